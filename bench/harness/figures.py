@@ -1,0 +1,168 @@
+"""The figures: what is measured, and the floor and the aim each is held against."""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from harness import load, parity
+from harness.load import Outcome
+from harness.processes import await_answer, memory_mb
+from harness.sides import PROBE, Builds, Side
+
+STARTS = 20
+IDLE_SECONDS = 3
+
+
+@dataclass
+class Settings:
+    """How long to measure for."""
+
+    rounds: int
+    seconds: int
+    warmup: int
+
+
+@dataclass
+class Result:
+    """One line of the table."""
+
+    title: str
+    unit: str  # "x" for a ratio, which is to be high; "ms" or "MB" for a cost, which is to be low
+    value: float
+    low: float
+    high: float
+    floor: float
+    aim: float
+    ours: list[Outcome] = field(default_factory=list)
+    theirs: list[Outcome] = field(default_factory=list)
+
+    def reaches(self, mark: float) -> bool:
+        """Whether the value is at least as good as `mark`."""
+        return self.value >= mark if self.unit == "x" else self.value <= mark
+
+
+def say(text: str) -> None:
+    """Tells of progress, apart from the table."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@dataclass
+class Kind:
+    """A kind of request, as requests.lua names it."""
+
+    name: str
+    service: str
+    status: int
+    writes: bool
+
+    def round(self, side: Side, settings: Settings, tag: str) -> Outcome:
+        """One round: the starting state, the warm-up, the measured load, and whether it wrote what it said."""
+        if self.writes:
+            side.database.reset()
+        before = side.database.rows()
+        warm = load.wrk(side.port, self.name, self.status, settings.warmup, f"{tag}w")
+        outcome = load.wrk(side.port, self.name, self.status, settings.seconds, tag)
+        if self.writes:
+            written = side.database.rows() - before
+            answered = warm.requests + outcome.requests
+            # What is in flight when a run ends is written and not counted.
+            if not answered <= written <= answered + 2 * load.CONNECTIONS:
+                raise SystemExit(f"bench: {self.name}: {written} rows for {answered} requests")
+        return outcome
+
+
+GET_STOCK = Kind("get-stock", "inventory", 200, writes=False)
+SET_STOCK = Kind("set-stock", "inventory", 201, writes=True)
+ADD_USER = Kind("add-user", "users", 201, writes=True)
+
+
+def compare(title: str, floor: float, aim: float, settings: Settings, ours: Callable, theirs: Callable) -> Result:
+    """Alternates between the two sides; each gets the number of the round."""
+    ours_seen, theirs_seen = [], []
+    for number in range(settings.rounds):
+        ours_seen.append(ours(number))
+        theirs_seen.append(theirs(number))
+        say(f"  round {number + 1}: {ours_seen[-1].per_second:,.0f}/s against {theirs_seen[-1].per_second:,.0f}/s")
+    ratios = [a.per_second / b.per_second for a, b in zip(ours_seen, theirs_seen)]
+    value = statistics.median(o.per_second for o in ours_seen) / statistics.median(t.per_second for t in theirs_seen)
+    return Result(title, "x", value, min(ratios), max(ratios), floor, aim, ours_seen, theirs_seen)
+
+
+def against_fastapi(title: str, kind: Kind, floor: float, aim: float):
+    """A figure: requests per second over FastAPI's."""
+
+    def measure(builds: Builds, settings: Settings) -> list[Result]:
+        with builds.ours(kind.service) as ours, builds.peer(kind.service) as peer:
+            parity.check(kind.service, ours, peer)
+            for side in (ours, peer):
+                side.database.reset()
+            return [
+                compare(title, floor, aim, settings, lambda n: kind.round(ours, settings, f"r{n}"),
+                        lambda n: kind.round(peer, settings, f"r{n}"))  # fmt: skip
+            ]
+
+    return measure
+
+
+def against_pgbench(title: str, floor: float, aim: float):
+    """A figure: requests per second over the bare select's."""
+
+    def measure(builds: Builds, settings: Settings) -> list[Result]:
+        with builds.ours("inventory") as ours:
+
+            def select(_number: int) -> Outcome:
+                load.pgbench(ours.database.name, settings.warmup)
+                return load.pgbench(ours.database.name, settings.seconds)
+
+            return [compare(title, floor, aim, settings, lambda n: GET_STOCK.round(ours, settings, f"r{n}"), select)]
+
+    return measure
+
+
+def start(title: str, floor: float, aim: float):
+    """A figure: milliseconds from the spawn of `inventory` to its first 200, through a real socket."""
+
+    def measure(builds: Builds, _settings: Settings) -> list[Result]:
+        database = builds.database("inventory")
+        taken = []
+        for number in range(-2, STARTS):
+            began = time.perf_counter()
+            process, port = builds.service("inventory", database, tethered=False)
+            try:
+                await_answer(process, port, PROBE["inventory"])
+                if number >= 0:  # the first two bring the program into the page cache
+                    taken.append((time.perf_counter() - began) * 1e3)
+            finally:
+                process.kill()
+        return [Result(title, "ms", statistics.median(taken), min(taken), max(taken), floor, aim)]
+
+    return measure
+
+
+def memory(title: str, floor: float, aim: float):
+    """Figures: what each service holds while idle, after its first request."""
+
+    def measure(builds: Builds, _settings: Settings) -> list[Result]:
+        results = []
+        for service in ("users", "inventory"):
+            process, port = builds.service(service, builds.database(service))
+            with process:
+                await_answer(process, port, PROBE[service])
+                time.sleep(IDLE_SECONDS)
+                for name, mb in zip(("RSS", "PSS"), memory_mb(process.pid)):
+                    results.append(Result(f"{title}, `{service}`, {name}", "MB", mb, mb, mb, floor, aim))
+        return results
+
+    return measure
+
+
+FIGURES = {
+    "get": against_fastapi("`GET /inventory/{id}` against FastAPI", GET_STOCK, 4, 8),
+    "select": against_pgbench("`GET /inventory/{id}` against `pgbench`", 0.5, 1),
+    "user": against_fastapi("`POST /users` against FastAPI", ADD_USER, 2, 4),
+    "stock": against_fastapi("`POST /inventory/{id}` against FastAPI", SET_STOCK, 2, 4),
+    "start": start("start to first answer, `inventory`", 50, 15),
+    "memory": memory("idle memory", 25, 15),
+}

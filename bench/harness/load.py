@@ -1,0 +1,51 @@
+"""The load generators: wrk for both HTTP sides, pgbench for the database alone."""
+
+import json
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+
+from harness import tools
+from harness.databases import LOAD
+
+CONNECTIONS = 64
+CORES = os.cpu_count() or 1
+
+
+@dataclass
+class Outcome:
+    """What a generator saw in one run."""
+
+    requests: int
+    per_second: float
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+
+
+def wrk(port: int, kind: str, expected: int, seconds: float, tag: str) -> Outcome:
+    """Sends requests of a kind (see requests.lua); any other status than `expected` ends the benchmark."""
+    command = [
+        tools.find("wrk"), f"-t{max(1, CORES // 2)}", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "5s",
+        "-s", str(LOAD / "requests.lua"), f"http://127.0.0.1:{port}", "--", kind, tag,
+    ]  # fmt: skip
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    seen = json.loads(output[output.index('{"requests"'):])
+    if seen["failed"] or set(seen["statuses"]) != {str(expected)}:
+        raise SystemExit(f"bench: {kind}: expected nothing but status {expected}: {seen}")
+    return Outcome(seen["requests"], seen["requests"] / seen["seconds"], seen["p50_ms"], seen["p99_ms"])
+
+
+def pgbench(database: str, seconds: float) -> Outcome:
+    """Runs select.sql with prepared statements."""
+    command = [
+        tools.find("pgbench"), "-n", "-M", "prepared", "-c", str(CONNECTIONS), "-j", str(CORES), "-T", str(seconds),
+        "-f", str(LOAD / "select.sql"), database,
+    ]  # fmt: skip
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True).stdout
+    done = re.search(r"actually processed: (\d+)", output)
+    rate = re.search(r"tps = ([\d.]+)", output)
+    failed = re.search(r"failed transactions: (\d+)", output)
+    if not done or not rate or (failed and failed[1] != "0"):
+        raise SystemExit(f"bench: pgbench failed:\n{output}")
+    return Outcome(int(done[1]), float(rate[1]))

@@ -1,0 +1,109 @@
+"""What is shown of the figures: a table, and RESULTS.md."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from harness import tools
+from harness.databases import psql
+from harness.figures import Result
+from harness.load import CONNECTIONS, Outcome
+
+
+def table(results: list[Result]) -> str:
+    """The figures beside their floors and aims, in Markdown."""
+    rows = [("figure", "measured", "range", "floor", "aim", "")]
+    for result in results:
+        value, low, high = (_amount(amount, result.unit) for amount in (result.value, result.low, result.high))
+        spread = f"{low} to {high}" if result.low != result.high else ""
+        floor, aim = (_amount(mark, result.unit) for mark in (result.floor, result.aim))
+        rows.append((result.title, f"**{value}**", spread, floor, aim, verdict(result)))
+    return _markdown(rows)
+
+
+def verdict(result: Result) -> str:
+    """How a figure stands."""
+    if not result.reaches(result.floor):
+        return "FLOOR MISSED"
+    return "aim met" if result.reaches(result.aim) else "floor met"
+
+
+def raw(results: Iterable[Result]) -> str:
+    """The medians that the ratios are made of, in Markdown; they depend on the machine."""
+    rows = [("figure", "side", "requests/s", "p50", "p99", "each round")]
+    for result in results:
+        for side, outcomes in (("ours", result.ours), ("theirs", result.theirs)):
+            if outcomes:
+                rounds = " ".join(f"{outcome.per_second:,.0f}" for outcome in outcomes)
+                rate = f"{statistics.median(outcome.per_second for outcome in outcomes):,.0f}"
+                rows.append((result.title, side, rate, _median_ms(outcomes, "p50_ms"),
+                             _median_ms(outcomes, "p99_ms"), rounds))  # fmt: skip
+    return _markdown(rows)
+
+
+def facts(python: Path, busy: float) -> str:
+    """The machine and the versions, as a Markdown list."""
+    packages = tools.version(str(python), "-c", _VERSIONS)
+    lines = [
+        f"Machine: {_cpu()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}; "
+        f"load average before the run {busy:.1f}.",
+        f"Postgres {psql('postgres', '-c', 'SHOW server_version')}, "
+        f"fsync {psql('postgres', '-c', 'SHOW fsync')}, "
+        f"synchronous_commit {psql('postgres', '-c', 'SHOW synchronous_commit')}; all sides over its Unix socket.",
+        f"Peer: Python {platform.python_version()}, {packages}.",
+        f"Load: {tools.version(tools.find('wrk'), '-v').split(' Copyright')[0]}, "
+        f"{tools.version(tools.find('pgbench'), '--version')}; {CONNECTIONS} connections.",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def write(path: Path, command: str, about: str, results: list[Result]) -> None:
+    """Writes RESULTS.md."""
+    text = f"""# Results
+
+`{command}` of {time.strftime("%Y-%m-%d", time.gmtime())}; README.md says how it measures.
+
+{about}
+
+{table(results)}
+
+A figure is the ratio of both sides' medians, its range that of the rounds; start is the median and range of all starts.
+
+## Behind the ratios
+Medians of the rounds on this machine; they mean little on another.
+
+{raw(results)}
+"""
+    path.write_text(text)
+
+
+_VERSIONS = """
+from importlib.metadata import version
+print(", ".join(f"{name} {version(name)}" for name in ("fastapi", "uvicorn", "uvloop", "httptools", "asyncpg")))
+"""
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _amount(amount: float, unit: str) -> str:
+    digits = 2 if unit == "x" and amount < 10 else 1
+    return f"{amount:.{digits}f}" + (unit if unit == "x" else f" {unit}")
+
+
+def _median_ms(outcomes: list[Outcome], name: str) -> str:
+    times = [getattr(outcome, name) for outcome in outcomes]
+    return "" if None in times else f"{statistics.median(times):.1f} ms"
+
+
+def _markdown(rows: list[tuple[str, ...]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|" + "---|" * len(rows[0]))
+    return "\n".join(lines)

@@ -1,0 +1,73 @@
+-- wrk's requests. `wrk ... -s requests.lua URL -- KIND TAG`, KIND one of get-stock, set-stock, add-user; TAG, 1 to 8
+-- letters and digits, makes the emails of each run its own. Prints one line of JSON at the end.
+--
+-- The product ids are FIRST to FIRST + PRODUCTS - 1 (as in stock.sql and select.sql).
+local FIRST, PRODUCTS = 100000, 10000
+
+local threads = {}
+
+function setup(thread)
+  table.insert(threads, thread)
+  thread:set("number", #threads)
+end
+
+-- A POST whose body always has the same length, cut where the changing part goes in.
+local function post(path, before, changing, after)
+  wrk.headers["Content-Type"] = "application/json"
+  local mark = string.rep("@", changing)
+  local whole = wrk.format("POST", path, nil, before .. mark .. after)
+  local from = whole:find(mark, 1, true)
+  return whole:sub(1, from - 1), whole:sub(from + changing)
+end
+
+-- Each returns the function that makes the next request; what does not change is formatted once, ahead of the load.
+local kinds = {}
+
+kinds["get-stock"] = function()
+  local ready = {}
+  for n = 1, PRODUCTS do ready[n] = wrk.format("GET", "/inventory/" .. FIRST + n - 1) end
+  return function() return ready[math.random(PRODUCTS)] end
+end
+
+kinds["set-stock"] = function()
+  local head, tail = {}, {}
+  for n = 1, PRODUCTS do head[n], tail[n] = post("/inventory/" .. FIRST + n - 1, '{"stock":', 4, "}") end
+  return function()
+    local n = math.random(PRODUCTS)
+    return head[n] .. math.random(1000, 9999) .. tail[n]
+  end
+end
+
+kinds["add-user"] = function(tag)
+  local name = string.format("%s.%d.%%09d", tag, number)
+  local head, tail = post("/users", '{"name":"Ada Lovelace","email":"', #name:format(0), '@example.com"}')
+  local count = 0
+  return function()
+    count = count + 1
+    return head .. name:format(count) .. tail
+  end
+end
+
+function init(args)
+  math.randomseed(os.time() * 16 + number)
+  request = kinds[args[1]](args[2])
+  counts = {}
+end
+
+function response(status)
+  counts[status] = (counts[status] or 0) + 1
+end
+
+function done(summary, latency, _)
+  local statuses = {}
+  for _, thread in ipairs(threads) do
+    for status, count in pairs(thread:get("counts")) do statuses[status] = (statuses[status] or 0) + count end
+  end
+  local parts = {}
+  for status, count in pairs(statuses) do table.insert(parts, string.format('"%d": %d', status, count)) end
+  local e = summary.errors
+  io.write(string.format(
+    '{"requests": %d, "seconds": %.6f, "p50_ms": %.3f, "p99_ms": %.3f, "failed": %d, "statuses": {%s}}\n',
+    summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
+    e.connect + e.read + e.write + e.timeout, table.concat(parts, ", ")))
+end

@@ -1,0 +1,198 @@
+"""The peer: the measured endpoints of `users` and `inventory` on FastAPI and asyncpg, written for speed.
+
+It keeps the services' rules and rows (the schema is their own migrations) and leaves out what they do
+besides: no metrics, no request ids, no logs. `bench/README.md` says why each choice is the faster one.
+
+`python app.py PORT` is one worker; any number may share the port.
+"""
+
+import os
+import socket
+import sys
+import time
+from contextlib import asynccontextmanager
+from typing import Annotated
+from uuid import UUID
+
+import asyncpg
+import orjson
+import uvicorn
+from fastapi import FastAPI, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+
+POOL_SIZE = int(os.environ.get("DATABASE_POOL_SIZE", "8"))  # of each worker
+MAX_COUNT = 2**53 - 1
+
+# One statement is one transaction and one round trip. A lock wait in `old` ends with the row's newest
+# version, so the deltas are right however many writers meet; a product's very first two writers may
+# meet in `new` instead, where the second then fails on the ledger's key and is tried again.
+GET_STOCK = "SELECT on_hand, reserved, version FROM stock WHERE product_id = $1"
+SET_STOCK = """
+WITH old AS MATERIALIZED (
+    SELECT on_hand FROM stock WHERE product_id = $1 FOR UPDATE
+), new AS (
+    INSERT INTO stock AS s (product_id, on_hand, reserved, version)
+    SELECT $1, $2, 0, 1 FROM (SELECT count(*) FROM old) AS locked
+    ON CONFLICT (product_id) DO UPDATE SET on_hand = excluded.on_hand, version = s.version + 1
+    WHERE s.reserved <= excluded.on_hand
+    RETURNING on_hand, reserved, version
+), entry AS (
+    INSERT INTO movement (product_id, version, kind, on_hand_delta, reserved_delta, on_hand, reserved)
+    SELECT $1, new.version, 'set', new.on_hand - coalesce((SELECT on_hand FROM old), 0), 0, new.on_hand, new.reserved
+    FROM new
+)
+SELECT on_hand, reserved, version FROM new
+"""
+ADD_USER = """
+INSERT INTO users (id, name, email) VALUES ($1, $2, $3)
+ON CONFLICT DO NOTHING
+RETURNING created_at, updated_at, version
+"""
+
+pools: dict[str, asyncpg.Pool] = {}
+
+
+async def keep(_connection: asyncpg.Connection) -> None:
+    """Stands in for asyncpg's reset at each release, which costs a round trip and has nothing to reset here."""
+
+
+@asynccontextmanager
+async def lifespan(_app: FastAPI):
+    for name in ("users", "inventory"):
+        if url := os.environ.get(f"{name.upper()}_DATABASE_URL"):
+            pools[name] = await asyncpg.create_pool(
+                url, min_size=POOL_SIZE, max_size=POOL_SIZE, reset=keep, max_inactive_connection_lifetime=0
+            )
+    yield
+    for pool in pools.values():
+        await pool.close()
+
+
+app = FastAPI(
+    title="peer", lifespan=lifespan, openapi_url=None, telemetry={"tracing": False, "metrics": False, "logs": False}
+)
+
+# The rules are patterns and bounds, so all of a request is validated inside pydantic's Rust core.
+ProductId = Annotated[
+    str,
+    Path(
+        max_length=128,
+        # No control characters (C0, DEL, C1) and no slash; up to two dots only when something follows.
+        pattern=r"^(?:\.{0,2}[^./\x00-\x1f\x7f-\x9f]|\.{3})[^/\x00-\x1f\x7f-\x9f]*$",
+    ),
+]
+
+
+class NewUser(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
+    email: Annotated[
+        str,
+        Field(  # The HTML standard's "valid e-mail address".
+            max_length=254,
+            pattern=r"^[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]+"
+            r"@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*$",
+        ),
+    ]
+
+
+class SetStock(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    stock: Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)]
+
+
+def stock_json(product_id: str, on_hand: int, reserved: int) -> bytes:
+    return orjson.dumps(
+        {"product_id": product_id, "stock": on_hand - reserved, "on_hand": on_hand, "reserved": reserved}
+    )
+
+
+def answer(status: int, content: bytes, version: int | None, **headers: str) -> Response:
+    if version is not None:
+        headers["etag"] = f'"{version}"'
+    return Response(content, status, headers, "application/json")
+
+
+def problem(status: int, title: str, detail: str, errors: list[dict[str, str]] | None = None) -> Response:
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    if errors is not None:
+        body["errors"] = errors
+    return Response(orjson.dumps(body), status, media_type="application/problem+json")
+
+
+@app.exception_handler(RequestValidationError)
+async def refuse(_request: Request, error: RequestValidationError) -> Response:
+    errors = error.errors()
+    if any(e["type"] == "json_invalid" or (e["type"] == "missing" and e["loc"] == ("body",)) for e in errors):
+        return problem(400, "Bad Request", "the body is no JSON")
+    fields = [{"pointer": "#/" + "/".join(map(str, e["loc"][1:])), "detail": e["msg"]} for e in errors]
+    return problem(422, "Unprocessable Content", "the request breaks a rule", fields)
+
+
+@app.get("/inventory/{product_id}")
+async def get_stock(product_id: ProductId) -> Response:
+    row = await pools["inventory"].fetchrow(GET_STOCK, product_id)
+    on_hand, reserved, version = row or (0, 0, 0)
+    return answer(200, stock_json(product_id, on_hand, reserved), version)
+
+
+@app.post("/inventory/{product_id}")
+async def set_stock(product_id: ProductId, body: SetStock) -> Response:
+    for last in (False, True):
+        try:
+            row = await pools["inventory"].fetchrow(SET_STOCK, product_id, body.stock)
+            break
+        except asyncpg.UniqueViolationError:
+            if last:
+                raise
+    if row is None:
+        return problem(409, "Conflict", "the stock would fall under what is reserved")
+    return answer(201, stock_json(product_id, row[0], row[1]), row[2])
+
+
+@app.post("/users")
+async def create_user(body: NewUser) -> Response:
+    user_id = uuid7()
+    row = await pools["users"].fetchrow(ADD_USER, user_id, body.name, body.email)
+    if row is None:
+        return problem(409, "Conflict", "the email is taken")
+    user = {"id": user_id, "name": body.name, "email": body.email, "created_at": row[0], "updated_at": row[1]}
+    return answer(201, orjson.dumps(user, option=orjson.OPT_UTC_Z), row[2], location=f"/users/{user_id}")
+
+
+def uuid7() -> UUID:
+    """RFC 9562, section 5.7: 48 bits of milliseconds, then random ones."""
+    bits = time.time_ns() // 1_000_000 << 80 | int.from_bytes(os.urandom(10))
+    return UUID(int=bits & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)
+
+
+class Server(uvicorn.Server):
+    """Says when it takes connections."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print("listening", flush=True)
+
+
+def serve(port: int) -> None:
+    # A listening socket of its own for each worker: those of `uvicorn --workers` share one, and every few rounds
+    # a single worker took all 64 connections.
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(("127.0.0.1", port))
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        date_header=False,
+    )
+    Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))

@@ -1,0 +1,74 @@
+//! A service's command line; every flag mirrors an environment variable.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use sqlx::postgres::PgConnectOptions;
+
+use crate::database::DatabaseUrl;
+
+#[derive(Debug, Parser)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) serve: ServeArgs,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum Command {
+    /// Serve requests until SIGTERM or SIGINT (the default)
+    Serve,
+    /// Bring the database's schema up to date, and end: 0 done, 1 an SQL error, 75 the database cannot be reached
+    Migrate,
+    /// Print the OpenAPI document, and end
+    Openapi,
+}
+
+/// How a service runs.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Where requests are served
+    #[arg(long, env, global = true, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    pub http_addr: SocketAddr,
+    /// Where /livez, /readyz and /metrics are served
+    #[arg(long, env, global = true, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
+    pub admin_addr: SocketAddr,
+    /// The service's own database: `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, TLS by `?sslmode=`
+    #[arg(long, env, global = true, value_name = "URL", hide_env_values = true)]
+    pub database_url: Option<DatabaseUrl>,
+    /// Most database connections of this process, besides the one of the readiness check
+    #[arg(long, env, global = true, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(3..=1000))]
+    pub database_pool_size: u32,
+    /// After SIGTERM, how long to go on serving while the cluster takes notice
+    #[arg(long, env, global = true, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    pub drain_delay: Duration,
+    /// After that, how long requests in flight may take to end
+    #[arg(long, env, global = true, value_name = "TIME", default_value = "25s", value_parser = humantime::parse_duration)]
+    pub shutdown_timeout: Duration,
+    /// What to log: a level (error, warn, info, debug, trace), or filters such as `info,sqlx=debug`
+    #[arg(long, env, global = true, value_name = "FILTER", default_value = "info")]
+    pub log_level: String,
+    /// Where traces go, by OTLP over HTTP, such as `http://collector:4318`; left out: no traces
+    #[arg(long, env, global = true, value_name = "URL")]
+    pub otel_exporter_otlp_endpoint: Option<String>,
+}
+
+impl ServeArgs {
+    /// The database to connect to.
+    pub(crate) fn database_options(&self) -> Result<PgConnectOptions, &'static str> {
+        let url = self.database_url.as_ref().ok_or("DATABASE_URL (or --database-url) is missing")?;
+        url.options()
+    }
+}
+
+impl Cli {
+    /// Parses the process's arguments and environment.
+    ///
+    /// # Errors
+    /// clap's, which are also how `--help` and `--version` come back.
+    pub(crate) fn read(name: &'static str, about: &'static str, version: &'static str) -> Result<Self, clap::Error> {
+        let matches = Self::command().name(name).about(about).version(version).try_get_matches()?;
+        Self::from_arg_matches(&matches)
+    }
+}

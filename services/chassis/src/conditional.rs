@@ -1,0 +1,102 @@
+//! `ETag` and `If-Match` (RFC 9110, sections 8.8.3 and 13.1.1) over a row's integer version.
+
+use std::convert::Infallible;
+
+use axum::{
+    extract::FromRequestParts,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, header, request::Parts};
+use serde::Serialize;
+
+/// A JSON answer with its version as the `ETag`.
+pub struct Tagged<T> {
+    /// The version of the row.
+    pub version: i64,
+    /// The body.
+    pub body: T,
+}
+
+impl<T: Serialize> IntoResponse for Tagged<T> {
+    fn into_response(self) -> Response {
+        let mut response = axum::Json(self.body).into_response();
+        if let Ok(tag) = HeaderValue::try_from(format!("\"{}\"", self.version)) {
+            response.headers_mut().insert(header::ETAG, tag);
+        }
+        response
+    }
+}
+
+/// What `If-Match` asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IfMatch {
+    /// There is no such header, or it is `*`: any version.
+    Any,
+    /// One of these versions; tags that are not ours match nothing.
+    OneOf(Vec<i64>),
+}
+
+impl IfMatch {
+    /// Whether this version is one that was asked for.
+    #[must_use]
+    pub fn admits(&self, version: i64) -> bool {
+        match self {
+            Self::Any => true,
+            Self::OneOf(versions) => versions.contains(&version),
+        }
+    }
+
+    /// The versions asked for, for `= ANY($n)`; `None` for any.
+    #[must_use]
+    pub fn versions(&self) -> Option<&[i64]> {
+        match self {
+            Self::Any => None,
+            Self::OneOf(versions) => Some(versions),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let mut lines = parts.headers.get_all(header::IF_MATCH).iter().peekable();
+        if lines.peek().is_none() {
+            return Ok(Self::Any);
+        }
+        let tags = lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')).map(str::trim);
+        let mut versions = Vec::new();
+        for tag in tags {
+            if tag == "*" {
+                return Ok(Self::Any);
+            }
+            // A weak tag never matches strongly, and other forms are not ours.
+            let digits = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+            versions.extend(digits.and_then(|digits| digits.parse::<i64>().ok()));
+        }
+        Ok(Self::OneOf(versions))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn if_match(lines: &[&str]) -> IfMatch {
+        let mut request = http::Request::builder();
+        for line in lines {
+            request = request.header(header::IF_MATCH, *line);
+        }
+        let (mut parts, ()) = request.body(()).expect("a request").into_parts();
+        IfMatch::from_request_parts(&mut parts, &()).await.expect("infallible")
+    }
+
+    #[tokio::test]
+    async fn reads_lists_stars_and_foreign_tags() {
+        assert_eq!(if_match(&[]).await, IfMatch::Any);
+        assert_eq!(if_match(&["*"]).await, IfMatch::Any);
+        assert_eq!(if_match(&["\"3\", \"x\"", "\"4\""]).await, IfMatch::OneOf(vec![3, 4]));
+        assert_eq!(if_match(&["W/\"3\""]).await, IfMatch::OneOf(vec![]));
+        assert!(!if_match(&["junk"]).await.admits(1));
+    }
+}

@@ -1,0 +1,193 @@
+//! JSON bodies, read field by field so that an answer names every fault and its place.
+
+use axum::extract::{FromRequest, Request};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use std::time::Duration;
+
+use crate::problem::{FieldError, Problem};
+
+/// The longest request body that is read, in bytes.
+const BODY_LIMIT: usize = 64 * 1024;
+
+/// How long a client may take to send its body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Extracts a JSON body and refuses everything else with a problem that says where it is wrong.
+pub struct Json<T>(pub T);
+
+/// A request body: how it is read from the fields of a JSON object.
+pub trait FromFields: Sized {
+    /// The media types it may come in.
+    const MEDIA_TYPES: &'static [&'static str] = &["application/json"];
+
+    /// Reads the fields; `None` when a fault was noted on the way.
+    fn from_fields(fields: &mut Fields) -> Option<Self>;
+}
+
+/// The fields of a JSON object, and the faults found in them so far.
+pub struct Fields {
+    object: Map<String, Value>,
+    errors: Vec<FieldError>,
+}
+
+impl Fields {
+    /// A field that must be there.
+    pub fn required<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+        let Some(value) = self.object.remove(name) else {
+            self.errors.push(FieldError::at(&format!("/{name}"), "this field is required"));
+            return None;
+        };
+        self.parse(name, value)
+    }
+
+    /// A field that may be left out: `Some(None)` then. Null is not the same as left out, and is refused.
+    #[expect(clippy::option_option, reason = "a fault, left out, and given are three things")]
+    pub fn optional<T: DeserializeOwned>(&mut self, name: &str) -> Option<Option<T>> {
+        match self.object.remove(name) {
+            None => Some(None),
+            Some(value) => self.parse(name, value).map(Some),
+        }
+    }
+
+    fn parse<T: DeserializeOwned>(&mut self, name: &str, value: Value) -> Option<T> {
+        let error = match serde_path_to_error::deserialize(value) {
+            Ok(value) => return Some(value),
+            Err(error) => error,
+        };
+        let mut pointer = format!("/{name}");
+        for segment in error.path() {
+            use serde_path_to_error::Segment;
+            match segment {
+                Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+                Segment::Map { key } => pointer.push_str(&format!("/{}", escape(key))),
+                Segment::Enum { .. } | Segment::Unknown => {}
+            }
+        }
+        self.errors.push(FieldError::at(&pointer, error.into_inner().to_string()));
+        None
+    }
+
+    /// Reads a whole body; every field that `T` did not take is a fault.
+    fn read<T: FromFields>(value: Value) -> Result<T, Problem> {
+        let Value::Object(object) = value else {
+            return Err(Problem::invalid(vec![FieldError::at("", "must be a JSON object")]));
+        };
+        let mut fields = Self { object, errors: Vec::new() };
+        let parsed = T::from_fields(&mut fields);
+        for name in fields.object.keys() {
+            fields.errors.push(FieldError::at(&format!("/{}", escape(name)), "this field is not known here"));
+        }
+        match parsed {
+            Some(parsed) if fields.errors.is_empty() => Ok(parsed),
+            _ => Err(Problem::invalid(fields.errors)),
+        }
+    }
+}
+
+/// Escapes a member name for a JSON pointer in a URI fragment (RFC 6901, sections 3 and 6).
+fn escape(name: &str) -> String {
+    let mut escaped = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'~' => escaped.push_str("~0"),
+            b'/' => escaped.push_str("~1"),
+            b'-' | b'.' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => escaped.push(char::from(byte)),
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
+}
+
+impl<S: Send + Sync, T: FromFields> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let media_type = media_type(&parts.headers);
+        if let Some(given) = &media_type
+            && !T::MEDIA_TYPES.contains(&given.as_str())
+        {
+            return Err(unsupported_media_type::<T>());
+        }
+        let body = read_body(&parts.headers, body).await?;
+        if body.is_empty() {
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "the body is missing: a JSON object is expected"));
+        }
+        if media_type.is_none() {
+            return Err(unsupported_media_type::<T>());
+        }
+        let value = serde_json::from_slice(&body)
+            .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {error}")))?;
+        Fields::read(value).map(Self)
+    }
+}
+
+/// The media type of the body, in lower case and without its parameters.
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = String::from_utf8_lossy(headers.get(header::CONTENT_TYPE)?.as_bytes()).into_owned();
+    Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
+fn unsupported_media_type<T: FromFields>() -> Problem {
+    let expected = T::MEDIA_TYPES.join(" or ");
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("the content type must be {expected}"))
+}
+
+async fn read_body(headers: &HeaderMap, body: axum::body::Body) -> Result<Bytes, Problem> {
+    let too_large = || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 64 KiB");
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > BODY_LIMIT as u64) {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_LIMIT).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(Problem::new(StatusCode::BAD_REQUEST, "the body could not be read to its end")),
+        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[derive(Debug)]
+    struct Point {
+        x: u8,
+        names: Option<Vec<String>>,
+    }
+
+    impl FromFields for Point {
+        fn from_fields(fields: &mut Fields) -> Option<Self> {
+            let x = fields.required("x");
+            let names = fields.optional("names");
+            Some(Self { x: x?, names: names? })
+        }
+    }
+
+    fn faults(value: Value) -> Vec<String> {
+        let problem = Fields::read::<Point>(value).expect_err("must be refused");
+        problem.errors().iter().filter_map(|error| error.pointer.clone()).collect()
+    }
+
+    #[test]
+    fn reads_what_is_there() {
+        let point = Fields::read::<Point>(json!({"x": 7, "names": ["a"]})).expect("valid");
+        assert_eq!((point.x, point.names), (7, Some(vec!["a".to_owned()])));
+        assert_eq!(Fields::read::<Point>(json!({"x": 7})).expect("valid").names, None);
+    }
+
+    #[test]
+    fn names_every_fault_by_its_place() {
+        assert_eq!(faults(json!({})), ["#/x"]);
+        assert_eq!(faults(json!({"x": 300, "names": ["a", 1]})), ["#/x", "#/names/1"]);
+        assert_eq!(faults(json!({"x": 1, "y/~ é": 2})), ["#/y~1~0%20%C3%A9"]);
+        assert_eq!(faults(json!({"x": 1, "names": null})), ["#/names"]);
+        assert_eq!(faults(json!([1])), ["#"]);
+    }
+}

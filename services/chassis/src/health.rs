@@ -1,0 +1,87 @@
+//! Readiness, learnt in the background so that load on the request pool cannot change it.
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::{ConnectOptions, PgConnection, migrate::Migrator, postgres::PgConnectOptions};
+use tokio::{sync::watch, time};
+
+use crate::{
+    life::{Life, Phase},
+    migrate,
+};
+
+/// Time between two checks while all is well.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two checks while the service is not ready, so that it is back soon.
+const INTERVAL_NOT_READY: Duration = Duration::from_millis(200);
+/// How long the database may take to answer a check.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Whether this process should be sent requests.
+#[derive(Clone)]
+pub(crate) struct Health {
+    life: Life,
+    database: watch::Receiver<Result<(), Arc<str>>>,
+}
+
+impl Health {
+    /// Starts the background check, on a connection of its own.
+    pub(crate) fn watch(life: Life, options: PgConnectOptions, migrations: &'static Migrator) -> Self {
+        let (sender, database) = watch::channel(Err("the database was not reached yet".into()));
+        tokio::spawn(async move {
+            let mut connection = None;
+            while !sender.is_closed() {
+                let result = time::timeout(TIMEOUT, check(&mut connection, &options, migrations)).await;
+                let result = result.unwrap_or_else(|_| Err("the database does not answer in time".to_owned()));
+                if result.is_err() {
+                    connection = None;
+                }
+                report(&sender, result);
+                time::sleep(if sender.borrow().is_ok() { INTERVAL } else { INTERVAL_NOT_READY }).await;
+            }
+        });
+        Self { life, database }
+    }
+
+    /// `Ok` when ready, else why not.
+    pub(crate) fn ready(&self) -> Result<(), Arc<str>> {
+        if self.life.phase() > Phase::Serving {
+            return Err("shutting down".into());
+        }
+        self.database.borrow().clone()
+    }
+}
+
+/// Tells a change of state, and says it in the log.
+fn report(sender: &watch::Sender<Result<(), Arc<str>>>, result: Result<(), String>) {
+    let result = result.map_err(Arc::from);
+    sender.send_if_modified(|state| {
+        if *state == result {
+            return false;
+        }
+        match &result {
+            Ok(()) => tracing::info!("ready"),
+            Err(reason) => tracing::warn!(%reason, "not ready"),
+        }
+        *state = result;
+        true
+    });
+}
+
+async fn check(
+    connection: &mut Option<PgConnection>,
+    options: &PgConnectOptions,
+    migrations: &Migrator,
+) -> Result<(), String> {
+    let unreachable = |error: sqlx::Error| format!("the database cannot be used: {error}");
+    let connection = match connection {
+        Some(connection) => connection,
+        None => connection.insert(options.connect().await.map_err(unreachable)?),
+    };
+    let needed = migrate::latest_version(migrations);
+    let found = migrate::schema_version(connection).await.map_err(unreachable)?;
+    if found < needed {
+        return Err(format!("the schema has version {found}, version {needed} is needed: run `migrate`"));
+    }
+    Ok(())
+}

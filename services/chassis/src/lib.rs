@@ -1,0 +1,36 @@
+//! What every Hedgerow service shares: configuration, start and stop, the HTTP server, health, metrics, logs and
+//! traces, `problem+json`, the database pool and its migrations, paging.
+//!
+//! A service is a [`Service`] value: a name, its migrations and a function that builds its routes.
+//! [`main`] turns it into a process that keeps the contract of `docs/ARCHITECTURE.md`.
+
+mod admin;
+pub mod batch;
+mod cli;
+mod conditional;
+pub mod database;
+mod fields;
+mod health;
+mod life;
+pub mod metrics;
+mod migrate;
+mod observe;
+mod openapi;
+mod page;
+mod path;
+mod problem;
+mod query;
+mod server;
+mod service;
+mod telemetry;
+
+pub use cli::ServeArgs;
+pub use conditional::{IfMatch, Tagged};
+pub use database::{Database, DatabaseUrl};
+pub use fields::{Fields, FromFields, Json};
+pub use page::{Limit, Page};
+pub use path::Path;
+pub use problem::{FieldError, Problem, ProblemBody};
+pub use query::Query;
+pub use server::{CLIENT_IDLE_TIMEOUT, HEADER_READ_TIMEOUT};
+pub use service::{Context, Running, Service, main};

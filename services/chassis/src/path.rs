@@ -1,0 +1,30 @@
+//! Path parameters, refused with a problem.
+
+use axum::extract::{FromRequestParts, path::ErrorKind, rejection::PathRejection};
+use http::{StatusCode, request::Parts};
+use serde::de::DeserializeOwned;
+
+use crate::problem::{FieldError, Problem};
+
+/// Extracts the parameters of the path: 400 where one is not UTF-8, 422 where one breaks a rule of its type.
+pub struct Path<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match axum::extract::Path::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path(value)) => Ok(Self(value)),
+            Err(PathRejection::FailedToDeserializePathParams(failure)) => Err(match failure.into_kind() {
+                ErrorKind::InvalidUtf8InPathParam { key } => {
+                    Problem::new(StatusCode::BAD_REQUEST, format!("{key} in the path is not UTF-8"))
+                }
+                ErrorKind::DeserializeError { key, message, .. } => {
+                    Problem::invalid(vec![FieldError::parameter(key, message)])
+                }
+                other => Problem::invalid(vec![FieldError::parameter("path", other.to_string())]),
+            }),
+            Err(rejection) => Err(Problem::internal(rejection)),
+        }
+    }
+}

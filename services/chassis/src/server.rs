@@ -1,0 +1,156 @@
+//! The HTTP server: HTTP/1.1 and HTTP/2 without TLS on one port, time limits for slow clients, and a stop that
+//! answers every request whose bytes have arrived.
+
+mod io;
+
+use std::{io::ErrorKind, net::TcpListener as StdListener, time::Duration};
+
+use axum::{Router, body::Body};
+use http::{HeaderValue, Request, Version, header};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    pin, select, time,
+};
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use crate::life::{Life, Phase};
+use io::Connection;
+
+/// How long a client may take to send a request's head. hyper's limit for it is its limit for an idle connection too,
+/// so this is also the keep-alive, and must be longer than [`CLIENT_IDLE_TIMEOUT`].
+pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long our own HTTP clients keep an idle connection: less than any server here, so that a client never sends on
+/// a connection that its server is closing.
+pub const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Once stopping, how long an idle connection may still bring a request: one that its client sent before it could
+/// know. Far longer than a request is under way between two machines of a cluster.
+const LAST_CALL: Duration = Duration::from_millis(250);
+
+/// Longest request head, in bytes, and most headers in it.
+const MAX_HEAD: usize = 32 * 1024;
+const MAX_HEADERS: usize = 100;
+
+/// Most HTTP/2 streams of one connection at a time.
+const MAX_STREAMS: u32 = 256;
+
+/// The server's time limits; other values than the default are for tests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) header_read_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { header_read_timeout: HEADER_READ_TIMEOUT }
+    }
+}
+
+/// Serves until the life reaches [`Phase::Stopping`] and every connection is done.
+pub(crate) async fn serve(listener: TcpListener, app: Router, life: Life, limits: Limits) {
+    let connections = TaskTracker::new();
+    let stopping = life.reached(Phase::Stopping);
+    pin!(stopping);
+    loop {
+        let accepted = select! {
+            accepted = listener.accept() => accepted,
+            () = &mut stopping => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                connections.spawn(handle(stream, app.clone(), life.clone(), limits));
+            }
+            Err(error) => rest_after(&error).await,
+        }
+    }
+    if let Ok(listener) = listener.into_std() {
+        for stream in backlog(&listener) {
+            connections.spawn(handle(stream, app.clone(), life.clone(), limits));
+        }
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+/// After an error of `accept`: of one connection that is gone, or of this process being out of file descriptors.
+async fn rest_after(error: &std::io::Error) {
+    use ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
+        tracing::error!(%error, "cannot accept connections");
+        time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Connections that the kernel had accepted before the listener closes: their requests may have arrived.
+fn backlog(listener: &StdListener) -> impl Iterator<Item = TcpStream> {
+    std::iter::from_fn(|| {
+        let (stream, _) = listener.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        TcpStream::from_std(stream).ok()
+    })
+}
+
+/// Serves one connection to its end.
+async fn handle(stream: TcpStream, app: Router, life: Life, limits: Limits) {
+    // A failure to set it only costs latency.
+    let _ = stream.set_nodelay(true);
+    let Ok(Ok(version)) = time::timeout(limits.header_read_timeout, io::sniff(&stream)).await else {
+        return;
+    };
+    let service = service_fn({
+        let life = life.clone();
+        move |request: Request<Incoming>| {
+            let (app, life, version) = (app.clone(), life.clone(), request.version());
+            async move {
+                let mut response = app.oneshot(request.map(Body::new)).await?;
+                if version < Version::HTTP_2 && life.phase() > Phase::Serving {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, std::convert::Infallible>(response)
+            }
+        }
+    });
+    let io = TokioIo::new(Connection::new(stream));
+    // How a connection ended is its client's affair: there is nothing to do about it here.
+    if version == Version::HTTP_2 {
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(limits.header_read_timeout)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+            .serve_connection(io, service);
+        pin!(connection);
+        select! {
+            _ = connection.as_mut() => return,
+            () = life.reached(Phase::Draining) => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    } else {
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.header_read_timeout)
+            .half_close(true)
+            .max_header_size(MAX_HEAD)
+            .max_headers(MAX_HEADERS)
+            .serve_connection(io, service);
+        pin!(connection);
+        select! {
+            _ = connection.as_mut() => return,
+            () = async { life.reached(Phase::Stopping).await; time::sleep(LAST_CALL).await } => {
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+        let _ = connection.await;
+    }
+}
+
+
+

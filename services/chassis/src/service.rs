@@ -1,0 +1,184 @@
+//! One bootstrap for every service: bind, serve, drain, stop.
+
+use std::{net::SocketAddr, process::ExitCode};
+
+use anyhow::Context as _;
+use sqlx::migrate::Migrator;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinHandle,
+    time,
+};
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::{
+    admin,
+    cli::{Cli, Command, ServeArgs},
+    database::Database,
+    health::Health,
+    life::{Life, Phase},
+    metrics::Metrics,
+    migrate, observe, openapi,
+    server::{self, Limits},
+    telemetry,
+};
+
+/// The exit status for wrong arguments or configuration, as clap has it.
+const USAGE: u8 = 2;
+
+/// A service: what is its own, besides the chassis. `S` is the state its handlers share.
+pub struct Service<S> {
+    /// Its name, as in traces and on the command line.
+    pub name: &'static str,
+    /// What it is for, in one line.
+    pub about: &'static str,
+    /// Its version.
+    pub version: &'static str,
+    /// Its schema.
+    pub migrations: &'static Migrator,
+    /// Its routes and their documentation.
+    pub api: fn() -> OpenApiRouter<S>,
+    /// Makes what its handlers share; called once, inside the runtime.
+    pub state: fn(&Context) -> S,
+}
+
+/// What the chassis lends to a service.
+#[derive(Clone)]
+pub struct Context {
+    /// The service's database.
+    pub database: Database,
+    /// Where it registers metrics of its own.
+    pub metrics: Metrics,
+}
+
+/// A service that is serving.
+pub struct Running {
+    /// Where it serves requests.
+    pub http: SocketAddr,
+    /// Where it serves probes and metrics.
+    pub admin: SocketAddr,
+    args: ServeArgs,
+    phases: watch::Sender<Phase>,
+    server: JoinHandle<()>,
+}
+
+/// The whole of a service's `main`: reads the command line and does what it says.
+pub fn main<S: Clone + Send + Sync + 'static>(service: &Service<S>) -> ExitCode {
+    let cli = match Cli::read(service.name, service.about, service.version) {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => {
+            // The first line says it all.
+            let text = error.to_string();
+            return usage(service.name, text.lines().next().unwrap_or_default().trim_start_matches("error: "));
+        }
+        Err(help) => {
+            print!("{help}");
+            return ExitCode::SUCCESS;
+        }
+    };
+    match cli.command.unwrap_or(Command::Serve) {
+        Command::Openapi => {
+            println!("{}", openapi::document(service).to_pretty_json().unwrap_or_default());
+            ExitCode::SUCCESS
+        }
+        command => run(service, command, cli.serve),
+    }
+}
+
+/// Says in one line what is wrong with the arguments or the environment.
+fn usage(name: &str, message: &str) -> ExitCode {
+    eprintln!("{name}: {message}");
+    ExitCode::from(USAGE)
+}
+
+fn run<S: Clone + Send + Sync + 'static>(service: &Service<S>, command: Command, args: ServeArgs) -> ExitCode {
+    let options = match args.database_options() {
+        Ok(options) => options.application_name(service.name),
+        Err(message) => return usage(service.name, message),
+    };
+    // Two providers are linked in; one is chosen before anything makes a TLS connection. It fails if one was chosen.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    // Before the runtime: the exporter's blocking client must not be made inside it.
+    let endpoint = args.otel_exporter_otlp_endpoint.as_deref();
+    let _telemetry = match telemetry::start(service.name, &args.log_level, endpoint) {
+        Ok(telemetry) => telemetry,
+        Err(error) => return usage(service.name, &format!("{error:#}")),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return usage(service.name, &format!("cannot start: {error}")),
+    };
+    runtime.block_on(async {
+        if matches!(command, Command::Migrate) {
+            return migrate::run(options, service.migrations).await;
+        }
+        match serve(service, args).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                tracing::error!("{error:#}");
+                eprintln!("{}: {error:#}", service.name);
+                ExitCode::FAILURE
+            }
+        }
+    })
+}
+
+async fn serve<S: Clone + Send + Sync + 'static>(service: &Service<S>, args: ServeArgs) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let running = service.start(args).await?;
+    tracing::info!(service = service.name, http = %running.http, admin = %running.admin, "listening");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    running.stop().await;
+    Ok(())
+}
+
+impl<S: Clone + Send + Sync + 'static> Service<S> {
+    /// Binds both listeners and serves; the database need not be there yet.
+    ///
+    /// # Errors
+    /// Where an address cannot be bound or the database URL makes no sense.
+    pub async fn start(&self, args: ServeArgs) -> anyhow::Result<Running> {
+        let options = args.database_options().map_err(anyhow::Error::msg)?.application_name(self.name);
+        let listener = bind(args.http_addr).await?;
+        let admin_listener = bind(args.admin_addr).await?;
+        let (http, admin) = (listener.local_addr()?, admin_listener.local_addr()?);
+
+        let metrics = Metrics::new(self.version)?;
+        let database = Database::new(options.clone(), args.database_pool_size, &metrics);
+        let state = (self.state)(&Context { database, metrics: metrics.clone() });
+        let (routes, _) = (self.api)().with_state(state).split_for_parts();
+        let routes = routes.merge(openapi::routes(openapi::document(self)));
+        let app = observe::layer(routes, metrics.clone());
+
+        let (phases, life) = Life::new();
+        let health = Health::watch(life.clone(), options, self.migrations);
+        // The admin port answers until the process ends, or a draining pod would look dead.
+        tokio::spawn(server::serve(admin_listener, admin::routes(health, metrics), Life::endless(), Limits::default()));
+        let server = tokio::spawn(server::serve(listener, app, life, Limits::default()));
+        Ok(Running { http, admin, args, phases, server })
+    }
+}
+
+impl Running {
+    /// Drains, then stops: every request whose bytes have arrived is answered, within the time the arguments give.
+    pub async fn stop(self) {
+        tracing::info!(delay = ?self.args.drain_delay, "draining");
+        self.phases.send_replace(Phase::Draining);
+        time::sleep(self.args.drain_delay).await;
+        self.phases.send_replace(Phase::Stopping);
+        match time::timeout(self.args.shutdown_timeout, self.server).await {
+            Ok(_) => tracing::info!("stopped"),
+            Err(_) => tracing::warn!(timeout = ?self.args.shutdown_timeout, "stopped with requests still in flight"),
+        }
+    }
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}

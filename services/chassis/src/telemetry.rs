@@ -1,0 +1,57 @@
+//! Logs on standard output, traces to an OpenTelemetry collector.
+
+use std::{
+    io::{self, IsTerminal},
+};
+
+use anyhow::Context;
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// Sends what is left when dropped.
+pub(crate) struct Telemetry(Option<SdkTracerProvider>);
+
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.0.as_ref().map(SdkTracerProvider::shutdown) {
+            tracing::warn!(%error, "the last traces were not sent");
+        }
+    }
+}
+
+/// Starts logging, and tracing where `endpoint` is given.
+///
+/// # Errors
+/// Where the filter or the endpoint makes no sense.
+pub(crate) fn start(name: &'static str, filter: &str, endpoint: Option<&str>) -> anyhow::Result<Telemetry> {
+    let filter = EnvFilter::try_new(filter).context("LOG_LEVEL is not a level or filter")?;
+    // JSON for machines, text for people.
+    let logs = if io::stdout().is_terminal() {
+        tracing_subscriber::fmt::layer().with_target(false).compact().boxed()
+    } else {
+        tracing_subscriber::fmt::layer().json().flatten_event(true).with_span_list(false).boxed()
+    };
+    let provider = endpoint.map(|endpoint| provider(name, endpoint)).transpose()?;
+    let traces = provider.as_ref().map(|provider| {
+        opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
+        // The exporter's own requests must not make spans.
+        let ours = EnvFilter::new("info,hyper=off,hyper_util=off,reqwest=off,h2=off,opentelemetry=off");
+        tracing_opentelemetry::layer().with_tracer(provider.tracer(name)).with_filter(ours)
+    });
+    tracing_subscriber::registry().with(logs.with_filter(filter)).with(traces).init();
+    Ok(Telemetry(provider))
+}
+
+fn provider(name: &'static str, endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
+    // The variable names the collector; traces have their own path below it, by the OTLP specification.
+    let traces = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
+    let exporter = SpanExporter::builder()
+        .with_http()
+        .with_endpoint(traces)
+        .build()
+        .context("OTEL_EXPORTER_OTLP_ENDPOINT cannot be used")?;
+    let resource = Resource::builder().with_service_name(name).build();
+    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+}

@@ -1,0 +1,133 @@
+//! Postgres processes as the system shows them, not only those that we started.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+use std::{fs, io};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::Error;
+
+/// How often a process is looked at while it is waited for.
+const GLANCE: Duration = Duration::from_millis(10);
+
+/// What `postmaster.pid` says.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PidFile {
+    pub pid: i32,
+    pub ready: bool,
+}
+
+impl PidFile {
+    /// Of the server on `cluster`; `None` where there is none, or it is only half written.
+    pub fn read(cluster: &Path) -> Option<Self> {
+        Self::parse(&fs::read_to_string(cluster.join("postmaster.pid")).ok()?)
+    }
+
+    /// Line 1 is the pid, line 8 the state, since Postgres 10.
+    fn parse(text: &str) -> Option<Self> {
+        let pid = text.lines().next()?.trim().parse().ok().filter(|pid| *pid > 0)?;
+        Some(Self { pid, ready: text.lines().nth(7).is_some_and(|state| state.trim() == "ready") })
+    }
+}
+
+/// Stops the server that an earlier supervisor left on `cluster`, and forgets one that is long gone.
+pub fn stop_orphan(cluster: &Path) -> Result<(), Error> {
+    let Some(PidFile { pid, .. }) = PidFile::read(cluster) else { return Ok(()) };
+    if serves(pid, cluster) {
+        let gone = || (!serves(pid, cluster)).then_some(());
+        return shut_down(pid, gone).ok_or(Error::Orphan(pid));
+    }
+    if kill(Pid::from_raw(pid), None).is_ok() {
+        // The number is another process's now, and Postgres would take that for a server. When no process
+        // has it the file stays: Postgres then looks whether children of the dead server are still there.
+        let file = cluster.join("postmaster.pid");
+        fs::remove_file(&file).map_err(Error::io(format!("remove {}", file.display())))?;
+    }
+    Ok(())
+}
+
+/// Whether `pid` is the Postgres server of `cluster`: it was started on it, or works in it. Its arguments can
+/// be read by anyone, its working folder in a container not even by root.
+fn serves(pid: i32, cluster: &Path) -> bool {
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut arguments = arguments.split(|byte| *byte == 0);
+    let program = arguments.next().unwrap_or_default();
+    (program == b"postgres" || program.ends_with(b"/postgres"))
+        && (arguments.any(|argument| argument == cluster.as_os_str().as_bytes())
+            || fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|folder| folder == cluster))
+}
+
+/// Ends a server: fast, then at once, then by force, until `gone` answers.
+pub fn shut_down<T>(pid: i32, mut gone: impl FnMut() -> Option<T>) -> Option<T> {
+    let steps = [(Signal::SIGINT, 30), (Signal::SIGQUIT, 5), (Signal::SIGKILL, 5)];
+    steps.into_iter().find_map(|(signal, seconds)| {
+        let _ = kill(Pid::from_raw(pid), signal);
+        wait_for(Duration::from_secs(seconds), &mut gone)
+    })
+}
+
+/// Looks until there is an answer, or `patience` is at its end.
+pub fn wait_for<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        thread::sleep(GLANCE);
+    }
+}
+
+/// Kills a server with all its children, each of which is in a process group of its own.
+pub fn kill_whole(server: i32) {
+    let children = children(server).unwrap_or_default();
+    // The server first, so that it makes no more; one that it has just made ends by itself.
+    for pid in std::iter::once(server).chain(children) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+fn children(parent: i32) -> io::Result<Vec<i32>> {
+    let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(pids.filter(|pid| parent_of(*pid) == Some(parent)).collect())
+}
+
+fn parent_of(pid: i32) -> Option<i32> {
+    parse_parent(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// From `PID (NAME) STATE PPID ...`, where NAME may hold blanks and parentheses.
+fn parse_parent(stat: &str) -> Option<i32> {
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_file_says_whether_its_server_is_ready() {
+        let text = |state| format!("17\n/d\n1700000000\n5432\n/d/run\n\n  123  4\n{state}");
+        assert_eq!(PidFile::parse(&text("ready   \n")), Some(PidFile { pid: 17, ready: true }));
+        assert_eq!(PidFile::parse(&text("starting\n")), Some(PidFile { pid: 17, ready: false }));
+        assert_eq!(PidFile::parse("17\n"), Some(PidFile { pid: 17, ready: false }));
+        assert_eq!(PidFile::parse(""), None);
+        assert_eq!(PidFile::parse("-17\n"), None);
+    }
+
+    #[test]
+    fn a_process_is_the_child_of_its_parent() {
+        assert_eq!(parse_parent("9 (a) b) S 7 1 1"), Some(7));
+        let me = i32::try_from(std::process::id()).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(children(me).unwrap().contains(&i32::try_from(child.id()).unwrap()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,47 @@
+//! Connection URLs over the socket, as `sqlx` and `libpq` both read them.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use crate::PORT;
+
+/// `sslmode` and the port are spelled out, as else `PGSSLMODE` and `PGPORT` of the environment would count.
+pub fn url(socket_dir: &Path, role: &str, password: Option<&str>, database: &str) -> String {
+    let password = password.map(|password| format!(":{}", encode(password))).unwrap_or_default();
+    format!(
+        "postgres://{}{password}@localhost:{PORT}/{}?host={}&sslmode=disable",
+        encode(role),
+        encode(database),
+        encode(&socket_dir.to_string_lossy()),
+    )
+}
+
+/// Percent-encodes all but the unreserved characters of RFC 3986.
+fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(byte.into());
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_plain_is_encoded() {
+        assert_eq!(
+            url(Path::new("/a b/run"), "rôle", Some("p@:/?#&="), "d%b"),
+            "postgres://r%C3%B4le:p%40%3A%2F%3F%23%26%3D@localhost:5432/d%25b?host=%2Fa%20b%2Frun&sslmode=disable"
+        );
+        assert_eq!(
+            url(Path::new("/run"), "postgres", None, "users"),
+            "postgres://postgres@localhost:5432/users?host=%2Frun&sslmode=disable"
+        );
+    }
+}

@@ -1,0 +1,66 @@
+//! The table of services: one more is one more row.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// What is fixed about a service.
+#[derive(Debug)]
+pub struct Row {
+    /// The name of its program, its role and its database.
+    pub name: &'static str,
+    /// Where it serves requests, unless told otherwise.
+    pub http: SocketAddr,
+    /// Where it serves health and metrics, unless told otherwise.
+    pub admin: SocketAddr,
+    /// First requests to try: path and, for a POST, body.
+    pub examples: &'static [(&'static str, Option<&'static str>)],
+}
+
+/// Every service, in the order they are started.
+pub const ROWS: &[Row] = &[
+    Row {
+        name: "users",
+        http: local(8081),
+        admin: local(9091),
+        examples: &[("/users", Some(r#"{"name":"Ada","email":"ada@example.com"}"#)), ("/users", None)],
+    },
+    Row {
+        name: "inventory",
+        http: local(8082),
+        admin: local(9092),
+        examples: &[("/inventory/product_123", Some(r#"{"stock": 42}"#)), ("/inventory/product_123", None)],
+    },
+];
+
+impl Row {
+    /// The flag for where it serves requests, without the dashes before.
+    pub fn http_flag(&self) -> String {
+        format!("{}-addr", self.name)
+    }
+
+    /// The flag for where it serves health and metrics, without the dashes before.
+    pub fn admin_flag(&self) -> String {
+        format!("{}-admin-addr", self.name)
+    }
+}
+
+/// A service with the addresses it got.
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub row: &'static Row,
+    pub http: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+const fn local(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+/// Where a client on this machine finds what listens on `address`.
+pub fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
+}

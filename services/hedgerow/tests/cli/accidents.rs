@@ -1,0 +1,88 @@
+//! What dies is started again, and what is killed leaves nothing in the way.
+
+use std::fs;
+
+use nix::sys::signal::Signal;
+
+use crate::sandbox::{SERVICES, Sandbox, failure, lives, send, wait_until};
+
+#[test]
+fn ctrl_c_stops_the_services_and_then_postgres() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let sandbox = Sandbox::new();
+        let up = sandbox.up();
+        let postgres = sandbox.postgres();
+        assert!(up.end(signal).success());
+        for service in SERVICES {
+            assert_eq!(sandbox.noted(service, "terminated"), sandbox.noted(service, "serving"));
+        }
+        assert!(!lives(postgres));
+        assert!(!sandbox.path("data/pgdata/postmaster.pid").exists());
+    }
+}
+
+#[test]
+fn what_is_stored_outlives_a_restart_and_the_password_does_not() {
+    let sandbox = Sandbox::new();
+    drop(sandbox.up());
+    let first = sandbox.given("users", "DATABASE_URL");
+    let _up = sandbox.up();
+    assert_eq!(sandbox.sql("users", "SELECT count(*) FROM starts"), "2");
+    assert_ne!(sandbox.given("users", "DATABASE_URL"), first);
+}
+
+#[test]
+fn after_kill_9_the_next_one_comes_up_by_itself() {
+    let sandbox = Sandbox::new();
+    let up = sandbox.up();
+    let orphan = sandbox.postgres();
+    assert!(!up.end(Signal::SIGKILL).success());
+    let _up = sandbox.up();
+    assert!(!lives(orphan));
+    assert_eq!(sandbox.sql("inventory", "SELECT count(*) FROM starts"), "2");
+}
+
+#[test]
+fn the_services_do_not_outlive_a_killed_hedgerow() {
+    let sandbox = Sandbox::new();
+    let up = sandbox.up();
+    let services = SERVICES.map(|service| sandbox.noted(service, "serving")[0]);
+    up.end(Signal::SIGKILL);
+    wait_until("the services end", || !services.into_iter().any(lives));
+}
+
+#[test]
+fn a_service_that_dies_is_started_again() {
+    let sandbox = Sandbox::new();
+    let up = sandbox.up();
+    send(sandbox.noted("users", "serving")[0], Signal::SIGKILL);
+    let line = up.wait_for_line("starting it again");
+    assert_eq!(line, "hedgerow: users ended (signal: 9 (SIGKILL)); starting it again in 200 ms");
+    wait_until("users serves again", || sandbox.noted("users", "serving").len() == 2);
+    assert_eq!(sandbox.noted("inventory", "serving").len(), 1);
+}
+
+#[test]
+fn postgres_is_started_again_when_it_dies() {
+    let sandbox = Sandbox::new();
+    let up = sandbox.up();
+    let first = sandbox.postgres();
+    send(first, Signal::SIGKILL);
+    up.wait_for_line("Postgres ended; starting it again");
+    wait_until("another server runs", || {
+        let file = fs::read_to_string(sandbox.path("data/pgdata/postmaster.pid")).unwrap_or_default();
+        file.contains("ready") && sandbox.postgres() != first
+    });
+    assert_eq!(sandbox.sql("users", "SELECT count(*) FROM starts"), "1");
+}
+
+#[test]
+fn a_service_that_does_not_come_up_ends_it_all() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path("inventory.broken"), "").unwrap();
+    let said = failure(&mut sandbox.up_command());
+    assert!(said.contains("broken as asked\n"), "{said}");
+    assert!(said.ends_with("hedgerow: inventory ended before it was ready (exit status: 1)\n"), "{said}");
+    assert!(!sandbox.path("data/pgdata/postmaster.pid").exists());
+    assert!(!lives(sandbox.noted("users", "serving")[0]));
+}

@@ -1,0 +1,183 @@
+//! A folder with `hedgerow` and stand-ins for the services, and a loopback address of its own.
+
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// How long anything may take before a test gives up on it.
+pub const DEADLINE: Duration = Duration::from_mins(1);
+
+pub const SERVICES: [&str; 2] = ["users", "inventory"];
+
+pub struct Sandbox {
+    folder: TempDir,
+    host: String,
+}
+
+impl Sandbox {
+    pub fn new() -> Self {
+        static COUNT: AtomicU8 = AtomicU8::new(1);
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+        let program = Path::new(env!("CARGO_BIN_EXE_hedgerow"));
+        let copy = folder.path().join("hedgerow");
+        fs::hard_link(program, &copy).or_else(|_| fs::copy(program, &copy).map(drop)).unwrap();
+        for service in SERVICES {
+            let stand_in = folder.path().join(service);
+            fs::write(&stand_in, include_str!("stand_in.py")).unwrap();
+            fs::set_permissions(&stand_in, Permissions::from_mode(0o755)).unwrap();
+        }
+        // All of 127.0.0.0/8 is this machine's: tests that run side by side do not share ports.
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let host = format!("127.{}.{low}.{}", high | 128, COUNT.fetch_add(1, Ordering::Relaxed));
+        Self { folder, host }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn address(&self, port: u16) -> String {
+        format!("{}:{port}", self.host)
+    }
+
+    /// `hedgerow up` on the sandbox's own addresses and `data` in its folder.
+    pub fn up_command(&self) -> Command {
+        let mut command = Command::new(self.path("hedgerow"));
+        command.arg("up").current_dir(&self.folder).env("HEDGEROW_DATA_DIR", "data");
+        let ports = [("USERS", 8081), ("USERS_ADMIN", 9091), ("INVENTORY", 8082), ("INVENTORY_ADMIN", 9092)];
+        command.envs(ports.map(|(name, port)| (format!("{name}_ADDR"), self.address(port))));
+        command
+    }
+
+    /// Starts it and waits until it says that it is up.
+    pub fn up(&self) -> Up {
+        Up::run(&mut self.up_command())
+    }
+
+    /// The variable that a service was last given.
+    pub fn given(&self, service: &str, variable: &str) -> String {
+        let environment = fs::read_to_string(self.path(&format!("{service}.json"))).unwrap();
+        let (_, rest) = environment.split_once(&format!("\"{variable}\": \"")).unwrap();
+        rest.split_once('"').unwrap().0.to_owned()
+    }
+
+    /// The pids of a service's processes that once did `what`.
+    pub fn noted(&self, service: &str, what: &str) -> Vec<i32> {
+        let log = fs::read_to_string(self.path(&format!("{service}.log"))).unwrap_or_default();
+        let lines = log.lines().filter_map(|line| line.split_once(' '));
+        lines.filter(|(word, _)| *word == what).map(|(_, pid)| pid.parse().unwrap()).collect()
+    }
+
+    /// Runs SQL as the superuser.
+    pub fn sql(&self, database: &str, sql: &str) -> String {
+        let socket = self.path("data/run");
+        let url = format!("host={} user=postgres dbname={database}", socket.display());
+        psql(&url, sql).unwrap()
+    }
+
+    /// The pid of the Postgres server.
+    pub fn postgres(&self) -> i32 {
+        let file = fs::read_to_string(self.path("data/pgdata/postmaster.pid")).unwrap();
+        file.lines().next().unwrap().parse().unwrap()
+    }
+}
+
+/// A running `hedgerow up`.
+pub struct Up {
+    child: Child,
+    output: Receiver<String>,
+}
+
+impl Up {
+    pub fn run(command: &mut Command) -> Self {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (tell, output) = channel();
+        let pipes: [Box<dyn Read + Send>; 2] =
+            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        for pipe in pipes {
+            let tell = tell.clone();
+            thread::spawn(move || {
+                BufReader::new(pipe).lines().map_while(Result::ok).try_for_each(|line| tell.send(line))
+            });
+        }
+        let up = Self { child, output };
+        up.wait_for_line("inventory/product_123 -H");
+        up
+    }
+
+    /// Waits for a line of its output that contains `text`.
+    pub fn wait_for_line(&self, text: &str) -> String {
+        let deadline = Instant::now() + DEADLINE;
+        let mut seen = Vec::new();
+        while let Ok(line) = self.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            if line.contains(text) {
+                return line;
+            }
+            seen.push(line);
+        }
+        panic!("no line with {text:?} in:\n{}", seen.join("\n"));
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    /// Sends a signal and waits for the end.
+    pub fn end(mut self, signal: Signal) -> ExitStatus {
+        send(self.pid(), signal);
+        wait_until("hedgerow ends", || self.child.try_wait().unwrap().is_some());
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            send(self.pid(), Signal::SIGTERM);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Runs a command to its end, which is to be a failure; what it says.
+pub fn failure(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().unwrap();
+    assert!(!status.success());
+    assert_eq!(String::from_utf8_lossy(&stdout), "");
+    String::from_utf8(stderr).unwrap()
+}
+
+pub fn psql(url: &str, sql: &str) -> Result<String, String> {
+    let output = Command::new("psql").args([url, "-X", "-At", "-c", sql]).output().unwrap();
+    let text = |bytes| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+pub fn send(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).unwrap();
+}
+
+/// Zombies, where nobody reaps orphans, do not count.
+pub fn lives(pid: i32) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|arguments| !arguments.is_empty())
+}
+
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,25 @@
+//! Inventory: what is on the shelf, and the ledger of how it came to be.
+
+mod engine;
+mod error;
+mod model;
+mod routes;
+mod store;
+
+use chassis::Service;
+use sqlx::migrate::Migrator;
+
+use engine::Inventory;
+
+/// The schema of the inventory database.
+pub static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/inventory");
+
+/// The inventory service.
+pub const SERVICE: Service<Inventory> = Service {
+    name: "inventory",
+    about: "Inventory: the stock of each product, and the ledger of its changes",
+    version: env!("CARGO_PKG_VERSION"),
+    migrations: &MIGRATIONS,
+    api: routes::api,
+    state: |context| Inventory::new(&context.database),
+};

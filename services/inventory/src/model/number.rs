@@ -1,0 +1,121 @@
+//! Whole numbers that JSON carries exactly.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, de};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        RefOr, Schema,
+        schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type},
+    },
+};
+
+/// 2^53 − 1: the largest whole number that every JSON reader takes exactly (RFC 8259, section 6).
+pub(crate) const MAX_QUANTITY: i64 = (1 << 53) - 1;
+
+/// How much is on hand: 0 to 2^53 − 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Quantity(pub(crate) i64);
+
+/// A change of how much is on hand: −(2^53 − 1) to 2^53 − 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Delta(pub(crate) i64);
+
+impl<'de> Deserialize<'de> for Quantity {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(WholeNumber { least: 0 }).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Delta {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(WholeNumber { least: -MAX_QUANTITY }).map(Self)
+    }
+}
+
+/// Reads a whole number; 42.0 is one, as in JSON Schema.
+struct WholeNumber {
+    least: i64,
+}
+
+impl WholeNumber {
+    fn check<E: de::Error>(&self, number: i64) -> Result<i64, E> {
+        if (self.least..=MAX_QUANTITY).contains(&number) {
+            Ok(number)
+        } else {
+            Err(E::custom(format!("must be from {} to {MAX_QUANTITY}", self.least)))
+        }
+    }
+}
+
+impl de::Visitor<'_> for WholeNumber {
+    type Value = i64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a whole number")
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<i64, E> {
+        self.check(number)
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<i64, E> {
+        self.check(i64::try_from(number).unwrap_or(i64::MAX))
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the cast saturates, and the bounds are checked after it")]
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<i64, E> {
+        if number.fract() != 0.0 {
+            return Err(E::invalid_type(de::Unexpected::Float(number), &self));
+        }
+        self.check(number as i64)
+    }
+}
+
+fn schema(least: i64, description: &str) -> RefOr<Schema> {
+    let schema = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(least)).maximum(Some(MAX_QUANTITY));
+    let format = SchemaFormat::KnownFormat(KnownFormat::Int64);
+    schema.format(Some(format)).description(Some(description)).build().into()
+}
+
+impl ToSchema for Quantity {}
+
+impl PartialSchema for Quantity {
+    fn schema() -> RefOr<Schema> {
+        schema(0, "How much is on hand.")
+    }
+}
+
+impl ToSchema for Delta {}
+
+impl PartialSchema for Delta {
+    fn schema() -> RefOr<Schema> {
+        schema(-MAX_QUANTITY, "How much to add to what is on hand, or to take from it.")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantity_is_a_whole_number_up_to_2_to_the_53rd() {
+        let read = |json: &str| serde_json::from_str::<Quantity>(json).ok().map(|quantity| quantity.0);
+        assert_eq!(read("0"), Some(0));
+        assert_eq!(read("42.0"), Some(42));
+        assert_eq!(read("9007199254740991"), Some(MAX_QUANTITY));
+        for bad in ["-1", "1.5", "9007199254740992", "1e300", "18446744073709551615", "\"1\"", "null", "true", "[]"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_delta_goes_both_ways() {
+        let read = |json: &str| serde_json::from_str::<Delta>(json).ok().map(|delta| delta.0);
+        assert_eq!(read("-9007199254740991"), Some(-MAX_QUANTITY));
+        assert_eq!(read("-9007199254740992"), None);
+        assert_eq!(read("-1e300"), None);
+        assert_eq!(read("3"), Some(3));
+    }
+}

@@ -1,0 +1,17 @@
+//! The inventory API.
+
+mod list;
+mod movements;
+mod product;
+
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::engine::Inventory;
+
+/// The routes and their documentation.
+pub(crate) fn api() -> OpenApiRouter<Inventory> {
+    OpenApiRouter::default()
+        .routes(routes!(list::list))
+        .routes(routes!(product::get, product::set, product::adjust))
+        .routes(routes!(movements::list))
+}

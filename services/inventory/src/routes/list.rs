@@ -1,0 +1,46 @@
+//! `GET /inventory`.
+
+use axum::extract::{OriginalUri, State};
+use chassis::{Limit, Page, Problem, Query};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use crate::{
+    engine::Inventory,
+    model::{ProductId, Stock},
+    store,
+};
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListStock {
+    /// How many products a page has.
+    #[serde(default)]
+    #[param(inline, required = false)]
+    limit: Limit,
+    /// The last product of the page before.
+    #[param(inline)]
+    after: Option<ProductId>,
+}
+
+/// List the stock of all products, by id
+#[utoipa::path(
+    get,
+    path = "/inventory",
+    operation_id = "listStock",
+    tag = "inventory",
+    params(ListStock),
+    responses((status = OK, description = "A page of products.", body = Vec<Stock>, headers(
+        ("link" = Option<String>, description = "The next page (`rel=\"next\"`), where one follows."),
+    ))),
+)]
+pub(super) async fn list(
+    State(inventory): State<Inventory>,
+    OriginalUri(uri): OriginalUri,
+    Query(query): Query<ListStock>,
+) -> Result<Page<Stock>, Problem> {
+    let mut connection = inventory.database().acquire().await?;
+    let after = query.after.as_ref().map_or("", ProductId::as_str);
+    let stock = store::list(&mut connection, after, query.limit.with_lookahead()).await?;
+    Page::new(stock, query.limit, &uri, |stock| stock.product_id.as_str().to_owned())
+}

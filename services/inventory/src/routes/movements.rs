@@ -1,0 +1,46 @@
+//! `GET /inventory/{product_id}/movements`.
+
+use axum::extract::{OriginalUri, State};
+use chassis::{Limit, Page, Path, Problem, Query};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use crate::{
+    engine::Inventory,
+    model::{Movement, ProductId},
+    store,
+};
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListMovements {
+    /// How many movements a page has.
+    #[serde(default)]
+    #[param(inline, required = false)]
+    limit: Limit,
+    /// The number of the last movement of the page before.
+    after: Option<i64>,
+}
+
+/// Read a product's ledger, newest first
+#[utoipa::path(
+    get,
+    path = "/inventory/{product_id}/movements",
+    operation_id = "listMovements",
+    tag = "inventory",
+    params(("product_id" = inline(ProductId), Path, description = "The product."), ListMovements),
+    responses((status = OK, description = "A page of movements.", body = Vec<Movement>, headers(
+        ("link" = Option<String>, description = "The next page (`rel=\"next\"`), where one follows."),
+    ))),
+)]
+pub(super) async fn list(
+    State(inventory): State<Inventory>,
+    OriginalUri(uri): OriginalUri,
+    Path(product_id): Path<ProductId>,
+    Query(query): Query<ListMovements>,
+) -> Result<Page<Movement>, Problem> {
+    let mut connection = inventory.database().acquire().await?;
+    let before = query.after.unwrap_or(i64::MAX);
+    let movements = store::movements(&mut connection, &product_id, before, query.limit.with_lookahead()).await?;
+    Page::new(movements, query.limit, &uri, |movement| movement.version.to_string())
+}

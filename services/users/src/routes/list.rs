@@ -1,0 +1,47 @@
+//! `GET /users`.
+
+use axum::extract::{OriginalUri, State};
+use chassis::{Database, Limit, Page, Problem, Query};
+use serde::Deserialize;
+use utoipa::IntoParams;
+use uuid::Uuid;
+
+use crate::{
+    model::{Email, User},
+    store,
+};
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListUsers {
+    /// How many users a page has.
+    #[serde(default)]
+    #[param(inline, required = false)]
+    limit: Limit,
+    /// The id of the last user of the page before.
+    after: Option<Uuid>,
+    /// Only the user with this address, in whatever case.
+    #[param(inline)]
+    email: Option<Email>,
+}
+
+/// List users, in order of creation
+#[utoipa::path(
+    get,
+    path = "/users",
+    operation_id = "listUsers",
+    tag = "users",
+    params(ListUsers),
+    responses((status = OK, description = "A page of users.", body = Vec<User>, headers(
+        ("link" = Option<String>, description = "The next page (`rel=\"next\"`), where one follows."),
+    ))),
+)]
+pub(super) async fn list(
+    State(database): State<Database>,
+    OriginalUri(uri): OriginalUri,
+    Query(query): Query<ListUsers>,
+) -> Result<Page<User>, Problem> {
+    let mut connection = database.acquire().await?;
+    let users = store::list(&mut connection, query.after, query.email.as_ref(), query.limit.with_lookahead()).await?;
+    Page::new(users, query.limit, &uri, |user| user.id.to_string())
+}
