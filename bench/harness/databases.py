@@ -29,7 +29,8 @@ class Database:
         self.name = f"{service}_{side}"
         self.script, self.table = STATE[service]
         self.migrations = sorted((ROOT / "migrations" / service).glob("*.sql"))
-        psql("postgres", "-c", f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)", "-c", f"CREATE DATABASE {self.name}")
+        drop = f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)"
+        psql("postgres", "-c", drop, "-c", f"CREATE DATABASE {self.name}")
 
     def migrate(self) -> None:
         """Gives it the schema of the service's own migrations."""

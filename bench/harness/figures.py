@@ -22,6 +22,7 @@ class Settings:
     rounds: int
     seconds: int
     warmup: int
+    peer_pool: int | None = None  # instead of the kind's
 
 
 @dataclass
@@ -56,6 +57,7 @@ class Kind:
     service: str
     status: int
     writes: bool
+    peer_pool: int  # per worker; README.md says how it was chosen
 
     def round(self, side: Side, settings: Settings, tag: str) -> Outcome:
         """One round: the starting state, the warm-up, the measured load, and whether it wrote what it said."""
@@ -73,9 +75,9 @@ class Kind:
         return outcome
 
 
-GET_STOCK = Kind("get-stock", "inventory", 200, writes=False)
-SET_STOCK = Kind("set-stock", "inventory", 201, writes=True)
-ADD_USER = Kind("add-user", "users", 201, writes=True)
+GET_STOCK = Kind("get-stock", "inventory", 200, writes=False, peer_pool=8)
+SET_STOCK = Kind("set-stock", "inventory", 201, writes=True, peer_pool=16)
+ADD_USER = Kind("add-user", "users", 201, writes=True, peer_pool=16)
 
 
 def compare(title: str, floor: float, aim: float, settings: Settings, ours: Callable, theirs: Callable) -> Result:
@@ -94,7 +96,8 @@ def against_fastapi(title: str, kind: Kind, floor: float, aim: float):
     """A figure: requests per second over FastAPI's."""
 
     def measure(builds: Builds, settings: Settings) -> list[Result]:
-        with builds.ours(kind.service) as ours, builds.peer(kind.service) as peer:
+        pool = settings.peer_pool or kind.peer_pool
+        with builds.ours(kind.service) as ours, builds.peer(kind.service, pool) as peer:
             parity.check(kind.service, ours, peer)
             for side in (ours, peer):
                 side.database.reset()

@@ -20,7 +20,7 @@ class Process:
         # Tethered: told to stop when this process is killed. That costs an exec, so a timed start is without.
         tether = ["setpriv", "--pdeathsig", "TERM", "--"] if tethered and shutil.which("setpriv") else []
         self.name, self.log = log.stem, log
-        with log.open("ab") as output:
+        with log.open("wb") as output:
             self.child = subprocess.Popen(
                 tether + argv, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )

@@ -12,8 +12,7 @@ from harness.processes import Process, await_answer, await_line, free_port
 
 PEER = ROOT / "bench/peers/fastapi"
 PEER_WORKERS = 2
-# Each side has the size of pool with which it was the fastest; the peer's is per worker.
-POOL_SIZE = {"ours": "8", "peer": "8"}
+POOL_SIZE = 8  # ours, in all: the services' default
 # A GET that answers 200 whatever the database holds, and takes one query.
 PROBE = {"users": "/users?limit=1", "inventory": "/inventory/x"}
 
@@ -47,7 +46,7 @@ class Builds:
         env = {
             **os.environ,
             "DATABASE_URL": database.url,
-            "DATABASE_POOL_SIZE": POOL_SIZE["ours"],
+            "DATABASE_POOL_SIZE": str(POOL_SIZE),
             "HTTP_ADDR": f"127.0.0.1:{port}",
             "GRPC_ADDR": "127.0.0.1:0",
             "ADMIN_ADDR": "127.0.0.1:0",
@@ -66,8 +65,8 @@ class Builds:
             yield Side(port, database)
 
     @contextmanager
-    def peer(self, service: str) -> Iterator[Side]:
-        """The same on FastAPI, serving."""
+    def peer(self, service: str, pool_size: int) -> Iterator[Side]:
+        """The same on FastAPI, serving; the pool is of each worker."""
         database = Database(service, "peer")
         database.migrate()
         database.reset()
@@ -75,7 +74,7 @@ class Builds:
         env = {
             **os.environ,
             f"{service.upper()}_DATABASE_URL": database.libpq_url,
-            "DATABASE_POOL_SIZE": POOL_SIZE["peer"],
+            "DATABASE_POOL_SIZE": str(pool_size),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         with ExitStack() as stack:

@@ -24,29 +24,26 @@ from pydantic import BaseModel, ConfigDict, Field
 POOL_SIZE = int(os.environ.get("DATABASE_POOL_SIZE", "8"))  # of each worker
 MAX_COUNT = 2**53 - 1
 
-# One statement is one transaction and one round trip. A lock wait in `old` ends with the row's newest
-# version, so the deltas are right however many writers meet; a product's very first two writers may
-# meet in `new` instead, where the second then fails on the ledger's key and is tried again.
-GET_STOCK = "SELECT on_hand, reserved, version FROM stock WHERE product_id = $1"
+GET_STOCK = "SELECT product_id, on_hand, reserved, version FROM stock WHERE product_id = $1"
+# One statement is one transaction and one round trip. A lock wait in `old` ends with the row's newest version, so the
+# deltas are right however many writers meet.
 SET_STOCK = """
-WITH old AS MATERIALIZED (
+WITH old AS (
     SELECT on_hand FROM stock WHERE product_id = $1 FOR UPDATE
 ), new AS (
-    INSERT INTO stock AS s (product_id, on_hand, reserved, version)
-    SELECT $1, $2, 0, 1 FROM (SELECT count(*) FROM old) AS locked
-    ON CONFLICT (product_id) DO UPDATE SET on_hand = excluded.on_hand, version = s.version + 1
-    WHERE s.reserved <= excluded.on_hand
-    RETURNING on_hand, reserved, version
+    UPDATE stock SET on_hand = $2, version = version + 1
+    FROM old WHERE product_id = $1 AND reserved <= $2
+    RETURNING stock.on_hand, reserved, version, old.on_hand AS before
 ), entry AS (
     INSERT INTO movement (product_id, version, kind, on_hand_delta, reserved_delta, on_hand, reserved)
-    SELECT $1, new.version, 'set', new.on_hand - coalesce((SELECT on_hand FROM old), 0), 0, new.on_hand, new.reserved
-    FROM new
+    SELECT $1, version, 'set', on_hand - before, 0, on_hand, reserved FROM new
 )
 SELECT on_hand, reserved, version FROM new
 """
+# As the service does it: until its first movement nobody sees the row.
+ADD_STOCK = "INSERT INTO stock (product_id) VALUES ($1) ON CONFLICT DO NOTHING"
 ADD_USER = """
 INSERT INTO users (id, name, email) VALUES ($1, $2, $3)
-ON CONFLICT DO NOTHING
 RETURNING created_at, updated_at, version
 """
 
@@ -86,7 +83,7 @@ ProductId = Annotated[
 
 class NewUser(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
+    name: Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*[^\s\x00\x1c-\x1f][^\x00]*$")]
     email: Annotated[
         str,
         Field(  # The HTML standard's "valid e-mail address".
@@ -133,19 +130,17 @@ async def refuse(_request: Request, error: RequestValidationError) -> Response:
 @app.get("/inventory/{product_id}")
 async def get_stock(product_id: ProductId) -> Response:
     row = await pools["inventory"].fetchrow(GET_STOCK, product_id)
-    on_hand, reserved, version = row or (0, 0, 0)
+    _, on_hand, reserved, version = row or (product_id, 0, 0, 0)
     return answer(200, stock_json(product_id, on_hand, reserved), version)
 
 
 @app.post("/inventory/{product_id}")
 async def set_stock(product_id: ProductId, body: SetStock) -> Response:
-    for last in (False, True):
-        try:
-            row = await pools["inventory"].fetchrow(SET_STOCK, product_id, body.stock)
-            break
-        except asyncpg.UniqueViolationError:
-            if last:
-                raise
+    pool = pools["inventory"]
+    row = await pool.fetchrow(SET_STOCK, product_id, body.stock)
+    if row is None:
+        await pool.execute(ADD_STOCK, product_id)
+        row = await pool.fetchrow(SET_STOCK, product_id, body.stock)
     if row is None:
         return problem(409, "Conflict", "the stock would fall under what is reserved")
     return answer(201, stock_json(product_id, row[0], row[1]), row[2])
@@ -154,8 +149,9 @@ async def set_stock(product_id: ProductId, body: SetStock) -> Response:
 @app.post("/users")
 async def create_user(body: NewUser) -> Response:
     user_id = uuid7()
-    row = await pools["users"].fetchrow(ADD_USER, user_id, body.name, body.email)
-    if row is None:
+    try:
+        row = await pools["users"].fetchrow(ADD_USER, user_id, body.name, body.email)
+    except asyncpg.UniqueViolationError:
         return problem(409, "Conflict", "the email is taken")
     user = {"id": user_id, "name": body.name, "email": body.email, "created_at": row[0], "updated_at": row[1]}
     return answer(201, orjson.dumps(user, option=orjson.OPT_UTC_Z), row[2], location=f"/users/{user_id}")

@@ -15,8 +15,9 @@ use crate::metrics::Metrics;
 /// How long a request waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A connection that was idle for longer is asked whether it still works before it is used.
-const TRUST_IDLE: Duration = Duration::from_secs(1);
+/// A connection that was idle for longer is asked whether it still works before it is used. Shorter than any restart
+/// of Postgres, so that no request after one meets a connection from before it; under load no connection is idle so long.
+const TRUST_IDLE: Duration = Duration::from_millis(50);
 
 /// Settings of each session: limits, so that neither a lost client nor a lost lock holder blocks others for long.
 const SESSION: [(&str, &str); 7] = [
@@ -160,6 +161,18 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
         sqlx::Error::Database(error) => error.code().is_some_and(|code| is_transient(&code)),
         error => std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<io::Error>),
     }
+}
+
+/// Whether the transaction was rolled back for another one's sake: a deadlock or a serialization failure.
+#[must_use]
+pub fn lost_a_race(error: &sqlx::Error) -> bool {
+    matches!(sql_state(error).as_deref(), Some("40001" | "40P01"))
+}
+
+/// The SQLSTATE of an error that Postgres answered.
+#[must_use]
+pub fn sql_state(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error()?.code().map(Into::into)
 }
 
 /// By SQLSTATE (appendix A of the Postgres manual).

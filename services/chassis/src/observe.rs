@@ -2,7 +2,8 @@
 //! long one takes.
 
 use std::{
-    any::Any,
+    panic::AssertUnwindSafe,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -12,11 +13,11 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
+use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use opentelemetry_http::HeaderExtractor;
 use prometheus::IntGauge;
 use tokio::time;
-use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{Instrument, Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use uuid::Uuid;
@@ -41,11 +42,10 @@ pub(crate) fn layer(routes: Router, metrics: Metrics) -> Router {
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method; `Allow` lists those it takes")
         })
-        .layer(CatchPanicLayer::custom(answer_panic))
-        .layer(middleware::from_fn_with_state(metrics, observe))
+        .layer(middleware::from_fn_with_state(Arc::new(metrics), observe))
 }
 
-async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
+async fn observe(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let in_flight = InFlight::enter(&metrics.in_flight);
     let request_id = request_id(request.headers());
@@ -57,20 +57,34 @@ async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -
     let mut response = if metrics.in_flight.get() > MAX_IN_FLIGHT {
         Problem::unavailable("too many requests are in flight; try again in a moment").into_response()
     } else {
-        time::timeout(REQUEST_TIMEOUT, next.run(request).instrument(span.clone())).await.unwrap_or_else(|_| {
-            let cause = "the request took longer than its limit";
-            Problem::unavailable("the request took too long; it may or may not have been done")
-                .caused_by(cause)
-                .into_response()
-        })
+        answer(next.run(request).instrument(span.clone())).await
     };
 
     drop(in_flight);
     let status = response.status();
-    report(&span, &response);
+    span.record("http.response.status_code", status.as_u16());
+    if status.is_server_error() {
+        span.record("otel.status_code", "ERROR");
+        span.in_scope(|| log_failure(&response, method, route, &request_id));
+    }
     metrics.answered(method, route, status.as_str(), begun.elapsed());
     response.headers_mut().insert(REQUEST_ID, request_id);
     response
+}
+
+/// Runs the handler to its answer; a panic or too long a run has one too.
+async fn answer(handler: impl Future<Output = Response>) -> Response {
+    match time::timeout(REQUEST_TIMEOUT, AssertUnwindSafe(handler).catch_unwind()).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(panic)) => {
+            let text = panic.downcast_ref::<&str>().copied();
+            let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+            Problem::internal(format!("panic: {text}")).into_response()
+        }
+        Err(_) => Problem::unavailable("the request took too long; it may or may not have been done")
+            .caused_by("the request took longer than its limit")
+            .into_response(),
+    }
 }
 
 /// The client's own id where it is of a form that is safe to log and pass on, else a new one.
@@ -80,7 +94,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     });
     given.cloned().unwrap_or_else(|| {
         let mut buffer = Uuid::encode_buffer();
-        let id = Uuid::now_v7().hyphenated().encode_lower(&mut buffer);
+        let id = Uuid::new_v4().hyphenated().encode_lower(&mut buffer);
         HeaderValue::from_str(id).unwrap_or(HeaderValue::from_static("unknown"))
     })
 }
@@ -100,8 +114,9 @@ fn method_label(method: &Method) -> &'static str {
 }
 
 /// The request's span, named as OpenTelemetry's semantic conventions ask, below the caller's by its `traceparent`.
+/// At level debug, so that it costs nothing where neither traces nor a detailed log are asked for.
 fn span(request: &Request, method: &'static str, route: &str, request_id: &HeaderValue) -> Span {
-    let span = tracing::info_span!(
+    let span = tracing::debug_span!(
         "request",
         otel.name = format_args!("{method} {route}"),
         otel.kind = "server",
@@ -112,7 +127,7 @@ fn span(request: &Request, method: &'static str, route: &str, request_id: &Heade
         url.path = request.uri().path(),
         request_id = request_id.to_str().unwrap_or_default(),
     );
-    if request.headers().contains_key("traceparent") {
+    if !span.is_disabled() && request.headers().contains_key("traceparent") {
         let parent = opentelemetry::global::get_text_map_propagator(|propagator| {
             propagator.extract(&HeaderExtractor(request.headers()))
         });
@@ -122,19 +137,16 @@ fn span(request: &Request, method: &'static str, route: &str, request_id: &Heade
     span
 }
 
-/// Records the outcome on the span, and a 5xx with its cause in the log.
-fn report(span: &Span, response: &Response) {
-    let status = response.status();
-    span.record("http.response.status_code", status.as_u16());
-    if status.is_server_error() {
-        span.record("otel.status_code", "ERROR");
-        let _entered = span.enter();
-        match response.extensions().get::<Cause>() {
-            Some(Cause(cause)) => tracing::error!(status = status.as_u16(), cause = chain(cause.as_ref()), "request failed"),
-            None => tracing::warn!(status = status.as_u16(), "request refused"),
+/// Logs a 5xx, with its cause, under the request's id.
+fn log_failure(response: &Response, method: &str, route: &str, request_id: &HeaderValue) {
+    let status = response.status().as_u16();
+    let request_id = request_id.to_str().unwrap_or_default();
+    match response.extensions().get::<Cause>() {
+        Some(Cause(cause)) => {
+            let cause = chain(cause.as_ref());
+            tracing::error!(status, method, route, request_id, cause, "request failed");
         }
-    } else {
-        span.in_scope(|| tracing::debug!(status = status.as_u16(), "request answered"));
+        None => tracing::warn!(status, method, route, request_id, "request refused"),
     }
 }
 
@@ -150,11 +162,6 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
-}
-
-fn answer_panic(panic: Box<dyn Any + Send>) -> Response {
-    let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    Problem::internal(format!("panic: {}", message.unwrap_or("no message"))).into_response()
 }
 
 /// Counts a request as in flight, also when its client goes away and its future is dropped.

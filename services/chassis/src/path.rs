@@ -1,6 +1,6 @@
 //! Path parameters, refused with a problem.
 
-use axum::extract::{FromRequestParts, path::ErrorKind, rejection::PathRejection};
+use axum::extract::{FromRequestParts, RawPathParams, path::ErrorKind, rejection::PathRejection};
 use http::{StatusCode, request::Parts};
 use serde::de::DeserializeOwned;
 
@@ -22,9 +22,19 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
                 ErrorKind::DeserializeError { key, message, .. } => {
                     Problem::invalid(vec![FieldError::parameter(key, message)])
                 }
-                other => Problem::invalid(vec![FieldError::parameter("path", other.to_string())]),
+                other => {
+                    let name = only_parameter(parts, state).await.unwrap_or_else(|| "path".to_owned());
+                    Problem::invalid(vec![FieldError::parameter(name, other.to_string())])
+                }
             }),
             Err(rejection) => Err(Problem::internal(rejection)),
         }
     }
+}
+
+/// The name of the path's parameter where it has one: axum does not say it then.
+async fn only_parameter<S: Send + Sync>(parts: &mut Parts, state: &S) -> Option<String> {
+    let parameters = RawPathParams::from_request_parts(parts, state).await.ok()?;
+    let mut names = parameters.iter().map(|(name, _)| name.to_owned());
+    names.next().filter(|_| names.next().is_none())
 }

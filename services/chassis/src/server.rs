@@ -32,7 +32,8 @@ pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 pub const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Once stopping, how long an idle connection may still bring a request: one that its client sent before it could
-/// know. Far longer than a request is under way between two machines of a cluster.
+/// know. Far longer than a request is under way between two machines of a cluster. And how long an HTTP/2 connection
+/// that is accepted while draining is served before GOAWAY.
 const LAST_CALL: Duration = Duration::from_millis(250);
 
 /// Longest request head, in bytes, and most headers in it.
@@ -100,11 +101,21 @@ fn backlog(listener: &StdListener) -> impl Iterator<Item = TcpStream> {
 
 /// Serves one connection to its end.
 async fn handle(stream: TcpStream, app: Router, life: Life, limits: Limits) {
+    let accepted = life.phase();
     // A failure to set it only costs latency.
     let _ = stream.set_nodelay(true);
-    let Ok(Ok(version)) = time::timeout(limits.header_read_timeout, io::sniff(&stream)).await else {
-        return;
+    let last_call = async {
+        life.reached(Phase::Stopping).await;
+        time::sleep(LAST_CALL).await;
     };
+    pin!(last_call);
+    // The connection before the clock, here and below: bytes that have arrived by then are looked at first.
+    let sniffed = select! {
+        biased;
+        sniffed = time::timeout(limits.header_read_timeout, io::sniff(&stream)) => sniffed,
+        () = &mut last_call => return,
+    };
+    let Ok(Ok(version)) = sniffed else { return };
     let service = service_fn({
         let life = life.clone();
         move |request: Request<Incoming>| {
@@ -128,9 +139,17 @@ async fn handle(stream: TcpStream, app: Router, life: Life, limits: Limits) {
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
             .serve_connection(io, service);
         pin!(connection);
+        let goaway = async {
+            match accepted {
+                Phase::Serving => life.reached(Phase::Draining).await,
+                // It came for an answer: with GOAWAY at once, its client would only connect again and again.
+                Phase::Draining | Phase::Stopping => time::sleep(LAST_CALL).await,
+            }
+        };
         select! {
+            biased;
             _ = connection.as_mut() => return,
-            () = life.reached(Phase::Draining) => connection.as_mut().graceful_shutdown(),
+            () = goaway => connection.as_mut().graceful_shutdown(),
         }
         let _ = connection.await;
     } else {
@@ -143,14 +162,13 @@ async fn handle(stream: TcpStream, app: Router, life: Life, limits: Limits) {
             .serve_connection(io, service);
         pin!(connection);
         select! {
+            biased;
             _ = connection.as_mut() => return,
-            () = async { life.reached(Phase::Stopping).await; time::sleep(LAST_CALL).await } => {
-                connection.as_mut().graceful_shutdown();
-            }
+            () = last_call => connection.as_mut().graceful_shutdown(),
         }
         let _ = connection.await;
     }
 }
 
-
-
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, process::ExitCode};
 use anyhow::Context as _;
 use sqlx::migrate::Migrator;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinHandle,
@@ -27,6 +27,10 @@ use crate::{
 
 /// The exit status for wrong arguments or configuration, as clap has it.
 const USAGE: u8 = 2;
+
+/// Connections that may wait to be accepted. With the usual 128 a burst of clients overflows it, and each of them that
+/// does waits a second or more for its next try.
+const BACKLOG: u32 = 1024;
 
 /// A service: what is its own, besides the chassis. `S` is the state its handlers share.
 pub struct Service<S> {
@@ -145,8 +149,8 @@ impl<S: Clone + Send + Sync + 'static> Service<S> {
     /// Where an address cannot be bound or the database URL makes no sense.
     pub async fn start(&self, args: ServeArgs) -> anyhow::Result<Running> {
         let options = args.database_options().map_err(anyhow::Error::msg)?.application_name(self.name);
-        let listener = bind(args.http_addr).await?;
-        let admin_listener = bind(args.admin_addr).await?;
+        let listener = bind(args.http_addr)?;
+        let admin_listener = bind(args.admin_addr)?;
         let (http, admin) = (listener.local_addr()?, admin_listener.local_addr()?);
 
         let metrics = Metrics::new(self.version)?;
@@ -179,6 +183,13 @@ impl Running {
     }
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A restart need not wait for connections of the process before it to be forgotten.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().with_context(|| format!("cannot listen on {address}"))
 }

@@ -71,7 +71,7 @@ pub enum Error {
     Orphan(i32),
 
     /// The operating system refused.
-    #[error("{action}: {source}")]
+    #[error("cannot {action}")]
     Io {
         /// What was being done.
         action: String,

@@ -98,7 +98,7 @@ pub async fn keep_postgres(mut server: Server, mut stop: Stop) -> anyhow::Result
             .await?;
             server = same;
             if let Err(error) = started {
-                eprintln!("hedgerow: {error}");
+                eprintln!("hedgerow: {:#}", anyhow::Error::from(error));
             }
         }
     }

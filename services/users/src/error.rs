@@ -1,7 +1,9 @@
 //! What can go wrong with a user, and the answer it makes.
 
+use std::sync::Arc;
+
 use axum::response::{IntoResponse, Response};
-use chassis::Problem;
+use chassis::{Problem, batch::Unanswered};
 use http::StatusCode;
 
 /// Why a request failed.
@@ -14,7 +16,15 @@ pub(crate) enum Error {
     #[error("the user has changed since: its `ETag` is none of those in `If-Match`")]
     Changed,
     #[error(transparent)]
-    Database(#[from] sqlx::Error),
+    Unanswered(#[from] Unanswered),
+    #[error(transparent)]
+    Database(Arc<sqlx::Error>),
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(Arc::new(error))
+    }
 }
 
 impl From<Error> for Problem {
@@ -24,6 +34,7 @@ impl From<Error> for Problem {
             Error::NotFound => Self::not_found(detail),
             Error::EmailTaken => Self::of_kind(StatusCode::CONFLICT, "email-taken", detail),
             Error::Changed => Self::new(StatusCode::PRECONDITION_FAILED, detail),
+            Error::Unanswered(unanswered) => unanswered.into(),
             Error::Database(error) => error.into(),
         }
     }

@@ -4,11 +4,12 @@ mod create;
 mod list;
 mod user;
 
-use chassis::Database;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use crate::Users;
+
 /// The routes and their documentation.
-pub(crate) fn api() -> OpenApiRouter<Database> {
+pub(crate) fn api() -> OpenApiRouter<Users> {
     OpenApiRouter::default()
         .routes(routes!(create::create, list::list))
         .routes(routes!(user::get, user::patch, user::delete))

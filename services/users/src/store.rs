@@ -5,23 +5,30 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
+    creator::NewUser,
     error::Error,
     model::{Email, Name, User, UserId},
 };
 
-/// Stores a new user.
-pub(crate) async fn insert(connection: &mut PgConnection, name: &Name, email: &Email) -> Result<User, Error> {
+/// Stores new users, and returns those whose email was free.
+pub(crate) async fn insert(
+    connection: &mut PgConnection,
+    users: &[(Uuid, &NewUser)],
+) -> Result<Vec<User>, sqlx::Error> {
+    let ids: Vec<Uuid> = users.iter().map(|(id, _)| *id).collect();
+    let names: Vec<&str> = users.iter().map(|(_, user)| user.name.as_str()).collect();
+    let emails: Vec<&str> = users.iter().map(|(_, user)| user.email.as_str()).collect();
     sqlx::query_as!(
         User,
-        "INSERT INTO users (id, name, email) VALUES ($1, $2, $3)
+        "INSERT INTO users (id, name, email) SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[])
+         ON CONFLICT DO NOTHING
          RETURNING id, name, email, created_at, updated_at, version",
-        Uuid::now_v7(),
-        name.as_str(),
-        email.as_str(),
+        &ids,
+        &names as &[&str],
+        &emails as &[&str],
     )
-    .fetch_one(connection)
+    .fetch_all(connection)
     .await
-    .map_err(email_taken)
 }
 
 /// Reads one user.

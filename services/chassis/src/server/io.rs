@@ -20,8 +20,9 @@ use tokio::{
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
-/// The first bytes of an HTTP/2 connection preface (RFC 9113, section 3.4); no HTTP/1 method begins with them.
-const HTTP_2: &[u8] = b"PRI";
+/// The connection preface of HTTP/2 (RFC 9113, section 3.4); no HTTP/1 method begins like it. The whole of it is waited
+/// for here, under a time limit: hyper has none for it.
+const HTTP_2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Tells by the first bytes, without taking them, which HTTP it is.
 pub(super) async fn sniff(stream: &TcpStream) -> io::Result<Version> {

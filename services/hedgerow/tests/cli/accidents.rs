@@ -22,6 +22,18 @@ fn ctrl_c_stops_the_services_and_then_postgres() {
 }
 
 #[test]
+fn a_second_ctrl_c_does_not_wait() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path("users.stubborn"), "").unwrap();
+    let up = sandbox.up();
+    let users = sandbox.noted("users", "serving")[0];
+    send(up.pid(), Signal::SIGINT);
+    wait_until("users is asked", || sandbox.noted("users", "terminated") == [users]);
+    assert_eq!(up.end(Signal::SIGINT).code(), Some(130));
+    assert!(!lives(users));
+}
+
+#[test]
 fn what_is_stored_outlives_a_restart_and_the_password_does_not() {
     let sandbox = Sandbox::new();
     drop(sandbox.up());

@@ -2,7 +2,7 @@
 """Keeps a service's contract: `migrate`, `serve`, `/readyz`. Its file name is the service's.
 
 Beside it, NAME.json holds the environment it was last given, NAME.log what happened to it; a file
-NAME.broken makes `serve` fail.
+NAME.broken makes `serve` fail, NAME.stubborn makes it stay on SIGTERM.
 """
 import http.server, json, os, pathlib, signal, subprocess, sys
 
@@ -17,7 +17,8 @@ def note(what):
 
 def terminated(*_):
     note("terminated")
-    os._exit(0)
+    if not here.with_suffix(".stubborn").exists():
+        os._exit(0)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -44,10 +44,10 @@ fn root_keeps_the_data_elsewhere_when_postgres_cannot_enter_the_folder() {
     let closed = sandbox.path("closed");
     fs::create_dir(&closed).unwrap();
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
-    let moved = format!("/var/lib/hedgerow{}", closed.display());
+    let moved = format!("/var/lib/hedgerow{}", sandbox.path("").display());
     let up = Up::run(sandbox.up_command().arg("--data-dir").arg(closed.join("data")));
     assert!(up.end(Signal::SIGTERM).success());
-    assert!(fs::metadata(format!("{moved}/data/pgdata/PG_VERSION")).is_ok());
+    assert!(fs::metadata(format!("{moved}/closed/data/pgdata/PG_VERSION")).is_ok());
     assert!(!closed.join("data").exists());
     fs::remove_dir_all(moved).unwrap();
 }

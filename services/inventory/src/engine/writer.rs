@@ -5,7 +5,11 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use chassis::{Database, batch::Handler, database::HeldConnection};
+use chassis::{
+    Database,
+    batch::Handler,
+    database::{HeldConnection, lost_a_race, sql_state},
+};
 use sqlx::{Acquire, PgConnection};
 
 use super::decide::{Decision, decide};
@@ -129,13 +133,4 @@ async fn write(connection: &mut PgConnection, batch: &[Change]) -> Result<Decisi
         }
         return Ok(decision);
     }
-}
-
-/// A deadlock or serialization failure: the transaction was rolled back for another one's sake.
-fn lost_a_race(error: &sqlx::Error) -> bool {
-    matches!(sql_state(error).as_deref(), Some("40001" | "40P01"))
-}
-
-fn sql_state(error: &sqlx::Error) -> Option<String> {
-    error.as_database_error()?.code().map(Into::into)
 }

@@ -1,22 +1,15 @@
 //! `POST /users`.
 
 use axum::{extract::State, response::IntoResponse};
-use chassis::{Database, Fields, FromFields, Json, Tagged};
+use chassis::{Fields, FromFields, Json, Tagged};
 use http::{StatusCode, header};
-use utoipa::ToSchema;
 
 use crate::{
+    Users,
+    creator::NewUser,
     error::Error,
-    model::{Email, Name, User},
-    store,
+    model::User,
 };
-
-/// A user to be.
-#[derive(ToSchema)]
-pub(super) struct NewUser {
-    name: Name,
-    email: Email,
-}
 
 impl FromFields for NewUser {
     fn from_fields(fields: &mut Fields) -> Option<Self> {
@@ -42,10 +35,10 @@ impl FromFields for NewUser {
     ),
 )]
 pub(super) async fn create(
-    State(database): State<Database>,
+    State(users): State<Users>,
     Json(new): Json<NewUser>,
 ) -> Result<impl IntoResponse, Error> {
-    let user = store::insert(&mut *database.acquire().await?, &new.name, &new.email).await?;
+    let user = users.creations.ask(new).await??;
     let location = [(header::LOCATION, format!("/users/{}", user.id))];
     Ok((StatusCode::CREATED, location, Tagged { version: user.version, body: user }))
 }

@@ -1,12 +1,13 @@
 //! `GET /users`.
 
 use axum::extract::{OriginalUri, State};
-use chassis::{Database, Limit, Page, Problem, Query};
+use chassis::{Limit, Page, Problem, Query};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::{
+    Users,
     model::{Email, User},
     store,
 };
@@ -37,11 +38,11 @@ pub(super) struct ListUsers {
     ))),
 )]
 pub(super) async fn list(
-    State(database): State<Database>,
+    State(users): State<Users>,
     OriginalUri(uri): OriginalUri,
     Query(query): Query<ListUsers>,
 ) -> Result<Page<User>, Problem> {
-    let mut connection = database.acquire().await?;
+    let mut connection = users.database.acquire().await?;
     let users = store::list(&mut connection, query.after, query.email.as_ref(), query.limit.with_lookahead()).await?;
     Page::new(users, query.limit, &uri, |user| user.id.to_string())
 }

@@ -1,11 +1,12 @@
 //! `GET`, `PATCH` and `DELETE /users/{id}`.
 
 use axum::extract::State;
-use chassis::{Database, Fields, FromFields, IfMatch, Json, Path, Tagged};
+use chassis::{Fields, FromFields, IfMatch, Json, Path, Tagged};
 use http::StatusCode;
 use utoipa::ToSchema;
 
 use crate::{
+    Users,
     error::Error,
     model::{Email, Name, User},
     store,
@@ -42,8 +43,8 @@ impl FromFields for UserPatch {
         (status = NOT_FOUND, description = "There is no such user."),
     ),
 )]
-pub(super) async fn get(State(database): State<Database>, Path(id): Path<String>) -> Result<Tagged<User>, Error> {
-    let user = store::get(&mut *database.acquire().await?, id.parse()?).await?;
+pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> Result<Tagged<User>, Error> {
+    let user = store::get(&mut *users.database.acquire().await?, id.parse()?).await?;
     Ok(Tagged { version: user.version, body: user })
 }
 
@@ -71,13 +72,13 @@ pub(super) async fn get(State(database): State<Database>, Path(id): Path<String>
     ),
 )]
 pub(super) async fn patch(
-    State(database): State<Database>,
+    State(users): State<Users>,
     Path(id): Path<String>,
     if_match: IfMatch,
     Json(patch): Json<UserPatch>,
 ) -> Result<Tagged<User>, Error> {
     let id = id.parse()?;
-    let mut connection = database.acquire().await?;
+    let mut connection = users.database.acquire().await?;
     let user = store::update(&mut connection, id, patch.name.as_ref(), patch.email.as_ref(), &if_match).await?;
     Ok(Tagged { version: user.version, body: user })
 }
@@ -99,10 +100,10 @@ pub(super) async fn patch(
     ),
 )]
 pub(super) async fn delete(
-    State(database): State<Database>,
+    State(users): State<Users>,
     Path(id): Path<String>,
     if_match: IfMatch,
 ) -> Result<StatusCode, Error> {
-    store::delete(&mut *database.acquire().await?, id.parse()?, &if_match).await?;
+    store::delete(&mut *users.database.acquire().await?, id.parse()?, &if_match).await?;
     Ok(StatusCode::NO_CONTENT)
 }

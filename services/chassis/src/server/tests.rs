@@ -1,0 +1,237 @@
+//! Clients that are slow, rude or old, each on a socket of its own.
+
+use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Instant};
+
+use axum::routing::{get, post};
+use bytes::Bytes;
+use http::StatusCode;
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http2::SendRequest;
+use test_harness::raw::{self, Raw};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
+
+use super::*;
+
+const LIMITS: Limits = Limits { header_read_timeout: Duration::from_millis(400) };
+const PREFACE: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A server, with a page that waits until it is let go.
+struct Server {
+    address: SocketAddr,
+    phases: watch::Sender<Phase>,
+    waiting: Arc<Notify>,
+    go: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
+async fn server() -> Server {
+    let (waiting, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let app = Router::new()
+        .route("/", get(async || "hello"))
+        .route("/length", post(async |body: Bytes| body.len().to_string()))
+        .route("/refuse", post(async || StatusCode::PAYLOAD_TOO_LARGE))
+        .route(
+            "/wait",
+            get({
+                let (waiting, go) = (waiting.clone(), go.clone());
+                async move || {
+                    waiting.notify_one();
+                    go.notified().await;
+                    "waited"
+                }
+            }),
+        );
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let (phases, life) = Life::new();
+    let task = tokio::spawn(serve(listener, app, life, LIMITS));
+    Server { address, phases, waiting, go, task }
+}
+
+impl Server {
+    async fn connect(&self) -> Raw {
+        Raw::connect(self.address).await.expect("a connection")
+    }
+
+    async fn http_2(&self) -> (SendRequest<Empty<Bytes>>, JoinHandle<hyper::Result<()>>) {
+        let stream = TcpStream::connect(self.address).await.expect("a connection");
+        let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+        let (sender, connection) = handshake.await.expect("an HTTP/2 connection");
+        (sender, tokio::spawn(connection))
+    }
+}
+
+fn request(path: &str) -> Request<Empty<Bytes>> {
+    Request::get(format!("http://test{path}")).body(Empty::new()).expect("a valid request")
+}
+
+async fn text(response: http::Response<Incoming>) -> Bytes {
+    assert_eq!((response.status(), response.version()), (StatusCode::OK, Version::HTTP_2));
+    response.into_body().collect().await.expect("a body").to_bytes()
+}
+
+#[test]
+fn our_clients_let_go_of_a_connection_before_our_servers_do() {
+    assert!(HEADER_READ_TIMEOUT >= Duration::from_secs(30));
+    assert!(HEADER_READ_TIMEOUT > CLIENT_IDLE_TIMEOUT);
+    assert_eq!(Limits::default().header_read_timeout, HEADER_READ_TIMEOUT);
+}
+
+#[tokio::test]
+async fn a_head_that_is_not_completed_closes_the_connection() {
+    let server = server().await;
+    for part in ["", "P", "G", "GET / HTTP/1.1\r\nhost: test\r\n", "PRI", "PRI * HTTP/2.0\r\n\r\n", &PREFACE[..23]] {
+        let begun = Instant::now();
+        let mut connection = server.connect().await;
+        connection.send(part).await.expect("sent");
+        let closed = connection.closed().await.map_err(|error| error.kind());
+        // What the server did not read, it resets.
+        assert!(matches!(closed, Ok(()) | Err(ErrorKind::ConnectionReset)), "{part:?}: {closed:?}");
+        assert!(begun.elapsed() >= LIMITS.header_read_timeout, "{part:?}: after {:?}", begun.elapsed());
+        assert!(!connection.rest().starts_with(b"HTTP/1.1 200"));
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_trickles_in_gets_no_more_time() {
+    let server = server().await;
+    let mut connection = server.connect().await;
+    connection.send("GET / HTTP/1.1\r\nx: ").await.expect("sent");
+    let pace = LIMITS.header_read_timeout / 8;
+    let begun = Instant::now();
+    while time::timeout(pace, connection.closed()).await.is_err() && connection.send("x").await.is_ok() {
+        assert!(begun.elapsed() < LIMITS.header_read_timeout * 20, "it is still open");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_at_the_limit_and_not_before() {
+    let server = server().await;
+    let mut connection = server.connect().await;
+    for _ in 0..3 {
+        // Each request starts the time anew: together these take longer than the limit.
+        let pause = time::timeout(LIMITS.header_read_timeout / 2, connection.closed()).await;
+        assert!(pause.is_err(), "closed too early");
+        connection.send(raw::get("/")).await.expect("sent");
+        assert!(!connection.answer().await.expect("an answer").closes());
+    }
+    let begun = Instant::now();
+    connection.send(raw::get("/")).await.expect("sent");
+    connection.answer().await.expect("an answer");
+    connection.closed().await.expect("closed");
+    assert!(begun.elapsed() >= LIMITS.header_read_timeout, "after {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_refusal_arrives_although_the_client_goes_on_sending() {
+    const LENGTH: usize = 4 * 1024 * 1024;
+    let server = server().await;
+    let mut connection = server.connect().await;
+    connection
+        .send(format!("POST /refuse HTTP/1.1\r\nhost: test\r\ncontent-length: {LENGTH}\r\n\r\n"))
+        .await
+        .expect("sent");
+    connection.send(vec![b'x'; LENGTH]).await.expect("it may send all of it");
+    let answer = connection.answer().await.expect("an answer");
+    assert!(answer.status == 413 && answer.closes(), "{}", answer.head);
+    connection.closed().await.expect("closed, and not reset");
+}
+
+#[tokio::test]
+async fn a_client_that_has_done_sending_gets_its_answer() {
+    let server = server().await;
+    for request in [raw::get("/wait"), "GET /wait HTTP/1.0\r\n\r\n".to_owned()] {
+        let mut connection = server.connect().await;
+        connection.send(request).await.expect("sent");
+        connection.finish_sending().await.expect("half closed");
+        server.waiting.notified().await;
+        server.go.notify_one();
+        assert_eq!(connection.answer().await.expect("an answer").body, "waited");
+        connection.closed().await.expect("closed");
+    }
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order() {
+    let server = server().await;
+    let mut connection = server.connect().await;
+    let post = |body: &str| format!("POST /length HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    connection.send([post("a"), raw::get("/"), post("ccc")].concat()).await.expect("sent");
+    for body in ["1", "hello", "3"] {
+        assert_eq!(connection.answer().await.expect("an answer").body, body);
+    }
+}
+
+#[tokio::test]
+async fn http_1_0_is_answered() {
+    let server = server().await;
+    let mut connection = server.connect().await;
+    connection.send("GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n").await.expect("sent");
+    let answer = connection.answer().await.expect("an answer");
+    assert_eq!((answer.body.as_str(), answer.header("connection")), ("hello", Some("keep-alive")));
+    connection.send("GET / HTTP/1.0\r\n\r\n").await.expect("sent");
+    assert_eq!(connection.answer().await.expect("an answer").body, "hello");
+    connection.closed().await.expect("closed");
+}
+
+#[tokio::test]
+async fn http_2_without_tls_is_served_on_the_same_port() {
+    let server = server().await;
+    let (mut sender, _connection) = server.http_2().await;
+    for _ in 0..3 {
+        assert_eq!(text(sender.send_request(request("/")).await.expect("an answer")).await, "hello");
+    }
+    // Also where the preface comes in pieces.
+    let mut connection = server.connect().await;
+    for piece in [&PREFACE[..3], &PREFACE[3..20], &PREFACE[20..], "\0\0\0\x04\0\0\0\0\0"] {
+        let pause = time::timeout(Duration::from_millis(10), connection.closed()).await;
+        assert!(pause.is_err());
+        connection.send(piece).await.expect("sent");
+    }
+    // The server's own settings, a frame of type 4.
+    while connection.rest().len() < 9 {
+        let _ = time::timeout(Duration::from_millis(10), connection.closed()).await;
+    }
+    assert_eq!(connection.rest()[3], 4);
+}
+
+#[tokio::test]
+async fn goaway_lets_streams_in_flight_finish() {
+    let server = server().await;
+    let (mut sender, connection) = server.http_2().await;
+    let answer = tokio::spawn(sender.send_request(request("/wait")));
+    server.waiting.notified().await;
+    server.phases.send_replace(Phase::Draining);
+    // GOAWAY has come once no more can be sent.
+    while sender.ready().await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    server.go.notify_one();
+    assert_eq!(text(answer.await.expect("no panic").expect("an answer")).await, "waited");
+    connection.await.expect("no panic").expect("closed without an error");
+    server.phases.send_replace(Phase::Stopping);
+    server.task.await.expect("it stops");
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_requests_in_flight_and_for_nothing_else() {
+    let server = server().await;
+    let mut busy = server.connect().await;
+    busy.send(raw::get("/wait")).await.expect("sent");
+    server.waiting.notified().await;
+    let mut idle = server.connect().await;
+    idle.send(raw::get("/")).await.expect("sent");
+    assert!(!idle.answer().await.expect("an answer").closes());
+    let mut unused = server.connect().await;
+    server.phases.send_replace(Phase::Stopping);
+    idle.closed().await.expect("closed");
+    unused.closed().await.expect("closed");
+    assert!(!server.task.is_finished());
+    server.go.notify_one();
+    let answer = busy.answer().await.expect("an answer");
+    assert!(answer.body == "waited" && answer.closes(), "{}", answer.head);
+    server.task.await.expect("it stops");
+}

@@ -1,0 +1,70 @@
+//! Reading a request's body: how long, how much, and what is said when it does not come.
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::{FromRequest, Request},
+};
+use bytes::Bytes;
+use chassis::{Fields, FromFields, Json, Problem};
+use futures_util::{StreamExt, stream};
+use http::StatusCode;
+use tokio::time::{self, Instant};
+
+/// Any object that has `x`.
+struct Point {
+    x: u8,
+}
+
+impl FromFields for Point {
+    fn from_fields(fields: &mut Fields) -> Option<Self> {
+        Some(Self { x: fields.required("x")? })
+    }
+}
+
+async fn read(body: Body) -> Result<Point, Problem> {
+    let request = Request::post("/").header("content-type", "application/json").body(body).expect("a valid request");
+    Json::from_request(request, &()).await.map(|Json(point)| point)
+}
+
+fn piece(text: &'static str) -> Result<Bytes, Infallible> {
+    Ok(Bytes::from_static(text.as_bytes()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_end_is_408_after_10_s() {
+    let begun = Instant::now();
+    let never = stream::iter([piece(r#"{"x":"#)]).chain(stream::pending());
+    let problem = read(Body::from_stream(never)).await.err().expect("a refusal");
+    assert_eq!(problem.status(), StatusCode::REQUEST_TIMEOUT);
+    assert_eq!(begun.elapsed(), Duration::from_secs(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_trickles_in_gets_no_more_time() {
+    let begun = Instant::now();
+    let blanks = stream::repeat_with(|| piece(" ")).then(async |blank| {
+        time::sleep(Duration::from_secs(3)).await;
+        blank
+    });
+    let problem = read(Body::from_stream(blanks)).await.err().expect("a refusal");
+    assert_eq!(problem.status(), StatusCode::REQUEST_TIMEOUT);
+    assert_eq!(begun.elapsed(), Duration::from_secs(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_comes_slowly_is_read() {
+    let pieces = stream::iter([piece("{"), piece(r#""x""#), piece(":7"), piece("}")]).then(async |piece| {
+        time::sleep(Duration::from_secs(2)).await;
+        piece
+    });
+    assert_eq!(read(Body::from_stream(pieces)).await.expect("it is whole in time").x, 7);
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_413_as_soon_as_it_is_too_long() {
+    let endless = stream::repeat_with(|| piece("                                "));
+    let problem = read(Body::from_stream(endless)).await.err().expect("a refusal");
+    assert_eq!(problem.status(), StatusCode::PAYLOAD_TOO_LARGE);
+}

@@ -1,0 +1,115 @@
+//! `PATCH /inventory/{product_id}`: a change of what is on hand.
+
+use reqwest::Method;
+use serde_json::json;
+use sqlx::PgPool;
+
+use crate::{MOST, adjust, counts, ledger, set, start, stock};
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_delta_is_added_and_a_delta_on_an_unknown_product_starts_at_0(pool: PgPool) {
+    let app = start(&pool).await;
+    for (delta, after) in [(5, 5), (-3, 2), (0, 2), (-2, 0), (1, 1)] {
+        let answer = adjust(&app, "p", delta).await;
+        let expected = json!({"product_id": "p", "stock": after, "on_hand": after, "reserved": 0});
+        assert_eq!(answer.json(200), expected, "{delta}");
+        let found = app.get("/inventory/p").await;
+        assert_eq!((found.json(200), found.etag()), (expected, answer.etag()));
+    }
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_delta_comes_as_json_or_as_merge_patch(pool: PgPool) {
+    let app = start(&pool).await;
+    for (number, media_type) in
+        (1..).zip(["application/json", "application/merge-patch+json", "application/json; charset=utf-8"])
+    {
+        let request = app.request(Method::PATCH, "/inventory/p").header("content-type", media_type);
+        assert_eq!(app.send(request.body(r#"{"delta": 1.0}"#)).await.json(200)["stock"], number, "{media_type}");
+    }
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_fall_under_zero_is_409_and_nothing_is_changed(pool: PgPool) {
+    let app = start(&pool).await;
+    set(&app, "p", 5).await.json(201);
+    let before = app.get("/inventory/p").await;
+    for (product, delta) in [("p", -6), ("p", -MOST), ("new", -1), ("new", -MOST)] {
+        let problem = adjust(&app, product, delta).await.problem(409);
+        assert_eq!(problem["type"], "https://hedgerow.dev/problems/insufficient-stock");
+    }
+    let after = app.get("/inventory/p").await;
+    assert_eq!((after.json(200), after.etag()), (before.json(200), before.etag()));
+    assert_eq!(counts(&pool).await, (1, 1), "no line in the ledger, no new product");
+    assert_eq!(app.get("/inventory").await.rows(), [before.json(200)]);
+    assert_eq!(ledger(&app, "new").await, [json!(null); 0]);
+
+    assert_eq!(adjust(&app, "new", 2).await.json(200)["stock"], 2);
+    assert_eq!(ledger(&app, "new").await[0]["version"], 1, "the refusals took no number");
+    assert_eq!(adjust(&app, "p", -5).await.json(200)["stock"], 0, "down to zero is not under it");
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_result_beyond_2_to_the_53rd_less_1_is_422_and_nothing_is_changed(pool: PgPool) {
+    let app = start(&pool).await;
+    set(&app, "p", MOST - 1).await.json(201);
+    for delta in [2, MOST] {
+        assert_eq!(adjust(&app, "p", delta).await.faults(), ["#/delta"]);
+    }
+    assert_eq!(stock(&app, "p").await, MOST - 1);
+    assert_eq!(counts(&pool).await, (1, 1));
+    assert_eq!(adjust(&app, "p", 1).await.json(200)["stock"], MOST);
+    assert_eq!(adjust(&app, "p", -MOST).await.json(200)["stock"], 0);
+    assert_eq!(adjust(&app, "p", MOST).await.json(200)["stock"], MOST);
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_delta_is_a_whole_number_and_any_other_is_422(pool: PgPool) {
+    let app = start(&pool).await;
+    let refused = [
+        "0.5",
+        "-1.5",
+        "9007199254740992",
+        "-9007199254740992",
+        "9223372036854775808",
+        "-9223372036854775809",
+        "1e300",
+        "-1e300",
+        "\"1\"",
+        "null",
+        "false",
+        "[1]",
+        "{}",
+    ];
+    for text in refused {
+        let request = app.request(Method::PATCH, "/inventory/p").header("content-type", "application/json");
+        let answer = app.send(request.body(format!(r#"{{"delta": {text}}}"#))).await;
+        assert_eq!(answer.status, 422, "{text}");
+        assert_eq!(answer.faults(), ["#/delta"], "{text}");
+    }
+    assert_eq!(app.patch("/inventory/p", &json!({})).await.faults(), ["#/delta"]);
+    assert_eq!(app.patch("/inventory/p", &json!({"reason": "x"})).await.faults(), ["#/delta"]);
+    assert_eq!(counts(&pool).await, (0, 0));
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_reason_of_at_most_200_characters_goes_to_the_ledger(pool: PgPool) {
+    let app = start(&pool).await;
+    let longest = "é".repeat(200);
+    let reasons = ["damaged", "", " ", "a\nb\t\u{1}\u{85}", "🦔", &longest];
+    for reason in reasons {
+        app.patch("/inventory/p", &json!({"delta": 1, "reason": reason})).await.json(200);
+    }
+    adjust(&app, "p", 1).await.json(200);
+    let mut kept: Vec<_> = ledger(&app, "p").await.iter().map(|movement| movement["reason"].clone()).collect();
+    assert_eq!(kept.pop(), Some(json!(null)), "none given");
+    assert_eq!(kept, reasons.map(|reason| json!(reason)));
+
+    let refused =
+        [json!("é".repeat(201)), json!("a".repeat(10_000)), json!("a\0"), json!(null), json!(1), json!(["x"])];
+    for reason in refused {
+        let answer = app.patch("/inventory/p", &json!({"delta": 1, "reason": reason})).await;
+        assert_eq!(answer.faults(), ["#/reason"], "{reason}");
+    }
+    assert_eq!(counts(&pool).await, (1, 7));
+}

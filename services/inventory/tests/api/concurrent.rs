@@ -1,0 +1,185 @@
+//! Many clients at once: nothing is lost, nothing is counted twice, and the ledger tells how it came to be.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use test_harness::app::{Answer, App, join_all};
+
+use crate::{MOST, adjust, counts, ledger, set, start, stock};
+
+fn number(value: &Value, field: &str) -> i64 {
+    value[field].as_i64().unwrap_or_else(|| panic!("{field} is a whole number: {value}"))
+}
+
+/// Asserts that a ledger, oldest first, has no gap, that each line continues the one before, and that it leads to what
+/// is on hand.
+fn assert_consistent(ledger: &[Value], on_hand: i64) {
+    let mut before = 0;
+    for (version, movement) in (1..).zip(ledger) {
+        assert_eq!(number(movement, "version"), version, "without a gap");
+        assert_eq!(number(movement, "on_hand"), before + number(movement, "on_hand_delta"), "{movement}");
+        assert_eq!((number(movement, "reserved"), number(movement, "reserved_delta")), (0, 0));
+        before = number(movement, "on_hand");
+        assert!((0..=MOST).contains(&before));
+    }
+    assert_eq!(before, on_hand);
+    assert_eq!(ledger.iter().map(|movement| number(movement, "on_hand_delta")).sum::<i64>(), on_hand);
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn two_hundred_concurrent_increments_add_two_hundred(pool: PgPool) {
+    let app = start(&pool).await;
+    for round in 1..=3 {
+        let answers = join_all((0..200).map(|_| adjust(&app, "p", 1))).await;
+        let mut seen: Vec<_> = answers.iter().map(|answer| number(&answer.json(200), "stock")).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, ((round - 1) * 200 + 1..=round * 200).collect::<Vec<_>>(), "each saw a stock of its own");
+        assert_eq!(stock(&app, "p").await, round * 200);
+    }
+    assert_consistent(&ledger(&app, "p").await, 600);
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn of_more_takers_than_there_is_stock_exactly_as_many_succeed_as_there_is(pool: PgPool) {
+    let (app, other) = (start(&pool).await, start(&pool).await);
+    set(&app, "p", 50).await.json(201);
+    let takers = (0..120).map(|taker| adjust(if taker % 2 == 0 { &app } else { &other }, "p", -1));
+    let answers = join_all(takers).await;
+    let (taken, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
+    assert_eq!(taken.len(), 50);
+    for answer in refused {
+        assert_eq!(answer.problem(409)["type"], "https://hedgerow.dev/problems/insufficient-stock");
+    }
+    assert_consistent(&ledger(&app, "p").await, 0);
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_refusal_does_not_spoil_the_requests_that_arrive_with_it(pool: PgPool) {
+    let app = start(&pool).await;
+    let body = |number: i64| match number % 4 {
+        0 => json!({"delta": 1}),
+        1 => json!({"delta": -MOST}),
+        2 => json!({"delta": MOST, "reason": "too much"}),
+        _ => json!({"delta": 1, "reason": "a\0"}),
+    };
+    set(&app, "p", 1).await.json(201);
+    let requests = (0..200).map(|number| {
+        let (app, body) = (&app, body(number));
+        async move { app.patch("/inventory/p", &body).await }
+    });
+    for (number, answer) in (0..).zip(join_all(requests).await) {
+        match number % 4 {
+            0 => _ = answer.json(200),
+            1 => _ = answer.problem(409),
+            2 => assert_eq!(answer.faults(), ["#/delta"]),
+            _ => assert_eq!(answer.faults(), ["#/reason"]),
+        }
+    }
+    assert_eq!(stock(&app, "p").await, 51);
+    assert_eq!(counts(&pool).await, (1, 51));
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn concurrent_first_changes_of_new_products_all_count(pool: PgPool) {
+    let (app, other) = (start(&pool).await, start(&pool).await);
+    // Each product in another order, so that the two instances meet on them.
+    let changes = (0..200).map(|change| {
+        let (app, product) = if change % 2 == 0 { (&app, change / 2 % 20) } else { (&other, 19 - change / 2 % 20) };
+        async move { adjust(app, &format!("p{product}"), 1).await }
+    });
+    for answer in join_all(changes).await {
+        answer.json(200);
+    }
+    assert_eq!(counts(&pool).await, (20, 200));
+    for product in 0..20 {
+        let product = format!("p{product}");
+        assert_consistent(&ledger(&app, &product).await, 10);
+    }
+}
+
+/// Numbers that look random and are the same each time (Marsaglia's xorshift64).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % limit
+    }
+}
+
+/// A change that was acknowledged: its product and number, and the ledger's line as the client would write it.
+type Acknowledged = ((String, i64), (&'static str, Option<i64>, i64));
+
+/// One client: makes changes one after the other, and notes what it was told.
+async fn client(app: &App, seed: u64, changes: usize) -> Vec<Acknowledged> {
+    let mut numbers = Numbers(seed);
+    let mut acknowledged = Vec::new();
+    let mut latest: HashMap<String, i64> = HashMap::new();
+    for _ in 0..changes {
+        let product = format!("p{}", numbers.below(3));
+        let amount = i64::try_from(numbers.below(40)).expect("small");
+        let (kind, delta, status, answer): (_, _, _, Answer) = if numbers.below(4) == 0 {
+            ("set", None, 201, set(app, &product, amount).await)
+        } else {
+            let delta = amount - 20;
+            ("adjust", Some(delta), 200, adjust(app, &product, delta).await)
+        };
+        if answer.status == 409 {
+            assert!(delta.is_some_and(|delta| delta < 0), "only what takes away is refused");
+            answer.problem(409);
+            continue;
+        }
+        let body = answer.json(status);
+        assert_eq!((&body["product_id"], &body["stock"]), (&json!(product), &body["on_hand"]));
+        let version: i64 = answer.etag().trim_matches('"').parse().expect("a number");
+        let before = latest.insert(product.clone(), version);
+        assert!(before < Some(version), "a later change has a later number");
+        acknowledged.push(((product, version), (kind, delta, number(&body, "on_hand"))));
+    }
+    acknowledged
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn random_changes_through_two_instances_agree_with_the_ledger(pool: PgPool) {
+    let (app, other) = (start(&pool).await, start(&pool).await);
+    let clients = (1..=12).map(|seed| client(if seed % 2 == 0 { &app } else { &other }, seed * 7919, 40));
+    let mut acknowledged: HashMap<_, _> = HashMap::new();
+    for (key, line) in join_all(clients).await.concat() {
+        assert!(acknowledged.insert(key.clone(), line).is_none(), "{key:?} was acknowledged twice");
+    }
+    for product in ["p0", "p1", "p2"] {
+        let ledger = ledger(&app, product).await;
+        assert_consistent(&ledger, stock(&app, product).await);
+        assert_eq!(stock(&app, product).await, stock(&other, product).await);
+        for movement in ledger {
+            let key = (product.to_owned(), number(&movement, "version"));
+            let (kind, delta, on_hand) = acknowledged.remove(&key).expect("each line was acknowledged");
+            assert_eq!(movement["kind"], kind);
+            assert_eq!(number(&movement, "on_hand"), on_hand);
+            assert!(delta.is_none_or(|delta| delta == number(&movement, "on_hand_delta")), "{movement}");
+        }
+    }
+    assert!(acknowledged.is_empty(), "each acknowledged change is in the ledger: {acknowledged:?}");
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn what_was_acknowledged_is_what_any_instance_reads_next(pool: PgPool) {
+    let (app, other) = (start(&pool).await, start(&pool).await);
+    let noise = async {
+        loop {
+            join_all((0..8).map(|_| adjust(&app, "noise", 1))).await;
+        }
+    };
+    let check = async {
+        for number in 1..=50 {
+            set(&app, "p", number).await.json(201);
+            assert_eq!(stock(&other, "p").await, number);
+            assert_eq!(adjust(&other, "p", 1).await.json(200)["stock"], number + 1);
+            assert_eq!(stock(&app, "p").await, number + 1);
+        }
+    };
+    tokio::select! { () = check => {}, () = noise => unreachable!("it goes on") }
+}

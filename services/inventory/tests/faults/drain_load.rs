@@ -1,0 +1,183 @@
+//! SIGTERM under load: closed loops of clients, and a count of what they sent and what was answered.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use sqlx::PgPool;
+use test_harness::{
+    process::{PATIENCE, Signal, eventually},
+    raw::Raw,
+};
+use tokio::{
+    net::TcpStream,
+    task::{JoinSet, yield_now},
+};
+
+use crate::{
+    drain::not_ready,
+    service::{program, serve, url},
+};
+
+const ADD_ONE: &str = "PATCH /inventory/p HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n\
+                       content-length: 11\r\n\r\n{\"delta\":1}";
+const CLIENTS: usize = 40;
+const STREAMS: usize = 8;
+/// How many requests are answered before the signal comes.
+const WARM: u32 = 400;
+
+/// What all clients share.
+#[derive(Clone, Default)]
+struct Load {
+    answered: Arc<AtomicU32>,
+    /// The signal was sent.
+    signalled: Arc<AtomicBool>,
+    /// The cluster has taken notice: nobody connects any more.
+    out_of_service: Arc<AtomicBool>,
+}
+
+impl Load {
+    async fn warm(&self) {
+        let warm = async || (self.answered.load(Ordering::Relaxed) >= WARM).then_some(());
+        eventually("the load has begun", PATIENCE, warm).await;
+    }
+
+    fn answer(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Asks on one connection after the other, each until the server says that it closes it; panics where a request is
+/// not answered.
+async fn http_1(address: SocketAddr, load: Load) {
+    while !load.out_of_service.load(Ordering::Acquire) {
+        let mut connection = Raw::connect(address).await.expect("the service accepts connections");
+        loop {
+            connection.send(ADD_ONE).await.expect("the connection is open");
+            let answer = connection.answer().await.expect("every request is answered");
+            assert_eq!(answer.status, 200);
+            load.answer();
+            if answer.closes() {
+                assert!(load.signalled.load(Ordering::Acquire), "closed without need");
+                break;
+            }
+            yield_now().await;
+        }
+        connection.closed().await.expect("it is closed as announced");
+    }
+}
+
+/// As [`http_1`], with several requests in flight on a connection, which is left at GOAWAY.
+async fn http_2(address: SocketAddr, load: Load) {
+    while !load.out_of_service.load(Ordering::Acquire) {
+        let stream = TcpStream::connect(address).await.expect("the service accepts connections");
+        let (sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("an HTTP/2 connection");
+        let mut tasks = JoinSet::new();
+        for _ in 0..STREAMS {
+            let (mut sender, load) = (sender.clone(), load.clone());
+            tasks.spawn(async move {
+                while sender.ready().await.is_ok() {
+                    match sender.send_request(add_one()).await {
+                        Ok(response) => {
+                            assert_eq!(response.status(), 200);
+                            response.into_body().collect().await.expect("a whole answer");
+                            load.answer();
+                        }
+                        Err(error) if was_not_sent(&error) => return,
+                        Err(error) => panic!("a request is not answered: {error:?}"),
+                    }
+                }
+            });
+        }
+        drop(sender);
+        connection.await.expect("GOAWAY without an error");
+        assert!(load.signalled.load(Ordering::Acquire), "closed without need");
+        while let Some(client) = tasks.join_next().await {
+            client.expect("no client panics");
+        }
+    }
+}
+
+fn add_one() -> Request<Full<Bytes>> {
+    let request = Request::patch("http://test/inventory/p").header("content-type", "application/json");
+    request.body(Full::from(r#"{"delta":1}"#)).expect("a valid request")
+}
+
+/// Whether GOAWAY came before the request left, or says that it was not looked at (RFC 9113, section 6.8).
+fn was_not_sent(error: &hyper::Error) -> bool {
+    let http_2 = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    error.is_canceled()
+        || http_2.is_some_and(|error| error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR))
+}
+
+/// Stops a service under load; `drain` is its drain delay, `notice` how long clients go on connecting.
+async fn stop_under_load(pool: &PgPool, drain: &str, notice: Duration) {
+    let service = serve(&program(&url(pool)).variable("DRAIN_DELAY", drain)).await;
+    let load = Load::default();
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        clients.spawn(http_1(service.http, load.clone()));
+    }
+    for _ in 0..CLIENTS / STREAMS {
+        clients.spawn(http_2(service.http, load.clone()));
+    }
+    load.warm().await;
+    let begun = Instant::now();
+    if notice.is_zero() {
+        load.out_of_service.store(true, Ordering::Release);
+    }
+    load.signalled.store(true, Ordering::Release);
+    service.signal(Signal::SIGTERM);
+    let noticed = async || (begun.elapsed() >= notice).then_some(());
+    eventually("the cluster takes notice", PATIENCE, noticed).await;
+    load.out_of_service.store(true, Ordering::Release);
+    while let Some(client) = clients.join_next().await {
+        client.expect("no client panics");
+    }
+    let end = service.ended().await;
+    assert_eq!(end.code(), Some(0));
+    assert!(end.stdout.contains(r#""message":"stopped""#), "{}", end.stdout);
+    // Nothing was done but what was answered: no request was cut off, on HTTP/2 either.
+    let on_hand: i64 = sqlx::query_scalar("SELECT on_hand FROM stock").fetch_one(pool).await.expect("the stock");
+    assert_eq!(on_hand, i64::from(load.answered.load(Ordering::Relaxed)));
+}
+
+/// A client that connects before the cluster has taken notice gets what it came for, and then GOAWAY.
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_draining_service_answers_on_new_http_2_connections(pool: PgPool) {
+    let service = serve(&program(&url(&pool)).variable("DRAIN_DELAY", "1s")).await;
+    service.signal(Signal::SIGTERM);
+    not_ready(&service).await;
+    let stream = TcpStream::connect(service.http).await.expect("the service accepts connections");
+    let (sender, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("an HTTP/2 connection");
+    let mut requests = JoinSet::new();
+    for _ in 0..STREAMS {
+        let mut sender = sender.clone();
+        requests.spawn(async move { sender.send_request(add_one()).await.expect("an answer").status() });
+    }
+    drop(sender);
+    connection.await.expect("GOAWAY without an error");
+    assert_eq!(requests.join_all().await, [200; STREAMS]);
+    assert_eq!(service.ended().await.code(), Some(0));
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn under_load_no_request_is_lost_when_clients_keep_their_connections(pool: PgPool) {
+    stop_under_load(&pool, "0s", Duration::ZERO).await;
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn under_load_no_request_is_lost_while_clients_still_connect(pool: PgPool) {
+    stop_under_load(&pool, "600ms", Duration::from_millis(300)).await;
+}

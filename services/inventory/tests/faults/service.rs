@@ -1,0 +1,85 @@
+//! The service under test, the database under it, and a client.
+
+use std::time::Duration;
+
+use embedded_postgres::{Server, Settings};
+use reqwest::{Client, Response, StatusCode};
+use serde_json::{Value, json};
+use sqlx::{ConnectOptions, PgPool};
+use test_harness::process::{PATIENCE, Process, Program, eventually};
+
+/// How long any answer may take: the chassis' limit for a request, and a moment for a busy machine.
+pub const DEADLINE: Duration = Duration::from_secs(16);
+
+/// The service's program, told which database it has.
+pub fn program(database_url: &str) -> Program {
+    Program::new(env!("CARGO_BIN_EXE_inventory")).variable("DATABASE_URL", database_url)
+}
+
+/// The URL of a test's own database.
+pub fn url(pool: &PgPool) -> String {
+    pool.connect_options().to_url_lossy().to_string()
+}
+
+/// Starts the service and waits until it is ready.
+pub async fn serve(program: &Program) -> Process {
+    let service = program.serve().await;
+    ready(&service).await;
+    service
+}
+
+/// Waits until the service is ready.
+pub async fn ready(service: &Process) {
+    eventually("ready", PATIENCE, async || (readiness(service).await.status() == 200).then_some(())).await;
+}
+
+/// What `/readyz` answers.
+pub async fn readiness(service: &Process) -> Response {
+    client().get(service.admin_url("/readyz")).send().await.expect("an answer")
+}
+
+/// A client that waits no longer than an answer may take.
+pub fn client() -> Client {
+    Client::builder().timeout(DEADLINE).build().expect("a client")
+}
+
+/// Adds one to the stock of a product.
+pub async fn add_one(client: &Client, service: &Process, product: &str) -> Response {
+    let request = client.patch(service.url(&format!("/inventory/{product}"))).json(&json!({"delta": 1}));
+    request.send().await.expect("an answer")
+}
+
+/// Checks that an answer is a 503 as a problem that says when to come back, and returns the problem.
+pub async fn unavailable(response: Response) -> Value {
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    let seconds = response.headers()["retry-after"].to_str().expect("text").parse::<u32>();
+    assert!(seconds.is_ok_and(|seconds| seconds > 0));
+    let problem: Value = response.json().await.expect("JSON");
+    assert_eq!(problem["status"], 503);
+    problem
+}
+
+/// A Postgres server of the test's own, which it may stop.
+pub struct Postgres {
+    pub server: Server,
+    pub url: String,
+}
+
+impl Postgres {
+    /// Starts one on which the service has nothing yet. What it acknowledged survives `kill -9`.
+    pub fn empty() -> Self {
+        let settings = Settings { fsync: true, ..Settings::for_tests() };
+        let server = Server::temporary(&settings).expect("a Postgres server");
+        let url = server.superuser_url("postgres");
+        Self { server, url }
+    }
+
+    /// Starts one with the service's schema.
+    pub async fn migrated() -> Self {
+        let postgres = Self::empty();
+        let migrated = program(&postgres.url).argument("migrate").run().await;
+        assert_eq!(migrated.code(), Some(0), "{}", migrated.stdout);
+        postgres
+    }
+}

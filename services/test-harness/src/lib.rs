@@ -1,0 +1,6 @@
+//! What the services' integration tests share: a service started in the test's process or as a process of its own,
+//! and waiting for conditions.
+
+pub mod app;
+pub mod process;
+pub mod raw;

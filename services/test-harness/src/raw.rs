@@ -1,0 +1,131 @@
+//! An HTTP/1 client that shows what happens on the wire: bytes as they are sent, answers as they come.
+
+use std::{io, net::SocketAddr};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time,
+};
+
+use crate::process::PATIENCE;
+
+/// A connection.
+#[derive(Debug)]
+pub struct Raw {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The status line and the headers, as they came.
+    pub head: String,
+    /// The body.
+    pub body: String,
+}
+
+impl Answer {
+    /// The value of a header, whose name is given in lower case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let fields = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        fields.into_iter().find_map(|(field, value)| (field.to_lowercase() == name).then_some(value.trim()))
+    }
+
+    /// Whether the server says that it closes the connection after this answer.
+    #[must_use]
+    pub fn closes(&self) -> bool {
+        self.header("connection") == Some("close")
+    }
+}
+
+/// A GET request without a body.
+#[must_use]
+pub fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n")
+}
+
+impl Raw {
+    /// Connects.
+    ///
+    /// # Errors
+    /// That of the connection.
+    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, received: Vec::new() })
+    }
+
+    /// Sends bytes.
+    ///
+    /// # Errors
+    /// That of the connection.
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.stream.write_all(bytes.as_ref()).await
+    }
+
+    /// Tells the server that nothing more is sent, and goes on reading.
+    ///
+    /// # Errors
+    /// That of the connection.
+    pub async fn finish_sending(&mut self) -> io::Result<()> {
+        self.stream.shutdown().await
+    }
+
+    /// Reads one whole answer that has a `Content-Length`.
+    ///
+    /// # Errors
+    /// That of the connection: `UnexpectedEof` where it is closed before, `TimedOut` where nothing comes.
+    pub async fn answer(&mut self) -> io::Result<Answer> {
+        loop {
+            if let Some((answer, length)) = parse(&self.received) {
+                self.received.drain(..length);
+                return Ok(answer);
+            }
+            if !self.receive().await? {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    /// Waits until the server closes the connection; what it sends until then is kept for [`Raw::answer`].
+    ///
+    /// # Errors
+    /// That of the connection: `TimedOut` where it stays open.
+    pub async fn closed(&mut self) -> io::Result<()> {
+        while self.receive().await? {}
+        Ok(())
+    }
+
+    /// What was received and not read as an answer.
+    #[must_use]
+    pub fn rest(&self) -> &[u8] {
+        &self.received
+    }
+
+    /// The connection's two directions, to use at the same time.
+    #[must_use]
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
+    async fn receive(&mut self) -> io::Result<bool> {
+        Ok(time::timeout(PATIENCE, self.stream.read_buf(&mut self.received)).await?? > 0)
+    }
+}
+
+/// An answer at the beginning of the bytes, and its length.
+fn parse(bytes: &[u8]) -> Option<(Answer, usize)> {
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    let mut answer = Answer { status, head, body: String::new() };
+    let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap_or(0));
+    let body = bytes.get(end..end + length)?;
+    answer.body = String::from_utf8_lossy(body).into_owned();
+    Some((answer, end + length))
+}

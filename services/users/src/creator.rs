@@ -1,0 +1,76 @@
+//! Group commit for new users: one statement stores all that arrive while the one before is under way.
+
+use std::{collections::HashMap, sync::Arc};
+
+use chassis::{
+    Database,
+    batch::Handler,
+    database::{HeldConnection, lost_a_race},
+};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::{
+    error::Error,
+    model::{Email, Name, User},
+    store,
+};
+
+/// How often a batch is tried again after a deadlock.
+const RETRIES: usize = 3;
+
+/// A user to be.
+#[derive(ToSchema)]
+pub(crate) struct NewUser {
+    pub(crate) name: Name,
+    pub(crate) email: Email,
+}
+
+/// Stores new users.
+pub(crate) struct Creator {
+    connection: HeldConnection,
+}
+
+impl Creator {
+    pub(crate) fn new(database: &Database) -> Self {
+        Self { connection: database.hold() }
+    }
+
+    async fn store(&mut self, users: &[(Uuid, &NewUser)]) -> Result<Vec<User>, sqlx::Error> {
+        let mut tries = 0;
+        loop {
+            let result = store::insert(self.connection.get().await?, users).await;
+            match &result {
+                Err(error) if lost_a_race(error) && tries < RETRIES => tries += 1,
+                Ok(_) | Err(sqlx::Error::Database(_)) => return result,
+                Err(_) => {
+                    self.connection.discard();
+                    return result;
+                }
+            }
+        }
+    }
+}
+
+impl Handler for Creator {
+    type Request = NewUser;
+    type Answer = Result<User, Error>;
+
+    async fn handle(&mut self, batch: Vec<NewUser>) -> Vec<Self::Answer> {
+        let ids: Vec<Uuid> = batch.iter().map(|_| Uuid::now_v7()).collect();
+        let mut users: Vec<_> = ids.iter().copied().zip(&batch).collect();
+        // In order of the unique key, so that two processes wait for each other in one direction only; of two users
+        // with one email the first to arrive stays first.
+        users.sort_by_cached_key(|(_, user)| user.email.as_str().to_ascii_lowercase());
+        match self.store(&users).await {
+            Ok(stored) => {
+                let mut stored: HashMap<Uuid, User> = stored.into_iter().map(|user| (user.id, user)).collect();
+                ids.iter().map(|id| stored.remove(id).ok_or(Error::EmailTaken)).collect()
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                ids.iter().map(|_| Err(Error::Database(error.clone()))).collect()
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! `If-Match` on `PATCH` and `DELETE /users/{id}` (RFC 9110, section 13.1.1).
+
+use reqwest::Method;
+use serde_json::json;
+use sqlx::PgPool;
+use test_harness::app::{Answer, App, join_all};
+
+use crate::{create, path, start};
+
+async fn patch_if(app: &App, path: &str, if_match: &str, name: &str) -> Answer {
+    let request = app.request(Method::PATCH, path).header("if-match", if_match).json(&json!({"name": name}));
+    app.send(request).await
+}
+
+async fn delete_if(app: &App, path: &str, if_match: &str) -> Answer {
+    app.send(app.request(Method::DELETE, path).header("if-match", if_match)).await
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn the_current_etag_admits_a_change_once(pool: PgPool) {
+    let app = start(&pool).await;
+    let path = path(&create(&app, "Ada", "ada@example.com").await);
+    let etag = app.get(&path).await.etag();
+    let changed = patch_if(&app, &path, &etag, "First").await;
+    assert_eq!(changed.json(200)["name"], "First");
+    patch_if(&app, &path, &etag, "Second").await.problem(412);
+    delete_if(&app, &path, &etag).await.problem(412);
+    assert_eq!(app.get(&path).await.json(200), changed.json(200));
+    assert_eq!(delete_if(&app, &path, &changed.etag()).await.status, 204);
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn a_star_and_a_list_with_the_current_etag_admit_a_change(pool: PgPool) {
+    let app = start(&pool).await;
+    let path = path(&create(&app, "Ada", "ada@example.com").await);
+    let etag = app.get(&path).await.etag();
+    let listed = patch_if(&app, &path, &format!("\"x\", \"999\" , {etag}"), "Listed").await;
+    assert_eq!(listed.json(200)["name"], "Listed");
+    let request = app.request(Method::PATCH, &path).header("if-match", "\"x\"").header("if-match", listed.etag());
+    assert_eq!(app.send(request.json(&json!({"name": "Two lines"}))).await.json(200)["name"], "Two lines");
+    assert_eq!(patch_if(&app, &path, "*", "Starred").await.json(200)["name"], "Starred");
+    assert_eq!(delete_if(&app, &path, "*").await.status, 204);
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn other_tags_weak_ones_and_nonsense_admit_no_change(pool: PgPool) {
+    let app = start(&pool).await;
+    let ada = create(&app, "Ada", "ada@example.com").await;
+    let etag = app.get(&path(&ada)).await.etag();
+    let weak = format!("W/{etag}");
+    let bare = etag.trim_matches('"').to_owned();
+    for tag in
+        [weak.as_str(), &bare, "", ",", "\"999\"", "\"-1\"", "\"99999999999999999999\"", "\"", "x", "\"x\",W/\"y\""]
+    {
+        patch_if(&app, &path(&ada), tag, "Eve").await.problem(412);
+        delete_if(&app, &path(&ada), tag).await.problem(412);
+    }
+    let found = app.get(&path(&ada)).await;
+    assert_eq!((found.json(200), found.etag()), (ada, etag));
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn without_a_user_the_condition_does_not_matter(pool: PgPool) {
+    let app = start(&pool).await;
+    let nobody = "/users/0190d9a4-1f5e-7c3a-8a5e-0123456789ab";
+    patch_if(&app, nobody, "\"1\"", "Eve").await.problem(404);
+    delete_if(&app, nobody, "\"1\"").await.problem(404);
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn of_concurrent_patches_with_one_etag_exactly_one_wins(pool: PgPool) {
+    let (app, other) = (start(&pool).await, start(&pool).await);
+    let path = path(&create(&app, "Ada", "ada@example.com").await);
+    for round in 0..5 {
+        let etag = app.get(&path).await.etag();
+        let answers = join_all((0..12).map(|rival| {
+            let (app, path, etag) = (if rival % 2 == 0 { &app } else { &other }, &path, &etag);
+            async move { patch_if(app, path, etag, &format!("Rival {rival} of round {round}")).await }
+        }));
+        let answers = answers.await;
+        let (won, lost): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
+        assert_eq!(won.len(), 1, "round {round}");
+        for answer in lost {
+            answer.problem(412);
+        }
+        assert_eq!(app.get(&path).await.json(200), won[0].json(200));
+    }
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn concurrent_patches_without_a_condition_all_count(pool: PgPool) {
+    let app = start(&pool).await;
+    let path = path(&create(&app, "Ada", "ada@example.com").await);
+    let answers = join_all((0..12).map(|rival| {
+        let (app, path) = (&app, &path);
+        async move { app.patch(path, &json!({"name": format!("Rival {rival}")})).await }
+    }));
+    let mut tags: Vec<_> = answers.await.iter().map(|answer| (answer.json(200), answer.etag()).1).collect();
+    tags.sort();
+    tags.dedup();
+    assert_eq!(tags.len(), 12, "each has an ETag of its own");
+}

@@ -1,0 +1,42 @@
+//! The users API over a real socket and a real database, one module a theme.
+
+mod bodies;
+mod conditional;
+mod create;
+mod documents;
+mod email;
+mod ids;
+mod list;
+mod observed;
+mod parameters;
+mod patch;
+mod wire;
+
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use test_harness::app::App;
+
+/// Starts the service on the test's database.
+async fn start(pool: &PgPool) -> App {
+    App::start(&users::SERVICE, &pool.connect_options()).await
+}
+
+/// Creates a user.
+async fn create(app: &App, name: &str, email: &str) -> Value {
+    app.post("/users", &json!({"name": name, "email": email})).await.json(201)
+}
+
+/// The path of a user.
+fn path(user: &Value) -> String {
+    format!("/users/{}", id(user))
+}
+
+/// The id of a user.
+fn id(user: &Value) -> &str {
+    user["id"].as_str().expect("an id")
+}
+
+/// How many users there are.
+async fn count(pool: &PgPool) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM users").fetch_one(pool).await.expect("a count")
+}

@@ -1,0 +1,87 @@
+//! `PATCH /users/{id}`: a JSON merge patch.
+
+use chrono::{DateTime, Utc};
+use reqwest::Method;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+
+use crate::{create, path, start};
+
+fn time(user: &Value, field: &str) -> DateTime<Utc> {
+    user[field].as_str().expect("a text").parse().expect("RFC 3339")
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn a_patch_changes_what_it_names_and_nothing_else(pool: PgPool) {
+    let app = start(&pool).await;
+    let ada = create(&app, "Ada", "ada@example.com").await;
+    let bob = create(&app, "Bob", "bob@example.com").await;
+
+    let named = app.patch(&path(&ada), &json!({"name": "Ada L."})).await.json(200);
+    assert_eq!((&named["name"], &named["email"]), (&json!("Ada L."), &json!("ada@example.com")));
+    let moved = app.patch(&path(&ada), &json!({"email": "l@example.com"})).await.json(200);
+    assert_eq!((&moved["name"], &moved["email"]), (&json!("Ada L."), &json!("l@example.com")));
+    let both = app.patch(&path(&ada), &json!({"name": "A", "email": "a@example.com"})).await.json(200);
+    assert_eq!((&both["name"], &both["email"]), (&json!("A"), &json!("a@example.com")));
+
+    assert_eq!(app.get(&path(&ada)).await.json(200), both);
+    assert_eq!(app.get(&path(&bob)).await.json(200), bob);
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn a_patch_moves_the_time_of_the_update_and_the_etag(pool: PgPool) {
+    let app = start(&pool).await;
+    let ada = create(&app, "Ada", "ada@example.com").await;
+    let before = app.get(&path(&ada)).await;
+    let answer = app.patch(&path(&ada), &json!({"name": "Ada L."})).await;
+    let changed = answer.json(200);
+    assert_eq!(changed["created_at"], ada["created_at"]);
+    assert!(time(&changed, "updated_at") > time(&ada, "updated_at"));
+    assert_ne!(answer.etag(), before.etag());
+    assert_eq!(app.get(&path(&ada)).await.etag(), answer.etag());
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn a_patch_comes_as_merge_patch_or_as_json(pool: PgPool) {
+    let app = start(&pool).await;
+    let ada = create(&app, "Ada", "ada@example.com").await;
+    let media_types = [
+        "application/merge-patch+json",
+        "application/json",
+        "application/merge-patch+json; charset=utf-8",
+        "Application/JSON;charset=UTF-8",
+    ];
+    for media_type in media_types {
+        let request = app.request(Method::PATCH, &path(&ada)).header("content-type", media_type);
+        let name = app.send(request.body(format!(r#"{{"name": "{media_type}"}}"#))).await.json(200)["name"].clone();
+        assert_eq!(name, media_type);
+    }
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn an_empty_patch_changes_no_field(pool: PgPool) {
+    let app = start(&pool).await;
+    let ada = create(&app, "Ada", "ada@example.com").await;
+    let same = app.patch(&path(&ada), &json!({})).await.json(200);
+    for field in ["id", "name", "email", "created_at"] {
+        assert_eq!(same[field], ada[field]);
+    }
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn null_and_fields_that_are_not_the_clients_are_refused(pool: PgPool) {
+    let app = start(&pool).await;
+    let ada = create(&app, "Ada", "ada@example.com").await;
+    let cases = [
+        (json!({"name": null}), "#/name"),
+        (json!({"email": null}), "#/email"),
+        (json!({"id": ada["id"]}), "#/id"),
+        (json!({"created_at": ada["created_at"]}), "#/created_at"),
+        (json!({"updated_at": ada["updated_at"], "name": "Eve"}), "#/updated_at"),
+        (json!({"version": 7}), "#/version"),
+    ];
+    for (body, pointer) in cases {
+        assert_eq!(app.patch(&path(&ada), &body).await.faults(), [pointer], "{body}");
+    }
+    assert_eq!(app.get(&path(&ada)).await.json(200), ada);
+}
