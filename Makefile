@@ -9,7 +9,7 @@ help: ## List what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 
 run: install-postgres ## Run every service on this machine, on a Postgres of its own, until Ctrl-C
-	cargo build --release --workspace
+	cargo build --release --bins
 	@exec $(TARGET)/release/hedgerow up
 
 test: install-postgres ## Run all tests on a throwaway Postgres
@@ -28,7 +28,7 @@ check-queries: install-postgres hedgerow ## Check that these data are up to date
 	$(TARGET)/debug/hedgerow postgres -- migrations/queries check
 
 fuzz: install-postgres ## Send both services what their API documents allow and forbid (needs python3)
-	cargo build --release --workspace
+	cargo build --release --bins
 	fuzz/run
 
 bench: install-postgres ## Compare the speed with others

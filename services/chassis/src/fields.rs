@@ -45,7 +45,6 @@ impl Fields {
     }
 
     /// A field that may be left out: `Some(None)` then. Null is not the same as left out, and is refused.
-    #[expect(clippy::option_option, reason = "a fault, left out, and given are three things")]
     pub fn optional<T: DeserializeOwned>(&mut self, name: &str) -> Option<Option<T>> {
         match self.object.remove(name) {
             None => Some(None),
@@ -62,8 +61,8 @@ impl Fields {
         for segment in error.path() {
             use serde_path_to_error::Segment;
             match segment {
-                Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
-                Segment::Map { key } => pointer.push_str(&format!("/{}", escape(key))),
+                Segment::Seq { index } => pointer.extend(["/", &index.to_string()]),
+                Segment::Map { key } => pointer.extend(["/", &escape(key)]),
                 Segment::Enum { .. } | Segment::Unknown => {}
             }
         }
@@ -96,7 +95,7 @@ fn escape(name: &str) -> String {
             b'~' => escaped.push_str("~0"),
             b'/' => escaped.push_str("~1"),
             b'-' | b'.' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => escaped.push(char::from(byte)),
-            _ => escaped.push_str(&format!("%{byte:02X}")),
+            _ => escaped.extend(["%", &format!("{byte:02X}")]),
         }
     }
     escaped
@@ -120,8 +119,9 @@ impl<S: Send + Sync, T: FromFields> FromRequest<S> for Json<T> {
         if media_type.is_none() {
             return Err(unsupported_media_type::<T>());
         }
-        let value = serde_json::from_slice(&body)
-            .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {error}")))?;
+        let value = serde_json::from_slice(&body).map_err(|error| {
+            Problem::new(StatusCode::BAD_REQUEST, format!("the body cannot be read as JSON: {error}"))
+        })?;
         Fields::read(value).map(Self)
     }
 }

@@ -18,6 +18,7 @@ mod observe;
 mod openapi;
 mod page;
 mod path;
+mod percent;
 mod problem;
 mod query;
 mod server;

@@ -36,7 +36,7 @@ impl Life {
     pub(crate) async fn reached(&self, phase: Phase) {
         if self.0.clone().wait_for(|now| *now >= phase).await.is_err() {
             // Nobody is left to move it on.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

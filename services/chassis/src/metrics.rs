@@ -35,7 +35,8 @@ impl Metrics {
         let options = HistogramOpts::new("http_request_duration_seconds", "Time to answer an HTTP request.");
         let durations = HistogramVec::new(options.buckets(BUCKETS.into()), labels)?;
         let in_flight = IntGauge::new("http_requests_in_flight", "HTTP requests being handled.")?;
-        let build = IntGaugeVec::new(Opts::new("build_info", "The running build; always 1."), &["version", "revision"])?;
+        let build =
+            IntGaugeVec::new(Opts::new("build_info", "The running build; always 1."), &["version", "revision"])?;
         build.with_label_values(&[version, option_env!("HEDGEROW_REVISION").unwrap_or("unknown")]).set(1);
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(durations.clone()))?;

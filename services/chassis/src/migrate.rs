@@ -33,9 +33,8 @@ pub(crate) fn latest_version(migrations: &Migrator) -> i64 {
 
 /// The version the database is at; 0 before the first migration.
 pub(crate) async fn schema_version(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
-    let migrated: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
-        .fetch_one(&mut *connection)
-        .await?;
+    let migrated: bool =
+        sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(&mut *connection).await?;
     if !migrated {
         return Ok(0);
     }

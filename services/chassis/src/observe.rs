@@ -40,7 +40,10 @@ pub(crate) fn layer(routes: Router, metrics: Metrics) -> Router {
     routes
         .fallback(async || Problem::not_found("there is nothing at this path"))
         .method_not_allowed_fallback(async || {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method; `Allow` lists those it takes")
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this path does not take this method; `Allow` lists those it takes",
+            )
         })
         .layer(middleware::from_fn_with_state(Arc::new(metrics), observe))
 }
@@ -62,7 +65,8 @@ async fn observe(State(metrics): State<Arc<Metrics>>, request: Request, next: Ne
 
     drop(in_flight);
     let status = response.status();
-    span.record("http.response.status_code", status.as_u16());
+    // As an i64: tracing-opentelemetry makes text of unsigned numbers.
+    span.record("http.response.status_code", i64::from(status.as_u16()));
     if status.is_server_error() {
         span.record("otel.status_code", "ERROR");
         span.in_scope(|| log_failure(&response, method, route, &request_id));
@@ -89,9 +93,9 @@ async fn answer(handler: impl Future<Output = Response>) -> Response {
 
 /// The client's own id where it is of a form that is safe to log and pass on, else a new one.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let given = headers.get(REQUEST_ID).filter(|id| {
-        (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
-    });
+    let given = headers
+        .get(REQUEST_ID)
+        .filter(|id| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic));
     given.cloned().unwrap_or_else(|| {
         let mut buffer = Uuid::encode_buffer();
         let id = Uuid::new_v4().hyphenated().encode_lower(&mut buffer);
@@ -141,12 +145,11 @@ fn span(request: &Request, method: &'static str, route: &str, request_id: &Heade
 fn log_failure(response: &Response, method: &str, route: &str, request_id: &HeaderValue) {
     let status = response.status().as_u16();
     let request_id = request_id.to_str().unwrap_or_default();
-    match response.extensions().get::<Cause>() {
-        Some(Cause(cause)) => {
-            let cause = chain(cause.as_ref());
-            tracing::error!(status, method, route, request_id, cause, "request failed");
-        }
-        None => tracing::warn!(status, method, route, request_id, "request refused"),
+    if let Some(Cause(cause)) = response.extensions().get() {
+        let cause = chain(cause.as_ref());
+        tracing::error!(status, method, route, request_id, cause, "request failed");
+    } else {
+        tracing::warn!(status, method, route, request_id, "request refused");
     }
 }
 

@@ -3,8 +3,8 @@
 use axum::{Router, response::Redirect, routing::get};
 use utoipa::openapi::{
     Content, OpenApi, Ref, RefOr, Response, ResponseBuilder,
-    path::{Operation, PathItem},
     header::HeaderBuilder,
+    path::{Operation, PathItem},
     schema::{AdditionalProperties, ObjectBuilder, Schema, Type},
 };
 use utoipa_swagger_ui::SwaggerUi;
@@ -29,7 +29,7 @@ pub(crate) fn document<S: Clone + Send + Sync + 'static>(service: &Service<S>) -
         }
     }
     for name in bodies {
-        refuse_unknown_fields(components.schemas.get_mut(&name));
+        components.schemas.get_mut(&name).map(refuse_unknown_fields);
     }
     document
 }
@@ -95,8 +95,8 @@ fn inline<T>(part: &RefOr<T>) -> Option<&T> {
 }
 
 /// [`crate::Json`] takes no field that its type does not read.
-fn refuse_unknown_fields(schema: Option<&mut RefOr<Schema>>) {
-    if let Some(RefOr::T(Schema::Object(object))) = schema {
+fn refuse_unknown_fields(schema: &mut RefOr<Schema>) {
+    if let RefOr::T(Schema::Object(object)) = schema {
         object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
     }
 }

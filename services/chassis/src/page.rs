@@ -2,6 +2,7 @@
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, Uri, header};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use utoipa::{PartialSchema, ToSchema};
@@ -34,7 +35,7 @@ impl TryFrom<Cow<'_, str>> for Limit {
 
     fn try_from(text: Cow<'_, str>) -> Result<Self, Self::Error> {
         match text.parse() {
-            Ok(limit @ 1..=Self::MAX) => Ok(Self(limit)),
+            Ok(limit @ 1..=Self::MAX) if !text.starts_with('+') => Ok(Self(limit)),
             _ => Err("must be a whole number from 1 to 200"),
         }
     }
@@ -72,13 +73,17 @@ impl<T> Page<T> {
     }
 }
 
+/// What may not stand in a URI: hyper takes some of it in a request's path. Beyond ASCII all is encoded anyhow.
+const UNSAFE: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'`').add(b'{').add(b'}');
+
 /// A relative link to the page after `key`, with every other parameter of the request kept.
 fn next_link(uri: &Uri, key: &str) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
     let given = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
     let mut query = form_urlencoded::Serializer::new(String::new());
     query.extend_pairs(given.filter(|(name, _)| name != "after"));
     query.append_pair("after", key);
-    format!("<{}?{}>; rel=\"next\"", uri.path(), query.finish()).try_into()
+    let path = utf8_percent_encode(uri.path(), UNSAFE);
+    format!("<{path}?{}>; rel=\"next\"", query.finish()).try_into()
 }
 
 impl<T: Serialize> IntoResponse for Page<T> {
@@ -103,7 +108,7 @@ mod tests {
     fn limit_is_from_1_to_200() {
         assert_eq!(limit("1"), Ok(Limit(1)));
         assert_eq!(limit("200"), Ok(Limit(200)));
-        for bad in ["0", "201", "-1", "1.5", "", "x", "99999999999999999999"] {
+        for bad in ["0", "201", "-1", "+5", "1.5", "", "x", "99999999999999999999"] {
             assert!(limit(bad).is_err(), "{bad}");
         }
     }

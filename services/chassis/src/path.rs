@@ -4,21 +4,23 @@ use axum::extract::{FromRequestParts, RawPathParams, path::ErrorKind, rejection:
 use http::{StatusCode, request::Parts};
 use serde::de::DeserializeOwned;
 
-use crate::problem::{FieldError, Problem};
+use crate::{
+    percent,
+    problem::{FieldError, Problem},
+};
 
-/// Extracts the parameters of the path: 400 where one is not UTF-8, 422 where one breaks a rule of its type.
+/// Extracts the parameters of the path: 400 where the path's escapes are bad, 422 where one breaks a rule of its type.
 pub struct Path<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        percent::check(parts.uri.path())
+            .map_err(|fault| Problem::new(StatusCode::BAD_REQUEST, format!("the path {fault}")))?;
         match axum::extract::Path::from_request_parts(parts, state).await {
             Ok(axum::extract::Path(value)) => Ok(Self(value)),
             Err(PathRejection::FailedToDeserializePathParams(failure)) => Err(match failure.into_kind() {
-                ErrorKind::InvalidUtf8InPathParam { key } => {
-                    Problem::new(StatusCode::BAD_REQUEST, format!("{key} in the path is not UTF-8"))
-                }
                 ErrorKind::DeserializeError { key, message, .. } => {
                     Problem::invalid(vec![FieldError::parameter(key, message)])
                 }

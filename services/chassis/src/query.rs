@@ -2,10 +2,13 @@
 
 use axum::extract::FromRequestParts;
 use http::{StatusCode, request::Parts};
-use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
+use std::collections::HashSet;
 
-use crate::problem::{FieldError, Problem};
+use crate::{
+    percent,
+    problem::{FieldError, Problem},
+};
 
 /// Extracts the query string. Parameters that `T` does not name are ignored.
 pub struct Query<T>(pub T);
@@ -15,13 +18,20 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let query = parts.uri.query().unwrap_or_default();
-        if percent_decode_str(query).decode_utf8().is_err() {
-            return Err(Problem::new(StatusCode::BAD_REQUEST, "the query string is not UTF-8"));
-        }
+        percent::check(query)
+            .map_err(|fault| Problem::new(StatusCode::BAD_REQUEST, format!("the query string {fault}")))?;
         let deserializer = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
         serde_path_to_error::deserialize(deserializer).map(Self).map_err(|error| {
-            let parameter = error.path().to_string();
+            // serde knows of a repeated field only when it is too late for its path.
+            let parameter = repeated(query).unwrap_or_else(|| error.path().to_string());
             Problem::invalid(vec![FieldError::parameter(parameter, error.into_inner().to_string())])
         })
     }
+}
+
+/// The first parameter that comes a second time.
+fn repeated(query: &str) -> Option<String> {
+    let mut seen = HashSet::new();
+    let mut names = form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name.into_owned());
+    names.find(|name| !seen.insert(name.clone()))
 }

@@ -6,7 +6,7 @@ mod io;
 use std::{io::ErrorKind, net::TcpListener as StdListener, time::Duration};
 
 use axum::{Router, body::Body};
-use http::{HeaderValue, Request, Version, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -99,6 +99,12 @@ fn backlog(listener: &StdListener) -> impl Iterator<Item = TcpStream> {
     })
 }
 
+/// Whether the rest of the request's body is not waited for: hyper then closes the connection and does not say so, and
+/// the client's next request would be lost.
+fn leaves_body_unread(response: &Response<Body>) -> bool {
+    matches!(response.status(), StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT)
+}
+
 /// Serves one connection to its end.
 async fn handle(stream: TcpStream, app: Router, life: Life, limits: Limits) {
     let accepted = life.phase();
@@ -122,7 +128,7 @@ async fn handle(stream: TcpStream, app: Router, life: Life, limits: Limits) {
             let (app, life, version) = (app.clone(), life.clone(), request.version());
             async move {
                 let mut response = app.oneshot(request.map(Body::new)).await?;
-                if version < Version::HTTP_2 && life.phase() > Phase::Serving {
+                if version < Version::HTTP_2 && (life.phase() > Phase::Serving || leaves_body_unread(&response)) {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, std::convert::Infallible>(response)

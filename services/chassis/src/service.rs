@@ -69,6 +69,7 @@ pub struct Running {
 }
 
 /// The whole of a service's `main`: reads the command line and does what it says.
+#[must_use]
 pub fn main<S: Clone + Send + Sync + 'static>(service: &Service<S>) -> ExitCode {
     let cli = match Cli::read(service.name, service.about, service.version) {
         Ok(cli) => cli,
@@ -122,7 +123,6 @@ fn run<S: Clone + Send + Sync + 'static>(service: &Service<S>, command: Command,
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 tracing::error!("{error:#}");
-                eprintln!("{}: {error:#}", service.name);
                 ExitCode::FAILURE
             }
         }
@@ -147,6 +147,7 @@ impl<S: Clone + Send + Sync + 'static> Service<S> {
     ///
     /// # Errors
     /// Where an address cannot be bound or the database URL makes no sense.
+    #[expect(clippy::unused_async, reason = "it spawns tasks: a caller that awaits is in a runtime")]
     pub async fn start(&self, args: ServeArgs) -> anyhow::Result<Running> {
         let options = args.database_options().map_err(anyhow::Error::msg)?.application_name(self.name);
         let listener = bind(args.http_addr)?;
@@ -176,9 +177,11 @@ impl Running {
         self.phases.send_replace(Phase::Draining);
         time::sleep(self.args.drain_delay).await;
         self.phases.send_replace(Phase::Stopping);
-        match time::timeout(self.args.shutdown_timeout, self.server).await {
-            Ok(_) => tracing::info!("stopped"),
-            Err(_) => tracing::warn!(timeout = ?self.args.shutdown_timeout, "stopped with requests still in flight"),
+        let timeout = self.args.shutdown_timeout;
+        if time::timeout(timeout, self.server).await.is_ok() {
+            tracing::info!("stopped");
+        } else {
+            tracing::warn!(?timeout, "stopped with requests still in flight");
         }
     }
 }

@@ -1,14 +1,13 @@
 //! Logs on standard output, traces to an OpenTelemetry collector.
 
-use std::{
-    io::{self, IsTerminal},
-};
+use std::io::{self, IsTerminal};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use http::Uri;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Layer, filter::LevelFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Sends what is left when dropped.
 pub(crate) struct Telemetry(Option<SdkTracerProvider>);
@@ -26,25 +25,40 @@ impl Drop for Telemetry {
 /// # Errors
 /// Where the filter or the endpoint makes no sense.
 pub(crate) fn start(name: &'static str, filter: &str, endpoint: Option<&str>) -> anyhow::Result<Telemetry> {
-    let filter = EnvFilter::try_new(filter).context("LOG_LEVEL is not a level or filter")?;
+    let filter = log_filter(filter).context("LOG_LEVEL is not a level or filter")?;
     // JSON for machines, text for people.
     let logs = if io::stdout().is_terminal() {
         tracing_subscriber::fmt::layer().with_target(false).compact().boxed()
     } else {
         tracing_subscriber::fmt::layer().json().flatten_event(true).with_span_list(false).boxed()
     };
-    let provider = endpoint.map(|endpoint| provider(name, endpoint)).transpose()?;
+    // Empty counts as left out, by the OpenTelemetry specification.
+    let provider =
+        endpoint.filter(|endpoint| !endpoint.is_empty()).map(|endpoint| provider(name, endpoint)).transpose()?;
     let traces = provider.as_ref().map(|provider| {
         opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
         // The exporter's own requests must not make spans.
-        let ours = EnvFilter::new("info,chassis::observe=debug,hyper=off,hyper_util=off,reqwest=off,h2=off,opentelemetry=off");
+        let ours =
+            EnvFilter::new("info,chassis::observe=debug,hyper=off,hyper_util=off,reqwest=off,h2=off,opentelemetry=off");
         tracing_opentelemetry::layer().with_tracer(provider.tracer(name)).with_filter(ours)
     });
     tracing_subscriber::registry().with(logs.with_filter(filter)).with(traces).init();
     Ok(Telemetry(provider))
 }
 
+/// Parses `LOG_LEVEL`. A word that is no level, such as `verbose`, is refused: it would count as a target, and silence
+/// everything else.
+fn log_filter(text: &str) -> anyhow::Result<EnvFilter> {
+    for directive in text.split(',').filter(|directive| !directive.contains(['=', '['])) {
+        let level = directive.trim();
+        ensure!(!level.is_empty() && level.parse::<LevelFilter>().is_ok(), "\"{level}\" is no level");
+    }
+    Ok(EnvFilter::try_new(text)?)
+}
+
 fn provider(name: &'static str, endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
+    let is_url = endpoint.parse::<Uri>().is_ok_and(|url| matches!(url.scheme_str(), Some("http" | "https")));
+    ensure!(is_url, "OTEL_EXPORTER_OTLP_ENDPOINT must be a URL such as http://collector:4318");
     // The variable names the collector; traces have their own path below it, by the OTLP specification.
     let traces = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
     let exporter = SpanExporter::builder()

@@ -20,9 +20,9 @@ pub(crate) async fn counters(
     )
     .fetch_all(connection)
     .await?;
-    let counters = rows.into_iter().map(|row| {
-        (row.product_id, Counters { on_hand: row.on_hand, reserved: row.reserved, version: row.version })
-    });
+    let counters = rows
+        .into_iter()
+        .map(|row| (row.product_id, Counters { on_hand: row.on_hand, reserved: row.reserved, version: row.version }));
     Ok(counters.collect())
 }
 
@@ -47,12 +47,9 @@ pub(crate) async fn lock(
 
 /// Adds those of the products that are not known, with nothing on hand; `ids` are sorted.
 pub(crate) async fn add(connection: &mut PgConnection, ids: &[&str]) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "INSERT INTO stock (product_id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING",
-        ids as &[&str],
-    )
-    .execute(connection)
-    .await?;
+    sqlx::query!("INSERT INTO stock (product_id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING", ids as &[&str],)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

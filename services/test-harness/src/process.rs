@@ -86,9 +86,8 @@ impl Program {
         let mut process = Process::spawn(self);
         let line = eventually("the service listens", PATIENCE, async || {
             let line = process.log().into_iter().find(|line| line["message"] == "listening");
-            if line.is_none() && process.has_ended() {
-                panic!("the service ended: {} {}", process.stdout.text(), process.stderr.text());
-            }
+            let lives = line.is_some() || !process.has_ended();
+            assert!(lives, "the service ended: {}{}", process.stdout.text(), process.stderr.text());
             line
         })
         .await;
@@ -193,7 +192,7 @@ impl Process {
     /// When it does not end.
     pub async fn ended(mut self) -> Finished {
         let status = eventually("the process ends", PATIENCE, async || self.child.try_wait().expect("a child")).await;
-        Finished { status, stdout: self.stdout.to_end(), stderr: self.stderr.to_end() }
+        Finished { status, stdout: self.stdout.rest(), stderr: self.stderr.rest() }
     }
 
     fn has_ended(&mut self) -> bool {
@@ -247,7 +246,7 @@ impl Output {
         self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn to_end(&mut self) -> String {
+    fn rest(&mut self) -> String {
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }

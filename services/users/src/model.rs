@@ -137,7 +137,8 @@ mod tests {
             assert!(Email::try_from(good.to_owned()).is_ok(), "{good:?}");
         }
         let too_long = format!("{}@example.com", "a".repeat(243));
-        for bad in ["", "ada", "@x", "ada@", "a b@x", "a@-x", "a@x-", "a@x..y", "a@x\n", "é@x.com", "a\0@x", &too_long] {
+        for bad in ["", "ada", "@x", "ada@", "a b@x", "a@-x", "a@x-", "a@x..y", "a@x\n", "é@x.com", "a\0@x", &too_long]
+        {
             assert!(Email::try_from(bad.to_owned()).is_err(), "{bad:?}");
         }
     }

@@ -10,7 +10,9 @@ use crate::Users;
 
 /// The routes and their documentation.
 pub(crate) fn api() -> OpenApiRouter<Users> {
-    OpenApiRouter::default()
-        .routes(routes!(create::create, list::list))
-        .routes(routes!(user::get, user::patch, user::delete))
+    OpenApiRouter::default().routes(routes!(create::create, list::list)).routes(routes!(
+        user::get,
+        user::patch,
+        user::delete
+    ))
 }

@@ -33,14 +33,10 @@ pub(crate) async fn insert(
 
 /// Reads one user.
 pub(crate) async fn get(connection: &mut PgConnection, id: UserId) -> Result<User, Error> {
-    sqlx::query_as!(
-        User,
-        "SELECT id, name, email, created_at, updated_at, version FROM users WHERE id = $1",
-        id.0,
-    )
-    .fetch_optional(connection)
-    .await?
-    .ok_or(Error::NotFound)
+    sqlx::query_as!(User, "SELECT id, name, email, created_at, updated_at, version FROM users WHERE id = $1", id.0,)
+        .fetch_optional(connection)
+        .await?
+        .ok_or(Error::NotFound)
 }
 
 /// Reads up to `limit` users by id, those after `after`, of one email where it is given.

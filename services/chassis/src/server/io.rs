@@ -82,12 +82,11 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let linger = match &mut this.linger {
-            Some(linger) => linger,
-            None => {
-                ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-                this.linger.insert(Box::pin(time::sleep(LINGER)))
-            }
+        let linger = if let Some(linger) = &mut this.linger {
+            linger
+        } else {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            this.linger.insert(Box::pin(time::sleep(LINGER)))
         };
         let mut scratch = [0; 4096];
         loop {

@@ -4,7 +4,6 @@ use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Instant};
 
 use axum::routing::{get, post};
 use bytes::Bytes;
-use http::StatusCode;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2::SendRequest;
 use test_harness::raw::{self, Raw};
@@ -158,7 +157,8 @@ async fn a_client_that_has_done_sending_gets_its_answer() {
 async fn pipelined_requests_are_answered_in_order() {
     let server = server().await;
     let mut connection = server.connect().await;
-    let post = |body: &str| format!("POST /length HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let post =
+        |body: &str| format!("POST /length HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     connection.send([post("a"), raw::get("/"), post("ccc")].concat()).await.expect("sent");
     for body in ["1", "hello", "3"] {
         assert_eq!(connection.answer().await.expect("an answer").body, body);
@@ -205,9 +205,9 @@ async fn goaway_lets_streams_in_flight_finish() {
     let answer = tokio::spawn(sender.send_request(request("/wait")));
     server.waiting.notified().await;
     server.phases.send_replace(Phase::Draining);
-    // GOAWAY has come once no more can be sent.
-    while sender.ready().await.is_ok() {
-        tokio::task::yield_now().await;
+    // Others are answered until GOAWAY comes.
+    while let Ok(response) = sender.send_request(request("/")).await {
+        assert_eq!(text(response).await, "hello");
     }
     server.go.notify_one();
     assert_eq!(text(answer.await.expect("no panic").expect("an answer")).await, "waited");
@@ -234,4 +234,40 @@ async fn a_stop_waits_for_requests_in_flight_and_for_nothing_else() {
     let answer = busy.answer().await.expect("an answer");
     assert!(answer.body == "waited" && answer.closes(), "{}", answer.head);
     server.task.await.expect("it stops");
+}
+
+/// It was on its way when the server began to stop.
+#[tokio::test]
+async fn a_request_on_an_idle_connection_is_answered_a_moment_after_the_stop() {
+    let server = server().await;
+    let mut used = server.connect().await;
+    used.send(raw::get("/")).await.expect("sent");
+    assert!(!used.answer().await.expect("an answer").closes());
+    let mut unused = server.connect().await;
+    server.phases.send_replace(Phase::Stopping);
+    for connection in [&mut used, &mut unused] {
+        assert!(time::timeout(LAST_CALL / 10, connection.closed()).await.is_err(), "closed at once");
+        connection.send(raw::get("/")).await.expect("sent");
+        assert!(connection.answer().await.expect("an answer").closes());
+    }
+    server.task.await.expect("it stops");
+}
+
+#[tokio::test]
+async fn connections_that_only_the_kernel_has_accepted_are_served_before_the_stop() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let mut connections = Vec::new();
+    for _ in 0..100 {
+        let mut connection = Raw::connect(address).await.expect("a connection");
+        connection.send(raw::get("/")).await.expect("sent");
+        connections.push(connection);
+    }
+    let (phases, life) = Life::new();
+    phases.send_replace(Phase::Stopping);
+    let task = tokio::spawn(serve(listener, Router::new().route("/", get(async || "hello")), life, LIMITS));
+    for mut connection in connections {
+        assert_eq!(connection.answer().await.expect("an answer").body, "hello");
+    }
+    task.await.expect("it stops");
 }

@@ -10,7 +10,7 @@ use crate::{counts, set, start};
 async fn a_parameter_that_breaks_a_rule_is_422_by_its_name(pool: PgPool) {
     let app = start(&pool).await;
     let long = "a".repeat(10_000);
-    let limits = ["0", "201", "-1", "1.5", "x", "", "%00", "%zz", "99999999999999999999", &long];
+    let limits = ["0", "201", "-1", "1.5", "x", "", "%00", "99999999999999999999", &long];
     for path in ["/inventory", "/inventory/p/movements"] {
         for limit in limits {
             let answer = app.get(&format!("{path}?limit={limit}")).await;
@@ -40,10 +40,10 @@ async fn a_parameter_that_comes_twice_is_422_by_its_name(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_query_that_is_no_utf_8_is_400(pool: PgPool) {
+async fn a_query_of_bad_escapes_or_no_utf_8_is_400(pool: PgPool) {
     let app = start(&pool).await;
     for path in ["/inventory", "/inventory/p/movements"] {
-        for query in ["limit=%FF", "after=%C3%28", "%FF=1", "x=%ED%A0%80"] {
+        for query in ["limit=%FF", "after=%C3%28", "%FF=1", "x=%ED%A0%80", "limit=%zz", "after=100%", "%", "x=%2"] {
             app.get(&format!("{path}?{query}")).await.problem(400);
         }
     }
@@ -53,7 +53,7 @@ async fn a_query_that_is_no_utf_8_is_400(pool: PgPool) {
 async fn unknown_parameters_and_odd_queries_are_ignored(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "p", 1).await.json(201);
-    for query in ["", "x=1&x=2", "&&", "=", "%zz", "%", "x=%00", "limit=1&"] {
+    for query in ["", "x=1&x=2", "&&", "=", "x=%00", "limit=1&"] {
         for path in ["/inventory", "/inventory/p/movements"] {
             assert_eq!(app.get(&format!("{path}?{query}")).await.rows().len(), 1, "{path}?{query}");
         }

@@ -117,7 +117,9 @@ fn add_one() -> Request<Full<Bytes>> {
 fn was_not_sent(error: &hyper::Error) -> bool {
     let http_2 = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
     error.is_canceled()
-        || http_2.is_some_and(|error| error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR))
+        || http_2.is_some_and(|error| {
+            error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
+        })
 }
 
 /// Stops a service under load; `drain` is its drain delay, `notice` how long clients go on connecting.

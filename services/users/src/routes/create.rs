@@ -4,12 +4,7 @@ use axum::{extract::State, response::IntoResponse};
 use chassis::{Fields, FromFields, Json, Tagged};
 use http::{StatusCode, header};
 
-use crate::{
-    Users,
-    creator::NewUser,
-    error::Error,
-    model::User,
-};
+use crate::{Users, creator::NewUser, error::Error, model::User};
 
 impl FromFields for NewUser {
     fn from_fields(fields: &mut Fields) -> Option<Self> {
@@ -34,10 +29,7 @@ impl FromFields for NewUser {
         (status = CONFLICT, description = "Another user has this email."),
     ),
 )]
-pub(super) async fn create(
-    State(users): State<Users>,
-    Json(new): Json<NewUser>,
-) -> Result<impl IntoResponse, Error> {
+pub(super) async fn create(State(users): State<Users>, Json(new): Json<NewUser>) -> Result<impl IntoResponse, Error> {
     let user = users.creations.ask(new).await??;
     let location = [(header::LOCATION, format!("/users/{}", user.id))];
     Ok((StatusCode::CREATED, location, Tagged { version: user.version, body: user }))

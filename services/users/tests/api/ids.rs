@@ -36,7 +36,6 @@ async fn an_id_of_nobody_and_an_id_that_is_no_uuid_are_not_found(pool: PgPool) {
         "null".to_owned(),
         "'%20OR%201=1--".to_owned(),
         "%00".to_owned(),
-        "%zz".to_owned(),
         "%F0%9F%A6%94".to_owned(),
         "...".to_owned(),
         // Other forms of a UUID that is there: a user has one path.

@@ -22,7 +22,6 @@ async fn a_parameter_that_breaks_a_rule_is_422_by_its_name(pool: PgPool) {
         ("limit", ""),
         ("limit", "%20"),
         ("limit", "%00"),
-        ("limit", "%zz"),
         ("limit", "99999999999999999999"),
         ("limit", &long),
         ("after", ""),
@@ -56,9 +55,9 @@ async fn a_parameter_that_comes_twice_is_422_by_its_name(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_query_that_is_no_utf_8_is_400(pool: PgPool) {
+async fn a_query_of_bad_escapes_or_no_utf_8_is_400(pool: PgPool) {
     let app = start(&pool).await;
-    for query in ["limit=%FF", "%FF=1", "after=%C3%28", "x=%ED%A0%80"] {
+    for query in ["limit=%FF", "%FF=1", "after=%C3%28", "x=%ED%A0%80", "limit=%zz", "email=100%", "%", "x=%2"] {
         app.get(&format!("/users?{query}")).await.problem(400);
     }
 }
@@ -67,7 +66,7 @@ async fn a_query_that_is_no_utf_8_is_400(pool: PgPool) {
 async fn unknown_parameters_and_odd_queries_are_ignored(pool: PgPool) {
     let app = start(&pool).await;
     let ada = create(&app, "Ada", "ada@example.com").await;
-    for query in ["", "x=1", "x=1&x=2", "&&", "=", "=1", "%zz", "%", "x=%zz", "Limit=0", "a=b=c", "x=%00", "limit=1&"] {
+    for query in ["", "x=1", "x=1&x=2", "&&", "=", "=1", "Limit=0", "a=b=c", "x=%00", "limit=1&"] {
         assert_eq!(app.get(&format!("/users?{query}")).await.rows(), slice::from_ref(&ada), "{query}");
     }
 }

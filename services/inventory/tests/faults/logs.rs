@@ -1,0 +1,43 @@
+//! Logs: JSON, one object a line, and in it what a 5xx does not say.
+
+use sqlx::{PgPool, raw_sql};
+
+use crate::service::{client, program, serve, url};
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_500_is_logged_with_its_cause_under_its_request_id(pool: PgPool) {
+    let service = serve(&program(&url(&pool))).await;
+    raw_sql("ALTER TABLE movement RENAME TO moved").execute(&pool).await.expect("a broken schema");
+    let request = client().get(service.url("/inventory/p/movements")).header("x-request-id", "find-me");
+    let answer = request.send().await.expect("an answer");
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["x-request-id"]),
+        (500, &"find-me".parse().expect("valid"))
+    );
+    assert!(!answer.text().await.expect("text").contains("movement\""), "the cause is not the client's");
+
+    let end = service.stop().await;
+    assert_eq!(end.stderr, "");
+    let lines = end.log();
+    for line in &lines {
+        assert!(line["timestamp"].is_string() && line["level"].is_string() && line["message"].is_string(), "{line}");
+    }
+    let line = lines.iter().find(|line| line["message"] == "request failed").expect("a line");
+    assert_eq!((&line["level"], &line["status"]), (&"ERROR".into(), &500.into()));
+    assert_eq!(line["request_id"], "find-me", "{line}");
+    assert!(line["cause"].as_str().is_some_and(|cause| cause.contains("\"movement\" does not exist")), "{line}");
+}
+
+#[sqlx::test(migrations = false)]
+async fn what_clients_send_cannot_forge_a_line(pool: PgPool) {
+    let service = serve_unready(&pool).await;
+    let path = "/inventory/%0A%7B%22level%22%3A%22ERROR%22%7D";
+    client().get(service.url(path)).send().await.expect("an answer");
+    client().get(service.url("/inventory/p")).header("x-request-id", "a\"b}{").send().await.expect("an answer");
+    // Each line is parsed.
+    assert!(service.stop().await.log().iter().any(|line| line["request_id"] == "a\"b}{"));
+}
+
+async fn serve_unready(pool: &PgPool) -> test_harness::process::Process {
+    program(&url(pool)).variable("LOG_LEVEL", "debug").serve().await
+}

@@ -1,0 +1,64 @@
+//! `/metrics`, as Prometheus reads it.
+
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+};
+
+use sqlx::PgPool;
+
+use crate::service::{add_one, client, program, serve, url};
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn metrics_are_well_formed_and_count_requests_by_route(pool: PgPool) {
+    let service = serve(&program(&url(&pool))).await;
+    let client = client();
+    assert_eq!(add_one(&client, &service, "a-product").await.status(), 200);
+    for path in ["/inventory/a-product", "/inventory/another", "/nothing/here", "/inventory?limit=x"] {
+        client.get(service.url(path)).send().await.expect("an answer");
+    }
+    let response = client.get(service.admin_url("/metrics")).send().await.expect("an answer");
+    assert!(response.headers()["content-type"].to_str().expect("text").starts_with("text/plain; version=0.0.4"));
+    let text = response.text().await.expect("text");
+    for line in [
+        r#"http_requests_total{method="GET",route="/inventory/{product_id}",status="200"} 2"#,
+        r#"http_requests_total{method="PATCH",route="/inventory/{product_id}",status="200"} 1"#,
+        r#"http_requests_total{method="GET",route="unmatched",status="404"} 1"#,
+        r#"http_requests_total{method="GET",route="/inventory",status="422"} 1"#,
+        r#"http_request_duration_seconds_count{method="PATCH",route="/inventory/{product_id}",status="200"} 1"#,
+        "http_requests_in_flight 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in {text}");
+    }
+    for name in [
+        "db_pool_connections{state=\"idle\"}",
+        "db_pool_connections{state=\"in_use\"}",
+        "db_pool_wait_seconds_count",
+        "build_info{revision=",
+        "process_resident_memory_bytes",
+    ] {
+        assert!(text.lines().any(|line| line.starts_with(name)), "{name} is not in {text}");
+    }
+    assert!(!text.contains("a-product"), "no label holds an id");
+    // Nobody but the admin port shows them.
+    assert_eq!(client.get(service.url("/metrics")).send().await.expect("an answer").status(), 404);
+    lint(&text);
+}
+
+/// Has Prometheus' own tool look at them, where it is installed.
+fn lint(text: &str) {
+    let promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut promtool) = promtool else {
+        eprintln!("promtool is not installed: not checked");
+        return;
+    };
+    promtool.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("written");
+    let output = promtool.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}

@@ -1,0 +1,84 @@
+//! `migrate`, and the exit status that says whether another try is worth it.
+
+use serde_json::Value;
+use sqlx::{PgPool, raw_sql};
+use test_harness::process::{Finished, Program};
+
+use crate::service::{program, url};
+
+/// sysexits.h: `EX_TEMPFAIL`.
+const WORTH_ANOTHER_TRY: i32 = 75;
+
+fn newest() -> i64 {
+    inventory::MIGRATIONS.iter().map(|migration| migration.version).max().expect("a migration")
+}
+
+fn migrate(pool: &PgPool) -> Program {
+    program(&url(pool)).argument("migrate")
+}
+
+/// Checks that it succeeded, and returns the schema version it says.
+fn version(end: &Finished) -> i64 {
+    assert_eq!(end.code(), Some(0), "{}{}", end.stdout, end.stderr);
+    let line = end.log().into_iter().find(|line| line["message"] == "the schema is up to date").expect("a line");
+    line["version"].as_i64().expect("a number")
+}
+
+fn error(end: &Finished) -> Value {
+    let line = end.log().into_iter().find(|line| line["level"] == "ERROR").expect("a line");
+    assert_eq!(end.stderr, "", "once is enough");
+    line
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_second_migrate_changes_nothing(pool: PgPool) {
+    assert_eq!(version(&migrate(&pool).run().await), newest());
+    let done = "SELECT array_agg((version, installed_on)::text ORDER BY version) FROM _sqlx_migrations";
+    let first: Vec<String> = sqlx::query_scalar(done).fetch_one(&pool).await.expect("the migrations");
+    assert_eq!(version(&migrate(&pool).run().await), newest());
+    assert_eq!(sqlx::query_scalar::<_, Vec<String>>(done).fetch_one(&pool).await.expect("the migrations"), first);
+}
+
+#[sqlx::test(migrations = false)]
+async fn concurrent_migrates_all_succeed(pool: PgPool) {
+    let migrate = migrate(&pool);
+    let ends = tokio::join!(migrate.run(), migrate.run(), migrate.run(), migrate.run());
+    for end in <[Finished; 4]>::from(ends) {
+        assert_eq!(version(&end), newest());
+    }
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_schema_from_a_newer_version_is_left_alone(pool: PgPool) {
+    raw_sql(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (9999, 'from the future', true, '', 0)",
+    )
+    .execute(&pool)
+    .await
+    .expect("a newer version");
+    assert_eq!(version(&migrate(&pool).run().await), 9999);
+}
+
+#[tokio::test]
+async fn an_unreachable_database_is_worth_another_try() {
+    // Nothing listens on port 1; the folder has no socket; the name does not exist (RFC 6761).
+    for host in ["127.0.0.1:1", "%2Fnowhere", "nowhere.invalid"] {
+        let end = program(&format!("postgres://inventory:secret@{host}/inventory")).argument("migrate").run().await;
+        assert_eq!(end.code(), Some(WORTH_ANOTHER_TRY), "{host}: {}{}", end.stdout, end.stderr);
+        assert_eq!(error(&end)["retryable"], true);
+        assert!(!end.stdout.contains("secret"));
+    }
+}
+
+#[sqlx::test(migrations = false)]
+async fn an_sql_error_is_not_worth_another_try_and_names_its_file(pool: PgPool) {
+    raw_sql("CREATE TABLE stock (other text)").execute(&pool).await.expect("a table in the way");
+    let end = migrate(&pool).run().await;
+    assert_eq!(end.code(), Some(1), "{}{}", end.stdout, end.stderr);
+    let message = error(&end)["message"].as_str().expect("text").to_owned();
+    assert!(message.starts_with("0001_stock.sql: ") && message.contains("\"stock\" already exists"), "{message}");
+    // What is in the way gone, it works: nothing was left half done.
+    raw_sql("DROP TABLE stock").execute(&pool).await.expect("dropped");
+    assert_eq!(version(&migrate(&pool).run().await), newest());
+}

@@ -1,0 +1,103 @@
+//! More than can be done: refused in time, and all is well afterwards.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use sqlx::PgPool;
+use test_harness::process::{PATIENCE, Process, eventually};
+use tokio::{net::TcpStream, task::JoinSet};
+
+use crate::service::{add_one, client, program, readiness, serve, unavailable, url};
+
+/// The chassis' limit of requests in flight, and more than that.
+const LIMIT: usize = 2048;
+const REQUESTS: usize = LIMIT + 200;
+/// How many of them share an HTTP/2 connection: fewer than it allows.
+const STREAMS: usize = 225;
+
+async fn flood(service: &Process) -> JoinSet<Response<Incoming>> {
+    let mut requests = JoinSet::new();
+    for _ in 0..REQUESTS / STREAMS {
+        let stream = TcpStream::connect(service.http).await.expect("a connection");
+        let (sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("an HTTP/2 connection");
+        tokio::spawn(connection);
+        for _ in 0..STREAMS {
+            let mut sender = sender.clone();
+            requests.spawn(async move {
+                let request = Request::patch("http://test/inventory/p").header("content-type", "application/json");
+                let request = request.body(Full::<Bytes>::from(r#"{"delta":1}"#)).expect("a valid request");
+                sender.send_request(request).await.expect("an answer")
+            });
+        }
+    }
+    requests
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn too_many_requests_are_refused_at_once_and_the_others_answered(pool: PgPool) {
+    let service = serve(&program(&url(&pool))).await;
+    assert_eq!(add_one(&client(), &service, "p").await.status(), 200);
+    let mut lock = pool.begin().await.expect("a transaction");
+    sqlx::query("SELECT FROM stock FOR UPDATE").execute(&mut *lock).await.expect("locked");
+
+    let mut requests = flood(&service).await;
+    // Answers that come while the row is locked are refusals.
+    let mut refused = 0;
+    while refused < REQUESTS - LIMIT {
+        let response = requests.join_next().await.expect("more requests than are admitted").expect("no panic");
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        assert!(response.headers().contains_key("retry-after"));
+        response.into_body().collect().await.expect("a body");
+        refused += 1;
+    }
+    assert_eq!(readiness(&service).await.status(), 200, "load alone fails no readiness");
+    lock.rollback().await.expect("unlocked");
+
+    let mut done = 1;
+    while let Some(response) = requests.join_next().await {
+        match response.expect("no panic").status() {
+            StatusCode::OK => done += 1,
+            status => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE),
+        }
+    }
+    assert_eq!(add_one(&client(), &service, "p").await.status(), 200);
+    let on_hand: i64 = sqlx::query_scalar("SELECT on_hand FROM stock").fetch_one(&pool).await.expect("the stock");
+    assert_eq!(on_hand, done + 1);
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_lock_that_is_held_for_long_makes_changes_503_and_reads_go_on(pool: PgPool) {
+    let service = serve(&program(&url(&pool))).await;
+    let client = client();
+    assert_eq!(add_one(&client, &service, "p").await.status(), 200);
+    let mut lock = pool.begin().await.expect("a transaction");
+    sqlx::query("SELECT FROM stock FOR UPDATE").execute(&mut *lock).await.expect("locked");
+    let change = async { unavailable(add_one(&client, &service, "p").await).await };
+    let read = async {
+        let response = client.get(service.url("/inventory/p")).send().await.expect("an answer");
+        assert_eq!(response.status(), 200);
+    };
+    tokio::join!(change, read);
+    lock.rollback().await.expect("unlocked");
+    assert_eq!(add_one(&client, &service, "p").await.status(), 200);
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_pool_without_a_free_connection_is_503(pool: PgPool) {
+    let service = serve(&program(&url(&pool)).variable("DATABASE_POOL_SIZE", "3")).await;
+    let client = client();
+    let mut lock = pool.begin().await.expect("a transaction");
+    sqlx::query("LOCK TABLE movement").execute(&mut *lock).await.expect("locked");
+    let list = async || client.get(service.url("/inventory/p/movements")).send().await.expect("an answer");
+    let (first, second, third, fourth, fifth) = tokio::join!(list(), list(), list(), list(), list());
+    for response in [first, second, third, fourth, fifth] {
+        unavailable(response).await;
+    }
+    assert_eq!(readiness(&service).await.status(), 200, "load alone fails no readiness");
+    lock.rollback().await.expect("unlocked");
+    let works = async || (list().await.status() == 200).then_some(());
+    eventually("connections are free again", PATIENCE, works).await;
+}

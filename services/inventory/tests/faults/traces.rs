@@ -1,0 +1,111 @@
+//! Traces, as an OpenTelemetry collector gets them.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use axum::{Router, extract::State, http::StatusCode, routing::post};
+use bytes::Bytes;
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::ExportTraceServiceRequest,
+    common::v1::{KeyValue, any_value::Value},
+    trace::v1::{ResourceSpans, span::SpanKind, status::StatusCode as SpanStatus},
+};
+use prost::Message;
+use sqlx::PgPool;
+use tokio::{net::TcpListener, sync::mpsc};
+
+use crate::service::{add_one, client, program, serve, url};
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const PARENT: &str = "00f067aa0ba902b7";
+
+/// How long a stop may take where no collector answers: what the SDK gives the last export, and a moment.
+const STOP: Duration = Duration::from_secs(8);
+
+/// A collector that keeps what it gets.
+async fn collector() -> (SocketAddr, mpsc::UnboundedReceiver<ResourceSpans>) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let collect = async |State(sender): State<mpsc::UnboundedSender<ResourceSpans>>, body: Bytes| {
+        let Ok(request) = ExportTraceServiceRequest::decode(body) else { return StatusCode::BAD_REQUEST };
+        for spans in request.resource_spans {
+            let _ = sender.send(spans);
+        }
+        StatusCode::OK
+    };
+    let app = Router::new().route("/v1/traces", post(collect)).with_state(sender);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async { axum::serve(listener, app).await });
+    (address, receiver)
+}
+
+fn attribute(attributes: &[KeyValue], key: &str) -> Value {
+    let value = attributes.iter().find(|attribute| attribute.key == key).and_then(|found| found.value.clone()?.value);
+    value.unwrap_or_else(|| panic!("no attribute {key}"))
+}
+
+fn string(text: &str) -> Value {
+    Value::StringValue(text.to_owned())
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_request_is_a_server_span_below_its_callers(pool: PgPool) {
+    let (address, mut spans) = collector().await;
+    let endpoint = format!("http://{address}");
+    let service = serve(&program(&url(&pool)).variable("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)).await;
+    let request = client().get(service.url("/inventory/p")).header("traceparent", format!("00-{TRACE}-{PARENT}-01"));
+    assert_eq!(request.send().await.expect("an answer").status(), 200);
+    assert_eq!(client().get(service.url("/nothing")).send().await.expect("an answer").status(), 404);
+    // The stop sends what is left.
+    assert_eq!(service.stop().await.code(), Some(0));
+
+    let mut all = Vec::new();
+    while let Ok(part) = spans.try_recv() {
+        let resource = part.resource.expect("a resource");
+        assert_eq!(attribute(&resource.attributes, "service.name"), string("inventory"));
+        all.extend(part.scope_spans.into_iter().flat_map(|scope| scope.spans));
+    }
+    let names: Vec<&str> = all.iter().map(|span| span.name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["GET /inventory/{product_id}", "GET unmatched"],
+        "one span a request, and none of the exporter's"
+    );
+
+    let span = &all[0];
+    assert_eq!(span.kind(), SpanKind::Server);
+    assert_eq!(span.trace_id, hex(TRACE));
+    assert_eq!(span.parent_span_id, hex(PARENT));
+    assert_eq!(attribute(&span.attributes, "http.route"), string("/inventory/{product_id}"));
+    assert_eq!(attribute(&span.attributes, "http.request.method"), string("GET"));
+    assert_eq!(attribute(&span.attributes, "http.response.status_code"), Value::IntValue(200));
+    assert_ne!(span.status.clone().unwrap_or_default().code(), SpanStatus::Error);
+    assert_eq!(all[1].parent_span_id, b"");
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("ASCII"));
+    digits.map(|pair| u8::from_str_radix(pair, 16).expect("hexadecimal")).collect()
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn without_its_collector_a_service_works_and_stops_as_usual(pool: PgPool) {
+    // Accepts connections, and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let silent = silent.local_addr().map(|address| (silent, address)).expect("an address");
+    for endpoint in ["http://127.0.0.1:1".to_owned(), format!("http://{}", silent.1)] {
+        let program = program(&url(&pool)).variable("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint);
+        let service = serve(&program.variable("OTEL_BSP_SCHEDULE_DELAY", "50")).await;
+        for _ in 0..20 {
+            assert_eq!(add_one(&client(), &service, "p").await.status(), 200);
+        }
+        let begun = Instant::now();
+        let end = service.stop().await;
+        assert_eq!(end.code(), Some(0));
+        assert!(begun.elapsed() < STOP, "{endpoint}: {:?}", begun.elapsed());
+        // Each line is parsed: what the exporter says is JSON too.
+        assert!(!end.log().is_empty());
+    }
+}
