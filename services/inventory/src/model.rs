@@ -13,6 +13,7 @@ pub(crate) use product_id::ProductId;
 
 /// The stock of a product as clients see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the names are the API's")]
 pub struct Stock {
     pub(crate) product_id: ProductId,
     /// What can be had now: `on_hand` less `reserved`.

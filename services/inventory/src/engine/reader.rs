@@ -40,8 +40,9 @@ impl Handler for Reader {
 
     async fn handle(&mut self, batch: Vec<ProductId>) -> Vec<Self::Answer> {
         let mut result = self.read(&batch).await;
-        // The kept connection may have died since: a read is tried once more, on a new one.
-        if result.as_ref().is_err_and(is_unavailable) {
+        // The kept connection may have died since: a read is tried once more, on a new one. Not so after a wait for a
+        // connection in vain: there is no time for a second one.
+        if result.as_ref().is_err_and(|error| is_unavailable(error) && !matches!(error, sqlx::Error::PoolTimedOut)) {
             result = self.read(&batch).await;
         }
         match result {
