@@ -27,7 +27,7 @@ queries: install-postgres hedgerow ## Renew the data of the checked queries (.sq
 check-queries: install-postgres hedgerow ## Check that these data are up to date
 	$(TARGET)/debug/hedgerow postgres -- migrations/queries check
 
-fuzz: install-postgres ## Send both services what their API documents allow and forbid (needs python3)
+fuzz: install-postgres ## Send both services what their API documents allow and forbid (needs python3 and curl)
 	cargo build --release --bins
 	fuzz/run
 
