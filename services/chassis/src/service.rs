@@ -103,8 +103,6 @@ fn run<S: Clone + Send + Sync + 'static>(service: &Service<S>, command: Command,
         Ok(options) => options.application_name(service.name),
         Err(message) => return usage(service.name, message),
     };
-    // Two providers are linked in; one is chosen before anything makes a TLS connection. It fails if one was chosen.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     // Before the runtime: the exporter's blocking client must not be made inside it.
     let endpoint = args.otel_exporter_otlp_endpoint.as_deref();
     let _telemetry = match telemetry::start(service.name, &args.log_level, endpoint) {
