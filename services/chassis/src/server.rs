@@ -1,12 +1,13 @@
 //! The HTTP server: HTTP/1.1 and HTTP/2 without TLS on one port, time limits for slow clients, and a stop that
 //! answers every request whose bytes have arrived.
 
+mod body;
 mod io;
 
 use std::{io::ErrorKind, net::TcpListener as StdListener, time::Duration};
 
 use axum::{Router, body::Body};
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Request, Version, header};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -21,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::life::{Life, Phase};
+use body::Watched;
 use io::Connection;
 
 /// How long a client may take to send a request's head. hyper's limit for it is its limit for an idle connection too,
@@ -99,12 +101,6 @@ fn backlog(listener: &StdListener) -> impl Iterator<Item = TcpStream> {
     })
 }
 
-/// Whether the rest of the request's body is not waited for: hyper then closes the connection and does not say so, and
-/// the client's next request would be lost.
-fn leaves_body_unread(response: &Response<Body>) -> bool {
-    matches!(response.status(), StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT)
-}
-
 /// Serves one connection to its end.
 async fn handle(stream: TcpStream, app: Router, life: Life, limits: Limits) {
     let accepted = life.phase();
@@ -127,8 +123,11 @@ async fn handle(stream: TcpStream, app: Router, life: Life, limits: Limits) {
         move |request: Request<Incoming>| {
             let (app, life, version) = (app.clone(), life.clone(), request.version());
             async move {
-                let mut response = app.oneshot(request.map(Body::new)).await?;
-                if version < Version::HTTP_2 && (life.phase() > Phase::Serving || leaves_body_unread(&response)) {
+                let (parts, body) = request.into_parts();
+                let (body, ended) = Watched::new(body);
+                let mut response = app.oneshot(Request::from_parts(parts, Body::new(body))).await?;
+                // hyper waits for no rest of a body that nobody reads: it closes the connection, and does not say so.
+                if version < Version::HTTP_2 && (life.phase() > Phase::Serving || !ended.get()) {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, std::convert::Infallible>(response)

@@ -12,13 +12,14 @@ use http::Version;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{self, Sleep},
+    time::{self, Instant, Sleep},
 };
 
-/// How long, and how much, a closing connection goes on reading what the client is still sending. Closed at once, the
-/// kernel would answer those bytes with a reset, and the client could lose the response: a 413, say.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 16 * 1024 * 1024;
+/// How long a closing connection goes on reading what the client is still sending: while it sends, without longer
+/// pauses than this, and so long in all. Closed at once, the kernel would answer those bytes with a reset, and the
+/// client could lose the response: a 413, say.
+pub(super) const LINGER_PAUSE: Duration = Duration::from_secs(1);
+const LINGER: Duration = Duration::from_secs(10);
 
 /// The connection preface of HTTP/2 (RFC 9113, section 3.4); no HTTP/1 method begins like it. The whole of it is waited
 /// for here, under a time limit: hyper has none for it.
@@ -43,13 +44,17 @@ pub(super) async fn sniff(stream: &TcpStream) -> io::Result<Version> {
 /// A connection that lingers when it is shut down.
 pub(super) struct Connection {
     stream: TcpStream,
-    linger: Option<Pin<Box<Sleep>>>,
-    lingered: usize,
+    linger: Option<Linger>,
+}
+
+struct Linger {
+    pause: Pin<Box<Sleep>>,
+    end: Instant,
 }
 
 impl Connection {
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, linger: None, lingered: 0 }
+        Self { stream, linger: None }
     }
 }
 
@@ -86,17 +91,18 @@ impl AsyncWrite for Connection {
             linger
         } else {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-            this.linger.insert(Box::pin(time::sleep(LINGER)))
+            let pause = Box::pin(time::sleep(LINGER_PAUSE));
+            this.linger.insert(Linger { pause, end: Instant::now() + LINGER })
         };
         let mut scratch = [0; 4096];
         loop {
             let mut buffer = ReadBuf::new(&mut scratch);
             match Pin::new(&mut this.stream).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() && this.lingered < LINGER_BYTES => {
-                    this.lingered += buffer.filled().len();
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() && Instant::now() < linger.end => {
+                    linger.pause.as_mut().reset(linger.end.min(Instant::now() + LINGER_PAUSE));
                 }
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending => return linger.as_mut().poll(cx).map(Ok),
+                Poll::Pending => return linger.pause.as_mut().poll(cx).map(Ok),
             }
         }
     }

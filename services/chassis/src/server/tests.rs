@@ -2,7 +2,10 @@
 
 use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Instant};
 
-use axum::routing::{get, post};
+use axum::{
+    http::StatusCode,
+    routing::{get, post},
+};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2::SendRequest;
@@ -137,6 +140,43 @@ async fn a_refusal_arrives_although_the_client_goes_on_sending() {
     let answer = connection.answer().await.expect("an answer");
     assert!(answer.status == 413 && answer.closes(), "{}", answer.head);
     connection.closed().await.expect("closed, and not reset");
+}
+
+#[tokio::test]
+async fn a_refusal_arrives_although_the_client_sends_slowly() {
+    let server = server().await;
+    let mut connection = server.connect().await;
+    connection.send("POST /refuse HTTP/1.1\r\nhost: test\r\ncontent-length: 100\r\n\r\n").await.expect("sent");
+    let mut pace = time::interval(io::LINGER_PAUSE / 5);
+    for _ in 0..8 {
+        pace.tick().await;
+        connection.send("x").await.expect("sent");
+    }
+    assert_eq!(connection.answer().await.expect("an answer").status, 413);
+    connection.closed().await.expect("closed, and not reset");
+}
+
+/// Else it could send its next request on a connection that is about to be closed.
+#[tokio::test]
+async fn a_client_whose_body_is_not_read_is_told_that_the_connection_closes() {
+    let server = server().await;
+    let body = "content-length: 5\r\n\r\nhello";
+    let chunks = "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let unfinished = "content-length: 6\r\n\r\nhello";
+    for (line, status) in [("GET /", 200), ("POST /refuse", 413), ("PUT /", 405), ("POST /nothing", 404)] {
+        for body in [body, chunks, unfinished] {
+            let mut connection = server.connect().await;
+            connection.send(format!("{line} HTTP/1.1\r\nhost: test\r\n{body}")).await.expect("sent");
+            let answer = connection.answer().await.expect("an answer");
+            assert!(answer.status == status && answer.closes(), "{line}: {}", answer.head);
+            connection.closed().await.expect("closed, and not reset");
+        }
+    }
+    let mut connection = server.connect().await;
+    for body in [body, chunks, "content-length: 0\r\n\r\n"] {
+        connection.send(format!("POST /length HTTP/1.1\r\nhost: test\r\n{body}")).await.expect("sent");
+        assert!(!connection.answer().await.expect("an answer").closes(), "it was read: {body}");
+    }
 }
 
 #[tokio::test]
