@@ -33,6 +33,14 @@ pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// a connection that its server is closing.
 pub const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a client may take nothing at all of what is being sent to it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How old an HTTP/2 connection gets before GOAWAY, after which its streams have [`WRITE_TIMEOUT`] to finish. A client
+/// that answers pings and opens no window for its streams is noticed by no other limit: nothing is written to it. It
+/// also brings clients to new replicas.
+const HTTP_2_AGE: Duration = Duration::from_mins(5);
+
 /// Once stopping, how long an idle connection may still bring a request: one that its client sent before it could
 /// know. Far longer than a request is under way between two machines of a cluster. And how long an HTTP/2 connection
 /// that is accepted while draining is served before GOAWAY.
@@ -49,11 +57,13 @@ const MAX_STREAMS: u32 = 256;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) header_read_timeout: Duration,
+    pub(crate) write_timeout: Duration,
+    pub(crate) http_2_age: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { header_read_timeout: HEADER_READ_TIMEOUT }
+        Self { header_read_timeout: HEADER_READ_TIMEOUT, write_timeout: WRITE_TIMEOUT, http_2_age: HTTP_2_AGE }
     }
 }
 
@@ -134,7 +144,7 @@ async fn handle(stream: TcpStream, app: Router, life: Life, limits: Limits) {
             }
         }
     });
-    let io = TokioIo::new(Connection::new(stream));
+    let io = TokioIo::new(Connection::new(stream, limits.write_timeout));
     // How a connection ended is its client's affair: there is nothing to do about it here.
     if version == Version::HTTP_2 {
         let connection = http2::Builder::new(TokioExecutor::new())
@@ -146,7 +156,9 @@ async fn handle(stream: TcpStream, app: Router, life: Life, limits: Limits) {
         pin!(connection);
         let goaway = async {
             match accepted {
-                Phase::Serving => life.reached(Phase::Draining).await,
+                Phase::Serving => {
+                    let _ = time::timeout(limits.http_2_age, life.reached(Phase::Draining)).await;
+                }
                 // It came for an answer: with GOAWAY at once, its client would only connect again and again.
                 Phase::Draining | Phase::Stopping => time::sleep(LAST_CALL).await,
             }
@@ -156,7 +168,7 @@ async fn handle(stream: TcpStream, app: Router, life: Life, limits: Limits) {
             _ = connection.as_mut() => return,
             () = goaway => connection.as_mut().graceful_shutdown(),
         }
-        let _ = connection.await;
+        let _ = time::timeout(limits.write_timeout, connection).await;
     } else {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

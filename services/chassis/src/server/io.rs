@@ -1,8 +1,8 @@
-//! A TCP connection as the server uses it: its HTTP version found out first, and closed so that the client gets the
-//! last response.
+//! A TCP connection as the server uses it: its HTTP version found out first, given up when its client takes nothing
+//! of what is sent, and closed so that the client gets the last response.
 
 use std::{
-    io,
+    io::{self, ErrorKind, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -41,9 +41,12 @@ pub(super) async fn sniff(stream: &TcpStream) -> io::Result<Version> {
     }
 }
 
-/// A connection that lingers when it is shut down.
+/// A connection that does not wait for its client without end.
 pub(super) struct Connection {
     stream: TcpStream,
+    write_timeout: Duration,
+    /// Runs while the client takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
     linger: Option<Linger>,
 }
 
@@ -53,8 +56,21 @@ struct Linger {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, linger: None }
+    pub(super) fn new(stream: TcpStream, write_timeout: Duration) -> Self {
+        Self { stream, write_timeout, stalled: None, linger: None }
+    }
+
+    /// Turns a write that waits for longer than its limit into an error. Each write that gets anywhere begins anew.
+    fn limited<T>(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if write.is_ready() {
+            self.stalled = None;
+            return write;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(time::sleep(self.write_timeout)));
+        ready!(stalled.as_mut().poll(cx));
+        // The kernel is not to keep what it has for this client either.
+        let _ = self.stream.set_zero_linger();
+        Poll::Ready(Err(ErrorKind::TimedOut.into()))
     }
 }
 
@@ -66,21 +82,24 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let write = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.limited(cx, write)
     }
 
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
+        bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let write = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.limited(cx, write)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
 
+    /// A socket has nothing to flush: only its writes can wait.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(cx)
     }

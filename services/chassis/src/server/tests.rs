@@ -8,8 +8,11 @@ use axum::{
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http2::SendRequest;
-use test_harness::raw::{self, Raw};
+use hyper::client::conn::http2::{self, SendRequest};
+use test_harness::{
+    process::PATIENCE,
+    raw::{self, Raw},
+};
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
@@ -17,7 +20,13 @@ use tokio::{
 
 use super::*;
 
-const LIMITS: Limits = Limits { header_read_timeout: Duration::from_millis(400) };
+const LIMITS: Limits = Limits {
+    header_read_timeout: Duration::from_millis(400),
+    write_timeout: Duration::from_millis(400),
+    http_2_age: Duration::from_mins(1),
+};
+/// Less than the kernel's buffers hold, so that a few of them fill these.
+const LARGE: usize = 1024 * 1024;
 const PREFACE: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A server, with a page that waits until it is let go.
@@ -29,12 +38,19 @@ struct Server {
     task: JoinHandle<()>,
 }
 
+type Http2 = (SendRequest<Empty<Bytes>>, JoinHandle<hyper::Result<()>>);
+
 async fn server() -> Server {
+    server_with(LIMITS).await
+}
+
+async fn server_with(limits: Limits) -> Server {
     let (waiting, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let app = Router::new()
         .route("/", get(async || "hello"))
         .route("/length", post(async |body: Bytes| body.len().to_string()))
         .route("/refuse", post(async || StatusCode::PAYLOAD_TOO_LARGE))
+        .route("/large", get(async || vec![b'x'; LARGE]))
         .route(
             "/wait",
             get({
@@ -49,7 +65,7 @@ async fn server() -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     let (phases, life) = Life::new();
-    let task = tokio::spawn(serve(listener, app, life, LIMITS));
+    let task = tokio::spawn(serve(listener, app, life, limits));
     Server { address, phases, waiting, go, task }
 }
 
@@ -58,11 +74,23 @@ impl Server {
         Raw::connect(self.address).await.expect("a connection")
     }
 
-    async fn http_2(&self) -> (SendRequest<Empty<Bytes>>, JoinHandle<hyper::Result<()>>) {
+    async fn http_2(&self) -> Http2 {
+        self.http_2_with_window(None).await
+    }
+
+    /// With how many bytes of an answer's body the client takes, unless it is told to go on.
+    async fn http_2_with_window(&self, window: Option<u32>) -> Http2 {
         let stream = TcpStream::connect(self.address).await.expect("a connection");
-        let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let handshake = builder.initial_stream_window_size(window).handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.expect("an HTTP/2 connection");
         (sender, tokio::spawn(connection))
+    }
+
+    /// Stops, and waits for the end of every connection.
+    async fn stop(self) {
+        self.phases.send_replace(Phase::Stopping);
+        time::timeout(PATIENCE, self.task).await.expect("it stops").expect("no panic");
     }
 }
 
@@ -177,6 +205,42 @@ async fn a_client_whose_body_is_not_read_is_told_that_the_connection_closes() {
         connection.send(format!("POST /length HTTP/1.1\r\nhost: test\r\n{body}")).await.expect("sent");
         assert!(!connection.answer().await.expect("an answer").closes(), "it was read: {body}");
     }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_answer_is_given_up() {
+    let server = server().await;
+    let mut deaf = server.connect().await;
+    let requests = raw::get("/large").repeat(1000);
+    let given_up = async { while deaf.send(&requests).await.is_ok() {} };
+    time::timeout(PATIENCE, given_up).await.expect("reset");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_its_answer_slowly_gets_all_of_it() {
+    let server = server().await;
+    let mut slow = server.connect().await;
+    slow.send(raw::get("/large").repeat(32)).await.expect("sent");
+    let begun = Instant::now();
+    for _ in 0..32 {
+        time::sleep(LIMITS.write_timeout / 8).await;
+        assert_eq!(slow.answer().await.expect("an answer").body.len(), LARGE);
+    }
+    assert!(begun.elapsed() > LIMITS.write_timeout);
+}
+
+#[tokio::test]
+async fn an_http_2_client_that_opens_no_window_is_given_up() {
+    let server = server_with(Limits { http_2_age: Duration::from_millis(100), ..LIMITS }).await;
+    for window in [0, 1] {
+        let (mut sender, connection) = server.http_2_with_window(Some(window)).await;
+        let answer = sender.send_request(request("/large")).await.expect("the head of an answer");
+        // Its body is held, and not read.
+        time::timeout(PATIENCE, connection).await.expect("closed").expect("no panic").ok();
+        drop(answer);
+    }
+    server.stop().await;
 }
 
 #[tokio::test]
