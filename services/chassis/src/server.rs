@@ -116,6 +116,7 @@ async fn handle(stream: TcpStream, app: Router, life: Life, limits: Limits) {
     let accepted = life.phase();
     // A failure to set it only costs latency.
     let _ = stream.set_nodelay(true);
+    let mut connection = Connection::new(stream, limits.write_timeout);
     let last_call = async {
         life.reached(Phase::Stopping).await;
         time::sleep(LAST_CALL).await;
@@ -124,7 +125,7 @@ async fn handle(stream: TcpStream, app: Router, life: Life, limits: Limits) {
     // The connection before the clock, here and below: bytes that have arrived by then are looked at first.
     let sniffed = select! {
         biased;
-        sniffed = time::timeout(limits.header_read_timeout, io::sniff(&stream)) => sniffed,
+        sniffed = time::timeout(limits.header_read_timeout, connection.sniff()) => sniffed,
         () = &mut last_call => return,
     };
     let Ok(Ok(version)) = sniffed else { return };
@@ -144,7 +145,7 @@ async fn handle(stream: TcpStream, app: Router, life: Life, limits: Limits) {
             }
         }
     });
-    let io = TokioIo::new(Connection::new(stream, limits.write_timeout));
+    let io = TokioIo::new(connection);
     // How a connection ended is its client's affair: there is nothing to do about it here.
     if version == Version::HTTP_2 {
         let connection = http2::Builder::new(TokioExecutor::new())

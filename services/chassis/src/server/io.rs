@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::BufMut;
 use http::Version;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::{self, Instant, Sleep},
 };
@@ -25,25 +26,11 @@ const LINGER: Duration = Duration::from_secs(10);
 /// for here, under a time limit: hyper has none for it.
 const HTTP_2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Tells by the first bytes, without taking them, which HTTP it is.
-pub(super) async fn sniff(stream: &TcpStream) -> io::Result<Version> {
-    let mut buffer = [0; HTTP_2.len()];
-    loop {
-        let length = stream.peek(&mut buffer).await?;
-        if length == HTTP_2.len() && buffer == HTTP_2 {
-            return Ok(Version::HTTP_2);
-        }
-        if length == 0 || buffer[..length] != HTTP_2[..length] {
-            return Ok(Version::HTTP_11);
-        }
-        // A part of the preface: peek would return it again at once.
-        time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 /// A connection that does not wait for its client without end.
 pub(super) struct Connection {
     stream: TcpStream,
+    /// What [`Connection::sniff`] has read and hyper has not.
+    head: Vec<u8>,
     write_timeout: Duration,
     /// Runs while the client takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -57,7 +44,18 @@ struct Linger {
 
 impl Connection {
     pub(super) fn new(stream: TcpStream, write_timeout: Duration) -> Self {
-        Self { stream, write_timeout, stalled: None, linger: None }
+        Self { stream, head: Vec::new(), write_timeout, stalled: None, linger: None }
+    }
+
+    /// Tells by the first bytes which HTTP it is.
+    pub(super) async fn sniff(&mut self) -> io::Result<Version> {
+        while self.head.len() < HTTP_2.len() && HTTP_2.starts_with(&self.head) {
+            let missing = HTTP_2.len() - self.head.len();
+            if self.stream.read_buf(&mut (&mut self.head).limit(missing)).await? == 0 {
+                break;
+            }
+        }
+        Ok(if self.head == HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 })
     }
 
     /// Turns a write that waits for longer than its limit into an error. Each write that gets anywhere begins anew.
@@ -76,7 +74,13 @@ impl Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        if self.head.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let length = self.head.len().min(buf.remaining());
+        let rest = self.head.split_off(length);
+        buf.put_slice(&std::mem::replace(&mut self.head, rest));
+        Poll::Ready(Ok(()))
     }
 }
 

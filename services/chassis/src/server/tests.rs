@@ -302,6 +302,18 @@ async fn http_2_without_tls_is_served_on_the_same_port() {
     assert_eq!(connection.rest()[3], 4);
 }
 
+/// Not at the limit for a head, nor by looking again and again for more.
+#[tokio::test]
+async fn half_a_preface_and_no_more_closes_the_connection_at_once() {
+    let server = server_with(Limits { header_read_timeout: PATIENCE * 2, ..LIMITS }).await;
+    for part in ["", "PRI", &PREFACE[..23]] {
+        let mut connection = server.connect().await;
+        connection.send(part).await.expect("sent");
+        connection.finish_sending().await.expect("half closed");
+        connection.closed().await.expect("closed");
+    }
+}
+
 #[tokio::test]
 async fn goaway_lets_streams_in_flight_finish() {
     let server = server().await;
