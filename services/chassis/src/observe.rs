@@ -3,7 +3,7 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -32,6 +32,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Requests in flight beyond this are refused: they would only wait.
 const MAX_IN_FLIGHT: i64 = 2048;
+
+/// Time between two lines of the log about refused requests. A metric counts all of them; a line for each would flood
+/// the log just when there is too much to do.
+const REFUSALS: Duration = Duration::from_secs(1);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -148,9 +152,20 @@ fn log_failure(response: &Response, method: &str, route: &str, request_id: &Head
     if let Some(Cause(cause)) = response.extensions().get() {
         let cause = chain(cause.as_ref());
         tracing::error!(status, method, route, request_id, cause, "request failed");
-    } else {
+    } else if refusal_is_due() {
         tracing::warn!(status, method, route, request_id, "request refused");
     }
+}
+
+/// Whether the last refusal was logged long enough ago.
+fn refusal_is_due() -> bool {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let due = last.is_none_or(|last| last.elapsed() >= REFUSALS);
+    if due {
+        *last = Some(Instant::now());
+    }
+    due
 }
 
 /// An error and what led to it, in one line.

@@ -1,5 +1,7 @@
 //! More than can be done: refused in time, and all is well afterwards.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http2};
@@ -18,7 +20,7 @@ const STREAMS: usize = 225;
 
 async fn flood(service: &Process) -> JoinSet<Response<Incoming>> {
     let mut requests = JoinSet::new();
-    for _ in 0..REQUESTS / STREAMS {
+    for _ in 0..REQUESTS.div_ceil(STREAMS) {
         let stream = TcpStream::connect(service.http).await.expect("a connection");
         let (sender, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("an HTTP/2 connection");
@@ -42,6 +44,7 @@ async fn too_many_requests_are_refused_at_once_and_the_others_answered(pool: PgP
     let mut lock = pool.begin().await.expect("a transaction");
     sqlx::query("SELECT FROM stock FOR UPDATE").execute(&mut *lock).await.expect("locked");
 
+    let begun = Instant::now();
     let mut requests = flood(&service).await;
     // Answers that come while the row is locked are refusals.
     let mut refused = 0;
@@ -50,7 +53,8 @@ async fn too_many_requests_are_refused_at_once_and_the_others_answered(pool: PgP
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()["content-type"], "application/problem+json");
         assert!(response.headers().contains_key("retry-after"));
-        response.into_body().collect().await.expect("a body");
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        assert!(String::from_utf8_lossy(&body).contains("too many requests are in flight"), "{body:?}");
         refused += 1;
     }
     assert_eq!(readiness(&service).await.status(), 200, "load alone fails no readiness");
@@ -66,6 +70,10 @@ async fn too_many_requests_are_refused_at_once_and_the_others_answered(pool: PgP
     assert_eq!(add_one(&client(), &service, "p").await.status(), 200);
     let on_hand: i64 = sqlx::query_scalar("SELECT on_hand FROM stock").fetch_one(&pool).await.expect("the stock");
     assert_eq!(on_hand, done + 1);
+
+    let log = service.stop().await.log();
+    let logged = log.iter().filter(|line| line["message"] == "request refused").count() as u64;
+    assert!((1..=begun.elapsed().as_secs() + 1).contains(&logged), "one a second, and not one a request: {logged}");
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
