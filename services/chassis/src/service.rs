@@ -1,6 +1,10 @@
 //! One bootstrap for every service: bind, serve, drain, stop.
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::{
+    net::SocketAddr,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use sqlx::migrate::Migrator;
@@ -9,7 +13,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinHandle,
-    time,
+    time::{self, Instant},
 };
 use utoipa_axum::router::OpenApiRouter;
 
@@ -105,7 +109,7 @@ fn run<S: Clone + Send + Sync + 'static>(service: &Service<S>, command: Command,
     };
     // Before the runtime: the exporter's blocking client must not be made inside it.
     let endpoint = args.otel_exporter_otlp_endpoint.as_deref();
-    let _telemetry = match telemetry::start(service.name, &args.log_level, endpoint) {
+    let telemetry = match telemetry::start(service.name, &args.log_level, endpoint) {
         Ok(telemetry) => telemetry,
         Err(error) => return usage(service.name, &format!("{error:#}")),
     };
@@ -113,21 +117,26 @@ fn run<S: Clone + Send + Sync + 'static>(service: &Service<S>, command: Command,
         Ok(runtime) => runtime,
         Err(error) => return usage(service.name, &format!("cannot start: {error}")),
     };
-    runtime.block_on(async {
+    let (status, left) = runtime.block_on(async {
         if matches!(command, Command::Migrate) {
-            return migrate::run(options, service.migrations).await;
+            return (migrate::run(options, service.migrations).await, Duration::MAX);
         }
         match serve(service, args).await {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(left) => (ExitCode::SUCCESS, left),
             Err(error) => {
                 tracing::error!("{error:#}");
-                ExitCode::FAILURE
+                (ExitCode::FAILURE, Duration::MAX)
             }
         }
-    })
+    });
+    // A name that is still being looked up is not waited for.
+    runtime.shutdown_background();
+    telemetry.finish(left);
+    status
 }
 
-async fn serve<S: Clone + Send + Sync + 'static>(service: &Service<S>, args: ServeArgs) -> anyhow::Result<()> {
+/// Serves until a signal ends it; returns what is left of the time that the end may take.
+async fn serve<S: Clone + Send + Sync + 'static>(service: &Service<S>, args: ServeArgs) -> anyhow::Result<Duration> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let running = service.start(args).await?;
@@ -136,8 +145,7 @@ async fn serve<S: Clone + Send + Sync + 'static>(service: &Service<S>, args: Ser
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    running.stop().await;
-    Ok(())
+    Ok(running.stop().await)
 }
 
 impl<S: Clone + Send + Sync + 'static> Service<S> {
@@ -170,17 +178,20 @@ impl<S: Clone + Send + Sync + 'static> Service<S> {
 
 impl Running {
     /// Drains, then stops: every request whose bytes have arrived is answered, within the time the arguments give.
-    pub async fn stop(self) {
+    /// Returns what is left of it.
+    pub async fn stop(self) -> Duration {
         tracing::info!(delay = ?self.args.drain_delay, "draining");
         self.phases.send_replace(Phase::Draining);
         time::sleep(self.args.drain_delay).await;
         self.phases.send_replace(Phase::Stopping);
         let timeout = self.args.shutdown_timeout;
+        let begun = Instant::now();
         if time::timeout(timeout, self.server).await.is_ok() {
             tracing::info!("stopped");
         } else {
             tracing::warn!(?timeout, "stopped with requests still in flight");
         }
+        timeout.saturating_sub(begun.elapsed())
     }
 }
 

@@ -1,6 +1,9 @@
 //! Logs on standard output, traces to an OpenTelemetry collector.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
 
 use anyhow::{Context, ensure};
 use http::Uri;
@@ -9,12 +12,17 @@ use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
 use tracing_subscriber::{EnvFilter, Layer, filter::LevelFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// Sends what is left when dropped.
+/// How long a collector may take for the last traces of a process that ends.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The traces, where they are exported.
 pub(crate) struct Telemetry(Option<SdkTracerProvider>);
 
-impl Drop for Telemetry {
-    fn drop(&mut self) {
-        if let Some(Err(error)) = self.0.as_ref().map(SdkTracerProvider::shutdown) {
+impl Telemetry {
+    /// Sends what is left, if it can within this time.
+    pub(crate) fn finish(self, limit: Duration) {
+        let sent = self.0.map(|provider| provider.shutdown_with_timeout(limit.min(FLUSH_TIMEOUT)));
+        if let Some(Err(error)) = sent {
             tracing::warn!(%error, "the last traces were not sent");
         }
     }

@@ -21,8 +21,8 @@ use crate::service::{add_one, client, program, serve, url};
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
-/// How long a stop may take where no collector answers: what the SDK gives the last export, and a moment.
-const STOP: Duration = Duration::from_secs(8);
+/// How long a stop may take where no collector answers: less than the 5 s that the SDK gives the last export.
+const STOP: Duration = Duration::from_secs(4);
 
 /// A collector that keeps what it gets.
 async fn collector() -> (SocketAddr, mpsc::UnboundedReceiver<ResourceSpans>) {
