@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    process::ExitCode,
+    process::{ExitCode, exit},
     time::Duration,
 };
 
@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use sqlx::migrate::Migrator;
 use tokio::{
     net::{TcpListener, TcpSocket},
+    select,
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinHandle,
@@ -31,6 +32,9 @@ use crate::{
 
 /// The exit status for wrong arguments or configuration, as clap has it.
 const USAGE: u8 = 2;
+
+/// The exit status of a program that a second signal ended: a shell's for Ctrl-C.
+const CUT_OFF: i32 = 130;
 
 /// Connections that may wait to be accepted. With the usual 128 a burst of clients overflows it, and each of them that
 /// does waits a second or more for its next try.
@@ -139,13 +143,22 @@ fn run<S: Clone + Send + Sync + 'static>(service: &Service<S>, command: Command,
 async fn serve<S: Clone + Send + Sync + 'static>(service: &Service<S>, args: ServeArgs) -> anyhow::Result<Duration> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut told = async || {
+        select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
     let running = service.start(args).await?;
     tracing::info!(service = service.name, http = %running.http, admin = %running.admin, "listening");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    told().await;
+    select! {
+        left = running.stop() => Ok(left),
+        () = told() => {
+            tracing::warn!("told again to stop: requests in flight are cut off");
+            exit(CUT_OFF)
+        }
     }
-    Ok(running.stop().await)
 }
 
 impl<S: Clone + Send + Sync + 'static> Service<S> {

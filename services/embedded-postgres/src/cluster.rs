@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::installation::Installation;
+use crate::tether::tethered;
 use crate::{Account, DataDir, Error, SUPERUSER};
 
 /// The cluster's folder within the data folder.
@@ -68,7 +69,8 @@ fn initdb(
     account: &Account,
     fsync: bool,
 ) -> Result<(), Error> {
-    let mut command = Command::new(installation.bin.join("initdb"));
+    // Should we be killed, it is not to go on beside the one that the next start runs.
+    let mut command = tethered("KILL", installation.bin.join("initdb"));
     command.arg("--pgdata").arg(folder).args(["--username", SUPERUSER, "--encoding", "UTF8"]);
     // What holds for a server started by hand; ours reads its own pg_hba.conf.
     command.args(["--locale", locale, "--auth-local", "peer", "--auth-host", "scram-sha-256"]);

@@ -28,7 +28,11 @@ pub async fn run(up: Up) -> anyhow::Result<ExitCode> {
         free = ports::check(&services, patience) => free?,
         () = stop.asked() => return Ok(ExitCode::SUCCESS),
     }
-    let server = spawn_blocking(|| Server::start(data, &Settings::default())).await??;
+    let server = tokio::select! {
+        started = spawn_blocking(|| Server::start(data, &Settings::default())) => started??,
+        // Its processes are tethered: they end by themselves.
+        () = stop.urged() => exit(INTERRUPTED),
+    };
 
     let running = tokio::select! {
         running = bring_up(&server, programs) => running.map(Some),
@@ -45,7 +49,6 @@ pub async fn run(up: Up) -> anyhow::Result<ExitCode> {
     };
     tokio::select! {
         stopped = spawn_blocking(|| drop(server)) => stopped?,
-        // Postgres is tethered: it ends by itself.
         () = stop.urged() => exit(INTERRUPTED),
     }
     ended

@@ -1,6 +1,7 @@
 //! What dies is started again, and what is killed leaves nothing in the way.
 
 use std::fs;
+use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 
@@ -31,6 +32,20 @@ fn a_second_ctrl_c_does_not_wait() {
     wait_until("users is asked", || sandbox.noted("users", "terminated") == [users]);
     assert_eq!(up.end(Signal::SIGINT).code(), Some(130));
     assert!(!lives(users));
+}
+
+#[test]
+fn a_second_ctrl_c_does_not_wait_for_a_database_to_be_made() {
+    let sandbox = Sandbox::new();
+    let mut up = sandbox.up_command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("initdb runs", || sandbox.path("data/pgdata.new").exists());
+    // Two of the same kind, sent so soon after each other, could arrive as one.
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        send(up.id().cast_signed(), signal);
+    }
+    assert_eq!(up.wait().unwrap().code(), Some(130));
+    assert!(!sandbox.path("data/pgdata").exists());
+    drop(sandbox.up());
 }
 
 #[test]

@@ -108,6 +108,25 @@ async fn a_stop_takes_no_longer_than_its_limit(pool: PgPool) {
     assert!(end.stdout.contains("stopped with requests still in flight"), "{}", end.stdout);
 }
 
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_second_signal_ends_it_at_once(pool: PgPool) {
+    for (drain_delay, signal) in [("60s", Signal::SIGTERM), ("0s", Signal::SIGINT)] {
+        let program = program(&url(&pool)).variable("DRAIN_DELAY", drain_delay).variable("SHUTDOWN_TIMEOUT", "60s");
+        let service = serve(&program).await;
+        let mut stuck = Raw::connect(service.http).await.expect("a connection");
+        stuck.send(HEAD).await.expect("sent");
+        in_flight(&service, 1).await;
+        service.signal(signal);
+        not_ready(&service).await;
+        let begun = Instant::now();
+        service.signal(signal);
+        let end = service.ended().await;
+        assert_eq!(end.code(), Some(130), "{}", end.stdout);
+        // The chassis gives a body 10 s.
+        assert!(begun.elapsed() < PROMPT, "{:?}", begun.elapsed());
+    }
+}
+
 /// The kernel accepts connections, and takes what is sent on them, before the service looks at them.
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
 async fn requests_that_the_kernel_took_before_the_signal_are_answered(pool: PgPool) {
