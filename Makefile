@@ -3,7 +3,7 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint queries check-queries fuzz bench install-postgres hedgerow
+.PHONY: help run test lint check-metrics queries check-queries fuzz bench install-postgres hedgerow
 
 help: ## List what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -15,6 +15,10 @@ run: install-postgres ## Run every service on this machine, on a Postgres of its
 test: install-postgres ## Run all tests on a throwaway Postgres
 	cargo build --workspace
 	$(TARGET)/debug/hedgerow postgres -- cargo test --workspace
+	@if deploy/install.sh promtool; then $(MAKE) --no-print-directory check-metrics; else echo "NOT CHECKED, for want of promtool: the form of /metrics" >&2; fi
+
+check-metrics: hedgerow ## Have promtool check /metrics
+	$(TARGET)/debug/hedgerow postgres -- cargo test --package inventory --test faults -- --ignored promtool
 
 lint: ## Check format, lints, and that the data of the checked queries are up to date
 	cargo fmt --all --check
@@ -35,7 +39,7 @@ bench: install-postgres ## Compare the speed with others
 	bench/run
 
 install-postgres: ## Install a Postgres server where there is none
-	@deploy/install-postgres.sh
+	@deploy/install.sh postgres
 
 hedgerow:
 	cargo build --quiet --package hedgerow
