@@ -8,7 +8,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
-use crate::problem::{FieldError, Problem};
+use crate::{
+    json,
+    problem::{FieldError, Problem},
+};
 
 /// The longest request body that is read, in bytes.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -57,15 +60,7 @@ impl Fields {
             Ok(value) => return Some(value),
             Err(error) => error,
         };
-        let mut pointer = format!("/{name}");
-        for segment in error.path() {
-            use serde_path_to_error::Segment;
-            match segment {
-                Segment::Seq { index } => pointer.extend(["/", &index.to_string()]),
-                Segment::Map { key } => pointer.extend(["/", &escape(key)]),
-                Segment::Enum { .. } | Segment::Unknown => {}
-            }
-        }
+        let pointer = format!("/{name}{}", json::pointer(error.path()));
         self.errors.push(FieldError::at(&pointer, error.into_inner().to_string()));
         None
     }
@@ -78,27 +73,13 @@ impl Fields {
         let mut fields = Self { object, errors: Vec::new() };
         let parsed = T::from_fields(&mut fields);
         for name in fields.object.keys() {
-            fields.errors.push(FieldError::at(&format!("/{}", escape(name)), "this field is not known here"));
+            fields.errors.push(FieldError::at(&format!("/{}", json::escape(name)), "this field is not known here"));
         }
         match parsed {
             Some(parsed) if fields.errors.is_empty() => Ok(parsed),
             _ => Err(Problem::invalid(fields.errors)),
         }
     }
-}
-
-/// Escapes a member name for a JSON pointer in a URI fragment (RFC 6901, sections 3 and 6).
-fn escape(name: &str) -> String {
-    let mut escaped = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        match byte {
-            b'~' => escaped.push_str("~0"),
-            b'/' => escaped.push_str("~1"),
-            b'-' | b'.' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => escaped.push(char::from(byte)),
-            _ => escaped.extend(["%", &format!("{byte:02X}")]),
-        }
-    }
-    escaped
 }
 
 impl<S: Send + Sync, T: FromFields> FromRequest<S> for Json<T> {
@@ -119,10 +100,7 @@ impl<S: Send + Sync, T: FromFields> FromRequest<S> for Json<T> {
         if media_type.is_none() {
             return Err(unsupported_media_type::<T>());
         }
-        let value = serde_json::from_slice(&body).map_err(|error| {
-            Problem::new(StatusCode::BAD_REQUEST, format!("the body cannot be read as JSON: {error}"))
-        })?;
-        Fields::read(value).map(Self)
+        Fields::read(json::parse(&body)?).map(Self)
     }
 }
 

@@ -11,6 +11,7 @@ mod conditional;
 pub mod database;
 mod fields;
 mod health;
+mod json;
 mod life;
 pub mod metrics;
 mod migrate;

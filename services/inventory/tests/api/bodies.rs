@@ -71,6 +71,23 @@ async fn a_body_that_breaks_a_rule_is_422_at_its_place(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn what_only_text_can_have_is_422_at_its_place(pool: PgPool) {
+    let app = start(&pool).await;
+    let cases = [
+        (Method::POST, r#"{"stock": 1e400}"#, "#/stock"),
+        (Method::POST, r#"{"stock": -1e400}"#, "#/stock"),
+        (Method::POST, r#"{"stock": 1, "stock": 1}"#, "#/stock"),
+        (Method::PATCH, r#"{"delta": 1, "reason": "a", "delta": 2}"#, "#/delta"),
+        (Method::PATCH, r#"{"delta": 1e999999999999}"#, "#/delta"),
+    ];
+    for (method, body, place) in cases {
+        let request = app.request(method, "/inventory/p").header("content-type", "application/json").body(body);
+        assert_eq!(app.send(request).await.faults(), [place], "{body}");
+    }
+    assert_eq!(counts(&pool).await, (0, 0));
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
 async fn the_content_type_must_be_json(pool: PgPool) {
     let app = start(&pool).await;
     for media_type in ["text/plain", "application/x-www-form-urlencoded", "application/xml", "", "json"] {
