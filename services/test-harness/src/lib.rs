@@ -4,3 +4,4 @@
 pub mod app;
 pub mod process;
 pub mod raw;
+pub mod rules;

@@ -49,6 +49,29 @@ pub fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n")
 }
 
+/// A request with a JSON body, after which the connection is to be closed. `line` is its method and path.
+#[must_use]
+pub fn whole(line: &str, body: &[u8]) -> Vec<u8> {
+    [head(line, &format!("content-length: {}", body.len())).as_bytes(), body].concat()
+}
+
+/// The same, its body in chunks of 1 KiB.
+#[must_use]
+pub fn chunked(line: &str, body: &[u8]) -> Vec<u8> {
+    let mut bytes = head(line, "transfer-encoding: chunked").into_bytes();
+    for chunk in body.chunks(1024) {
+        bytes.extend(format!("{:x}\r\n", chunk.len()).bytes());
+        bytes.extend(chunk);
+        bytes.extend(b"\r\n");
+    }
+    bytes.extend(b"0\r\n\r\n");
+    bytes
+}
+
+fn head(line: &str, length: &str) -> String {
+    format!("{line} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\nconnection: close\r\n{length}\r\n\r\n")
+}
+
 impl Raw {
     /// Connects.
     ///

@@ -1,10 +1,8 @@
 //! What operators see: request ids, metrics, probes.
 
-use std::time::Duration;
-
 use reqwest::Method;
 use sqlx::PgPool;
-use tokio::time;
+use test_harness::rules;
 use uuid::Uuid;
 
 use crate::{adjust, set, start};
@@ -51,7 +49,5 @@ async fn requests_are_counted_by_route_and_never_by_id(pool: PgPool) {
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
 async fn the_probes_say_that_it_lives_and_is_ready(pool: PgPool) {
     let app = start(&pool).await;
-    assert_eq!(app.admin("/livez").await.status, 200);
-    let ready = async { while app.admin("/readyz").await.status != 200 {} };
-    time::timeout(Duration::from_secs(10), ready).await.expect("ready once the database was reached");
+    rules::probes_say_that_it_lives_and_is_ready(&app, "/inventory").await;
 }

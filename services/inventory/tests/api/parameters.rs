@@ -3,6 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 use sqlx::PgPool;
+use test_harness::rules;
 
 use crate::{counts, set, start};
 
@@ -84,14 +85,7 @@ async fn a_method_that_a_path_does_not_take_is_405_with_those_it_takes(pool: PgP
         ("/inventory/p/movements", vec!["POST", "PUT", "PATCH", "DELETE"], "GET,HEAD"),
     ];
     for (path, methods, allowed) in cases {
-        for method in methods {
-            let answer = app.send(app.request(method.parse().expect("a method"), path)).await;
-            assert_eq!(answer.status, 405, "{method} {path}");
-            answer.problem(405);
-            let mut allow: Vec<_> = answer.header("allow").unwrap_or_default().split(',').map(str::trim).collect();
-            allow.sort_unstable();
-            assert_eq!(allow.join(","), allowed, "{method} {path}");
-        }
+        rules::refuses_methods(&app, path, &methods, allowed).await;
     }
 }
 
@@ -105,11 +99,7 @@ async fn head_answers_as_get_without_the_body(pool: PgPool) {
     for path in
         ["/inventory/p", "/inventory?limit=1", "/inventory/p/movements?limit=1", "/inventory?limit=x", "/nothing"]
     {
-        let (get, head) = (app.get(path).await, app.send(app.request(Method::HEAD, path)).await);
-        assert_eq!((head.status, head.text().as_str()), (get.status, ""), "{path}");
-        for header in ["content-type", "content-length", "etag", "link"] {
-            assert_eq!(head.header(header), get.header(header), "{header} of {path}");
-        }
+        rules::head_is_get_without_the_body(&app, path).await;
     }
     assert_eq!(counts(&pool).await, (2, 3));
 }

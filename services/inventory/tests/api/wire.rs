@@ -1,34 +1,19 @@
 //! Bytes on the wire that no well-behaved client sends: refused with an answer that arrives, and never with a 5xx.
 
 use sqlx::PgPool;
+use test_harness::raw::{chunked, whole};
 
 use crate::{counts, start, stock};
 
 const KIB: usize = 1024;
 
-/// A request with a body, which comes whole or in chunks of 1 KiB.
-fn request(line: &str, body: &[u8], in_chunks: bool) -> Vec<u8> {
-    let head = format!("{line} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close\r\n");
-    if !in_chunks {
-        return [format!("{head}content-length: {}\r\n\r\n", body.len()).as_bytes(), body].concat();
-    }
-    let mut bytes = format!("{head}transfer-encoding: chunked\r\n\r\n").into_bytes();
-    for chunk in body.chunks(KIB) {
-        bytes.extend(format!("{:x}\r\n", chunk.len()).bytes());
-        bytes.extend(chunk);
-        bytes.extend(b"\r\n");
-    }
-    bytes.extend(b"0\r\n\r\n");
-    bytes
-}
-
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
 async fn a_body_has_64_kib_at_most(pool: PgPool) {
     let app = start(&pool).await;
     let padded = |length| format!("{}{}", r#"{"delta": 1}"#, " ".repeat(length - 12)).into_bytes();
-    for in_chunks in [false, true] {
-        app.raw(&request("PATCH /inventory/p", &padded(64 * KIB + 1), in_chunks)).await.problem(413);
-        assert_eq!(app.raw(&request("PATCH /inventory/p", &padded(64 * KIB), in_chunks)).await.status, 200);
+    for encode in [whole, chunked] {
+        app.raw(&encode("PATCH /inventory/p", &padded(64 * KIB + 1))).await.problem(413);
+        assert_eq!(app.raw(&encode("PATCH /inventory/p", &padded(64 * KIB))).await.status, 200);
     }
     assert_eq!(stock(&app, "p").await, 2);
 }
@@ -50,8 +35,8 @@ async fn a_client_that_is_still_sending_gets_its_answer(pool: PgPool) {
         ("GET /inventory/p/movements", 200),
     ];
     for (line, status) in cases {
-        for in_chunks in [false, true] {
-            let answer = app.raw(&request(line, &large, in_chunks)).await;
+        for encode in [whole, chunked] {
+            let answer = app.raw(&encode(line, &large)).await;
             assert_eq!(answer.status, status, "{line}");
             if status >= 400 {
                 answer.problem(status);

@@ -1,10 +1,8 @@
 //! What operators see: request ids, metrics, probes.
 
-use std::time::Duration;
-
 use serde_json::json;
 use sqlx::PgPool;
-use tokio::time;
+use test_harness::rules;
 use uuid::Uuid;
 
 use crate::{create, path, start};
@@ -68,11 +66,5 @@ async fn requests_are_counted_by_route_and_never_by_id(pool: PgPool) {
 #[sqlx::test(migrator = "users::MIGRATIONS")]
 async fn the_probes_say_that_it_lives_and_is_ready(pool: PgPool) {
     let app = start(&pool).await;
-    assert_eq!(app.admin("/livez").await.status, 200);
-    let ready = async { while app.admin("/readyz").await.status != 200 {} };
-    time::timeout(Duration::from_secs(10), ready).await.expect("ready once the database was reached");
-    assert_eq!(app.admin("/users").await.status, 404, "the admin port serves no users");
-    for path in ["/livez", "/readyz", "/metrics"] {
-        app.get(path).await.problem(404);
-    }
+    rules::probes_say_that_it_lives_and_is_ready(&app, "/users").await;
 }

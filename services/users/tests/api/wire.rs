@@ -2,30 +2,14 @@
 
 use serde_json::json;
 use sqlx::PgPool;
-use test_harness::app::{Answer, App, join_all};
+use test_harness::{
+    app::{Answer, App, join_all},
+    raw::{chunked, whole},
+};
 
 use crate::{count, create, path, start};
 
 const KIB: usize = 1024;
-
-/// A request with a head and a body.
-fn request(head: &str, body: &[u8]) -> Vec<u8> {
-    let head = format!("{head}\r\nhost: localhost\r\ncontent-type: application/json\r\n");
-    [format!("{head}content-length: {}\r\nconnection: close\r\n\r\n", body.len()).as_bytes(), body].concat()
-}
-
-/// A request whose body comes in chunks of 1 KiB.
-fn chunked(head: &str, body: &[u8]) -> Vec<u8> {
-    let head = format!("{head}\r\nhost: localhost\r\ncontent-type: application/json\r\n");
-    let mut bytes = format!("{head}transfer-encoding: chunked\r\nconnection: close\r\n\r\n").into_bytes();
-    for chunk in body.chunks(KIB) {
-        bytes.extend(format!("{:x}\r\n", chunk.len()).bytes());
-        bytes.extend(chunk);
-        bytes.extend(b"\r\n");
-    }
-    bytes.extend(b"0\r\n\r\n");
-    bytes
-}
 
 /// A good user in a body of exactly this many bytes.
 fn padded(email: &str, length: usize) -> Vec<u8> {
@@ -37,10 +21,10 @@ fn padded(email: &str, length: usize) -> Vec<u8> {
 #[sqlx::test(migrator = "users::MIGRATIONS")]
 async fn a_body_has_64_kib_at_most(pool: PgPool) {
     let app = start(&pool).await;
-    for (number, encode) in [request, chunked].into_iter().enumerate() {
+    for (number, encode) in [whole, chunked].into_iter().enumerate() {
         let body = |length| padded(&format!("ada{number}@example.com"), length);
-        app.raw(&encode("POST /users HTTP/1.1", &body(64 * KIB + 1))).await.problem(413);
-        assert_eq!(app.raw(&encode("POST /users HTTP/1.1", &body(64 * KIB))).await.status, 201);
+        app.raw(&encode("POST /users", &body(64 * KIB + 1))).await.problem(413);
+        assert_eq!(app.raw(&encode("POST /users", &body(64 * KIB))).await.status, 201);
     }
     assert_eq!(count(&pool).await, 2);
 }
@@ -51,17 +35,17 @@ async fn a_client_that_is_still_sending_gets_its_answer(pool: PgPool) {
     let user = create(&app, "Ada", "ada@example.com").await;
     let ada = path(&user);
     let large = vec![b' '; 8 * KIB * KIB];
-    for encode in [request, chunked] {
-        app.raw(&encode("POST /users HTTP/1.1", &large)).await.problem(413);
-        app.raw(&encode(&format!("PATCH {ada} HTTP/1.1"), &large)).await.problem(413);
-        app.raw(&encode("POST /nothing HTTP/1.1", &large)).await.problem(404);
-        app.raw(&encode("GET /nothing HTTP/1.1", &large)).await.problem(404);
-        app.raw(&encode("PUT /users HTTP/1.1", &large)).await.problem(405);
-        app.raw(&encode("GET /users?limit=x HTTP/1.1", &large)).await.problem(422);
-        assert_eq!(app.raw(&encode("GET /users HTTP/1.1", &large)).await.status, 200);
-        assert_eq!(app.raw(&encode(&format!("GET {ada} HTTP/1.1"), &large)).await.status, 200);
+    for encode in [whole, chunked] {
+        app.raw(&encode("POST /users", &large)).await.problem(413);
+        app.raw(&encode(&format!("PATCH {ada}"), &large)).await.problem(413);
+        app.raw(&encode("POST /nothing", &large)).await.problem(404);
+        app.raw(&encode("GET /nothing", &large)).await.problem(404);
+        app.raw(&encode("PUT /users", &large)).await.problem(405);
+        app.raw(&encode("GET /users?limit=x", &large)).await.problem(422);
+        assert_eq!(app.raw(&encode("GET /users", &large)).await.status, 200);
+        assert_eq!(app.raw(&encode(&format!("GET {ada}"), &large)).await.status, 200);
     }
-    let text = String::from_utf8(request("POST /users HTTP/1.1", &large)).expect("ASCII");
+    let text = String::from_utf8(whole("POST /users", &large)).expect("ASCII");
     app.raw(text.replace("application/json", "text/plain").as_bytes()).await.problem(415);
     assert_eq!(app.get("/users").await.rows(), [user]);
 }
