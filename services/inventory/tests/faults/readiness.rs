@@ -36,5 +36,6 @@ async fn a_service_whose_schema_is_too_old_says_so_and_is_ready_after_migrate(po
     assert_eq!(program.argument("migrate").run().await.code(), Some(0));
     ready(&service).await;
     let answer = client().get(service.url("/inventory/p")).send().await.expect("an answer");
-    assert_eq!(answer.json::<Value>().await.expect("JSON")["stock"], 0);
+    let (status, body) = (answer.status(), answer.json::<Value>().await.expect("JSON"));
+    assert_eq!((status.as_u16(), &body["stock"]), (200, &0.into()), "{body}: {:?}", service.log());
 }
