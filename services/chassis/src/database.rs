@@ -1,29 +1,42 @@
 //! The connection to a service's own Postgres database.
 
-use std::{fmt, io, str::FromStr, time::Duration};
+use std::{fmt, future::Future, io, str::FromStr, time::Duration};
 
-use prometheus::Histogram;
-use sqlx::{
-    Connection, PgConnection, PgPool, Postgres, Transaction,
-    pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions},
+use deadpool::{
+    Runtime,
+    managed::{Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, TimeoutType, Timeouts},
 };
-use tokio::time::Instant;
+use prometheus::Histogram;
+use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use tokio::time::{self, Instant};
 
-use crate::metrics::Metrics;
+use crate::metrics;
 
-/// How long a request waits for a connection.
+/// How long a request waits for a connection, be it for one that others use or for a new one.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection that was idle for longer is asked whether it still works before it is used. Shorter than any restart
 /// of Postgres, so that no request after one meets a connection from before it; under load no connection is idle so long.
 const TRUST_IDLE: Duration = Duration::from_millis(50);
 
+/// How long it may take to answer that.
+const PING_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long work on a connection may take, whatever the peer does: longer than any statement may.
+const WORK_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// A connection is replaced after so long, so that all end up on the new server after one was moved.
+const LONGEST_LIFE: Duration = Duration::from_mins(30);
+
+/// How often work is tried again after a deadlock or a serialization failure.
+const RETRIES: usize = 3;
+
 /// Settings of each session: limits, so that neither a lost client nor a lost lock holder blocks others for long.
 const SESSION: [(&str, &str); 7] = [
     ("statement_timeout", "5s"),
     ("lock_timeout", "4s"),
-    ("idle_in_transaction_session_timeout", "5s"),
+    // Shorter than the wait for a lock: who waits for one that a vanished client holds gets it.
+    ("idle_in_transaction_session_timeout", "2s"),
     ("tcp_keepalives_idle", "10"),
     ("tcp_keepalives_interval", "5"),
     ("tcp_keepalives_count", "3"),
@@ -61,91 +74,215 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
-/// The pool that requests share.
+/// The connections that requests share.
 #[derive(Clone)]
 pub struct Database {
-    pool: PgPool,
+    pool: Pool<Connector>,
     wait: Histogram,
+}
+
+/// Makes connections, and looks at those that are used again.
+struct Connector(PgConnectOptions);
+
+impl Manager for Connector {
+    type Type = PgConnection;
+    type Error = sqlx::Error;
+
+    async fn create(&self) -> Result<PgConnection, sqlx::Error> {
+        self.0.connect().await
+    }
+
+    async fn recycle(&self, connection: &mut PgConnection, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
+        if metrics.age() > LONGEST_LIFE {
+            return Err(RecycleError::message("it has lived long enough"));
+        }
+        if metrics.last_used() > TRUST_IDLE {
+            connection.ping().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Why work on the database did not come to its end, and so what is known of its effects.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// There was no connection: nothing was asked.
+    #[error("no database connection: {0}")]
+    NotBegun(#[source] sqlx::Error),
+    /// Postgres refused a statement: its transaction has no effect.
+    #[error(transparent)]
+    Refused(sqlx::Error),
+    /// The connection was lost, or an answer did not come in time: a statement that was sent may have had its effect.
+    #[error("the database connection was lost: {0}")]
+    Lost(#[source] sqlx::Error),
+}
+
+impl Failure {
+    /// What went wrong.
+    #[must_use]
+    pub fn error(&self) -> &sqlx::Error {
+        let (Self::NotBegun(error) | Self::Refused(error) | Self::Lost(error)) = self;
+        error
+    }
+
+    /// Whether nobody knows if a statement that changes something had its effect.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Lost(_))
+    }
+
+    /// Sorts an error by whether Postgres answered it, about the statement.
+    fn of(error: sqlx::Error) -> Self {
+        let about_the_statement = error.as_database_error().is_some()
+            // Of an ending server (57), a broken one (58, XX) or connection (08), one cannot say how far it came.
+            && !sql_state(&error).is_some_and(|code| matches!(code.get(..2), Some("08" | "57" | "58" | "XX")))
+            || matches!(error, sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. });
+        // A statement that took too long was stopped, by its own limit (57014).
+        if about_the_statement || sql_state(&error).as_deref() == Some("57014") {
+            Self::Refused(error)
+        } else {
+            Self::Lost(error)
+        }
+    }
+
+    /// Whether the connection can be used again for certain.
+    fn leaves_the_connection_sound(&self) -> bool {
+        // A data exception or a violated constraint.
+        let of_the_data = sql_state(self.error()).is_some_and(|code| matches!(code.get(..2), Some("22" | "23")));
+        matches!(self, Self::Refused(_)) && (of_the_data || lost_a_race(self.error()))
+    }
 }
 
 impl Database {
     /// Makes the pool; nothing is connected until it is needed.
-    #[must_use]
-    pub(crate) fn new(options: PgConnectOptions, size: u32, metrics: &Metrics) -> Self {
-        let pool = PgPoolOptions::new()
-            .max_connections(size)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .test_before_acquire(false)
-            .before_acquire(|connection, meta| {
-                Box::pin(async move {
-                    if meta.idle_for > TRUST_IDLE {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
-                })
-            })
-            .connect_lazy_with(options.options(SESSION));
-        let wait = metrics.watch_pool(pool.clone());
-        Self { pool, wait }
-    }
-
-    /// Takes a connection from the pool.
     ///
     /// # Errors
-    /// When the database cannot be reached, or every connection stays busy for 2 s.
-    pub async fn acquire(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-        let _timer = self.wait.start_timer();
-        self.pool.acquire().await
+    /// Where the pool cannot be built: a mistake in the code.
+    pub(crate) fn new(options: PgConnectOptions, size: u32, metrics: &metrics::Metrics) -> anyhow::Result<Self> {
+        let timeouts =
+            Timeouts { wait: Some(ACQUIRE_TIMEOUT), create: Some(ACQUIRE_TIMEOUT), recycle: Some(PING_TIMEOUT) };
+        let pool = Pool::builder(Connector(options.options(SESSION)))
+            .max_size(usize::try_from(size)?)
+            .timeouts(timeouts)
+            .runtime(Runtime::Tokio1)
+            .build()?;
+        let status = pool.clone();
+        let wait = metrics.watch_pool(move || {
+            let status = status.status();
+            (status.available, status.size - status.available)
+        });
+        Ok(Self { pool, wait })
     }
 
-    /// Takes a connection and begins a transaction on it.
+    /// Does some work on a connection, within 6 s.
     ///
     /// # Errors
-    /// As [`Database::acquire`].
-    pub async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        let connection = self.acquire().await?;
-        Transaction::begin(connection, None).await
+    /// As [`Failure`] tells.
+    pub async fn run<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, Failure> {
+        let mut lease = self.acquire().await.map_err(Failure::NotBegun)?;
+        let result = limited(work(lease.connection())).await;
+        if result.as_ref().err().is_none_or(Failure::leaves_the_connection_sound) {
+            lease.give_back();
+        }
+        result
     }
 
     /// A connection that one task keeps for itself.
     #[must_use]
     pub fn hold(&self) -> HeldConnection {
-        HeldConnection { database: self.clone(), connection: None, last_used: Instant::now() }
+        HeldConnection { database: self.clone(), kept: None, tries: 0 }
+    }
+
+    async fn acquire(&self) -> Result<Lease, sqlx::Error> {
+        let _timer = self.wait.start_timer();
+        match self.pool.get().await {
+            Ok(connection) => Ok(Lease(Some(connection))),
+            Err(PoolError::Backend(error)) => Err(error),
+            Err(PoolError::Timeout(TimeoutType::Create)) => Err(timed_out("the database does not answer")),
+            Err(_) => Err(sqlx::Error::PoolTimedOut),
+        }
     }
 }
 
-/// A connection of the pool that one task keeps between uses, which spares the pool's round trip at each release.
+/// A connection in use. Dropped before it is given back, as when a request is cut off, it is closed: nobody knows what
+/// goes on on it.
+pub struct Lease(Option<Object<Connector>>);
+
+impl Lease {
+    /// The connection.
+    ///
+    /// # Panics
+    /// Never: it is there until it is given back, which consumes this.
+    pub fn connection(&mut self) -> &mut PgConnection {
+        self.0.as_mut().expect("it is there until it is given back")
+    }
+
+    fn give_back(mut self) -> Option<Object<Connector>> {
+        self.0.take()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // Out of the pool, and closed without a farewell that a dead peer would not answer.
+        drop(self.0.take().map(Object::take));
+    }
+}
+
+/// A connection of the pool that one task keeps between uses.
 pub struct HeldConnection {
     database: Database,
-    connection: Option<PoolConnection<Postgres>>,
-    last_used: Instant,
+    /// The connection, and when it was last used.
+    kept: Option<(Object<Connector>, Instant)>,
+    /// How often the work at hand lost a race.
+    tries: usize,
 }
 
 impl HeldConnection {
-    /// The connection; a new one where there is none, or where the old one went away while idle.
+    /// Takes the connection for one use; a new one where there is none, or where the old one went away while idle.
     ///
     /// # Errors
-    /// As [`Database::acquire`].
-    pub async fn get(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
-        let idle = self.last_used.elapsed() > TRUST_IDLE;
-        self.last_used = Instant::now();
-        if let Some(connection) = &mut self.connection
-            && idle
-            && connection.ping().await.is_err()
-        {
-            self.discard();
+    /// [`Failure::NotBegun`].
+    pub async fn begin(&mut self) -> Result<Lease, Failure> {
+        if let Some((connection, last_used)) = self.kept.take() {
+            let mut lease = Lease(Some(connection));
+            if last_used.elapsed() <= TRUST_IDLE
+                || matches!(time::timeout(PING_TIMEOUT, lease.connection().ping()).await, Ok(Ok(())))
+            {
+                return Ok(lease);
+            }
         }
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.database.acquire().await?,
-        };
-        Ok(self.connection.insert(connection))
+        self.database.acquire().await.map_err(Failure::NotBegun)
     }
 
-    /// Throws the connection away, after an error that left it in doubt.
-    pub fn discard(&mut self) {
-        drop(self.connection.take().map(PoolConnection::detach));
+    /// Ends the use, with what came of it: keeps the connection if that is certainly sound. True where another
+    /// transaction was given precedence and the work is to be done again; at most three times.
+    pub fn end<T>(&mut self, lease: Lease, result: &Result<T, Failure>) -> bool {
+        if result.as_ref().err().is_none_or(Failure::leaves_the_connection_sound) {
+            self.kept = lease.give_back().map(|connection| (connection, Instant::now()));
+        }
+        let lost_a_race = result.as_ref().is_err_and(|failure| lost_a_race(failure.error()));
+        self.tries = if lost_a_race && self.tries < RETRIES { self.tries + 1 } else { 0 };
+        self.tries > 0
     }
+}
+
+/// Runs work with a limit of time, and tells what its failure means.
+///
+/// # Errors
+/// [`Failure::Refused`] and [`Failure::Lost`].
+pub async fn limited<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Failure> {
+    match time::timeout(WORK_TIMEOUT, work).await {
+        Ok(result) => result.map_err(Failure::of),
+        Err(_) => Err(Failure::Lost(timed_out("the database does not answer"))),
+    }
+}
+
+fn timed_out(what: &'static str) -> sqlx::Error {
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, what))
 }
 
 /// Whether the database is away, overloaded or asks for another try, rather than refusing the statement itself.

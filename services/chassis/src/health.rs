@@ -21,18 +21,18 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(crate) struct Health {
     life: Life,
-    database: watch::Receiver<Result<(), Arc<str>>>,
+    database: watch::Receiver<Result<(), Unready>>,
 }
 
 impl Health {
     /// Starts the background check, on a connection of its own.
     pub(crate) fn watch(life: Life, options: PgConnectOptions, migrations: &'static Migrator) -> Self {
-        let (sender, database) = watch::channel(Err("the database was not reached yet".into()));
+        let (sender, database) = watch::channel(Err(Unready::NotReached));
         tokio::spawn(async move {
             let mut connection = None;
             while !sender.is_closed() {
                 let result = time::timeout(TIMEOUT, check(&mut connection, &options, migrations)).await;
-                let result = result.unwrap_or_else(|_| Err("the database does not answer in time".to_owned()));
+                let result = result.unwrap_or_else(|_| Err((Unready::Silent, "no answer in time".to_owned())));
                 if result.is_err() {
                     connection = None;
                 }
@@ -48,22 +48,34 @@ impl Health {
         if self.life.phase() > Phase::Serving {
             return Err("shutting down".into());
         }
-        self.database.borrow().clone()
+        self.database.borrow().clone().map_err(|unready| unready.to_string().into())
     }
 }
 
-/// Tells a change of state, and says it in the log.
-fn report(sender: &watch::Sender<Result<(), Arc<str>>>, result: Result<(), String>) {
-    let result = result.map_err(Arc::from);
+/// Why the database cannot be worked with. Clients of the probe are told no more: the cause is for the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum Unready {
+    #[error("the database was not reached yet")]
+    NotReached,
+    #[error("the database does not answer in time")]
+    Silent,
+    #[error("the database cannot be used")]
+    Unusable,
+    #[error("the schema has version {found}, version {needed} is needed: run `migrate`")]
+    TooOld { found: i64, needed: i64 },
+}
+
+/// Tells a change of state, and says it with its cause in the log.
+fn report(sender: &watch::Sender<Result<(), Unready>>, result: Result<(), (Unready, String)>) {
     sender.send_if_modified(|state| {
-        if *state == result {
+        if state.as_ref().err() == result.as_ref().err().map(|(unready, _)| unready) {
             return false;
         }
         match &result {
             Ok(()) => tracing::info!("ready"),
-            Err(reason) => tracing::warn!(%reason, "not ready"),
+            Err((reason, cause)) => tracing::warn!(%reason, cause, "not ready"),
         }
-        *state = result;
+        *state = result.map_err(|(unready, _)| unready);
         true
     });
 }
@@ -72,16 +84,16 @@ async fn check(
     connection: &mut Option<PgConnection>,
     options: &PgConnectOptions,
     migrations: &Migrator,
-) -> Result<(), String> {
-    let unreachable = |error: sqlx::Error| format!("the database cannot be used: {error}");
+) -> Result<(), (Unready, String)> {
+    let unusable = |error: sqlx::Error| (Unready::Unusable, error.to_string());
     let connection = match connection {
         Some(connection) => connection,
-        None => connection.insert(options.connect().await.map_err(unreachable)?),
+        None => connection.insert(options.connect().await.map_err(unusable)?),
     };
     let needed = migrate::latest_version(migrations);
-    let found = migrate::schema_version(connection).await.map_err(unreachable)?;
+    let found = migrate::schema_version(connection).await.map_err(unusable)?;
     if found < needed {
-        return Err(format!("the schema has version {found}, version {needed} is needed: run `migrate`"));
+        return Err((Unready::TooOld { found, needed }, "`migrate` has not run".to_owned()));
     }
     Ok(())
 }

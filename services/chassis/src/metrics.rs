@@ -8,7 +8,6 @@ use prometheus::{
     process_collector::ProcessCollector,
     proto::MetricFamily,
 };
-use sqlx::PgPool;
 
 /// Upper bounds of the latency buckets, in seconds.
 const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -59,14 +58,16 @@ impl Metrics {
         self.durations.with_label_values(labels).observe(duration.as_secs_f64());
     }
 
-    /// Shows the pool's connections, and returns the histogram of waits for one.
-    pub(crate) fn watch_pool(&self, pool: PgPool) -> Histogram {
+    /// Shows the pool's connections, those idle and those in use, and returns the histogram of waits for one.
+    pub(crate) fn watch_pool(&self, count: impl Fn() -> (usize, usize) + Send + Sync + 'static) -> Histogram {
         let options = HistogramOpts::new("db_pool_wait_seconds", "Time a task waited for a database connection.");
         let wait = Histogram::with_opts(options.buckets(BUCKETS.into())).expect("the options are constant");
         let connections = Opts::new("db_pool_connections", "Database connections of the pool.");
         let connections = IntGaugeVec::new(connections, &["state"]).expect("the options are constant");
         self.registry.register(Box::new(wait.clone())).expect("a service has one pool");
-        self.registry.register(Box::new(PoolCollector { pool, connections })).expect("a service has one pool");
+        self.registry
+            .register(Box::new(PoolCollector { count: Box::new(count), connections }))
+            .expect("a service has one pool");
         wait
     }
 
@@ -79,7 +80,7 @@ impl Metrics {
 
 /// Reads the state of the pool when it is asked for.
 struct PoolCollector {
-    pool: PgPool,
+    count: Box<dyn Fn() -> (usize, usize) + Send + Sync>,
     connections: IntGaugeVec,
 }
 
@@ -89,8 +90,7 @@ impl Collector for PoolCollector {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let idle = self.pool.num_idle();
-        let in_use = (self.pool.size() as usize).saturating_sub(idle);
+        let (idle, in_use) = (self.count)();
         for (state, count) in [("idle", idle), ("in_use", in_use)] {
             self.connections.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }

@@ -64,7 +64,8 @@ async fn observe(State(metrics): State<Arc<Metrics>>, request: Request, next: Ne
     let mut response = if metrics.in_flight.get() > MAX_IN_FLIGHT {
         Problem::unavailable("too many requests are in flight; try again in a moment").into_response()
     } else {
-        answer(next.run(request).instrument(span.clone())).await
+        let is_safe = request.method().is_safe();
+        answer(next.run(request).instrument(span.clone()), is_safe).await
     };
 
     drop(in_flight);
@@ -81,7 +82,7 @@ async fn observe(State(metrics): State<Arc<Metrics>>, request: Request, next: Ne
 }
 
 /// Runs the handler to its answer; a panic or too long a run has one too.
-async fn answer(handler: impl Future<Output = Response>) -> Response {
+async fn answer(handler: impl Future<Output = Response>, is_safe: bool) -> Response {
     match time::timeout(REQUEST_TIMEOUT, AssertUnwindSafe(handler).catch_unwind()).await {
         Ok(Ok(response)) => response,
         Ok(Err(panic)) => {
@@ -89,9 +90,11 @@ async fn answer(handler: impl Future<Output = Response>) -> Response {
             let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
             Problem::internal(format!("panic: {text}")).into_response()
         }
-        Err(_) => Problem::unavailable("the request took too long; it may or may not have been done")
-            .caused_by("the request took longer than its limit")
-            .into_response(),
+        Err(_) => {
+            let problem =
+                if is_safe { Problem::unavailable("the request took too long") } else { Problem::outcome_unknown() };
+            problem.caused_by("the request took longer than its limit").into_response()
+        }
     }
 }
 

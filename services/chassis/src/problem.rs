@@ -7,6 +7,8 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::database::{self, Failure};
+
 /// Where the problem types of Hedgerow are named; `docs/API.md` lists them.
 const TYPE_BASE: &str = "https://hedgerow.dev/problems/";
 
@@ -100,6 +102,13 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 
+    /// 503 for a request that may or may not have had its effect.
+    #[must_use]
+    pub fn outcome_unknown() -> Self {
+        let detail = "the request may or may not have been done; read before you repeat it";
+        Self::of_kind(StatusCode::SERVICE_UNAVAILABLE, "outcome-unknown", detail)
+    }
+
     /// Adds the cause that the log gets.
     #[must_use]
     pub fn caused_by(mut self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
@@ -143,19 +152,19 @@ impl IntoResponse for Problem {
     }
 }
 
-impl From<sqlx::Error> for Problem {
-    fn from(error: sqlx::Error) -> Self {
-        Arc::new(error).into()
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        Arc::new(failure).into()
     }
 }
 
-impl From<Arc<sqlx::Error>> for Problem {
-    /// 503 where the database is away or overloaded, else 500.
-    fn from(error: Arc<sqlx::Error>) -> Self {
-        if crate::database::is_unavailable(&error) {
-            Self::unavailable("the database does not answer; try again in a moment").caused_by(error)
+impl From<Arc<Failure>> for Problem {
+    /// 503 where the database is away or overloaded, else 500: of work that changes nothing, or certainly had no effect.
+    fn from(failure: Arc<Failure>) -> Self {
+        if failure.is_lost() || database::is_unavailable(failure.error()) {
+            Self::unavailable("the database does not answer; try again in a moment").caused_by(failure)
         } else {
-            Self::internal(error)
+            Self::internal(failure)
         }
     }
 }

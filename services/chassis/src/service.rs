@@ -174,7 +174,7 @@ impl<S: Clone + Send + Sync + 'static> Service<S> {
         let (http, admin) = (listener.local_addr()?, admin_listener.local_addr()?);
 
         let metrics = Metrics::new(self.version)?;
-        let database = Database::new(options.clone(), args.database_pool_size, &metrics);
+        let database = Database::new(options.clone(), args.database_pool_size, &metrics)?;
         let state = (self.state)(&Context { database, metrics: metrics.clone() });
         let (routes, _) = (self.api)().with_state(state).split_for_parts();
         let routes = routes.merge(openapi::routes(openapi::document(self)));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
-use chassis::{FieldError, Problem, batch::Unanswered};
+use chassis::{FieldError, Problem, batch::Unanswered, database::Failure};
 use http::StatusCode;
 
 use crate::model::Refusal;
@@ -18,17 +18,11 @@ pub enum Error {
     #[error(transparent)]
     Unanswered(#[from] Unanswered),
     /// The connection broke after COMMIT was sent and before its answer came.
-    #[error("the database went away while it committed; the change may or may not have been made")]
-    OutcomeUnknown(#[source] Arc<sqlx::Error>),
+    #[error("the database went away while it committed")]
+    OutcomeUnknown(#[source] Arc<Failure>),
     /// Nothing was changed.
     #[error(transparent)]
-    Database(Arc<sqlx::Error>),
-}
-
-impl From<sqlx::Error> for Error {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Database(Arc::new(error))
-    }
+    Database(Arc<Failure>),
 }
 
 impl From<Error> for Problem {
@@ -40,10 +34,8 @@ impl From<Error> for Problem {
             }
             Error::Refused(Refusal::TooLarge) => Self::invalid(vec![FieldError::at("/delta", detail)]),
             Error::Unanswered(unanswered) => unanswered.into(),
-            Error::OutcomeUnknown(cause) => {
-                Self::of_kind(StatusCode::SERVICE_UNAVAILABLE, "outcome-unknown", detail).caused_by(cause)
-            }
-            Error::Database(error) => error.into(),
+            Error::OutcomeUnknown(cause) => Self::outcome_unknown().caused_by(cause),
+            Error::Database(failure) => failure.into(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use chassis::{
     Database,
     batch::Handler,
-    database::{HeldConnection, lost_a_race},
+    database::{Failure, HeldConnection, limited},
 };
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -15,9 +15,6 @@ use crate::{
     model::{Email, Name, User},
     store,
 };
-
-/// How often a batch is tried again after a deadlock.
-const RETRIES: usize = 3;
 
 /// A user to be.
 #[derive(ToSchema)]
@@ -36,17 +33,12 @@ impl Creator {
         Self { connection: database.hold() }
     }
 
-    async fn store(&mut self, users: &[(Uuid, &NewUser)]) -> Result<Vec<User>, sqlx::Error> {
-        let mut tries = 0;
+    async fn store(&mut self, users: &[(Uuid, &NewUser)]) -> Result<Vec<User>, Failure> {
         loop {
-            let result = store::insert(self.connection.get().await?, users).await;
-            match &result {
-                Err(error) if lost_a_race(error) && tries < RETRIES => tries += 1,
-                Ok(_) | Err(sqlx::Error::Database(_)) => return result,
-                Err(_) => {
-                    self.connection.discard();
-                    return result;
-                }
+            let mut lease = self.connection.begin().await?;
+            let result = limited(store::insert(lease.connection(), users)).await;
+            if !self.connection.end(lease, &result) {
+                return result;
             }
         }
     }
@@ -67,9 +59,9 @@ impl Handler for Creator {
                 let mut stored: HashMap<Uuid, User> = stored.into_iter().map(|user| (user.id, user)).collect();
                 ids.iter().map(|id| stored.remove(id).ok_or(Error::EmailTaken)).collect()
             }
-            Err(error) => {
-                let error = Arc::new(error);
-                ids.iter().map(|_| Err(Error::Database(error.clone()))).collect()
+            Err(failure) => {
+                let failure = Arc::new(failure);
+                ids.iter().map(|_| Err(Error::of_write(failure.clone()))).collect()
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
-use chassis::{Problem, batch::Unanswered};
+use chassis::{Problem, batch::Unanswered, database::Failure};
 use http::StatusCode;
 
 /// Why a request failed.
@@ -17,13 +17,26 @@ pub(crate) enum Error {
     Changed,
     #[error(transparent)]
     Unanswered(#[from] Unanswered),
+    /// The connection was lost while a change was under way.
+    #[error("the database went away")]
+    OutcomeUnknown(#[source] Arc<Failure>),
+    /// Nothing was changed.
     #[error(transparent)]
-    Database(Arc<sqlx::Error>),
+    Database(Arc<Failure>),
 }
 
-impl From<sqlx::Error> for Error {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Database(Arc::new(error))
+impl Error {
+    /// Of statements that change something.
+    pub(crate) fn of_write(failure: impl Into<Arc<Failure>>) -> Self {
+        let failure = failure.into();
+        if failure.is_lost() { Self::OutcomeUnknown(failure) } else { Self::Database(failure) }
+    }
+}
+
+impl From<Failure> for Error {
+    /// Of statements that only read.
+    fn from(failure: Failure) -> Self {
+        Self::Database(Arc::new(failure))
     }
 }
 
@@ -35,7 +48,8 @@ impl From<Error> for Problem {
             Error::EmailTaken => Self::of_kind(StatusCode::CONFLICT, "email-taken", detail),
             Error::Changed => Self::new(StatusCode::PRECONDITION_FAILED, detail),
             Error::Unanswered(unanswered) => unanswered.into(),
-            Error::Database(error) => error.into(),
+            Error::OutcomeUnknown(cause) => Self::outcome_unknown().caused_by(cause),
+            Error::Database(failure) => failure.into(),
         }
     }
 }

@@ -6,7 +6,6 @@ use uuid::Uuid;
 
 use crate::{
     creator::NewUser,
-    error::Error,
     model::{Email, Name, User, UserId},
 };
 
@@ -32,11 +31,10 @@ pub(crate) async fn insert(
 }
 
 /// Reads one user.
-pub(crate) async fn get(connection: &mut PgConnection, id: UserId) -> Result<User, Error> {
-    sqlx::query_as!(User, "SELECT id, name, email, created_at, updated_at, version FROM users WHERE id = $1", id.0,)
+pub(crate) async fn get(connection: &mut PgConnection, id: UserId) -> Result<Option<User>, sqlx::Error> {
+    sqlx::query_as!(User, "SELECT id, name, email, created_at, updated_at, version FROM users WHERE id = $1", id.0)
         .fetch_optional(connection)
-        .await?
-        .ok_or(Error::NotFound)
+        .await
 }
 
 /// Reads up to `limit` users by id, those after `after`, of one email where it is given.
@@ -45,9 +43,9 @@ pub(crate) async fn list(
     after: Option<Uuid>,
     email: Option<&Email>,
     limit: i64,
-) -> Result<Vec<User>, Error> {
+) -> Result<Vec<User>, sqlx::Error> {
     let after = after.unwrap_or_default();
-    let users = match email {
+    match email {
         None => {
             sqlx::query_as!(
                 User,
@@ -57,7 +55,7 @@ pub(crate) async fn list(
                 limit,
             )
             .fetch_all(connection)
-            .await?
+            .await
         }
         Some(email) => {
             sqlx::query_as!(
@@ -69,24 +67,27 @@ pub(crate) async fn list(
                 limit,
             )
             .fetch_all(connection)
-            .await?
+            .await
         }
-    };
-    Ok(users)
+    }
 }
 
-/// Changes what is given, if the user's version is one that `if_match` admits.
+/// Changes what is given, if the user's version is one that `if_match` admits. `None` where it is not, or there is no
+/// such user.
 pub(crate) async fn update(
     connection: &mut PgConnection,
     id: UserId,
     name: Option<&Name>,
     email: Option<&Email>,
     if_match: &IfMatch,
-) -> Result<User, Error> {
-    let updated = sqlx::query_as!(
+) -> Result<Option<User>, sqlx::Error> {
+    // A patch of nothing changes nothing, not even the version.
+    sqlx::query_as!(
         User,
         "UPDATE users
-         SET name = coalesce($2, name), email = coalesce($3, email), version = version + 1, updated_at = now()
+         SET name = coalesce($2, name), email = coalesce($3, email),
+             version = version + CASE WHEN $2 IS NULL AND $3 IS NULL THEN 0 ELSE 1 END,
+             updated_at = CASE WHEN $2 IS NULL AND $3 IS NULL THEN updated_at ELSE now() END
          WHERE id = $1 AND ($4::bigint[] IS NULL OR version = ANY ($4))
          RETURNING id, name, email, created_at, updated_at, version",
         id.0,
@@ -94,34 +95,23 @@ pub(crate) async fn update(
         email.map(Email::as_str),
         if_match.versions(),
     )
-    .fetch_optional(&mut *connection)
+    .fetch_optional(connection)
     .await
-    .map_err(email_taken)?;
-    match updated {
-        Some(user) => Ok(user),
-        // It is not there, or it has another version.
-        None => get(connection, id).await.and(Err(Error::Changed)),
-    }
 }
 
-/// Deletes a user, if its version is one that `if_match` admits.
-pub(crate) async fn delete(connection: &mut PgConnection, id: UserId, if_match: &IfMatch) -> Result<(), Error> {
+/// Deletes a user, if its version is one that `if_match` admits. False where it is not, or there is no such user.
+pub(crate) async fn delete(connection: &mut PgConnection, id: UserId, if_match: &IfMatch) -> Result<bool, sqlx::Error> {
     let deleted = sqlx::query!(
         "DELETE FROM users WHERE id = $1 AND ($2::bigint[] IS NULL OR version = ANY ($2))",
         id.0,
         if_match.versions(),
     )
-    .execute(&mut *connection)
+    .execute(connection)
     .await?;
-    if deleted.rows_affected() == 0 {
-        return get(connection, id).await.and(Err(Error::Changed));
-    }
-    Ok(())
+    Ok(deleted.rows_affected() > 0)
 }
 
-fn email_taken(error: sqlx::Error) -> Error {
-    match &error {
-        sqlx::Error::Database(cause) if cause.constraint() == Some("users_email_key") => Error::EmailTaken,
-        _ => error.into(),
-    }
+/// Whether an email is another user's.
+pub(crate) fn is_email_taken(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(cause) if cause.constraint() == Some("users_email_key"))
 }

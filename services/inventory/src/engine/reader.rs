@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use chassis::{
     Database,
     batch::Handler,
-    database::{HeldConnection, is_unavailable},
+    database::{Failure, HeldConnection, limited},
 };
 
 use crate::{
@@ -24,13 +24,15 @@ impl Reader {
         Self { connection: database.hold() }
     }
 
-    async fn read(&mut self, batch: &[ProductId]) -> Result<HashMap<String, Counters>, sqlx::Error> {
+    async fn read(&mut self, batch: &[ProductId]) -> Result<HashMap<String, Counters>, Failure> {
         let ids: Vec<&str> = batch.iter().map(ProductId::as_str).collect();
-        let result = store::counters(self.connection.get().await?, &ids).await;
-        if result.is_err() {
-            self.connection.discard();
+        loop {
+            let mut lease = self.connection.begin().await?;
+            let result = limited(store::counters(lease.connection(), &ids)).await;
+            if !self.connection.end(lease, &result) {
+                return result;
+            }
         }
-        result
     }
 }
 
@@ -40,9 +42,8 @@ impl Handler for Reader {
 
     async fn handle(&mut self, batch: Vec<ProductId>) -> Vec<Self::Answer> {
         let mut result = self.read(&batch).await;
-        // The kept connection may have died since: a read is tried once more, on a new one. Not so after a wait for a
-        // connection in vain: there is no time for a second one.
-        if result.as_ref().is_err_and(|error| is_unavailable(error) && !matches!(error, sqlx::Error::PoolTimedOut)) {
+        // The kept connection may have died since: a read is tried once more, on a new one.
+        if result.as_ref().is_err_and(Failure::is_lost) {
             result = self.read(&batch).await;
         }
         match result {
@@ -53,9 +54,9 @@ impl Handler for Reader {
                 };
                 batch.into_iter().map(stock).collect()
             }
-            Err(error) => {
-                let error = Arc::new(error);
-                batch.iter().map(|_| Err(Error::Database(error.clone()))).collect()
+            Err(failure) => {
+                let failure = Arc::new(failure);
+                batch.iter().map(|_| Err(Error::Database(failure.clone()))).collect()
             }
         }
     }

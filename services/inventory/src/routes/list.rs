@@ -39,8 +39,8 @@ pub(super) async fn list(
     OriginalUri(uri): OriginalUri,
     Query(query): Query<ListStock>,
 ) -> Result<Page<Stock>, Problem> {
-    let mut connection = inventory.database().acquire().await?;
     let after = query.after.as_ref().map_or("", ProductId::as_str);
-    let stock = store::list(&mut connection, after, query.limit.with_lookahead()).await?;
+    let limit = query.limit.with_lookahead();
+    let stock = inventory.database().run(async |connection| store::list(connection, after, limit).await).await?;
     Page::new(stock, query.limit, &uri, |stock| stock.product_id.as_str().to_owned())
 }

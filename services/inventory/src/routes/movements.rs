@@ -39,8 +39,11 @@ pub(super) async fn list(
     Path(product_id): Path<ProductId>,
     Query(query): Query<ListMovements>,
 ) -> Result<Page<Movement>, Problem> {
-    let mut connection = inventory.database().acquire().await?;
     let before = query.after.unwrap_or(i64::MAX);
-    let movements = store::movements(&mut connection, &product_id, before, query.limit.with_lookahead()).await?;
+    let limit = query.limit.with_lookahead();
+    let movements = inventory
+        .database()
+        .run(async |connection| store::movements(connection, &product_id, before, limit).await)
+        .await?;
     Page::new(movements, query.limit, &uri, |movement| movement.version.to_string())
 }

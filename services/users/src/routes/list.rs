@@ -42,7 +42,7 @@ pub(super) async fn list(
     OriginalUri(uri): OriginalUri,
     Query(query): Query<ListUsers>,
 ) -> Result<Page<User>, Problem> {
-    let mut connection = users.database.acquire().await?;
-    let users = store::list(&mut connection, query.after, query.email.as_ref(), query.limit.with_lookahead()).await?;
+    let (limit, email) = (query.limit.with_lookahead(), query.email.as_ref());
+    let users = users.database.run(async |connection| store::list(connection, query.after, email, limit).await).await?;
     Page::new(users, query.limit, &uri, |user| user.id.to_string())
 }

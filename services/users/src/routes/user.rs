@@ -3,12 +3,13 @@
 use axum::extract::State;
 use chassis::{Fields, FromFields, IfMatch, Json, Path, Tagged};
 use http::StatusCode;
+use sqlx::PgConnection;
 use utoipa::ToSchema;
 
 use crate::{
     Users,
     error::Error,
-    model::{Email, Name, User},
+    model::{Email, Name, User, UserId},
     store,
 };
 
@@ -44,7 +45,9 @@ impl FromFields for UserPatch {
     ),
 )]
 pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> Result<Tagged<User>, Error> {
-    let user = store::get(&mut *users.database.acquire().await?, id.parse()?).await?;
+    let id = id.parse()?;
+    let user = users.database.run(async |connection| store::get(connection, id).await).await?;
+    let user = user.ok_or(Error::NotFound)?;
     Ok(Tagged { version: user.version, body: user })
 }
 
@@ -78,8 +81,14 @@ pub(super) async fn patch(
     Json(patch): Json<UserPatch>,
 ) -> Result<Tagged<User>, Error> {
     let id = id.parse()?;
-    let mut connection = users.database.acquire().await?;
-    let user = store::update(&mut connection, id, patch.name.as_ref(), patch.email.as_ref(), &if_match).await?;
+    let UserPatch { name, email } = &patch;
+    let update = async |connection: &mut PgConnection| {
+        store::update(connection, id, name.as_ref(), email.as_ref(), &if_match).await
+    };
+    let updated = users.database.run(update).await.map_err(|failure| {
+        if store::is_email_taken(failure.error()) { Error::EmailTaken } else { Error::of_write(failure) }
+    })?;
+    let Some(user) = updated else { return Err(not_there_or_changed(&users, id).await) };
     Ok(Tagged { version: user.version, body: user })
 }
 
@@ -104,6 +113,20 @@ pub(super) async fn delete(
     Path(id): Path<String>,
     if_match: IfMatch,
 ) -> Result<StatusCode, Error> {
-    store::delete(&mut *users.database.acquire().await?, id.parse()?, &if_match).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let id = id.parse()?;
+    let deleted = users.database.run(async |connection| store::delete(connection, id, &if_match).await).await;
+    if deleted.map_err(Error::of_write)? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(not_there_or_changed(&users, id).await)
+    }
+}
+
+/// Why a user was not changed.
+async fn not_there_or_changed(users: &Users, id: UserId) -> Error {
+    match users.database.run(async |connection| store::get(connection, id).await).await {
+        Ok(Some(_)) => Error::Changed,
+        Ok(None) => Error::NotFound,
+        Err(failure) => failure.into(),
+    }
 }
