@@ -2,6 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use reqwest::{Client, Method, Response};
 use serde_json::json;
 use test_harness::process::{PATIENCE, Process, eventually};
@@ -68,6 +72,45 @@ async fn a_stopped_database_is_503_until_it_is_back() {
 #[tokio::test]
 async fn a_crashed_database_is_503_until_it_is_back() {
     outlives(embedded_postgres::Server::kill).await;
+}
+
+/// All processes of a Postgres, so that none of them answers, and none closes a connection.
+fn freeze(server: &embedded_postgres::Server, signal: Signal) {
+    let postmaster = server.pid().expect("it runs").to_string();
+    let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).expect("children");
+    for pid in children.split_whitespace().chain([postmaster.as_str()]) {
+        // A child may have ended meanwhile.
+        let _ = kill(Pid::from_raw(pid.parse().expect("a process id")), signal);
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_goes_silent_is_503_until_it_speaks_again() {
+    let postgres = Postgres::migrated().await;
+    let service = serve(&program(&postgres.url)).await;
+    let client = client();
+    assert_all_work(&client, &service).await;
+
+    freeze(&postgres.server, Signal::SIGSTOP);
+    // Twice: what a first request found out must not leave the second one waiting.
+    for request in REQUESTS.iter().chain(&REQUESTS) {
+        let begun = Instant::now();
+        let status = ask(&client, &service, request.clone()).await.status();
+        let taken = begun.elapsed();
+        if status != 503 || taken >= DEADLINE {
+            freeze(&postgres.server, Signal::SIGCONT);
+            panic!("{request:?}: {status} after {taken:?}");
+        }
+    }
+    let ready = readiness(&service).await.status();
+    freeze(&postgres.server, Signal::SIGCONT);
+    assert_eq!(ready, 503);
+    let begun = Instant::now();
+    for request in REQUESTS {
+        let left = RECOVERY.saturating_sub(begun.elapsed());
+        let works = async || (ask(&client, &service, request.clone()).await.status() == 200).then_some(());
+        eventually("recovered", left, works).await;
+    }
 }
 
 #[tokio::test]
