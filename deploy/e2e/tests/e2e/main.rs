@@ -1,0 +1,5 @@
+//! The tools, against a small server that misbehaves as told.
+
+mod load;
+mod probe;
+mod server;
