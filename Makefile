@@ -3,7 +3,7 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint check-metrics queries check-queries fuzz bench install-postgres hedgerow
+.PHONY: help run test test-cluster lint check-metrics queries check-queries manifests check-manifests fuzz images bench install-postgres hedgerow
 
 help: ## List what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -20,16 +20,32 @@ test: install-postgres ## Run all tests on a throwaway Postgres
 check-metrics: hedgerow ## Have promtool check /metrics
 	$(TARGET)/debug/hedgerow postgres -- cargo test --package inventory --test faults -- --ignored promtool
 
-lint: ## Check format, lints, and that the data of the checked queries are up to date
+test-cluster: ## Test the operator in the current kube context, whose nodes need the images and postgres:15
+	cargo test --package operator --features cluster-tests --test api_server --test cluster
+
+lint: ## Check format, lints, and that what is generated is up to date
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
-	@$(MAKE) --no-print-directory check-queries
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	@$(MAKE) --no-print-directory check-queries check-manifests
 
 queries: install-postgres hedgerow ## Renew the data of the checked queries (.sqlx), after a change to SQL
 	$(TARGET)/debug/hedgerow postgres -- migrations/queries renew
 
 check-queries: install-postgres hedgerow ## Check that these data are up to date
 	$(TARGET)/debug/hedgerow postgres -- migrations/queries check
+
+manifests: ## Renew deploy/operator, after a change to the kind or to what runs the operator
+	cargo build --quiet --package operator
+	$(TARGET)/debug/operator crd >deploy/operator/crd.yaml
+	$(TARGET)/debug/operator manifests >deploy/operator/operator.yaml
+
+check-manifests: ## Check that deploy/operator is up to date
+	cargo build --quiet --package operator
+	$(TARGET)/debug/operator crd | diff deploy/operator/crd.yaml -
+	$(TARGET)/debug/operator manifests | diff deploy/operator/operator.yaml -
+
+images: ## Build the container images, with docker, podman or buildah (`deploy/images help` has more)
+	@deploy/images
 
 fuzz: install-postgres ## Send both services what their API documents allow and forbid (needs python3 and curl)
 	cargo build --release --bins

@@ -24,8 +24,9 @@ mod problem;
 mod query;
 mod server;
 mod service;
-mod telemetry;
+pub mod telemetry;
 
+pub use admin::{Check, Checks, serve_admin};
 pub use cli::ServeArgs;
 pub use conditional::{IfMatch, Tagged};
 pub use database::{Database, DatabaseUrl};

@@ -28,24 +28,19 @@ impl Metrics {
     /// # Errors
     /// Where two metrics have one name: a mistake in the code.
     pub(crate) fn new(version: &str) -> Result<Self, prometheus::Error> {
-        let registry = Registry::new();
+        let registry = registry(version)?;
         let labels = &["method", "route", "status"];
         let requests = IntCounterVec::new(Opts::new("http_requests_total", "HTTP requests answered."), labels)?;
         let options = HistogramOpts::new("http_request_duration_seconds", "Time to answer an HTTP request.");
         let durations = HistogramVec::new(options.buckets(BUCKETS.into()), labels)?;
         let in_flight = IntGauge::new("http_requests_in_flight", "HTTP requests being handled.")?;
-        let build =
-            IntGaugeVec::new(Opts::new("build_info", "The running build; always 1."), &["version", "revision"])?;
-        build.with_label_values(&[version, option_env!("HEDGEROW_REVISION").unwrap_or("unknown")]).set(1);
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(durations.clone()))?;
         registry.register(Box::new(in_flight.clone()))?;
-        registry.register(Box::new(build))?;
-        registry.register(Box::new(ProcessCollector::for_self()))?;
         Ok(Self { registry, requests, durations, in_flight })
     }
 
-    /// Where a service registers metrics of its own.
+    /// Where a service registers metrics of its own, and what the admin port shows.
     #[must_use]
     pub fn registry(&self) -> &Registry {
         &self.registry
@@ -70,12 +65,25 @@ impl Metrics {
             .expect("a service has one pool");
         wait
     }
+}
 
-    /// The metrics as text, and its media type.
-    pub(crate) fn render(&self) -> Result<(String, String), prometheus::Error> {
-        let encoder = TextEncoder::new();
-        Ok((encoder.encode_to_string(&self.registry.gather())?, encoder.format_type().to_owned()))
-    }
+/// A registry with what every process has: its build, and its use of memory, CPU and files.
+///
+/// # Errors
+/// Where two metrics have one name: a mistake in the code.
+pub fn registry(version: &str) -> Result<Registry, prometheus::Error> {
+    let registry = Registry::new();
+    let build = IntGaugeVec::new(Opts::new("build_info", "The running build; always 1."), &["version", "revision"])?;
+    build.with_label_values(&[version, option_env!("HEDGEROW_REVISION").unwrap_or("unknown")]).set(1);
+    registry.register(Box::new(build))?;
+    registry.register(Box::new(ProcessCollector::for_self()))?;
+    Ok(registry)
+}
+
+/// The metrics as text, and its media type.
+pub(crate) fn render(registry: &Registry) -> Result<(String, String), prometheus::Error> {
+    let encoder = TextEncoder::new();
+    Ok((encoder.encode_to_string(&registry.gather())?, encoder.format_type().to_owned()))
 }
 
 /// Reads the state of the pool when it is asked for.

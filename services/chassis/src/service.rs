@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     process::{ExitCode, exit},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,7 +20,7 @@ use tokio::{
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
-    admin,
+    admin::{self, Checks},
     cli::{Cli, Command, ServeArgs},
     database::Database,
     health::Health,
@@ -183,7 +184,9 @@ impl<S: Clone + Send + Sync + 'static> Service<S> {
         let (phases, life) = Life::new();
         let health = Health::watch(life.clone(), options, self.migrations);
         // The admin port answers until the process ends, or a draining pod would look dead.
-        tokio::spawn(server::serve(admin_listener, admin::routes(health, metrics), Life::endless(), Limits::default()));
+        let checks = Checks { live: Arc::new(|| Ok(())), ready: Arc::new(move || health.ready()) };
+        let probes = admin::routes(checks, metrics.registry().clone());
+        tokio::spawn(server::serve(admin_listener, probes, Life::endless(), Limits::default()));
         let server = tokio::spawn(server::serve(listener, app, life, Limits::default()));
         Ok(Running { http, admin, args, phases, server })
     }
@@ -208,7 +211,7 @@ impl Running {
     }
 }
 
-fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+pub(crate) fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let listen = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         // A restart need not wait for connections of the process before it to be forgotten.

@@ -16,11 +16,11 @@ use tracing_subscriber::{EnvFilter, Layer, filter::LevelFilter, layer::Subscribe
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The traces, where they are exported.
-pub(crate) struct Telemetry(Option<SdkTracerProvider>);
+pub struct Telemetry(Option<SdkTracerProvider>);
 
 impl Telemetry {
     /// Sends what is left, if it can within this time.
-    pub(crate) fn finish(self, limit: Duration) {
+    pub fn finish(self, limit: Duration) {
         let sent = self.0.map(|provider| provider.shutdown_with_timeout(limit.min(FLUSH_TIMEOUT)));
         if let Some(Err(error)) = sent {
             tracing::warn!(%error, "the last traces were not sent");
@@ -32,7 +32,7 @@ impl Telemetry {
 ///
 /// # Errors
 /// Where the filter or the endpoint makes no sense.
-pub(crate) fn start(name: &'static str, filter: &str, endpoint: Option<&str>) -> anyhow::Result<Telemetry> {
+pub fn start(name: &'static str, filter: &str, endpoint: Option<&str>) -> anyhow::Result<Telemetry> {
     let filter = log_filter(filter).context("LOG_LEVEL is not a level or filter")?;
     // JSON for machines, text for people.
     let logs = if io::stdout().is_terminal() {

@@ -1,0 +1,126 @@
+//! What the API server would say of a `Microservice`, said without one: its defaults, its schema, its rules.
+
+use std::fmt;
+
+use jsonschema::{
+    ValidationError,
+    error::ValidationErrorKind,
+    paths::{Location, LocationSegment},
+};
+use kube::{
+    Resource,
+    core::cel::{Validator, apply_defaults},
+};
+use serde_json::{Map, Value, json};
+
+use crate::{api::Microservice, crd};
+
+/// Why an object is refused: every reason there is.
+#[derive(Debug, thiserror::Error)]
+pub struct Refused(Vec<String>);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+/// Reads an object as the API server would take it, with its defaults; `old` is what it was before, where it is there.
+///
+/// # Errors
+/// Where the API server would refuse it, or where it has a field that is unknown, as `kubectl --validate=strict` does.
+pub fn admit(object: &Value, old: Option<&Value>) -> Result<Microservice, Refused> {
+    let schema = schema().map_err(|error| Refused(vec![error.to_string()]))?;
+    let defaulted = |object| apply_defaults(&schema, &without_nulls(object));
+    let (object, old) = (defaulted(object), old.map(defaulted));
+
+    let mut reasons = Vec::new();
+    match jsonschema::validator_for(&closed(&schema)) {
+        Ok(validator) => reasons.extend(validator.iter_errors(&object).map(|error| reason(&error))),
+        Err(error) => reasons.push(error.to_string()),
+    }
+    // Rules are for objects of the right form.
+    if reasons.is_empty()
+        && let Err(errors) = Validator::new().validate(&schema, &object, old.as_ref())
+    {
+        reasons.extend(errors.as_slice().iter().map(ToString::to_string));
+    }
+    if !reasons.is_empty() {
+        return Err(Refused(reasons));
+    }
+    serde_json::from_value(object).map_err(|error| Refused(vec![error.to_string()]))
+}
+
+fn reason(error: &ValidationError) -> String {
+    let message = match error.kind() {
+        ValidationErrorKind::AdditionalProperties { unexpected } => format!("unknown field {}", unexpected.join(", ")),
+        _ => error.to_string(),
+    };
+    let field = field(error.instance_path());
+    if field.is_empty() { message } else { format!("{field}: {message}") }
+}
+
+/// The path of a field as Kubernetes writes it, such as `spec.env[0].name`; empty for the object itself.
+fn field(path: &Location) -> String {
+    path.iter().fold(String::new(), |path, segment| match segment {
+        LocationSegment::Index(index) => format!("{path}[{index}]"),
+        LocationSegment::Property(name) if path.is_empty() => name.into_owned(),
+        LocationSegment::Property(name) => format!("{path}.{name}"),
+    })
+}
+
+fn schema() -> serde_json::Result<Value> {
+    Ok(crd::document()?["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take())
+}
+
+/// A field that is null counts as left out.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(all) => {
+            let there = all.iter().filter(|(_, value)| !value.is_null());
+            there.map(|(key, value)| (key.clone(), without_nulls(value))).collect()
+        }
+        Value::Array(all) => all.iter().map(without_nulls).collect(),
+        other => other.clone(),
+    }
+}
+
+/// The structural schema as a JSON schema that means the same, and refuses unknown fields.
+fn closed(schema: &Value) -> Value {
+    let mut root = close(schema);
+    if let Some(properties) = root.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.insert("apiVersion".to_owned(), json!({ "const": Microservice::api_version(&()) }));
+        properties.insert("kind".to_owned(), json!({ "const": Microservice::kind(&()) }));
+        let name = json!({ "type": "string", "minLength": 1 });
+        let metadata = json!({ "type": "object", "properties": { "name": name }, "required": ["name"] });
+        properties.insert("metadata".to_owned(), metadata);
+    }
+    root["required"] = json!(["apiVersion", "kind", "metadata", "spec"]);
+    root
+}
+
+fn close(schema: &Value) -> Value {
+    let Value::Object(schema) = schema else { return schema.clone() };
+    let says = |keyword: &str, value: Value| schema.get(keyword) == Some(&value);
+    let mut closed = Map::new();
+    for (keyword, value) in schema {
+        let value = match (keyword.as_str(), value) {
+            ("properties", Value::Object(all)) => {
+                all.iter().map(|(name, value)| (name.clone(), close(value))).collect()
+            }
+            ("items" | "additionalProperties", value) => close(value),
+            (_, value) => value.clone(),
+        };
+        closed.insert(keyword.clone(), value);
+    }
+    if schema.contains_key("properties") {
+        closed.insert("additionalProperties".to_owned(), json!(false));
+    }
+    if says("x-kubernetes-int-or-string", json!(true)) {
+        closed.insert("type".to_owned(), json!(["integer", "string"]));
+    }
+    if says("x-kubernetes-list-type", json!("set")) {
+        closed.insert("uniqueItems".to_owned(), json!(true));
+    }
+    closed.into()
+}

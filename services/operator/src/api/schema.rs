@@ -1,0 +1,87 @@
+//! The parts of the schema that do not follow from a Rust type: they must be structural, as the API server wants them,
+//! and bounded, or it would refuse the rules on them as too costly.
+
+use k8s_openapi::api::core::v1::EnvVar;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde_json::{Value, json};
+
+/// What Kubernetes takes for an amount of a resource.
+const QUANTITY: &str = r"^[0-9]+(\.[0-9]*)?([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$";
+
+pub(super) fn port(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "integer", "format": "int32", "minimum": 1, "maximum": 65535 })
+}
+
+/// One of the variants of an enum, without their documentation: a schema has one description for all.
+pub(super) fn choice<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    let variants = T::json_schema(generator);
+    let names: Vec<&Value> = variants.get("oneOf").and_then(Value::as_array).into_iter().flatten().collect();
+    let names: Vec<&Value> = names.iter().filter_map(|variant| variant.get("const")).collect();
+    json_schema!({ "type": "string", "enum": names })
+}
+
+pub(super) fn paths(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "maxItems": 20,
+        "items": { "type": "string", "minLength": 1, "maxLength": 200 },
+    })
+}
+
+pub(super) fn environment(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = <Vec<EnvVar>>::json_schema(generator);
+    schema.insert("maxItems".to_owned(), json!(100));
+    let properties = schema.pointer_mut("/items/properties").and_then(Value::as_object_mut);
+    if let Some(name) = properties.and_then(|properties| properties.get_mut("name")).and_then(Value::as_object_mut) {
+        name.insert("maxLength".to_owned(), json!(200));
+        name.insert("pattern".to_owned(), json!("^[A-Za-z_.-][A-Za-z0-9_.-]*$"));
+    }
+    schema
+}
+
+/// Without `claims`: devices are not for these services.
+pub(super) fn resources(_: &mut SchemaGenerator) -> Schema {
+    let amounts = |description: &str| {
+        json!({
+            "description": description,
+            "type": "object",
+            "maxProperties": 10,
+            "additionalProperties": { "x-kubernetes-int-or-string": true, "pattern": QUANTITY },
+        })
+    };
+    json_schema!({
+        "type": "object",
+        "properties": {
+            "requests": amounts("What is kept free for a container, such as cpu and memory."),
+            "limits": amounts("What a container may use at most."),
+        },
+    })
+}
+
+/// Strings and maps of strings in one list. A structural schema cannot say so by types, but the keywords below each
+/// concern one type and pass over the others: a string has the form of a name, a map has labels, and the bounds that
+/// nothing can meet keep numbers and lists out.
+pub(super) fn peers(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 50,
+        "items": {
+            "x-kubernetes-preserve-unknown-fields": true,
+            "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$",
+            "maxLength": 40,
+            "minProperties": 1,
+            "maxProperties": 10,
+            "additionalProperties": {
+                "type": "string",
+                "pattern": "^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$",
+                "maxLength": 63,
+            },
+            "minimum": 1,
+            "maximum": 0,
+            "minItems": 1,
+            "maxItems": 0,
+            "not": { "enum": [false, true] },
+        },
+    })
+}

@@ -1,0 +1,92 @@
+//! The labels all children carry, and those that select pods.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
+use kube::{Resource, ResourceExt};
+
+use crate::api::Microservice;
+
+/// Selects what this operator made.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by=hedgerow-operator";
+
+/// The component of the pods that serve; those of a migration are another.
+pub const SERVICE: &str = "service";
+
+/// The labels that select the pods of a component of the object called so. A selector cannot be changed, so nothing
+/// that can is among them.
+pub(super) fn selector(name: &str, component: &str) -> BTreeMap<String, String> {
+    [("name", name), ("instance", name), ("component", component)]
+        .map(|(key, value)| (format!("app.kubernetes.io/{key}"), value.to_owned()))
+        .into()
+}
+
+/// Selects the pods that serve.
+pub(super) fn pods(object: &Microservice) -> LabelSelector {
+    LabelSelector { match_labels: Some(selector(&object.name_any(), SERVICE)), ..LabelSelector::default() }
+}
+
+/// Selects the pods that serve and those that migrate.
+pub(super) fn all_pods(object: &Microservice) -> LabelSelector {
+    let mut labels = selector(&object.name_any(), SERVICE);
+    labels.remove("app.kubernetes.io/component");
+    LabelSelector { match_labels: Some(labels), ..LabelSelector::default() }
+}
+
+/// All labels of a child.
+#[must_use]
+pub fn labels(object: &Microservice, component: &str) -> BTreeMap<String, String> {
+    let mut labels = selector(&object.name_any(), component);
+    labels.insert("app.kubernetes.io/part-of".to_owned(), "hedgerow".to_owned());
+    labels.insert("app.kubernetes.io/managed-by".to_owned(), "hedgerow-operator".to_owned());
+    labels
+}
+
+/// The labels of a pod: what network policies and people look for as well.
+pub(super) fn pod(object: &Microservice, component: &str) -> BTreeMap<String, String> {
+    let mut labels = labels(object, component);
+    if let Some(version) = version(&object.spec.image) {
+        labels.insert("app.kubernetes.io/version".to_owned(), version);
+    }
+    if object.spec.database.is_some() {
+        // The database server lets in who has it.
+        labels.insert("hedgerow.dev/database".to_owned(), "true".to_owned());
+    }
+    labels
+}
+
+/// The metadata of a child, with its owner where that is stored.
+pub(super) fn metadata(object: &Microservice, name: String, component: &str) -> ObjectMeta {
+    // Its deletion in the foreground waits for the children to go.
+    let owner = object.controller_owner_ref(&());
+    let owner = owner.map(|owner| OwnerReference { block_owner_deletion: Some(true), ..owner });
+    ObjectMeta {
+        name: Some(name),
+        namespace: object.namespace(),
+        labels: Some(labels(object, component)),
+        owner_references: owner.map(|owner| vec![owner]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// The image's tag, where it may be a label. A digest may not: it has a colon.
+fn version(image: &str) -> Option<String> {
+    let image = image.split_once('@').map_or(image, |(name, _)| name);
+    let (_, tag) = image.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'))?;
+    let ends = |end: char| end.is_ascii_alphanumeric();
+    (tag.len() <= 63 && tag.starts_with(ends) && tag.ends_with(ends)).then(|| tag.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_the_tag() {
+        assert_eq!(version("localhost:5000/orders:1.2"), Some("1.2".to_owned()));
+        assert_eq!(version("localhost:5000/orders:1.2@sha256:00ff"), Some("1.2".to_owned()));
+        assert_eq!(version("localhost:5000/orders@sha256:00ff"), None);
+        assert_eq!(version("orders:x-"), None, "no label ends so");
+        assert_eq!(version("orders:_x"), None, "or begins so");
+    }
+}

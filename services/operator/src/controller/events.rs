@@ -1,0 +1,45 @@
+//! What happens to an object, for `kubectl describe`.
+
+use kube::{
+    Client, Resource,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use tokio::time;
+
+use super::error::STEP_TIMEOUT;
+use crate::api::Microservice;
+
+/// The reason of events about what was done to a database.
+pub(crate) const DATABASE: &str = "DatabaseChanged";
+
+/// The longest note the API server takes.
+const LONGEST_NOTE: usize = 1024;
+
+/// Writes events about objects.
+pub(crate) struct Events(Recorder);
+
+impl Events {
+    pub(crate) fn new(client: Client, instance: String) -> Self {
+        Self(Recorder::new(client, Reporter { controller: "hedgerow-operator".into(), instance: Some(instance) }))
+    }
+
+    pub(crate) async fn normal(&self, object: &Microservice, reason: &str, note: &str) {
+        self.publish(object, EventType::Normal, reason, note).await;
+    }
+
+    pub(crate) async fn warning(&self, object: &Microservice, reason: &str, note: &str) {
+        self.publish(object, EventType::Warning, reason, note).await;
+    }
+
+    /// An event that cannot be written is only logged: nothing else depends on it.
+    async fn publish(&self, object: &Microservice, type_: EventType, reason: &str, note: &str) {
+        tracing::info!(object = object.metadata.name, reason, "{note}");
+        let note = Some(note[..note.floor_char_boundary(LONGEST_NOTE)].to_owned());
+        let event = Event { type_, reason: reason.into(), note, action: "Reconcile".into(), secondary: None };
+        match time::timeout(STEP_TIMEOUT, self.0.publish(&event, &object.object_ref(&()))).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "an event is lost"),
+            Err(_) => tracing::warn!("an event is lost: the API server does not answer"),
+        }
+    }
+}

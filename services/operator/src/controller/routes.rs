@@ -1,0 +1,74 @@
+//! Which paths the gateway gives to which service: the older object keeps a path that two ask for.
+
+use std::borrow::Borrow;
+
+use kube::ResourceExt;
+
+use crate::api::Microservice;
+
+/// The paths of `object` that it gets, and those that another has, with that other's name.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Verdict {
+    pub(crate) accepted: Vec<String>,
+    pub(crate) taken: Vec<(String, String)>,
+}
+
+/// Judges the paths of `object` among `all`.
+pub(crate) fn judge(object: &Microservice, all: &[impl Borrow<Microservice>]) -> Verdict {
+    let mut verdict = Verdict::default();
+    for path in paths(object) {
+        let rivals = all
+            .iter()
+            .map(Borrow::borrow)
+            .filter(|other: &&Microservice| paths(other).contains(path) && seniority(other) < seniority(object));
+        match rivals.min_by_key(|other| seniority(other)) {
+            Some(older) => verdict.taken.push((path.clone(), older.name_any())),
+            None => verdict.accepted.push(path.clone()),
+        }
+    }
+    verdict
+}
+
+/// Whether a change of one may change the other's verdict.
+pub(crate) fn are_rivals(one: &Microservice, other: &Microservice) -> bool {
+    one.name_any() != other.name_any() && paths(one).iter().any(|path| paths(other).contains(path))
+}
+
+fn paths(object: &Microservice) -> &[String] {
+    object.spec.route.as_ref().map_or(&[], |route| &route.paths)
+}
+
+/// Age first; of two that were made in the same second, the name decides.
+fn seniority(object: &Microservice) -> (Option<i64>, String) {
+    (object.creation_timestamp().map(|time| time.0.as_second()), object.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+
+    fn object(name: &str, age: i64, paths: &[&str]) -> Microservice {
+        let spec = serde_json::json!({ "image": "x:1", "route": { "paths": paths } });
+        let mut object = Microservice::new(name, serde_json::from_value(spec).expect("a spec"));
+        object.metadata.creation_timestamp = Timestamp::from_second(1_000_000 - age).ok().map(Time);
+        object
+    }
+
+    #[test]
+    fn the_older_object_keeps_the_path() {
+        let all = [object("young", 1, &["/a", "/b"]), object("old", 2, &["/a"]), object("other", 9, &["/c"])];
+        let young = judge(&all[0], &all);
+        assert_eq!(young.accepted, ["/b"]);
+        assert_eq!(young.taken, [("/a".to_owned(), "old".to_owned())]);
+        assert_eq!(judge(&all[1], &all), Verdict { accepted: vec!["/a".into()], taken: vec![] });
+        assert!(are_rivals(&all[0], &all[1]) && !are_rivals(&all[0], &all[2]) && !are_rivals(&all[0], &all[0]));
+    }
+
+    #[test]
+    fn of_twins_the_name_decides() {
+        let all = [object("b", 1, &["/x"]), object("a", 1, &["/x"])];
+        assert_eq!(judge(&all[0], &all).taken, [("/x".to_owned(), "a".to_owned())]);
+        assert!(judge(&all[1], &all).taken.is_empty());
+    }
+}

@@ -1,0 +1,145 @@
+//! What besides an object itself asks for a look at it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    iter, mem,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{Stream, StreamExt, future, stream};
+use kube::{
+    Api, ResourceExt,
+    api::{ApiResource, DynamicObject},
+    runtime::{
+        WatchStreamExt,
+        reflector::{ObjectRef, store::Writer},
+        watcher,
+    },
+};
+use tokio::{sync::watch, time};
+
+use super::{Context, children, error::within, routes};
+use crate::{
+    api::Microservice,
+    build::{MANAGED_BY, pod_monitor},
+};
+
+/// Time between two looks for a kind that the cluster may lack.
+const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
+
+type Trigger = ObjectRef<Microservice>;
+
+/// Changes of objects, and with each the others that ask for one of its paths. Not those of a status, which this
+/// operator writes itself.
+pub(crate) fn objects(
+    context: &Arc<Context>,
+    writer: Writer<Microservice>,
+) -> impl Stream<Item = Trigger> + Send + use<> {
+    let context = context.clone();
+    let api: Api<Microservice> = Api::namespaced(context.client.clone(), &context.settings.namespace);
+    let mut seen = HashMap::new();
+    let mut listed = Vec::new();
+    watcher(api, watcher::Config::default())
+        .default_backoff()
+        .modify(|object| object.metadata.managed_fields = None)
+        .reflect(writer)
+        .flat_map(move |event| {
+            let touched = match event {
+                // The store has what is listed only once the list is complete.
+                Ok(watcher::Event::InitApply(object)) => {
+                    listed.push(object);
+                    Vec::new()
+                }
+                Ok(watcher::Event::InitDone) => mem::take(&mut listed),
+                Ok(watcher::Event::Apply(object)) => vec![object],
+                Ok(watcher::Event::Delete(object)) => {
+                    seen.remove(&object.name_any());
+                    context.forget(&object);
+                    vec![object]
+                }
+                Ok(watcher::Event::Init) | Err(_) => Vec::new(),
+            };
+            let changed = touched.into_iter().filter(|object| {
+                let metadata = &object.metadata;
+                let asked = (metadata.uid.clone(), metadata.generation, metadata.annotations.clone());
+                seen.insert(object.name_any(), asked.clone()) != Some(asked)
+            });
+            let triggers = changed.flat_map(|object| {
+                let all = context.objects.state();
+                let rivals = all.into_iter().filter(|other| routes::are_rivals(&object, other));
+                let rivals: Vec<_> = rivals.map(|rival| ObjectRef::from_obj(&*rival)).collect();
+                iter::once(ObjectRef::from_obj(&object)).chain(rivals)
+            });
+            stream::iter(triggers.collect::<Vec<_>>())
+        })
+}
+
+/// Changes of children, by whatever hand.
+pub(crate) fn children(context: &Arc<Context>) -> impl Stream<Item = Trigger> + Send + use<> {
+    stream::select_all(children::kinds().map(|kind| changes(context.clone(), kind).boxed()))
+}
+
+/// Changes of `PodMonitor`s; and every object, when the cluster turns out to have that kind, or to have it no longer.
+pub(crate) fn pod_monitors(
+    context: &Arc<Context>,
+    found: watch::Sender<bool>,
+) -> impl Stream<Item = Trigger> + Send + use<> {
+    let (watching, mut known) = (context.clone(), context.pod_monitors.clone());
+    // Begun once there is something to watch; should it go, the watch tries again, slower and slower.
+    let watched = stream::once(async move { known.wait_for(|found| *found).await.map(drop) })
+        .flat_map(move |_| changes(watching.clone(), pod_monitor::resource()));
+    let discovering = context.clone();
+    let discovered = stream::unfold((found, discovering), |(found, context)| async {
+        if let Some(served) = is_served(&context, &pod_monitor::resource()).await
+            && found.send_replace(served) != served
+        {
+            let objects = context.objects.state();
+            let everyone: Vec<_> = objects.iter().map(|object| ObjectRef::from_obj(&**object)).collect();
+            return Some((stream::iter(everyone), (found, context)));
+        }
+        time::sleep(DISCOVERY_PERIOD).await;
+        Some((stream::iter(Vec::new()), (found, context)))
+    });
+    stream::select(watched, discovered.flatten())
+}
+
+/// Notes every change of a kind of child, and names its owner.
+fn changes(context: Arc<Context>, kind: ApiResource) -> impl Stream<Item = Trigger> + Send {
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &context.settings.namespace, &kind);
+    let mut listed = HashSet::new();
+    let events = watcher(api, watcher::Config::default().labels(MANAGED_BY)).default_backoff();
+    events.filter_map(move |event| {
+        let trigger = event.ok().and_then(|event| match event {
+            watcher::Event::Init => {
+                listed.clear();
+                None
+            }
+            watcher::Event::InitApply(object) => {
+                listed.insert(object.name_any());
+                Some((object, true))
+            }
+            watcher::Event::InitDone => {
+                context.children.retain(&kind, &listed);
+                None
+            }
+            watcher::Event::Apply(object) => Some((object, true)),
+            watcher::Event::Delete(object) => Some((object, false)),
+        });
+        future::ready(trigger.and_then(|(object, exists)| {
+            context.children.note(&kind, &object, exists);
+            let owner = object.owner_references().iter().find(|owner| owner.kind == "Microservice")?;
+            Some(ObjectRef::new(&owner.name).within(&context.settings.namespace))
+        }))
+    })
+}
+
+/// Whether the API server has a kind; `None` where it cannot be asked.
+async fn is_served(context: &Context, kind: &ApiResource) -> Option<bool> {
+    let request = context.client.list_api_group_resources(&kind.api_version);
+    match within("looking for a kind", request).await {
+        Ok(list) => Some(list.resources.iter().any(|resource| resource.kind == kind.kind)),
+        Err(error) if error.is_gone() => Some(false),
+        Err(_) => None,
+    }
+}

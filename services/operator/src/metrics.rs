@@ -1,0 +1,169 @@
+//! The operator's own metrics. No label holds a name of an object.
+
+use std::{
+    collections::BTreeMap,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use http::Request;
+use kube::runtime::reflector::Store;
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+use tower::{Layer, Service};
+
+use crate::{api::Microservice, controller::Queue};
+
+/// Upper bounds of the buckets of a reconcile's duration, in seconds.
+const BUCKETS: [f64; 11] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+/// Counters and gauges that the controller moves.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    reconciles: IntCounter,
+    durations: Histogram,
+    /// Reconciles that ended without a status written.
+    pub(crate) errors: IntCounter,
+    requests: IntCounterVec,
+}
+
+impl Metrics {
+    /// # Errors
+    /// Where two metrics have one name: a mistake in the code.
+    pub(crate) fn new(registry: Registry) -> Result<Self, prometheus::Error> {
+        let reconciles = IntCounter::new("operator_reconciles_total", "Looks at an object.")?;
+        let errors = IntCounter::new("operator_reconcile_errors_total", "Looks whose result could not be written.")?;
+        let options = HistogramOpts::new("operator_reconcile_duration_seconds", "Time one look at an object took.");
+        let durations = Histogram::with_opts(options.buckets(BUCKETS.into()))?;
+        let options = Opts::new("operator_api_requests_total", "Requests to the API server.");
+        let requests = IntCounterVec::new(options, &["method", "resource"])?;
+        let all: [Box<dyn Collector>; 4] = [
+            Box::new(reconciles.clone()),
+            Box::new(errors.clone()),
+            Box::new(durations.clone()),
+            Box::new(requests.clone()),
+        ];
+        for collector in all {
+            registry.register(collector)?;
+        }
+        Ok(Self { registry, reconciles, durations, errors, requests })
+    }
+
+    /// Counts a look, and its time until the result is dropped.
+    pub(crate) fn begin(&self) -> impl Drop + use<> {
+        self.reconciles.inc();
+        Timer { began: Instant::now(), durations: self.durations.clone() }
+    }
+
+    /// Shows how many objects wait for a look, and how many have each condition in each state.
+    ///
+    /// # Errors
+    /// Where two metrics have one name: a mistake in the code.
+    pub(crate) fn watch_objects(&self, objects: Store<Microservice>, queue: Queue) -> Result<(), prometheus::Error> {
+        let depth = IntGauge::new("operator_queue_depth", "Objects that changed and were not looked at since.")?;
+        let options = Opts::new("operator_microservices", "Objects by the state of each of their conditions.");
+        let counts = IntGaugeVec::new(options, &["condition", "status"])?;
+        self.registry.register(Box::new(Objects { store: objects, queue, depth, counts }))
+    }
+}
+
+struct Timer {
+    began: Instant,
+    durations: Histogram,
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.durations.observe(self.began.elapsed().as_secs_f64());
+    }
+}
+
+/// Counts when it is asked.
+struct Objects {
+    store: Store<Microservice>,
+    queue: Queue,
+    depth: IntGauge,
+    counts: IntGaugeVec,
+}
+
+impl Collector for Objects {
+    fn desc(&self) -> Vec<&Desc> {
+        self.depth.desc().into_iter().chain(self.counts.desc()).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut counts: BTreeMap<(String, String), i64> = BTreeMap::new();
+        for object in self.store.state() {
+            for condition in object.status.iter().flat_map(|status| &status.conditions) {
+                *counts.entry((condition.type_.clone(), condition.status.clone())).or_default() += 1;
+            }
+        }
+        self.counts.reset();
+        for ((condition, status), count) in counts {
+            self.counts.with_label_values(&[&condition, &status]).set(count);
+        }
+        self.depth.set(i64::try_from(self.queue.depth()).unwrap_or(i64::MAX));
+        self.depth.collect().into_iter().chain(self.counts.collect()).collect()
+    }
+}
+
+/// Counts the requests of a client by method.
+#[derive(Clone)]
+pub(crate) struct CountRequests(pub(crate) Metrics);
+
+impl<S> Layer<S> for CountRequests {
+    type Service = Counted<S>;
+
+    fn layer(&self, inner: S) -> Counted<S> {
+        Counted { inner, requests: self.0.requests.clone() }
+    }
+}
+
+/// A client that counts.
+#[derive(Clone)]
+pub(crate) struct Counted<S> {
+    inner: S,
+    requests: IntCounterVec,
+}
+
+impl<S: Service<Request<B>>, B> Service<Request<B>> for Counted<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> S::Future {
+        let labels = [request.method().as_str(), resource(request.uri().path())];
+        self.requests.with_label_values(&labels).inc();
+        self.inner.call(request)
+    }
+}
+
+/// The kind a path of the API is about, such as `deployments`; no name of an object.
+fn resource(path: &str) -> &str {
+    let mut parts = path.split('/').skip_while(|part| *part != "namespaces").skip(2);
+    parts.next().unwrap_or("other")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_counted_by_its_kind() {
+        assert_eq!(resource("/apis/apps/v1/namespaces/shop/deployments/orders"), "deployments");
+        assert_eq!(
+            resource("/apis/hedgerow.dev/v1alpha1/namespaces/shop/microservices/orders/status"),
+            "microservices"
+        );
+        assert_eq!(resource("/api/v1/namespaces/shop/pods"), "pods");
+        assert_eq!(resource("/apis/monitoring.coreos.com/v1"), "other");
+    }
+}

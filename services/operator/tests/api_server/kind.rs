@@ -1,0 +1,71 @@
+//! The kind, as the API server takes it.
+
+use kube::api::{DeleteParams, PostParams};
+use serde_json::{Value, json};
+
+use super::{
+    cases::{self, Case},
+    namespace::{Cluster, in_namespace},
+};
+
+fn object(name: &str) -> Value {
+    json!({
+        "apiVersion": "hedgerow.dev/v1alpha1",
+        "kind": "Microservice",
+        "metadata": { "name": name },
+        "spec": { "image": "registry.example/orders:1.0" },
+    })
+}
+
+#[tokio::test]
+async fn the_api_server_says_what_the_tests_without_it_say() {
+    in_namespace("rules", |cluster| async move {
+        for case in cases::all() {
+            let answer = ask(&cluster, &case).await;
+            match (case.refusal, answer) {
+                (None, Ok(warnings)) => assert!(warnings.is_empty(), "{}: {warnings:?}", case.spec),
+                (Some(expected), Err(refusal)) => assert!(refusal.contains(expected), "{}: {refusal}", case.spec),
+                (_, answer) => panic!("{} {}: {answer:?}", case.name, case.spec),
+            }
+        }
+    })
+    .await;
+}
+
+async fn ask(cluster: &Cluster, case: &Case) -> Result<Vec<String>, String> {
+    let (old, mut object) = case.objects();
+    let Some(old) = old else {
+        return cluster.try_create(&object).await;
+    };
+    let api = cluster.api(&old).await;
+    let old = serde_json::from_value(old).expect("an object");
+    let stored = api.create(&PostParams::default(), &old).await.expect("the old one is accepted");
+    object["metadata"]["resourceVersion"] = json!(stored.metadata.resource_version);
+    let answer = cluster.try_replace(&object).await;
+    api.delete(case.name, &DeleteParams::default()).await.expect("it goes");
+    answer
+}
+
+#[tokio::test]
+async fn defaults_are_filled_in() {
+    in_namespace("defaults", |cluster| async move {
+        let object = object("orders");
+        let api = cluster.api(&object).await;
+        let object = serde_json::from_value(object).expect("an object");
+        let stored = api.create(&PostParams::default(), &object).await.expect("it is accepted");
+        assert_eq!(
+            stored.data["spec"],
+            json!({
+                "image": "registry.example/orders:1.0",
+                "ports": { "http": 8080, "admin": 9090 },
+                "service": { "type": "ClusterIP" },
+                "automountToken": false,
+                "scaling": { "min": 2, "max": 10, "cpu": 70, "scaleDownSeconds": 300 },
+                "network": {},
+            })
+        );
+        // Who waits for it by kstatus must not take it for done.
+        assert_eq!(stored.data["status"]["observedGeneration"], -1);
+    })
+    .await;
+}

@@ -1,0 +1,70 @@
+//! One replica acts.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod, networking::v1::NetworkPolicy};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+    runtime::wait::await_condition,
+};
+use operator::api::Microservice;
+use serde_json::json;
+
+use crate::installation::{Installation, within};
+
+const LEASE: &str = "hedgerow-operator";
+const LEASE_DURATION: Duration = Duration::from_secs(15);
+/// By the design.
+const HAND_OVER: Duration = Duration::from_secs(20);
+
+pub async fn a_leader_that_dies_is_replaced_within_20_seconds(on: Arc<Installation>) {
+    let leases = on.api::<Lease>();
+    let leader = holder(&leases.get(LEASE).await.expect("a Lease")).expect("a leader");
+    // As after the death of a leader on another node: a holder that will never renew, and gives nothing up.
+    let stolen = json!({ "spec": { "holderIdentity": "ghost" } });
+    let begun = Instant::now();
+    leases.patch(LEASE, &PatchParams::default(), &Patch::Merge(stolen)).await.expect("it is stolen");
+    let other = |lease: Option<&Lease>| lease.and_then(holder).is_some_and(|now| now != "ghost");
+    within("another leader", await_condition(leases, LEASE, other)).await.expect("a watch");
+    let after = begun.elapsed();
+    println!("another replica led after {:.1} s", after.as_secs_f64());
+    assert!(after <= HAND_OVER, "{after:?}");
+    assert_acts(&on).await;
+
+    // Who lost the Lease ended, and was started anew.
+    let restarted = |pod: Option<&Pod>| {
+        let mut containers =
+            pod.and_then(|pod| pod.status.as_ref()).into_iter().flat_map(|s| s.container_statuses.iter().flatten());
+        containers.any(|container| container.restart_count > 0)
+    };
+    within("the old leader's end", await_condition(on.api::<Pod>(), &leader, restarted)).await.expect("a watch");
+}
+
+pub async fn a_leader_that_is_told_to_stop_hands_over_at_once(on: Arc<Installation>) {
+    let leases = on.api::<Lease>();
+    let leader = holder(&leases.get(LEASE).await.expect("a Lease")).expect("a leader");
+    on.api::<Pod>().delete(&leader, &DeleteParams::default()).await.expect("it is deleted");
+    let begun = Instant::now();
+    let other = |lease: Option<&Lease>| lease.and_then(holder).is_some_and(|now| !now.is_empty() && now != leader);
+    within("another leader", await_condition(leases, LEASE, other)).await.expect("a watch");
+    println!("handed over after {:.1} s", begun.elapsed().as_secs_f64());
+    assert!(begun.elapsed() < LEASE_DURATION, "without waiting for the Lease to run out");
+    assert_acts(&on).await;
+}
+
+fn holder(lease: &Lease) -> Option<String> {
+    lease.spec.as_ref()?.holder_identity.clone()
+}
+
+async fn assert_acts(on: &Installation) {
+    let objects = on.api::<Microservice>().list(&ListParams::default()).await.expect("objects");
+    let name = objects.items.first().expect("an object").name_any();
+    let policies = on.api::<NetworkPolicy>();
+    policies.delete(&name, &DeleteParams::default()).await.expect("it is deleted");
+    let exists = |policy: Option<&NetworkPolicy>| policy.is_some();
+    within("the policy is back", await_condition(policies, &name, exists)).await.expect("a watch");
+}

@@ -1,0 +1,54 @@
+//! From the first apply to the end.
+
+use std::{sync::Arc, time::Instant};
+
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::{Value, json};
+
+use crate::installation::{Installation, SOON, eventually, image};
+
+pub async fn an_object_with_a_database_becomes_ready_and_answers(on: Arc<Installation>) {
+    let begun = Instant::now();
+    on.apply("first", json!({ "image": image("users"), "database": {} })).await;
+    let object = on.ready("first").await;
+    println!("ready after {:.1} s", begun.elapsed().as_secs_f64());
+    let status = object.status.expect("a status");
+    assert_eq!(status.database.expect("a database").schema_version, Some(1));
+    assert_eq!((status.replicas, status.ready_replicas), (2, 2));
+    assert_eq!(status.image, Some(image("users")));
+    assert_eq!(status.url, Some(format!("http://first.{}.svc:8080", on.namespace)));
+    assert_eq!(on.request("first", "/users").await.expect("an answer"), "[]");
+}
+
+pub async fn deleted_under_retain_and_taken_up_again(on: Arc<Installation>) {
+    let spec = json!({ "image": image("users"), "database": {}, "scaling": { "min": 1, "max": 1 } });
+    on.apply("retained", spec.clone()).await;
+    on.ready("retained").await;
+    let insert = "INSERT INTO users (id, name, email) VALUES (gen_random_uuid(), 'Ada', 'ada@example.com')";
+    on.psql("retained", insert).await.expect("a row");
+    let password = on.api::<Secret>().get("retained-database").await.expect("a Secret").data;
+    on.delete("retained").await;
+    eventually("the pods are gone", SOON, async || on.pods("retained").await.is_empty()).await;
+
+    on.apply("retained", spec).await;
+    on.ready("retained").await;
+    assert_eq!(on.api::<Secret>().get("retained-database").await.expect("the Secret").data, password);
+    let users: Value = serde_json::from_str(&on.request("retained", "/users").await.expect("an answer")).expect("JSON");
+    assert_eq!(users[0]["name"], "Ada");
+}
+
+pub async fn deleted_under_delete_nothing_is_left(on: Arc<Installation>) {
+    let database = json!({ "deletionPolicy": "Delete" });
+    let spec = json!({ "image": image("users"), "database": database, "scaling": { "min": 1, "max": 1 } });
+    on.apply("dropped", spec).await;
+    on.ready("dropped").await;
+    on.delete("dropped").await;
+    let left = "SELECT count(*) FROM pg_database WHERE datname = 'dropped'";
+    assert_eq!(on.psql("postgres", left).await, Ok("0".to_owned()));
+    let left = "SELECT count(*) FROM pg_roles WHERE rolname = 'dropped'";
+    assert_eq!(on.psql("postgres", left).await, Ok("0".to_owned()));
+    eventually("the Secret is gone", SOON, async || {
+        on.api::<Secret>().get_opt("dropped-database").await.expect("an answer").is_none()
+    })
+    .await;
+}

@@ -1,0 +1,156 @@
+//! A server that cannot be used says why: each cause has its own error.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use embedded_postgres::Settings;
+use operator::database::{Error, Server};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tokio::net::TcpListener;
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{ServerConfig, pki_types::PrivateKeyDer},
+};
+
+use crate::{
+    PASSWORD, ensure, left_to_do,
+    postgres::{ADMIN_PASSWORD, Postgres},
+    proxy::Proxy,
+    wanted,
+};
+
+async fn refusal(url: &str) -> Error {
+    Server::new(url, None).unwrap().ensure(&wanted("inventory")).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn nobody_listens() {
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let error = refusal(&format!("postgres://admin:x@127.0.0.1:{port}/postgres")).await;
+    assert!(matches!(error, Error::Unreachable { .. }));
+    let text = format!("the database server 127.0.0.1:{port} cannot be reached: Connection refused");
+    assert!(error.to_string().starts_with(&text), "{error}");
+}
+
+#[tokio::test]
+async fn no_such_host() {
+    let error = refusal("postgres://admin:x@nowhere.invalid/postgres").await;
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn somebody_listens_and_says_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, begin) = (listener.local_addr().unwrap().port(), Instant::now());
+    let error = refusal(&format!("postgres://admin:x@127.0.0.1:{port}/postgres")).await;
+    assert!(begin.elapsed() < Duration::from_secs(8));
+    assert!(error.to_string().ends_with("cannot be reached: no answer within 5 s"), "{error}");
+}
+
+#[tokio::test]
+async fn a_wrong_password() {
+    let postgres = Postgres::start().await;
+    let error = refusal(&postgres.process.url("admin", "a guess", "postgres")).await;
+    assert!(matches!(&error, Error::WrongPassword { role, .. } if role == "admin"));
+    let text = r#"does not take the password of "admin": password authentication failed for user "admin""#;
+    assert!(error.to_string().ends_with(text), "{error}");
+}
+
+#[tokio::test]
+async fn an_admin_who_may_not_log_in() {
+    let postgres = Postgres::start().await;
+    postgres.sql("ALTER ROLE admin NOLOGIN").await;
+    let error = postgres.server().ensure(&wanted("inventory")).await.unwrap_err();
+    assert!(matches!(error, Error::Login { .. }));
+    assert!(error.to_string().ends_with(r#"let "admin" log in: role "admin" is not permitted to log in"#), "{error}");
+}
+
+#[tokio::test]
+async fn no_such_database() {
+    let postgres = Postgres::start().await;
+    let error = refusal(&postgres.process.url("admin", ADMIN_PASSWORD, "nowhere")).await;
+    assert_eq!(error.to_string(), r#"cannot log in: database "nowhere" does not exist"#);
+}
+
+#[tokio::test]
+async fn all_connections_are_taken() {
+    let postgres = Postgres::start_with(&Settings { max_connections: 10, ..Settings::for_tests() }).await;
+    ensure(&postgres.server(), &wanted("inventory")).await;
+    let mut open = Vec::new();
+    while let Ok(connection) = postgres.open("inventory", PASSWORD, "inventory").await {
+        open.push(connection);
+    }
+    let error = postgres.server().ensure(&wanted("inventory")).await.unwrap_err();
+    assert!(matches!(error, Error::TooManyConnections { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_service_that_uses_all_its_connections_is_left_alone() {
+    let postgres = Postgres::start().await;
+    ensure(&postgres.server(), &wanted("inventory")).await;
+    let mut open = Vec::new();
+    while let Ok(connection) = postgres.open("inventory", PASSWORD, "inventory").await {
+        open.push(connection);
+    }
+    assert_eq!(open.len(), 20);
+    assert_eq!(left_to_do(&postgres.server(), &wanted("inventory")).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_server_without_tls_that_must_have_it() {
+    let postgres = Postgres::start().await;
+    let proxy = Proxy::start(&postgres).await;
+    let error = refusal(&proxy.url("admin", ADMIN_PASSWORD, "postgres", "require")).await;
+    assert!(matches!(error, Error::Tls { .. }));
+    assert!(error.to_string().ends_with("server does not support TLS"), "{error}");
+}
+
+#[tokio::test]
+async fn a_certificate_of_the_authority_in_the_secret_is_trusted_and_no_other() {
+    let postgres = Postgres::start().await;
+    let (ca, other_ca) = (authority(), authority());
+    let proxy = Proxy::start_with(&postgres, Some(acceptor(&ca, "localhost"))).await;
+    let url = |mode| proxy.url("admin", ADMIN_PASSWORD, "postgres", mode);
+    let server = |mode, ca: &Authority| Server::new(&url(mode), Some(ca.pem().as_bytes())).unwrap();
+
+    for mode in ["prefer", "require", "verify-ca", "verify-full"] {
+        ensure(&server(mode, &ca), &wanted("inventory")).await;
+        let error = server(mode, &other_ca).ensure(&wanted("inventory")).await.unwrap_err();
+        assert!(matches!(error, Error::Tls { .. }), "{mode}: {error}");
+        assert!(error.to_string().contains("invalid peer certificate"), "{error}");
+    }
+    // Without an authority `require` encrypts and trusts.
+    assert_eq!(left_to_do(&Server::new(&url("require"), None).unwrap(), &wanted("inventory")).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_host_is_not_trusted() {
+    let postgres = Postgres::start().await;
+    let ca = authority();
+    let proxy = Proxy::start_with(&postgres, Some(acceptor(&ca, "another.host"))).await;
+    let server =
+        |mode| Server::new(&proxy.url("admin", ADMIN_PASSWORD, "postgres", mode), Some(ca.pem().as_bytes())).unwrap();
+    let error = server("prefer").ensure(&wanted("inventory")).await.unwrap_err();
+    assert!(matches!(error, Error::Tls { .. }), "{error}");
+    ensure(&server("verify-ca"), &wanted("inventory")).await;
+}
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+fn authority() -> Authority {
+    let mut parameters = CertificateParams::default();
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn acceptor(ca: &Authority, host: &str) -> TlsAcceptor {
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new([host.to_owned()]).unwrap().signed_by(&key, ca).unwrap();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key).unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
