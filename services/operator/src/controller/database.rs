@@ -141,7 +141,7 @@ async fn try_ensure(context: &Context, object: &Microservice, spec: &Database) -
 
 /// Events for what had to be done.
 async fn tell(context: &Context, object: &Microservice, credentials: &Credentials, ensured: &database::Ensured) {
-    let taken_up = object.status.as_ref().is_some_and(|status| status.database.is_some());
+    let taken_up = context.statuses.last(object).is_some_and(|status| status.database.is_some());
     if credentials.new && taken_up {
         let note =
             format!("Secret {} was gone: a new password was made, and the pods are replaced", credentials.secret);

@@ -51,7 +51,7 @@ pub(crate) async fn gate(
     deployment: Option<&Deployment>,
     usable: Option<&Usable>,
 ) -> Migration {
-    let before = object.status.as_ref().and_then(|status| status.database.as_ref()?.schema_version);
+    let before = context.statuses.last(object).and_then(|status| status.database?.schema_version);
     let Some(usable) = usable else {
         let finding = Finding::pending("DatabaseMissing", "waits for the database");
         return Migration { finding, schema_version: before };

@@ -29,7 +29,7 @@ pub(crate) struct Statuses(Mutex<HashMap<String, (u64, MicroserviceStatus)>>);
 
 impl Statuses {
     /// The latest status that is known.
-    fn last(&self, object: &Microservice) -> Option<MicroserviceStatus> {
+    pub(crate) fn last(&self, object: &Microservice) -> Option<MicroserviceStatus> {
         let statuses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let written = object.uid().and_then(|uid| statuses.get(&uid).cloned());
         match written {
@@ -106,10 +106,44 @@ fn status(object: &Microservice, outcome: &Outcome, before: Option<&Microservice
 async fn tell(context: &Context, object: &Microservice, verdict: &Finding, before: Option<&MicroserviceStatus>) {
     let ready = before.and_then(|status| status.conditions.iter().find(|condition| condition.type_ == "Ready"));
     let reason = ready.map(|condition| condition.reason.as_str());
+    let (now, message) = verdict.text();
+    if reason == Some(now) {
+        return;
+    }
     match verdict {
-        Finding::Good(now, message) if reason != Some(now) => context.events.normal(object, now, message).await,
-        Finding::Pending(now, message) if reason != Some(now) => context.events.normal(object, now, message).await,
-        Finding::Wrong(now, message) if reason != Some(now) => context.events.warning(object, now, message).await,
-        _ => {}
+        Finding::Good(..) => context.events.normal(object, now, message).await,
+        // On its way as it should be.
+        Finding::Pending("Migrating" | "NotRolledOut" | "RollingOut" | "PodsNotReady", _) => {
+            context.events.normal(object, now, message).await;
+        }
+        Finding::Pending(..) | Finding::Wrong(..) => context.events.warning(object, now, message).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(version: u64, status: Option<MicroserviceStatus>) -> Microservice {
+        let spec = serde_json::from_value(serde_json::json!({ "image": "localhost/orders:1" })).expect("a spec");
+        let mut object = Microservice::new("orders", spec);
+        object.metadata.uid = Some("the-uid".to_owned());
+        object.metadata.resource_version = Some(version.to_string());
+        object.status = status;
+        object
+    }
+
+    fn observed(generation: i64) -> MicroserviceStatus {
+        serde_json::from_value(serde_json::json!({ "observedGeneration": generation })).expect("a status")
+    }
+
+    #[test]
+    fn what_was_written_counts_until_the_watch_has_caught_up() {
+        let statuses = Statuses::default();
+        assert_eq!(statuses.last(&object(1, Some(observed(1)))), Some(observed(1)));
+        statuses.wrote(&object(5, None), observed(2));
+        assert_eq!(statuses.last(&object(4, Some(observed(1)))), Some(observed(2)), "the watch is behind");
+        assert_eq!(statuses.last(&object(5, Some(observed(2)))), Some(observed(2)));
+        assert_eq!(statuses.last(&object(6, Some(observed(3)))), Some(observed(3)), "by another hand");
     }
 }
