@@ -1,6 +1,8 @@
 # Everything a developer does here; `make` lists it.
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+# What runs without Kubernetes.
+LOCAL := --package hedgerow --package users --package inventory
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-cluster lint check-metrics queries check-queries manifests check-manifests fuzz images bench install-postgres hedgerow
@@ -9,7 +11,7 @@ help: ## List what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 
 run: install-postgres ## Run every service on this machine, on a Postgres of its own, until Ctrl-C
-	cargo build --release --bins
+	cargo build --release $(LOCAL)
 	@exec $(TARGET)/release/hedgerow up
 
 test: install-postgres ## Run all tests on a throwaway Postgres
@@ -48,7 +50,7 @@ images: ## Build the container images, with docker, podman or buildah (`deploy/i
 	@deploy/images
 
 fuzz: install-postgres ## Send both services what their API documents allow and forbid (needs python3 and curl)
-	cargo build --release --bins
+	cargo build --release $(LOCAL)
 	fuzz/run
 
 bench: install-postgres ## Compare the speed with others

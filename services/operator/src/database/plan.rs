@@ -69,13 +69,11 @@ pub(super) fn towards(state: &State, name: &Identifier, wanted: &Wanted) -> Vec<
 pub(super) fn removal(state: &State, name: &Identifier) -> Vec<Step> {
     match (&state.database, &state.role) {
         (Some(_), Some(role)) if !role.obeys => vec![give_to_admin(state, name)],
-        (Some(database), _) if (database.takes_connections || database.is_template) && !database.is_remains() => {
-            vec![Step::new(
-                TAKE,
-                format!("the database {name} out of service"),
-                format!("ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false IS_TEMPLATE false"),
-            )]
-        }
+        (Some(database), _) if database.is_in_service() => vec![Step::new(
+            TAKE,
+            format!("the database {name} out of service"),
+            format!("ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false IS_TEMPLATE false"),
+        )],
         (Some(_), _) => vec![drop_database(name)],
         (None, Some(_)) => vec![Step::new(DROP, format!("the role {name}"), format!("DROP ROLE {name}"))],
         (None, None) => vec![],

@@ -77,6 +77,11 @@ impl Database {
     pub(super) fn is_remains(&self) -> bool {
         self.connection_limit == -2
     }
+
+    /// Whether something keeps it from being dropped: clients that come back, or that it is a template.
+    pub(super) fn is_in_service(&self) -> bool {
+        !self.is_remains() && (self.takes_connections || self.is_template)
+    }
 }
 
 const ADMIN: &str = "

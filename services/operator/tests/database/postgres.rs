@@ -18,9 +18,9 @@ impl Postgres {
 
     pub async fn start_with(settings: &Settings) -> Self {
         let postgres = Self { process: embedded_postgres::Server::temporary(settings).unwrap() };
-        postgres.sql(&format!("CREATE ROLE admin LOGIN CREATEDB CREATEROLE PASSWORD '{ADMIN_PASSWORD}'")).await;
-        // Its own, so that it lasts when everybody's is taken away.
-        postgres.sql("GRANT CONNECT ON DATABASE postgres TO admin").await;
+        let admin = format!("CREATE ROLE admin LOGIN CREATEDB CREATEROLE PASSWORD '{ADMIN_PASSWORD}'");
+        // It may connect although another admin closes the database to everyone.
+        postgres.sql(&format!("{admin}; GRANT CONNECT ON DATABASE postgres TO admin")).await;
         postgres
     }
 

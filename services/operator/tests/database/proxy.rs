@@ -22,10 +22,10 @@ use crate::postgres::{ADMIN_PASSWORD, Postgres};
 enum Cut {
     #[default]
     Never,
-    /// After so many packets from the client.
+    /// After so many statements. Only those that nothing is bound to count: all that write are such.
     After(usize),
-    /// After a packet from the client that holds this.
-    AfterText(&'static str),
+    /// After a statement that begins so.
+    AfterThis(&'static str),
     /// It has happened: whoever comes is turned away.
     Done,
 }
@@ -33,14 +33,16 @@ enum Cut {
 impl Cut {
     /// Whether this packet is the last.
     fn ends_with(&mut self, packet: &[u8]) -> bool {
-        let last = match self {
-            Self::Never => false,
-            Self::Done => true,
-            Self::After(left) => {
-                *left = left.saturating_sub(1);
+        // A message `Query`: its type, its length, its text.
+        let statement = packet.strip_prefix(b"Q").and_then(|message| message.get(4..));
+        let last = match (&mut *self, statement) {
+            (Self::Done, _) => true,
+            (Self::Never, _) | (_, None) => false,
+            (Self::After(left), Some(_)) => {
+                *left -= 1;
                 *left == 0
             }
-            Self::AfterText(text) => packet.windows(text.len()).any(|window| window == text.as_bytes()),
+            (Self::AfterThis(text), Some(statement)) => statement.starts_with(text.as_bytes()),
         };
         if last {
             *self = Self::Done;
@@ -81,14 +83,14 @@ impl Proxy {
         proxy
     }
 
-    /// Cuts all connections after so many packets.
-    pub fn ends_after(&self, packets: usize) {
-        *self.cut.lock().unwrap() = Cut::After(packets);
+    /// Cuts all connections after so many statements, from now on.
+    pub fn ends_after(&self, statements: usize) {
+        *self.cut.lock().unwrap() = Cut::After(statements);
     }
 
-    /// Cuts all connections after a packet that holds this.
+    /// Cuts all connections after a statement that begins so.
     pub fn ends_with(&self, text: &'static str) {
-        *self.cut.lock().unwrap() = Cut::AfterText(text);
+        *self.cut.lock().unwrap() = Cut::AfterThis(text);
     }
 
     /// The server with an admin who is no superuser.

@@ -165,19 +165,15 @@ async fn the_schema_public_is_the_roles_own() {
 async fn a_lost_mark_is_written_again_where_the_other_one_tells_whose_it_is() {
     let postgres = Postgres::start().await;
     let server = postgres.server();
-    let marked = |kind: &str, catalog: &str| {
-        let name = if catalog == "pg_authid" { "rolname" } else { "datname" };
-        let table = if catalog == "pg_authid" { "pg_roles" } else { "pg_database" };
-        let mark = mark("inventory");
-        assert!(!kind.is_empty());
-        format!(
-            "EXISTS (SELECT FROM {table} WHERE {name} = 'inventory' AND shobj_description(oid, '{catalog}') = '{mark}')"
-        )
-    };
+    let mark = mark("inventory");
+    let (on_role, on_database) = (
+        role(&format!("shobj_description(oid, 'pg_authid') = '{mark}'")),
+        database(&format!("shobj_description(oid, 'pg_database') = '{mark}'")),
+    );
     for text in ["NULL", "'ask Ada'"] {
         let lose = |kind: &str| format!("COMMENT ON {kind} inventory IS {text}");
-        mends(&postgres, &server, &lose("ROLE"), &marked("ROLE", "pg_authid")).await;
-        mends(&postgres, &server, &lose("DATABASE"), &marked("DATABASE", "pg_database")).await;
+        mends(&postgres, &server, &lose("ROLE"), &on_role).await;
+        mends(&postgres, &server, &lose("DATABASE"), &on_database).await;
     }
 }
 
@@ -199,8 +195,7 @@ async fn what_was_dropped_is_made_again() {
     let done = left_to_do(&server, &wanted("inventory")).await;
     assert!(done.contains(&r#"made the database "inventory""#.to_owned()), "{done:?}");
 
-    postgres.sql_in("inventory", "REASSIGN OWNED BY inventory TO admin; DROP OWNED BY inventory").await;
-    postgres.sql("DROP ROLE inventory").await;
+    postgres.sql_in("inventory", "REASSIGN OWNED BY inventory TO admin; DROP ROLE inventory").await;
     let done = left_to_do(&server, &wanted("inventory")).await;
     assert!(done.contains(&r#"made the role "inventory""#.to_owned()), "{done:?}");
     postgres.sql_as("inventory", "CREATE TABLE a (id int)").await.unwrap();
