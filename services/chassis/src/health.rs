@@ -32,7 +32,7 @@ impl Health {
             let mut connection = None;
             while !sender.is_closed() {
                 let result = time::timeout(TIMEOUT, check(&mut connection, &options, migrations)).await;
-                let result = result.unwrap_or_else(|_| Err((Unready::Silent, "no answer in time".to_owned())));
+                let result = result.unwrap_or_else(|_| Err((Unready::Unreachable, "no answer in time".to_owned())));
                 if result.is_err() {
                     connection = None;
                 }
@@ -57,12 +57,10 @@ impl Health {
 enum Unready {
     #[error("the database was not reached yet")]
     NotReached,
-    #[error("the database does not answer in time")]
-    Silent,
-    #[error("the database cannot be used")]
-    Unusable,
-    #[error("the schema has version {found}, version {needed} is needed: run `migrate`")]
-    TooOld { found: i64, needed: i64 },
+    #[error("the database does not answer")]
+    Unreachable,
+    #[error("the database's schema is older than this version needs: run `migrate`")]
+    Outdated,
 }
 
 /// Tells a change of state, and says it with its cause in the log.
@@ -85,7 +83,7 @@ async fn check(
     options: &PgConnectOptions,
     migrations: &Migrator,
 ) -> Result<(), (Unready, String)> {
-    let unusable = |error: sqlx::Error| (Unready::Unusable, error.to_string());
+    let unusable = |error: sqlx::Error| (Unready::Unreachable, error.to_string());
     let connection = match connection {
         Some(connection) => connection,
         None => connection.insert(options.connect().await.map_err(unusable)?),
@@ -93,7 +91,7 @@ async fn check(
     let needed = migrate::latest_version(migrations);
     let found = migrate::schema_version(connection).await.map_err(unusable)?;
     if found < needed {
-        return Err((Unready::TooOld { found, needed }, "`migrate` has not run".to_owned()));
+        return Err((Unready::Outdated, format!("the schema has version {found}, version {needed} is needed")));
     }
     Ok(())
 }

@@ -29,7 +29,7 @@ mod url;
 pub use account::Account;
 pub use data_dir::DataDir;
 pub use error::Error;
-pub use server::{Server, Settings};
+pub use server::{Frozen, Server, Settings};
 pub use tether::tethered;
 
 /// The role that `initdb` makes: trusted on the socket, whose folder only the server's account enters.

@@ -84,12 +84,12 @@ pub fn wait_for<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> O
     }
 }
 
-/// Kills a server with all its children, each of which is in a process group of its own.
-pub fn kill_whole(server: i32) {
+/// Sends a signal to a server and all its children, each of which is in a process group of its own.
+pub fn signal_whole(server: i32, signal: Signal) {
     let children = children(server).unwrap_or_default();
-    // The server first, so that it makes no more; one that it has just made ends by itself.
+    // The server first, so that it makes no more; one that it has just made ends by itself, or waits for nobody.
     for pid in std::iter::once(server).chain(children) {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        let _ = kill(Pid::from_raw(pid), signal);
     }
 }
 

@@ -8,6 +8,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use crate::installation::Installation;
 use crate::log::Log;
 use crate::process::{self, PidFile};
@@ -163,9 +165,16 @@ impl Server {
     /// Kills it with all its processes, as a crash would.
     pub fn kill(&mut self) {
         if let Some(mut running) = self.running.take() {
-            process::kill_whole(running.pid());
+            process::signal_whole(running.pid(), Signal::SIGKILL);
             let _ = running.child.wait();
         }
+    }
+
+    /// Freezes it with all its processes, as a machine that hangs would: connections stay open, and nothing answers on
+    /// them until the guard is dropped.
+    #[must_use]
+    pub fn freeze(&self) -> Frozen<'_> {
+        Frozen::new(self)
     }
 
     /// Whether its process lives.
@@ -222,6 +231,30 @@ impl Running {
         // An error here means that there is no such child any more.
         let child = &mut self.child;
         process::shut_down(child.id().cast_signed(), || child.try_wait().transpose());
+    }
+}
+
+/// A server that was frozen, and goes on when this is dropped.
+#[derive(Debug)]
+pub struct Frozen<'a>(&'a Server);
+
+impl<'a> Frozen<'a> {
+    fn new(server: &'a Server) -> Self {
+        let frozen = Self(server);
+        frozen.signal(Signal::SIGSTOP);
+        frozen
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(running) = &self.0.running {
+            process::signal_whole(running.pid(), signal);
+        }
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGCONT);
     }
 }
 

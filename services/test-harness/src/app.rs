@@ -34,7 +34,7 @@ pub struct App {
 }
 
 impl App {
-    /// Starts the service on free ports.
+    /// Starts the service on free ports, and on a test's own database.
     ///
     /// # Panics
     /// Where it does not start.
@@ -42,10 +42,18 @@ impl App {
         service: &'static Service<S>,
         database: &PgConnectOptions,
     ) -> Self {
+        Self::start_on(service, database_url(database)).await
+    }
+
+    /// Starts the service on the database of this URL.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub async fn start_on<S: Clone + Send + Sync + 'static>(service: &'static Service<S>, database: String) -> Self {
         let args = ServeArgs {
             http_addr: ([127, 0, 0, 1], 0).into(),
             admin_addr: ([127, 0, 0, 1], 0).into(),
-            database_url: Some(database_url(database).into()),
+            database_url: Some(database.into()),
             database_pool_size: 3,
             drain_delay: Duration::ZERO,
             shutdown_timeout: DEADLINE,

@@ -3,6 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 use sqlx::PgPool;
+use test_harness::app::join_all;
 
 use crate::{MOST, adjust, counts, ledger, set, start, stock};
 
@@ -47,6 +48,22 @@ async fn a_fall_under_zero_is_409_and_nothing_is_changed(pool: PgPool) {
     assert_eq!(adjust(&app, "new", 2).await.json(200)["stock"], 2);
     assert_eq!(ledger(&app, "new").await[0]["version"], 1, "the refusals took no number");
     assert_eq!(adjust(&app, "p", -5).await.json(200)["stock"], 0, "down to zero is not under it");
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_refused_change_leaves_no_trace_of_an_unknown_product(pool: PgPool) {
+    let app = start(&pool).await;
+    let products = ["a", "b", "c", "d"];
+    let answers = join_all((0..40).map(|number| {
+        // All refused but those of c.
+        let product = products[number % products.len()];
+        adjust(&app, product, if product == "c" { 1 } else { -1 })
+    }));
+    for (number, answer) in answers.await.iter().enumerate() {
+        assert_eq!(answer.status, if products[number % products.len()] == "c" { 200 } else { 409 });
+    }
+    let known: Vec<String> = sqlx::query_scalar("SELECT product_id FROM stock").fetch_all(&pool).await.expect("rows");
+    assert_eq!(known, ["c"]);
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]

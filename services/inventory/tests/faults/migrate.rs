@@ -1,7 +1,8 @@
 //! `migrate`, and the exit status that says whether another try is worth it.
 
+use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::{PgPool, raw_sql};
+use sqlx::{PgPool, migrate::Migrator, raw_sql};
 use test_harness::process::{Finished, Program};
 
 use crate::service::{program, url};
@@ -58,6 +59,33 @@ async fn a_schema_from_a_newer_version_is_left_alone(pool: PgPool) {
     .await
     .expect("a newer version");
     assert_eq!(version(&migrate(&pool).run().await), 9999);
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_schema_of_the_first_version_is_made_ready_for_reservations(pool: PgPool) {
+    let first = inventory::MIGRATIONS.iter().filter(|migration| migration.version == 1).cloned().collect();
+    Migrator::with_migrations(first).run(&pool).await.expect("the first version");
+    let add = async |product| {
+        sqlx::query("INSERT INTO stock (product_id) VALUES ($1)").bind(product).execute(&pool).await.expect("added");
+    };
+    add("before").await;
+    assert_eq!(version(&migrate(&pool).run().await), newest());
+    // As the first version goes on to do.
+    add("after").await;
+    let expiries = "SELECT array_agg(next_expiry) FROM stock";
+    let expiries: Vec<Option<DateTime<Utc>>> = sqlx::query_scalar(expiries).fetch_one(&pool).await.expect("times");
+    assert_eq!(expiries, [None, None]);
+
+    let reservation = "INSERT INTO reservation (id, state, expires_at) VALUES (gen_random_uuid(), $1, $2)";
+    let line = "INSERT INTO reservation_line (reservation_id, product_id, quantity, expires_at)
+                VALUES (gen_random_uuid(), 'p', $1, now())";
+    let reserve = async |state, expires_at: Option<DateTime<Utc>>| {
+        sqlx::query(reservation).bind(state).bind(expires_at).execute(&pool).await.is_ok()
+    };
+    let add_line = async |quantity: i64| sqlx::query(line).bind(quantity).execute(&pool).await.is_ok();
+    assert!(reserve("void", None).await && reserve("held", Some(Utc::now())).await);
+    assert!(!reserve("held", None).await && !reserve("committed", None).await);
+    assert!(add_line((1 << 53) - 1).await && !add_line(1 << 53).await);
 }
 
 #[tokio::test]

@@ -8,7 +8,11 @@ use nix::{
 };
 use reqwest::{Client, Method, Response};
 use serde_json::json;
-use test_harness::process::{PATIENCE, Process, eventually};
+use sqlx::{Connection, PgConnection, raw_sql};
+use test_harness::{
+    app::join_all,
+    process::{PATIENCE, Process, eventually},
+};
 
 use crate::service::{DEADLINE, Postgres, client, program, readiness, serve, unavailable};
 
@@ -36,6 +40,20 @@ async fn assert_all_work(client: &Client, service: &Process) {
     }
 }
 
+/// Waits until each way to the database works again, and then holds.
+async fn recovers(client: &Client, service: &Process) {
+    let begun = Instant::now();
+    for request in REQUESTS {
+        let left = RECOVERY.saturating_sub(begun.elapsed());
+        let works = async || (ask(client, service, request.clone()).await.status() == 200).then_some(());
+        eventually("recovered", left, works).await;
+    }
+    eventually("ready", RECOVERY, async || (readiness(service).await.status() == 200).then_some(())).await;
+    for _ in 0..20 {
+        assert_all_work(client, service).await;
+    }
+}
+
 async fn outlives(end: fn(&mut embedded_postgres::Server)) {
     let mut postgres = Postgres::migrated().await;
     let service = serve(&program(&postgres.url)).await;
@@ -52,16 +70,7 @@ async fn outlives(end: fn(&mut embedded_postgres::Server)) {
     eventually("not ready", PATIENCE, async || (readiness(&service).await.status() == 503).then_some(())).await;
 
     postgres.server.start_again().expect("it starts again");
-    let begun = Instant::now();
-    for request in REQUESTS {
-        let left = RECOVERY.saturating_sub(begun.elapsed());
-        let works = async || (ask(&client, &service, request.clone()).await.status() == 200).then_some(());
-        eventually("recovered", left, works).await;
-    }
-    eventually("ready", RECOVERY, async || (readiness(&service).await.status() == 200).then_some(())).await;
-    for _ in 0..20 {
-        assert_all_work(&client, &service).await;
-    }
+    recovers(&client, &service).await;
 }
 
 #[tokio::test]
@@ -74,45 +83,6 @@ async fn a_crashed_database_is_503_until_it_is_back() {
     outlives(embedded_postgres::Server::kill).await;
 }
 
-/// All processes of a Postgres, so that none of them answers, and none closes a connection.
-fn freeze(server: &embedded_postgres::Server, signal: Signal) {
-    let postmaster = server.pid().expect("it runs").to_string();
-    let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).expect("children");
-    for pid in children.split_whitespace().chain([postmaster.as_str()]) {
-        // A child may have ended meanwhile.
-        let _ = kill(Pid::from_raw(pid.parse().expect("a process id")), signal);
-    }
-}
-
-#[tokio::test]
-async fn a_database_that_goes_silent_is_503_until_it_speaks_again() {
-    let postgres = Postgres::migrated().await;
-    let service = serve(&program(&postgres.url)).await;
-    let client = client();
-    assert_all_work(&client, &service).await;
-
-    freeze(&postgres.server, Signal::SIGSTOP);
-    // Twice: what a first request found out must not leave the second one waiting.
-    for request in REQUESTS.iter().chain(&REQUESTS) {
-        let begun = Instant::now();
-        let status = ask(&client, &service, request.clone()).await.status();
-        let taken = begun.elapsed();
-        if status != 503 || taken >= DEADLINE {
-            freeze(&postgres.server, Signal::SIGCONT);
-            panic!("{request:?}: {status} after {taken:?}");
-        }
-    }
-    let ready = readiness(&service).await.status();
-    freeze(&postgres.server, Signal::SIGCONT);
-    assert_eq!(ready, 503);
-    let begun = Instant::now();
-    for request in REQUESTS {
-        let left = RECOVERY.saturating_sub(begun.elapsed());
-        let works = async || (ask(&client, &service, request.clone()).await.status() == 200).then_some(());
-        eventually("recovered", left, works).await;
-    }
-}
-
 #[tokio::test]
 async fn a_restart_between_two_requests_is_not_noticed() {
     let mut postgres = Postgres::migrated().await;
@@ -122,4 +92,84 @@ async fn a_restart_between_two_requests_is_not_noticed() {
     postgres.server.stop();
     postgres.server.start_again().expect("it starts again");
     assert_all_work(&client, &service).await;
+}
+
+/// How soon a request is answered while the database hangs: a use that was under way, a question whether the
+/// connection works and a wait for another one, and the same wait of the batch before; sooner than the limit for a request.
+const HUNG: Duration = Duration::from_secs(12);
+
+/// While the database hangs, requests are 503 in time, whether they wait for it or for others that do.
+async fn assert_none_works(client: &Client, service: &Process) {
+    let begun = Instant::now();
+    let requests = REQUESTS.iter().cycle().take(5 * REQUESTS.len());
+    for response in join_all(requests.map(|request| ask(client, service, request.clone()))).await {
+        unavailable(response).await;
+    }
+    assert!(begun.elapsed() < HUNG, "{:?}", begun.elapsed());
+    eventually("not ready", PATIENCE, async || (readiness(service).await.status() == 503).then_some(())).await;
+    assert_eq!(client.get(service.admin_url("/livez")).send().await.expect("an answer").status(), 200);
+}
+
+#[tokio::test]
+async fn a_hung_database_is_503_in_time_until_it_goes_on() {
+    let postgres = Postgres::migrated().await;
+    let service = serve(&program(&postgres.url)).await;
+    let client = client();
+    for _ in 0..2 {
+        assert_all_work(&client, &service).await;
+        let frozen = postgres.server.freeze();
+        assert_none_works(&client, &service).await;
+        drop(frozen);
+        recovers(&client, &service).await;
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_hangs_in_the_midst_of_a_transaction_is_503_in_time_until_it_goes_on() {
+    let postgres = Postgres::migrated().await;
+    let service = serve(&program(&postgres.url)).await;
+    let client = client();
+    assert_all_work(&client, &service).await;
+    let mut lock = PgConnection::connect(&postgres.url).await.expect("a connection");
+    raw_sql("BEGIN; LOCK TABLE movement").execute(&mut lock).await.expect("locked");
+    let caught = async {
+        let caught = [REQUESTS[1].clone(), REQUESTS[3].clone()].map(|request| ask(&client, &service, request));
+        for response in join_all(caught).await {
+            unavailable(response).await;
+        }
+    };
+    let hang = async {
+        let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+        eventually("both wait for the lock", PATIENCE, async || {
+            let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut lock).await.expect("a count");
+            (waiting == 2).then_some(())
+        })
+        .await;
+        let frozen = postgres.server.freeze();
+        assert_none_works(&client, &service).await;
+        drop(frozen);
+    };
+    tokio::join!(caught, hang);
+    raw_sql("ROLLBACK").execute(&mut lock).await.expect("unlocked");
+    recovers(&client, &service).await;
+}
+
+#[tokio::test]
+async fn connections_that_hang_for_ever_are_replaced() {
+    let postgres = Postgres::migrated().await;
+    let service = serve(&program(&postgres.url)).await;
+    let client = client();
+    assert_all_work(&client, &service).await;
+    let mut connection = PgConnection::connect(&postgres.url).await.expect("a connection");
+    let backends = "SELECT pid FROM pg_stat_activity WHERE application_name = 'inventory'";
+    let backends: Vec<i32> = sqlx::query_scalar(backends).fetch_all(&mut connection).await.expect("processes");
+    assert!(backends.len() > 3, "{backends:?}");
+    let signal = |signal| backends.iter().all(|pid| kill(Pid::from_raw(*pid), signal).is_ok());
+    assert!(signal(Signal::SIGSTOP), "their side of the connections is silent from now on");
+    for request in REQUESTS {
+        let works = async || (ask(&client, &service, request.clone()).await.status() == 200).then_some(());
+        eventually("a new connection", HUNG, works).await;
+    }
+    assert_all_work(&client, &service).await;
+    assert!(signal(Signal::SIGCONT), "so that the server can stop");
 }

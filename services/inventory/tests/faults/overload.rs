@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use sqlx::PgPool;
-use test_harness::process::{PATIENCE, Process, eventually};
+use test_harness::process::{PATIENCE, Process, Signal, eventually};
 use tokio::{net::TcpStream, task::JoinSet};
 
 use crate::service::{add_one, client, program, readiness, serve, unavailable, url};
@@ -91,6 +91,33 @@ async fn a_lock_that_is_held_for_long_makes_changes_503_and_reads_go_on(pool: Pg
     tokio::join!(change, read);
     lock.rollback().await.expect("unlocked");
     assert_eq!(add_one(&client, &service, "p").await.status(), 200);
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn who_waits_for_a_row_gets_it_when_its_holder_vanishes(pool: PgPool) {
+    let program = program(&url(&pool));
+    let (vanishing, service) = tokio::join!(serve(&program), serve(&program));
+    let client = client();
+    assert_eq!(add_one(&client, &service, "p").await.status(), 200);
+    // It locks the row, then waits for the ledger.
+    let mut lock = pool.begin().await.expect("a transaction");
+    sqlx::query("LOCK TABLE movement").execute(&mut *lock).await.expect("locked");
+    let abandoned = add_one(&client, &vanishing, "p");
+    let waiter = async {
+        let waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'movement'::regclass AND NOT granted";
+        eventually("it waits for the ledger", PATIENCE, async || {
+            let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut *lock).await.expect("a count");
+            (waiting == 1).then_some(())
+        })
+        .await;
+        vanishing.signal(Signal::SIGSTOP);
+        lock.rollback().await.expect("unlocked");
+        add_one(&client, &service, "p").await.status()
+    };
+    tokio::select! {
+        response = abandoned => panic!("a stopped process answers: {response:?}"),
+        status = waiter => assert_eq!(status, 200),
+    }
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]

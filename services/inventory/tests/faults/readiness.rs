@@ -1,7 +1,7 @@
 //! When the service takes requests, and when it does not.
 
 use serde_json::Value;
-use test_harness::process::{PATIENCE, eventually};
+use test_harness::process::{PATIENCE, Process, eventually};
 
 use crate::service::{Postgres, client, program, readiness, ready, unavailable};
 
@@ -24,18 +24,39 @@ async fn a_service_starts_without_its_database_and_is_ready_once_it_is_there() {
 async fn a_service_whose_schema_is_too_old_says_so_and_is_ready_after_migrate(pool: sqlx::PgPool) {
     let program = program(&crate::service::url(&pool));
     let service = program.serve().await;
-    let reason = async |service| unavailable(readiness(service).await).await["detail"].as_str().map(str::to_owned);
-    let newest = inventory::MIGRATIONS.iter().map(|migration| migration.version).max().expect("a migration");
-    eventually("not ready for the schema's sake", PATIENCE, async || {
-        reason(&service).await.filter(|reason| {
-            reason.contains("schema has version 0") && reason.contains(&format!("version {newest} is needed"))
-        })
-    })
-    .await;
+    let reason = async || unavailable(readiness(&service).await).await["detail"].as_str().map(str::to_owned);
+    let outdated = "the database's schema is older than this version needs: run `migrate`";
+    let says_so = async || reason().await.filter(|reason| reason == outdated);
+    eventually("not ready for the schema's sake", PATIENCE, says_so).await;
 
     assert_eq!(program.argument("migrate").run().await.code(), Some(0));
     ready(&service).await;
     let answer = client().get(service.url("/inventory/p")).send().await.expect("an answer");
     let (status, body) = (answer.status(), answer.json::<Value>().await.expect("JSON"));
     assert_eq!((status.as_u16(), &body["stock"]), (200, &0.into()), "{body}: {:?}", service.log());
+}
+
+#[tokio::test]
+async fn why_the_database_cannot_be_used_is_said_in_the_log_once_and_to_nobody_else() {
+    let mut postgres = Postgres::migrated().await;
+    postgres.server.stop();
+    let service = program(&postgres.url).serve().await;
+    let first = eventually("it is tried", PATIENCE, async || not_ready(&service).first().cloned()).await;
+    assert!(first["cause"].as_str().is_some_and(|cause| cause.contains("os error")), "{first}");
+    let unreachable = async || {
+        let problem = unavailable(readiness(&service).await).await;
+        assert!(!problem.to_string().contains("os error"), "{problem}");
+        assert_eq!(problem["detail"], "the database does not answer");
+    };
+    unreachable().await;
+    postgres.server.start_again().expect("it starts again");
+    ready(&service).await;
+    postgres.server.stop();
+    eventually("not ready again", PATIENCE, async || (not_ready(&service).len() == 2).then_some(())).await;
+    unreachable().await;
+}
+
+/// What the log says of it.
+fn not_ready(service: &Process) -> Vec<Value> {
+    service.log().into_iter().filter(|line| line["message"] == "not ready").collect()
 }

@@ -8,6 +8,7 @@ mod email;
 mod ids;
 mod list;
 mod observed;
+mod outage;
 mod parameters;
 mod patch;
 mod wire;

@@ -59,13 +59,20 @@ async fn a_patch_comes_as_merge_patch_or_as_json(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn an_empty_patch_changes_no_field(pool: PgPool) {
+async fn an_empty_patch_makes_no_new_version_and_keeps_its_conditions(pool: PgPool) {
     let app = start(&pool).await;
     let ada = create(&app, "Ada", "ada@example.com").await;
-    let same = app.patch(&path(&ada), &json!({})).await.json(200);
-    for field in ["id", "name", "email", "created_at"] {
-        assert_eq!(same[field], ada[field]);
+    let etag = app.get(&path(&ada)).await.etag();
+    let patch_if = async |path: &str, tag: &str| {
+        app.send(app.request(Method::PATCH, path).header("if-match", tag).json(&json!({}))).await
+    };
+    for same in [app.patch(&path(&ada), &json!({})).await, patch_if(&path(&ada), &etag).await] {
+        assert_eq!((same.json(200), same.etag()), (ada.clone(), etag.clone()));
     }
+    patch_if(&path(&ada), "\"999\"").await.problem(412);
+    app.patch("/users/0190d9a4-1f5e-7c3a-8a5e-0123456789ab", &json!({})).await.problem(404);
+    let found = app.get(&path(&ada)).await;
+    assert_eq!((found.json(200), found.etag()), (ada, etag));
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]

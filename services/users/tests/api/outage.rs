@@ -1,0 +1,113 @@
+//! The database hangs or goes away: 503 in time, and whether a change may have been made.
+
+use std::time::{Duration, Instant};
+
+use embedded_postgres::{Server, Settings};
+use reqwest::Method;
+use serde_json::json;
+use sqlx::{Connection, PgConnection, PgPool, raw_sql};
+use test_harness::{
+    app::{Answer, App, join_all},
+    process::{PATIENCE, eventually},
+};
+
+use crate::{create, path, start};
+
+const UNKNOWN: &str = "https://hedgerow.dev/problems/outcome-unknown";
+const NOT_DONE: &str = "about:blank";
+
+/// How soon a request is answered while the database hangs; sooner than the limit for a request.
+const HUNG: Duration = Duration::from_secs(12);
+/// How soon all is well once it goes on.
+const RECOVERY: Duration = Duration::from_secs(2);
+
+/// A change of each kind: each statement of them commits by itself.
+async fn changes(app: &App, user: &str) -> [Answer; 3] {
+    let new = json!({"name": "Bob", "email": "bob@example.com"});
+    let patch = json!({"name": "Eve"});
+    tokio::join!(app.post("/users", &new), app.patch(user, &patch), app.delete(user)).into()
+}
+
+/// Waits until the three changes wait for a lock of the table.
+async fn under_way(connection: &mut PgConnection) {
+    let waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'users'::regclass AND NOT granted";
+    eventually("the changes wait for the lock", PATIENCE, async || {
+        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut *connection).await.expect("a count");
+        (waiting == 3).then_some(())
+    })
+    .await;
+}
+
+#[track_caller]
+fn assert_all(answers: &[Answer], kind: &str) {
+    for answer in answers {
+        assert_eq!(answer.problem(503)["type"], kind, "{}", answer.text());
+    }
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn of_a_change_that_was_sent_and_not_answered_the_outcome_is_unknown(pool: PgPool) {
+    let app = start(&pool).await;
+    let ada = path(&create(&app, "Ada", "ada@example.com").await);
+    let mut lock = pool.acquire().await.expect("a connection");
+    raw_sql("BEGIN; LOCK TABLE users IN SHARE MODE").execute(&mut *lock).await.expect("locked");
+    let end = async {
+        under_way(&mut lock).await;
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE relation = 'users'::regclass AND NOT granted";
+        raw_sql(end).execute(&mut *lock).await.expect("ended");
+    };
+    let (answers, ()) = tokio::join!(changes(&app, &ada), end);
+    assert_all(&answers, UNKNOWN);
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn a_change_that_the_database_gave_up_was_not_made(pool: PgPool) {
+    let app = start(&pool).await;
+    let ada = path(&create(&app, "Ada", "ada@example.com").await);
+    let mut lock = pool.acquire().await.expect("a connection");
+    raw_sql("BEGIN; LOCK TABLE users IN SHARE MODE").execute(&mut *lock).await.expect("locked");
+    assert_all(&changes(&app, &ada).await, NOT_DONE);
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_change_that_could_not_be_sent_was_not_made(pool: PgPool) {
+    let options = (*pool.connect_options()).clone().database("nowhere");
+    let app = App::start(&users::SERVICE, &options).await;
+    assert_all(&changes(&app, "/users/0190d9a4-1f5e-7c3a-8a5e-0123456789ab").await, NOT_DONE);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_database_hangs_every_request_is_503_in_time() {
+    let postgres = Server::temporary(&Settings::for_tests()).expect("a Postgres server");
+    let url = postgres.superuser_url("postgres");
+    let mut lock = PgConnection::connect(&url).await.expect("a connection");
+    users::MIGRATIONS.run(&mut lock).await.expect("migrated");
+    let app = App::start_on(&users::SERVICE, url).await;
+    let ada = path(&create(&app, "Ada", "ada@example.com").await);
+
+    raw_sql("BEGIN; LOCK TABLE users IN SHARE MODE").execute(&mut lock).await.expect("locked");
+    let hang = async {
+        under_way(&mut lock).await;
+        let frozen = postgres.freeze();
+        let begun = Instant::now();
+        let reads = join_all((0..10).map(|number| app.get(if number % 2 == 0 { &ada } else { "/users" })));
+        let (reads, changes) = tokio::join!(reads, changes(&app, &ada));
+        assert_all(&reads, NOT_DONE);
+        assert_all(&changes, NOT_DONE);
+        assert!(begun.elapsed() < HUNG, "{:?}", begun.elapsed());
+        let not_ready = async || (app.admin("/readyz").await.status == 503).then_some(());
+        eventually("not ready", PATIENCE, not_ready).await;
+        drop(frozen);
+    };
+    let (caught, ()) = tokio::join!(changes(&app, &ada), hang);
+    assert_all(&caught, UNKNOWN);
+
+    raw_sql("ROLLBACK").execute(&mut lock).await.expect("unlocked");
+    let begun = Instant::now();
+    let request = || app.request(Method::PATCH, &ada).json(&json!({"name": "Ada L."}));
+    let works = async || (app.send(request()).await.status == 200).then_some(());
+    eventually("recovered", RECOVERY, works).await;
+    app.get("/users").await.json(200);
+    let ready = async || (app.admin("/readyz").await.status == 200).then_some(());
+    eventually("ready", RECOVERY.saturating_sub(begun.elapsed()), ready).await;
+}
