@@ -77,7 +77,15 @@ pub(crate) async fn remove(context: &Context, object: &Microservice, spec: &Data
     };
     let name = names::database(object, spec);
     let mark = mark(context, object).map_err(|invalid| Trouble::from(invalid).0)?;
-    server.remove(&name, &mark).await.map(drop).map_err(|error| Trouble::from(error).0)
+    match server.remove(&name, &mark).await {
+        Ok(_) => Ok(()),
+        // It never was this object's, which is why nothing was made.
+        Err(error) if error.is_conflict() => {
+            context.events.warning(object, "DatabaseLeft", &error.to_string()).await;
+            Ok(())
+        }
+        Err(error) => Err(Trouble::from(error).0),
+    }
 }
 
 struct Trouble(Finding);
