@@ -77,7 +77,10 @@ Medians of the rounds on this machine; they mean little on another.
 
 {raw(results)}
 """
-    path.write_text(text)
+    # What `bench/operator` measured is another run's, and stays.
+    before = path.read_text() if path.exists() else ""
+    _, heading, operator = before.partition("\n## The operator\n")
+    path.write_text(text.rstrip("\n") + "\n" + heading + operator)
 
 
 _VERSIONS = """
