@@ -62,8 +62,6 @@ pub struct Service<S> {
 pub struct Context {
     /// The service's database.
     pub database: Database,
-    /// Where it registers metrics of its own.
-    pub metrics: Metrics,
 }
 
 /// A service that is serving.
@@ -176,7 +174,7 @@ impl<S: Clone + Send + Sync + 'static> Service<S> {
 
         let metrics = Metrics::new(self.version)?;
         let database = Database::new(options.clone(), args.database_pool_size, &metrics)?;
-        let state = (self.state)(&Context { database, metrics: metrics.clone() });
+        let state = (self.state)(&Context { database });
         let (routes, _) = (self.api)().with_state(state).split_for_parts();
         let routes = routes.merge(openapi::routes(openapi::document(self)));
         let app = observe::layer(routes, metrics.clone());

@@ -35,7 +35,7 @@ pub(crate) const MANAGER: &str = "hedgerow-operator";
 /// Who wrote the number of pods: apart, so that it can be left to the autoscaler.
 const SCALE_MANAGER: &str = "hedgerow-operator-scale";
 
-/// Every kind of child, in the order in which they are applied; the last one only where the cluster has it.
+/// Every kind of child that each cluster has; [`pod_monitor`] is the one that it may lack.
 pub(crate) fn kinds() -> [ApiResource; 7] {
     [
         ApiResource::erase::<ServiceAccount>(&()),

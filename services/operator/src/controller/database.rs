@@ -16,7 +16,7 @@ use crate::{
     database::{self, Invalid, Mark, Server, Wanted},
 };
 
-/// Permits a database without a mark to be taken over, after a restore.
+/// Permits a database to be taken over: `unmarked`, as after a restore, or the mark of the object that had it.
 const ADOPT: &str = "hedgerow.dev/adopt";
 
 /// What is known of the databases that were found in order.
@@ -64,7 +64,8 @@ pub(crate) async fn ensure(context: &Context, object: &Microservice, spec: &Data
     }
 }
 
-/// Drops the object's database, if it asks for that. True when there is nothing left to do.
+/// Drops the object's database. What is not the object's, or cannot be reached for want of the admin's Secret, is left
+/// where it is, with an event that says so.
 pub(crate) async fn remove(context: &Context, object: &Microservice, spec: &Database) -> Result<(), Finding> {
     let server = match server(context, spec).await {
         Ok(server) => server,
