@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 LOCAL := --package hedgerow --package users --package inventory
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-cluster lint check-metrics queries check-queries manifests check-manifests fuzz images bench install-postgres hedgerow
+.PHONY: help run kind forward test test-cluster e2e lint check-metrics check-chart queries check-queries manifests check-manifests fuzz images bench install-postgres hedgerow
 
 help: ## List what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -14,16 +14,31 @@ run: install-postgres ## Run every service on this machine, on a Postgres of its
 	cargo build --release $(LOCAL)
 	@exec $(TARGET)/release/hedgerow up
 
+kind: ## Run a release on kind, from the images to the first answer (needs kind, docker or podman, helm)
+	deploy/kind/up
+
+forward: ## Forward ports 8081 and 8082 to users and inventory of the current kube context and namespace, until Ctrl-C
+	@deploy/forward users:8081 inventory:8082
+
 test: install-postgres ## Run all tests on a throwaway Postgres
 	cargo build --workspace
 	$(TARGET)/debug/hedgerow postgres -- cargo test --workspace
-	@if deploy/install.sh promtool; then $(MAKE) --no-print-directory check-metrics; else echo "NOT CHECKED, for want of promtool: the form of /metrics" >&2; fi
+	@if deploy/install.sh prometheus; then $(MAKE) --no-print-directory check-metrics; else echo "NOT CHECKED, for want of promtool: the form of /metrics" >&2; fi
 
 check-metrics: hedgerow ## Have promtool check /metrics
 	$(TARGET)/debug/hedgerow postgres -- cargo test --package inventory --test faults -- --ignored promtool
 
 test-cluster: ## Test the operator in the current kube context, whose nodes need the images and postgres:15
 	cargo test --package operator --features cluster-tests --test api_server --test cluster
+
+e2e: ## Test the chart end to end in the current kube context (docs/OPERATIONS.md says what the nodes need)
+	cargo test --package e2e --features cluster-tests --no-run
+	@deploy/install.sh prometheus
+	cargo test --package e2e --features cluster-tests --test suite
+
+check-chart: ## Check the chart with helm lint and kube-score
+	cargo build --quiet --package operator
+	OPERATOR=$(TARGET)/debug/operator deploy/check-chart
 
 lint: ## Check format, lints, and that what is generated is up to date
 	cargo fmt --all --check
@@ -36,15 +51,18 @@ queries: install-postgres hedgerow ## Renew the data of the checked queries (.sq
 check-queries: install-postgres hedgerow ## Check that these data are up to date
 	$(TARGET)/debug/hedgerow postgres -- migrations/queries check
 
-manifests: ## Renew deploy/operator, after a change to the kind or to what runs the operator
+manifests: ## Renew what follows from the kind in deploy/operator and the chart, after a change to it or to what runs the operator
 	cargo build --quiet --package operator
-	$(TARGET)/debug/operator crd >deploy/operator/crd.yaml
+	$(TARGET)/debug/operator crd | tee deploy/operator/crd.yaml >helm/hedgerow/crds/microservices.yaml
 	$(TARGET)/debug/operator manifests >deploy/operator/operator.yaml
+	@schema=$$($(TARGET)/debug/operator values-schema helm/hedgerow/values.schema.json) && printf '%s\n' "$$schema" >helm/hedgerow/values.schema.json
 
-check-manifests: ## Check that deploy/operator is up to date
+check-manifests: ## Check that they are up to date
 	cargo build --quiet --package operator
 	$(TARGET)/debug/operator crd | diff deploy/operator/crd.yaml -
+	$(TARGET)/debug/operator crd | diff helm/hedgerow/crds/microservices.yaml -
 	$(TARGET)/debug/operator manifests | diff deploy/operator/operator.yaml -
+	$(TARGET)/debug/operator values-schema helm/hedgerow/values.schema.json | diff helm/hedgerow/values.schema.json -
 
 images: ## Build the container images, with docker, podman or buildah (`deploy/images help` has more)
 	@deploy/images

@@ -19,6 +19,8 @@ mod services;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::{
     apps::v1::Deployment,
     autoscaling::v2::HorizontalPodAutoscaler,
@@ -48,8 +50,12 @@ pub struct Facts {
     pub database_ca: bool,
     /// Namespaces, by name, from which the admin port may be scraped; empty: all.
     pub scrape_namespaces: Vec<String>,
-    /// Whether the cluster has the kind `PodMonitor`.
-    pub pod_monitors: bool,
+    /// More labels of the `PodMonitor`; none where there is to be none, or the cluster lacks the kind.
+    pub pod_monitor: Option<BTreeMap<String, String>>,
+    /// Whether network policies are left out: everyone may connect.
+    pub open_network: bool,
+    /// The Secrets that open the registries of images.
+    pub image_pull_secrets: Vec<String>,
 }
 
 /// The objects that make up a service. Each is complete but for its owner's uid, which only a stored object has.
@@ -67,9 +73,9 @@ pub struct Children {
     pub autoscaler: Option<HorizontalPodAutoscaler>,
     /// From two replicas up.
     pub disruption_budget: Option<PodDisruptionBudget>,
-    /// Who may connect.
+    /// Who may connect; none where everyone may.
     pub network_policies: Vec<NetworkPolicy>,
-    /// Where the cluster has the kind.
+    /// Where there is to be one.
     pub pod_monitor: Option<DynamicObject>,
 }
 
@@ -84,7 +90,7 @@ pub fn render(object: &Microservice, facts: &Facts) -> Children {
         services: services::build(object, facts),
         autoscaler: object.spec.scaling.is_automatic().then(|| autoscaler::build(object)),
         disruption_budget: (object.spec.scaling.min >= 2).then(|| disruption_budget::build(object)),
-        network_policies: network_policies::build(object, facts),
-        pod_monitor: facts.pod_monitors.then(|| pod_monitor::build(object)),
+        network_policies: if facts.open_network { Vec::new() } else { network_policies::build(object, facts) },
+        pod_monitor: facts.pod_monitor.as_ref().map(|labels| pod_monitor::build(object, labels)),
     }
 }

@@ -1,10 +1,10 @@
 //! The command line.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::{crd, manifests, render, run};
+use crate::{crd, manifests, render, run, values_schema};
 
 /// The exit status for wrong arguments or configuration, as clap has it.
 const USAGE: u8 = 2;
@@ -22,7 +22,17 @@ enum Command {
     /// Run in a cluster until SIGTERM or SIGINT
     Run(Box<run::RunArgs>),
     /// Print the definition of the kind, for `kubectl apply --server-side -f -`
-    Crd,
+    Crd {
+        /// Apply it to the cluster this runs in, instead
+        #[arg(long)]
+        apply: bool,
+    },
+    /// Put the schema of a spec into a JSON schema, as its definition `microservice`, and print that
+    ValuesSchema {
+        /// The file; it stays as it is
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
     /// Print the children of the objects in a file, without a cluster
     Render(render::RenderArgs),
     /// Print what runs the operator in a namespace
@@ -50,10 +60,12 @@ pub fn main() -> ExitCode {
         }
     };
     let printed = match cli.command {
-        None => return usage("what to do is missing: run, crd, manifests or render"),
+        None => return usage("what to do is missing: run, crd, manifests, render or values-schema"),
         Some(Command::Run(args)) => return run::main(*args),
         Some(Command::Manifests { image }) => manifests::documents(&image),
-        Some(Command::Crd) => definition(),
+        Some(Command::Crd { apply: false }) => definition(),
+        Some(Command::Crd { apply: true }) => crd::apply(),
+        Some(Command::ValuesSchema { file }) => values_schema::complete(&file),
         Some(Command::Render(args)) => render::file(&args),
     };
     match printed {

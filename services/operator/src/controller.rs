@@ -36,7 +36,7 @@ use kube::{
 };
 use tokio::sync::watch;
 
-use crate::{api::Microservice, metrics::Metrics};
+use crate::{api::Microservice, build::Facts, metrics::Metrics};
 
 use backoff::Backoff;
 use children::Children;
@@ -56,8 +56,11 @@ pub(crate) struct Settings {
     pub(crate) installation: String,
     /// The Secret of the database server for objects that name none.
     pub(crate) database_server: String,
-    /// Who may scrape metrics; empty: everyone.
-    pub(crate) scrape_namespaces: Vec<String>,
+    /// Host and port of a Postgres that takes its superuser's password from that Secret, which is then made where there
+    /// is none.
+    pub(crate) bundled_server: Option<String>,
+    /// What is the same for all objects.
+    pub(crate) facts: Facts,
     /// Time between two looks at an object that is as it should be: drift that no watch shows is found then.
     pub(crate) resync: Duration,
     /// Objects looked at side by side.
@@ -116,8 +119,11 @@ impl Context {
         }
     }
 
-    fn pod_monitors(&self) -> bool {
-        *self.pod_monitors.borrow()
+    /// What is the same for all objects, in the cluster as it is now.
+    fn facts(&self) -> Facts {
+        let mut facts = self.settings.facts.clone();
+        facts.pod_monitor = facts.pod_monitor.filter(|_| *self.pod_monitors.borrow());
+        facts
     }
 
     /// Counts an object that something changed about. One that is gone, as its children are on their way out, will not be
@@ -189,7 +195,9 @@ impl Controller {
         let config = controller::Config::default().concurrency(context.settings.concurrency);
         let look = |object, context| reconcile::reconcile(object, context).boxed();
         let objects = context.objects.clone();
-        controller::applier(look, retry, context, objects, triggers, config).for_each(|_| future::ready(())).await;
+        let prepared = context.clone();
+        let looks = controller::applier(look, retry, context, objects, triggers, config);
+        future::join(looks.for_each(|_| future::ready(())), database::prepare_bundled(&prepared)).await;
     }
 }
 

@@ -12,5 +12,6 @@ mod manifests;
 mod metrics;
 mod render;
 mod run;
+mod values_schema;
 
 pub use cli::main;

@@ -1,6 +1,7 @@
 //! `operator render`: the children of the objects in a file as YAML, without a cluster.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -69,7 +70,7 @@ fn object(value: &Value, args: &RenderArgs) -> anyhow::Result<String> {
         // There is no older object that could have one of them.
         accepted_paths: object.spec.route.iter().flat_map(|route| route.paths.clone()).collect(),
         scrape_namespaces: args.scrape_namespaces.clone(),
-        pod_monitors: args.pod_monitors,
+        pod_monitor: args.pod_monitors.then(BTreeMap::new),
         ..Facts::default()
     };
     Ok(documents(&object, &facts)?)

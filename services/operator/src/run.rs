@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{ArgAction, Args};
 use kube::{Config, client::ClientBuilder};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use crate::{
+    build::Facts,
     cli,
     controller::{Controller, Settings},
     lease::Election,
@@ -33,6 +34,22 @@ pub(crate) struct RunArgs {
     /// The Secret (key `url` or `uri`) that opens the database server, for objects that name none
     #[arg(long, env, value_name = "SECRET", default_value = "hedgerow-postgres")]
     database_server: String,
+    /// Host and port of a Postgres that takes its superuser's password from the Secret that opens the
+    /// database server, which is then made where there is none
+    #[arg(long, env, value_name = "HOST:PORT")]
+    bundled_server: Option<String>,
+    /// Secrets that open the registries of the services' images, separated by commas
+    #[arg(long, env, value_name = "NAMES", value_delimiter = ',')]
+    image_pull_secrets: Vec<String>,
+    /// Whether services get a network policy; without one everyone may connect
+    #[arg(long, env, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    network_policies: bool,
+    /// Whether services get a `PodMonitor`, where the cluster has that kind
+    #[arg(long, env, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    pod_monitors: bool,
+    /// More labels of the `PodMonitor`s, separated by commas: a Prometheus may be told to look for some
+    #[arg(long, env, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
+    pod_monitor_labels: Vec<(String, String)>,
     /// Namespaces from which metrics may be scraped, separated by commas; left out: all
     #[arg(long, env, value_name = "NAMES", value_delimiter = ',')]
     scrape_namespaces: Vec<String>,
@@ -95,7 +112,14 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         namespace: namespace.clone(),
         installation: args.installation,
         database_server: args.database_server,
-        scrape_namespaces: args.scrape_namespaces.into_iter().filter(|name| !name.is_empty()).collect(),
+        bundled_server: args.bundled_server,
+        facts: Facts {
+            scrape_namespaces: named(args.scrape_namespaces),
+            image_pull_secrets: named(args.image_pull_secrets),
+            open_network: !args.network_policies,
+            pod_monitor: args.pod_monitors.then(|| args.pod_monitor_labels.into_iter().collect()),
+            ..Facts::default()
+        },
         resync: args.resync,
         concurrency: args.concurrency,
     };
@@ -109,6 +133,16 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         _ = terminate.recv() => stop(&election).await,
         _ = interrupt.recv() => stop(&election).await,
     }
+}
+
+/// A variable that is set to nothing names nothing.
+fn named(names: Vec<String>) -> Vec<String> {
+    names.into_iter().filter(|name| !name.is_empty()).collect()
+}
+
+fn label(text: &str) -> Result<(String, String), &'static str> {
+    let (key, value) = text.split_once('=').ok_or("a label is KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 async fn stop(election: &Election) -> anyhow::Result<()> {

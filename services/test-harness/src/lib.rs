@@ -2,6 +2,8 @@
 //! and waiting for conditions.
 
 pub mod app;
+#[cfg(feature = "cluster")]
+pub mod cluster;
 pub mod process;
 pub mod raw;
 pub mod rules;

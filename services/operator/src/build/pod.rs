@@ -2,8 +2,8 @@
 
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, Container, EmptyDirVolumeSource, EnvVar, KeyToPath, PodSecurityContext, PodSpec, SeccompProfile,
-        SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+        Capabilities, Container, EmptyDirVolumeSource, EnvVar, KeyToPath, LocalObjectReference, PodSecurityContext,
+        PodSpec, SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
@@ -36,6 +36,10 @@ pub(super) fn spec(object: &Microservice, facts: &Facts, container: Container) -
         }),
         volumes: Some([Some(temporary()), authority(object, facts)].into_iter().flatten().collect()),
         containers: vec![container],
+        image_pull_secrets: (!facts.image_pull_secrets.is_empty()).then(|| {
+            let named = |name: &String| LocalObjectReference { name: name.clone() };
+            facts.image_pull_secrets.iter().map(named).collect()
+        }),
         ..PodSpec::default()
     }
 }

@@ -25,7 +25,7 @@ fn a_stored_object_owns_its_children() {
     let mut object = object(&with_database());
     assert_eq!(render(&object, &Facts::default()).deployment.owner_references(), []);
     object.metadata.uid = Some("1f0".to_owned());
-    let children = render(&object, &Facts { pod_monitors: true, ..Facts::default() });
+    let children = render(&object, &Facts { pod_monitor: Some(BTreeMap::new()), ..Facts::default() });
     let owners = [
         children.deployment.owner_references(),
         children.services[1].owner_references(),
@@ -89,6 +89,26 @@ fn both_kinds_of_pods_have_the_authority_of_the_database() {
     for pod in pods {
         let mounts = pod.containers[0].volume_mounts.as_deref().unwrap_or_default();
         assert!(mounts.iter().any(|mount| mount.mount_path == "/etc/hedgerow/database"), "{mounts:?}");
+    }
+}
+
+#[test]
+fn what_holds_for_the_installation_shows_in_each_service() {
+    let facts = Facts {
+        pod_monitor: Some([("release".to_owned(), "prometheus".to_owned())].into()),
+        open_network: true,
+        image_pull_secrets: vec!["registry".to_owned()],
+        ..Facts::default()
+    };
+    let children = render(&object(&with_database()), &facts);
+    assert_eq!(children.network_policies, []);
+    assert_eq!(children.pod_monitor.expect("a PodMonitor").labels()["release"], "prometheus");
+    let pods = [
+        children.deployment.spec.expect("a spec").template.spec.expect("a pod"),
+        children.migration.expect("a Job").spec.expect("a spec").template.spec.expect("a pod"),
+    ];
+    for pod in pods {
+        assert_eq!(pod.image_pull_secrets.expect("Secrets")[0].name, "registry");
     }
 }
 

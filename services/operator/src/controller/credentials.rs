@@ -53,6 +53,36 @@ impl Secrets {
         Ok(secret.map(|secret| secret.data.unwrap_or_default()))
     }
 
+    /// The data of the Secret of the server that runs beside the operator, at `address`; where there is none it is made,
+    /// with a password for the superuser, who has not started yet for want of it.
+    pub(crate) async fn bundled(&self, name: &str, address: &str) -> Result<BTreeMap<String, ByteString>, Error> {
+        if let Some(data) = self.read(name).await? {
+            return Ok(data);
+        }
+        let password = password();
+        let url = format!("postgres://postgres:{password}@{address}/postgres");
+        let data = [("url", url), ("username", "postgres".to_owned()), ("password", password)];
+        let labels = [("app.kubernetes.io/part-of", "hedgerow"), ("app.kubernetes.io/managed-by", "hedgerow-operator")];
+        let secret = Secret {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+                ..ObjectMeta::default()
+            },
+            data: Some(data.map(|(key, value)| (key.to_owned(), ByteString(value.into_bytes()))).into()),
+            ..Secret::default()
+        };
+        // Like the data it opens, it has no owner, and outlives what made it.
+        match within("creating a Secret", self.0.create(&PostParams::default(), &secret)).await {
+            // Made meanwhile.
+            Err(error) if error.is_conflict() => Ok(self.read(name).await?.unwrap_or_default()),
+            made => {
+                tracing::info!(secret = name, "made a password for the bundled Postgres");
+                Ok(made?.data.unwrap_or_default())
+            }
+        }
+    }
+
     /// The credentials of the object's database `database` on `server`. Where there are none yet they are made, and
     /// stored before the database gets to know them: a password that was set is never lost.
     ///

@@ -4,10 +4,11 @@ use std::{
     collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use kube::ResourceExt;
-use tokio::time::Instant;
+use tokio::time::{self, Instant};
 
 use super::{Context, conditions::Finding, credentials::Credentials, error::Error, events};
 use crate::{
@@ -15,6 +16,9 @@ use crate::{
     build::names,
     database::{self, Invalid, Mark, Server, Wanted},
 };
+
+/// The wait before the API server is asked again.
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// Permits a database to be taken over: `unmarked`, as after a restore, or the mark of the object that had it.
 const ADOPT: &str = "hedgerow.dev/adopt";
@@ -54,6 +58,16 @@ pub(crate) struct Usable {
     pub(crate) ca: bool,
     /// Of the live schema, where it can be told.
     pub(crate) schema_version: Option<i64>,
+}
+
+/// Gives the bundled server its password before any object asks for a database: without it, it does not start.
+pub(crate) async fn prepare_bundled(context: &Context) {
+    let Some(address) = &context.settings.bundled_server else { return };
+    context.leading().await;
+    while let Err(error) = context.secrets.bundled(&context.settings.database_server, address).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the bundled Postgres still waits for its password");
+        time::sleep(PAUSE).await;
+    }
 }
 
 /// Sees to it that the object has its database, as it asks for it.
@@ -164,7 +178,13 @@ async fn tell(context: &Context, object: &Microservice, credentials: &Credential
 /// The server that the object's database is on.
 async fn server(context: &Context, spec: &Database) -> Result<Server, Trouble> {
     let name = spec.server.as_ref().unwrap_or(&context.settings.database_server);
-    let Some(data) = context.secrets.read(name).await? else {
+    let data = match &context.settings.bundled_server {
+        Some(address) if *name == context.settings.database_server => {
+            Some(context.secrets.bundled(name, address).await?)
+        }
+        _ => context.secrets.read(name).await?,
+    };
+    let Some(data) = data else {
         let message = format!("Secret {name}, which opens the database server, does not exist");
         return Err(Trouble(Finding::pending("ServerSecretMissing", message)));
     };

@@ -66,8 +66,7 @@ async fn bring_about(object: &Microservice, context: &Context) -> Outcome {
         accepted_paths: route.accepted.clone(),
         credentials: usable.as_ref().map(|usable| usable.credentials.clone()),
         database_ca: usable.as_ref().is_some_and(|usable| usable.ca),
-        scrape_namespaces: context.settings.scrape_namespaces.clone(),
-        pod_monitors: context.pod_monitors(),
+        ..context.facts()
     };
     let children = build::render(object, &facts);
     let name = children.deployment.name_any();

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, time};
 
 use super::{Context, Settings, children, fake::ApiServer, reconcile::reconcile};
-use crate::{api::Microservice, metrics::Metrics};
+use crate::{api::Microservice, build::Facts, metrics::Metrics};
 
 const OBJECT: &str = "/apis/hedgerow.dev/v1alpha1/namespaces/default/microservices/orders";
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/default/deployments/orders";
@@ -40,7 +40,8 @@ impl Scene {
             namespace: "default".to_owned(),
             installation: "test".to_owned(),
             database_server: "hedgerow-postgres".to_owned(),
-            scrape_namespaces: Vec::new(),
+            bundled_server: None,
+            facts: Facts::default(),
             resync: Duration::from_mins(5),
             concurrency: 1,
         };
@@ -230,4 +231,20 @@ async fn a_missing_admin_secret_is_named_and_holds_back_nothing_else() {
     assert!(ready["message"].as_str().expect("a text").contains("hedgerow-postgres"));
     assert!(scene.server.get(SERVICE).is_some());
     assert!(scene.server.get(DEPLOYMENT).is_none(), "pods wait for the database");
+}
+
+#[tokio::test]
+async fn the_bundled_server_gets_one_password_and_keeps_it() {
+    let scene = Scene::new(plain());
+    let secrets = &scene.context.secrets;
+    let (made, again) = tokio::join!(secrets.bundled("admin", "db:5432"), secrets.bundled("admin", "db:5432"));
+    let (made, again) = (made.expect("a Secret"), again.expect("a Secret"));
+    assert_eq!(made, again, "though both found none");
+    let [url, password] = ["url", "password"].map(|key| String::from_utf8(made[key].0.clone()).expect("text"));
+    assert_eq!((url, password.len()), (format!("postgres://postgres:{password}@db:5432/postgres"), 32));
+    let secret = scene.server.get("/api/v1/namespaces/default/secrets/admin").expect("a Secret");
+    assert_eq!(secret["metadata"]["ownerReferences"], Value::Null, "it outlives the operator, as the data do");
+    scene.server.take_writes();
+    assert_eq!(secrets.bundled("admin", "db:5432").await.expect("a Secret"), made);
+    assert_eq!(scene.server.take_writes(), []);
 }

@@ -18,8 +18,9 @@ use kube::{
     runtime::wait::await_condition,
 };
 use serde_json::json;
+use test_harness::cluster::{SOON, eventually, image, is, within};
 
-use crate::installation::{Installation, SOON, eventually, image, is, within};
+use crate::installation::Installation;
 
 pub async fn a_child_deleted_or_edited_by_hand_is_back(on: Arc<Installation>) {
     on.apply("edited", json!({ "image": image("users"), "database": {}, "scaling": { "min": 2, "max": 2 } })).await;
@@ -109,7 +110,7 @@ pub async fn a_kind_that_is_installed_later_is_found(on: Arc<Installation>) {
     let crd = serde_json::from_value(crd).expect("a CRD");
     crds.create(&PostParams::default(), &crd).await.expect("it is taken");
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("monitoring.coreos.com", "v1", "PodMonitor"));
-    let monitors: Api<DynamicObject> = Api::namespaced_with(on.client.clone(), &on.namespace, &kind);
+    let monitors: Api<DynamicObject> = Api::namespaced_with(on.client.clone(), &on.name, &kind);
     eventually("a PodMonitor", Duration::from_mins(1), async || monitors.get("monitored").await.is_ok()).await;
     crds.delete("podmonitors.monitoring.coreos.com", &DeleteParams::default()).await.expect("it is deleted");
     // Without it the operator goes on as before.

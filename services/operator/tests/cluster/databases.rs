@@ -9,8 +9,9 @@ use kube::{
 };
 use operator::api::Microservice;
 use serde_json::{Value, json};
+use test_harness::cluster::{SOON, eventually, image, is};
 
-use crate::installation::{Installation, SOON, eventually, image, is};
+use crate::installation::Installation;
 
 fn small(database: &Value) -> Value {
     json!({ "image": image("users"), "database": database, "scaling": { "min": 1, "max": 1 } })
@@ -37,7 +38,7 @@ pub async fn of_two_objects_for_one_database_the_second_is_refused(on: Arc<Insta
     on.ready("one").await;
     on.apply("two", small(&json!({ "name": "shared" }))).await;
     let message = on.unready("two", "DatabaseTaken").await;
-    assert!(message.contains(&format!("belongs to {}/one", on.namespace)), "{message}");
+    assert!(message.contains(&format!("belongs to {}/one", on.name)), "{message}");
     assert!(is(&on.get("one").await, "Ready", "True", "Ready"));
 }
 

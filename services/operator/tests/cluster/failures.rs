@@ -5,8 +5,9 @@ use std::sync::Arc;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ResourceQuota};
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
+use test_harness::cluster::{image, is, message};
 
-use crate::installation::{Installation, image, is, message};
+use crate::installation::Installation;
 
 fn small(image: &str, database: &Value) -> Value {
     json!({ "image": image, "database": database, "scaling": { "min": 1, "max": 1 } })

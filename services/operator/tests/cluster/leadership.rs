@@ -13,8 +13,9 @@ use kube::{
 };
 use operator::api::Microservice;
 use serde_json::json;
+use test_harness::cluster::within;
 
-use crate::installation::{Installation, within};
+use crate::installation::Installation;
 
 const LEASE: &str = "hedgerow-operator";
 const LEASE_DURATION: Duration = Duration::from_secs(15);

@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Instant};
 
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
+use test_harness::cluster::{SOON, eventually, image};
 
-use crate::installation::{Installation, SOON, eventually, image};
+use crate::installation::Installation;
 
 pub async fn an_object_with_a_database_becomes_ready_and_answers(on: Arc<Installation>) {
     let begun = Instant::now();
@@ -16,7 +17,7 @@ pub async fn an_object_with_a_database_becomes_ready_and_answers(on: Arc<Install
     assert_eq!(status.database.expect("a database").schema_version, Some(1));
     assert_eq!((status.replicas, status.ready_replicas), (2, 2));
     assert_eq!(status.image, Some(image("users")));
-    assert_eq!(status.url, Some(format!("http://first.{}.svc:8080", on.namespace)));
+    assert_eq!(status.url, Some(format!("http://first.{}.svc:8080", on.name)));
     assert_eq!(on.request("first", "/users").await.expect("an answer"), "[]");
 }
 

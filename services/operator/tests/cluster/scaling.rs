@@ -9,9 +9,10 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use serde_json::json;
+use test_harness::cluster::{SOON, eventually, image};
 use tokio::sync::watch;
 
-use crate::installation::{Installation, SOON, eventually, image};
+use crate::installation::Installation;
 
 pub async fn the_number_of_pods_passes_to_the_autoscaler_and_back_and_is_never_one(on: Arc<Installation>) {
     let spec =

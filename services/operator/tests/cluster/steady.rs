@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::ListParams};
 use operator::api::Microservice;
+use test_harness::cluster::is;
 use tokio::time;
 
-use crate::installation::{Installation, is};
+use crate::installation::Installation;
 
 /// Some looks of every object long.
 const WATCHED: Duration = Duration::from_mins(1);

@@ -1,0 +1,70 @@
+//! The programs a user types: helm and kubectl, in the current kube context.
+
+use std::{path::Path, process::Stdio, time::Duration};
+
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    time,
+};
+
+/// Runs a program to its end: what it printed, or what it complained of.
+pub async fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
+    let mut command = Command::new(program);
+    // As a user types it, at the top of a clone.
+    command.args(arguments).current_dir(root()).stdin(Stdio::null()).kill_on_drop(true);
+    let output = command.output().await.unwrap_or_else(|error| panic!("{program}: {error}"));
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+/// The top of the repository.
+pub fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+/// A program that goes on until it is dropped.
+pub struct Running {
+    _process: Child,
+    /// What it said when it was there.
+    pub line: String,
+}
+
+impl Running {
+    /// Starts a program, and waits for the line that says it is there.
+    pub async fn start(program: &str, arguments: &[&str], sign: &str) -> Self {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut process = command.spawn().unwrap_or_else(|error| panic!("{program}: {error}"));
+        let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
+        let found = time::timeout(Duration::from_secs(30), async {
+            while let Some(line) = lines.next_line().await.expect("text") {
+                if line.contains(sign) {
+                    return Some(line);
+                }
+            }
+            None
+        });
+        let line = found.await.expect("it starts in time").unwrap_or_else(|| panic!("{program} ended"));
+        // What it says later would fill the pipe.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Self { _process: process, line }
+    }
+
+    /// Forwards a port of this machine to a Service's port 8080; the URL to use.
+    pub async fn forward(namespace: &str, service: &str) -> (Self, String) {
+        let target = format!("service/{service}");
+        let forward = Self::start(
+            "kubectl",
+            &["port-forward", "--namespace", namespace, &target, ":8080"],
+            "Forwarding from 127",
+        )
+        .await;
+        let port = forward.line.split(':').nth(1).and_then(|rest| rest.split(' ').next()).expect("a port");
+        let url = format!("http://127.0.0.1:{port}");
+        (forward, url)
+    }
+}

@@ -1,0 +1,96 @@
+//! What outlives what.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::{Api, ResourceExt, api::DeleteParams};
+use serde_json::{Value, json};
+use test_harness::cluster::{SOON, eventually};
+
+use crate::{
+    command::Running,
+    release::Release,
+    tool::{is_ready, names},
+};
+
+/// Writes a user and stock, and returns the user.
+pub async fn write(on: &Release) -> Value {
+    let client = reqwest::Client::new();
+    let (_users, users) = Running::forward(&on.name, "users").await;
+    let email = format!("{}@data.invalid", uuid::Uuid::new_v4());
+    let request = client.post(format!("{users}/users")).json(&json!({ "name": "Grace", "email": email }));
+    let user = request.send().await.expect("an answer").json().await.expect("a user");
+    let (_inventory, inventory) = Running::forward(&on.name, "inventory").await;
+    let request = client.post(format!("{inventory}/inventory/lasting")).json(&json!({ "stock": 7 }));
+    assert_eq!(request.send().await.expect("an answer").status(), 201);
+    user
+}
+
+/// Whether what was written is there.
+pub async fn check(on: &Release, user: &Value) {
+    let client = reqwest::Client::new();
+    let (_users, users) = Running::forward(&on.name, "users").await;
+    let url = format!("{users}/users/{}", user["id"].as_str().expect("an id"));
+    let found: Value = client.get(url).send().await.expect("an answer").json().await.expect("a user");
+    assert_eq!(found, *user);
+    let (_inventory, inventory) = Running::forward(&on.name, "inventory").await;
+    let url = format!("{inventory}/inventory/lasting");
+    let found: Value = client.get(url).send().await.expect("an answer").json().await.expect("a product");
+    assert_eq!(found["stock"], 7);
+}
+
+pub async fn data_outlive_every_pod(on: Arc<Release>) {
+    let user = write(&on).await;
+    let pods: Api<Pod> = on.api();
+    for name in ["users", "inventory"] {
+        let before: BTreeSet<_> = names(&on.pods(name).await).into_iter().collect();
+        for pod in &before {
+            pods.delete(pod, &DeleteParams::default().grace_period(0)).await.expect("it is killed");
+        }
+        eventually("other pods", SOON, async || {
+            let now: BTreeSet<_> = names(&on.pods(name).await).into_iter().collect();
+            now.len() == 2 && now.is_disjoint(&before)
+        })
+        .await;
+        on.ready(name).await;
+    }
+    check(&on, &user).await;
+    restart_postgres(&on).await;
+    check(&on, &user).await;
+    println!("the data outlive every pod of the services, and Postgres'");
+}
+
+/// Deletes the bundled Postgres' pod, and waits until services answer again.
+async fn restart_postgres(on: &Release) {
+    let pods: Api<Pod> = on.api();
+    let before = pods.get("hedgerow-postgres-0").await.expect("Postgres").uid().expect("a uid");
+    pods.delete("hedgerow-postgres-0", &DeleteParams::default()).await.expect("it is deleted");
+    eventually("another pod runs", SOON, async || {
+        let pod = pods.get_opt("hedgerow-postgres-0").await.expect("pods");
+        pod.is_some_and(|pod| pod.uid().as_ref() != Some(&before) && is_ready(&pod))
+    })
+    .await;
+    for (service, path) in [("users", "/users?limit=1"), ("inventory", "/inventory/lasting")] {
+        eventually("it answers", SOON, async || on.request(service, path).await.is_ok()).await;
+    }
+}
+
+/// The Secret of the admin is deleted: the operator makes another one, and Postgres takes it up when it starts.
+pub async fn a_lost_password_of_the_admin_is_made_anew(on: Arc<Release>) {
+    let user = write(&on).await;
+    let secrets: Api<Secret> = on.api();
+    let password = async || secrets.get_opt("hedgerow-postgres").await.expect("Secrets").map(|secret| secret.data);
+    let before = password().await;
+    secrets.delete("hedgerow-postgres", &DeleteParams::default()).await.expect("it is deleted");
+    // The operator has no look at it until it starts or an object asks for it.
+    on.kubectl(&["rollout", "restart", "deployment/hedgerow-operator"]).await.expect("it restarts");
+    eventually("another Secret", SOON, async || password().await.is_some_and(|data| Some(data) != before)).await;
+    restart_postgres(&on).await;
+    // A change that needs the admin.
+    let limited = r#"services.users.database={"connectionLimit":121}"#;
+    on.upgrade(&[limited]).await.expect("an upgrade");
+    let limit = on.sql("postgres", "SELECT rolconnlimit FROM pg_roles WHERE rolname = 'users'").await;
+    assert_eq!(limit, Ok("121".to_owned()), "the operator opens the server with it");
+    check(&on, &user).await;
+    on.upgrade(&[]).await.expect("an upgrade");
+}

@@ -1,0 +1,120 @@
+//! A real Prometheus, which finds the pods by their annotations as the usual configuration does.
+//!
+//! It runs beside the suite, and reaches API server and pods through `kubectl proxy`.
+
+use std::{collections::BTreeSet, fs, net::TcpListener, sync::Arc};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use test_harness::cluster::{SOON, eventually};
+
+use crate::{
+    command::Running,
+    release::Release,
+    tool::{BOTH, STOCK, Tool, names, summary},
+};
+
+struct Prometheus {
+    url: String,
+    client: reqwest::Client,
+    _running: [Running; 2],
+    _folder: TempDir,
+}
+
+impl Prometheus {
+    async fn start(namespace: &str) -> Self {
+        let proxy = Running::start("kubectl", &["proxy", "--port=0"], "Starting to serve on").await;
+        let api = proxy.line.rsplit(' ').next().expect("an address").to_owned();
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("prometheus.json");
+        fs::write(&file, configuration(namespace, &api).to_string()).expect("it is written");
+        // Free a moment ago; Prometheus does not say which port it was given.
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+        let arguments = format!(
+            "exec prometheus --config.file={} --storage.tsdb.path={} --web.listen-address={free} 2>&1",
+            file.display(),
+            folder.path().join("data").display()
+        );
+        let server = Running::start("sh", &["-c", &arguments], "Server is ready").await;
+        let client = reqwest::Client::new();
+        Self { url: format!("http://{free}/api/v1/query"), client, _running: [proxy, server], _folder: folder }
+    }
+
+    /// The series of an instant query: the pod and the value of each.
+    async fn query(&self, query: &str) -> Vec<(String, f64)> {
+        let url = format!(
+            "{}?{}",
+            self.url,
+            form_urlencoded::Serializer::new(String::new()).append_pair("query", query).finish()
+        );
+        let answer: Value = self.client.get(url).send().await.expect("an answer").json().await.expect("JSON");
+        let series = answer["data"]["result"].as_array().expect("series");
+        let value = |one: &Value| {
+            let value = one["value"][1].as_str()?.parse().ok()?;
+            Some((one["metric"]["pod"].as_str().unwrap_or_default().to_owned(), value))
+        };
+        series.iter().filter_map(value).collect()
+    }
+}
+
+fn configuration(namespace: &str, api: &str) -> Value {
+    let annotation = |name: &str| format!("__meta_kubernetes_pod_annotation_prometheus_io_{name}");
+    json!({
+        "global": { "scrape_interval": "1s" },
+        "scrape_configs": [{
+            "job_name": "pods",
+            "kubernetes_sd_configs": [{
+                "role": "pod", "api_server": format!("http://{api}"), "namespaces": { "names": [namespace] },
+            }],
+            "relabel_configs": [
+                { "source_labels": [annotation("scrape")], "regex": "true", "action": "keep" },
+                {
+                    "source_labels": ["__meta_kubernetes_pod_name", annotation("port"), annotation("path")],
+                    "regex": "(.+);(.+);(.+)",
+                    "target_label": "__metrics_path__",
+                    "replacement": format!("/api/v1/namespaces/{namespace}/pods/$1:$2/proxy$3"),
+                },
+                { "target_label": "__address__", "replacement": api },
+                { "source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod" },
+                { "source_labels": ["__meta_kubernetes_pod_label_app_kubernetes_io_name"], "target_label": "app" },
+            ],
+        }],
+    })
+}
+
+/// `up` is 1 for each pod, and the counters are those of the requests that were sent, to the last one.
+pub async fn every_pod_is_scraped_and_every_request_counted(on: Arc<Release>) {
+    let prometheus = Prometheus::start(&on.name).await;
+    let mut pods: BTreeSet<String> = BTreeSet::new();
+    for name in ["users", "inventory"] {
+        pods.extend(names(&on.pods(name).await));
+    }
+    pods.extend(on.operators().await);
+    assert_eq!(pods.len(), 6, "{pods:?}");
+    eventually("every pod is up, and nothing else is scraped", SOON, async || {
+        let up = prometheus.query("up").await;
+        up.iter().all(|(_, value)| *value > 0.5) && up.into_iter().map(|(pod, _)| pod).collect::<BTreeSet<_>>() == pods
+    })
+    .await;
+    println!("up: {pods:?}");
+
+    let requests = r#"sum by (app) (http_requests_total{route!="unmatched"})"#;
+    let total = async || prometheus.query(requests).await.iter().map(|(_, value)| value).sum::<f64>();
+    let before = total().await;
+    let arguments = [&["load", "--duration", "10s", "--rate", "200"], &BOTH[..], &STOCK].concat();
+    let (succeeded, log) = Tool::start(&on, &arguments, true).await.end().await;
+    let summary = summary(&log);
+    assert!(succeeded, "{summary:?}");
+    let sent = u32::try_from(summary.requests).expect("not so many");
+    eventually("all requests are counted", SOON, async || total().await - before >= f64::from(sent)).await;
+    // Once more when each pod was scraped again: not one too many.
+    let seen = prometheus.query("max(timestamp(up))").await;
+    eventually("another scrape", SOON, async || {
+        let now = prometheus.query("min(timestamp(up))").await;
+        now[0].1 > seen[0].1
+    })
+    .await;
+    let counted = total().await - before;
+    println!("sent {sent}, counted {counted}");
+    assert!((counted - f64::from(sent)).abs() < 0.5, "sent {sent}, counted {counted}");
+}

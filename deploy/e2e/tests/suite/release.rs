@@ -1,0 +1,145 @@
+//! A release of the chart, in a namespace of its own that enforces `restricted`.
+
+use std::{collections::BTreeMap, ops::Deref, time::Duration};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{ResourceExt, api::ListParams};
+use operator::api::Microservice;
+use test_harness::cluster::{Namespace, image, is};
+use tokio::time::Instant;
+
+use crate::{command::run, tool::names};
+
+/// What pods of the suite carry to be admitted by users and inventory.
+pub const ADMITTED: &str = "hedgerow.dev/e2e";
+
+/// The same as values: each list is the chart's own and one more.
+const ADMITTING: [&str; 2] = [
+    r#"services.users.network.allowFrom=[{"hedgerow.dev/e2e":"admitted"}]"#,
+    r#"services.inventory.network.allowFrom=["users",{"hedgerow.dev/e2e":"admitted"}]"#,
+];
+
+pub struct Release {
+    namespace: Namespace,
+    /// What Helm printed at the end of the first install.
+    pub notes: String,
+}
+
+impl Deref for Release {
+    type Target = Namespace;
+
+    fn deref(&self) -> &Namespace {
+        &self.namespace
+    }
+}
+
+impl Release {
+    /// The release that the cases share, installed as the README says.
+    pub async fn first() -> Self {
+        let mut release = Self::prepare("").await;
+        let begun = Instant::now();
+        release.notes = release.install(&[]).await.unwrap_or_else(|error| panic!("helm install: {error}"));
+        let took = begun.elapsed();
+        println!("helm install --wait: {:.1} s", took.as_secs_f64());
+        assert!(took < Duration::from_mins(2), "an install takes under two minutes");
+        // What `--wait` waited for is there.
+        for name in ["users", "inventory"] {
+            let object = release.get(name).await;
+            assert!(is(&object, "Ready", "True", "Ready"), "{name}: {:#?}", object.status);
+        }
+        release
+    }
+
+    /// A namespace for a release.
+    pub async fn prepare(suffix: &str) -> Self {
+        let name = format!("hedgerow-e2e-{}{suffix}", std::process::id());
+        Self { namespace: Namespace::create_restricted(name).await, notes: String::new() }
+    }
+
+    /// `helm install` of the chart with these values.
+    pub async fn install(&self, values: &[&str]) -> Result<String, String> {
+        self.helm(&["install", "hedgerow", "helm/hedgerow", "--wait", "--timeout", "3m"], values).await
+    }
+
+    /// `helm upgrade` of the release, with the values of the suite and these.
+    pub async fn upgrade(&self, values: &[&str]) -> Result<String, String> {
+        self.helm(&["upgrade", "hedgerow", "helm/hedgerow", "--wait", "--timeout", "4m"], values).await
+    }
+
+    async fn helm(&self, command: &[&str], values: &[&str]) -> Result<String, String> {
+        let installation = format!("operator.installation={}", self.name);
+        let users = image("users");
+        let (repository, tag) = users.rsplit_once(':').expect("a tag");
+        let registry = format!("image.registry={}", repository.trim_end_matches("/users"));
+        let tag = format!("image.tag={tag}");
+        let mut arguments = command.to_vec();
+        arguments.extend(["--namespace", &self.name]);
+        for value in [&registry, &tag, &installation] {
+            arguments.extend(["--set-string", value]);
+        }
+        for value in ADMITTING.iter().chain(values) {
+            arguments.extend(["--set-json", value]);
+        }
+        run("helm", &arguments).await
+    }
+
+    /// `helm uninstall`, until all is gone.
+    pub async fn uninstall(&self) {
+        let arguments = ["uninstall", "hedgerow", "--namespace", &self.name, "--wait", "--timeout", "2m"];
+        run("helm", &arguments).await.unwrap_or_else(|error| panic!("helm uninstall: {error}"));
+    }
+
+    /// `kubectl` in the namespace.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String, String> {
+        run("kubectl", &[&["--namespace", &self.name], arguments].concat()).await
+    }
+
+    /// Runs SQL on the bundled Postgres as its superuser.
+    pub async fn sql(&self, database: &str, sql: &str) -> Result<String, String> {
+        let command = ["psql", "-U", "postgres", "-v", "ON_ERROR_STOP=1", "-qtAc", sql, database];
+        self.exec("hedgerow-postgres-0", &command).await
+    }
+
+    /// What the pods of the release are: each by its name with its uid and the restarts of its containers.
+    pub async fn running(&self) -> BTreeMap<String, (String, i32)> {
+        let selector = ListParams::default().labels("app.kubernetes.io/part-of=hedgerow");
+        let pods = self.api::<Pod>().list(&selector).await.expect("pods");
+        let restarts = |pod: &Pod| {
+            let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+            statuses.map(|status| status.restart_count).sum()
+        };
+        pods.iter().map(|pod| (pod.name_any(), (pod.uid().unwrap_or_default(), restarts(pod)))).collect()
+    }
+
+    /// The names of the operator's pods.
+    pub async fn operators(&self) -> Vec<String> {
+        let selector = ListParams::default().labels("app.kubernetes.io/name=hedgerow-operator");
+        let pods = self.api::<Pod>().list(&selector).await.expect("pods");
+        names(&pods.items)
+    }
+
+    /// Waits until the object runs this image only, and is ready.
+    pub async fn runs(&self, name: &str, image: &str) -> Microservice {
+        let of_image = |object: &Microservice| {
+            is(object, "Ready", "True", "Ready")
+                && object.status.as_ref().and_then(|status| status.image.as_deref()) == Some(image)
+        };
+        self.wait(name, &format!("it runs {image}"), of_image).await
+    }
+
+    pub async fn end(&self) {
+        let _ = run("helm", &["uninstall", "hedgerow", "--namespace", &self.name]).await;
+        self.remove().await;
+    }
+}
+
+/// The project's image of a service, with another tag: `IMAGE_NEXT`, or `next`.
+pub fn next(service: &str) -> String {
+    let image = image(service);
+    format!("{}:{}", image.rsplit_once(':').expect("a tag").0, next_tag())
+}
+
+/// The tag of the images to upgrade to.
+pub fn next_tag() -> String {
+    std::env::var("IMAGE_NEXT").unwrap_or_else(|_| "next".to_owned())
+}

@@ -1,0 +1,65 @@
+//! Uninstalled, and installed again.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams},
+};
+use operator::api::Microservice;
+use test_harness::cluster::{SOON, eventually};
+use tokio::time::Instant;
+
+use crate::{data, release::Release};
+
+pub async fn a_new_release_finds_the_data_though_its_operators_die(on: Arc<Release>) {
+    let user = data::write(&on).await;
+    let before = secrets(&on).await;
+    let begun = Instant::now();
+    on.uninstall().await;
+    println!("helm uninstall --wait: {:.1} s", begun.elapsed().as_secs_f64());
+    let (objects, pods): (Api<Microservice>, Api<Pod>) = (on.api(), on.api());
+    assert!(objects.list(&ListParams::default()).await.expect("objects").items.is_empty(), "the objects are gone");
+    let children = ListParams::default().labels("app.kubernetes.io/part-of=hedgerow");
+    eventually("the pods are gone", SOON, async || pods.list(&children).await.is_ok_and(|pods| pods.items.is_empty()))
+        .await;
+    assert_eq!(secrets(&on).await, before, "the Secrets stay");
+
+    let (installed, killed) = tokio::join!(on.install(&[]), kill_operators(&on));
+    installed.expect("the install completes");
+    println!("killed in the middle of the install: {killed:?}");
+    assert_eq!(killed.len(), 2, "both operators were killed");
+    assert_eq!(secrets(&on).await, before, "the passwords stay");
+    data::check(&on, &user).await;
+}
+
+/// What opens the databases.
+async fn secrets(on: &Release) -> BTreeMap<String, Option<Vec<u8>>> {
+    let secrets = on.api::<Secret>().list(&ListParams::default()).await.expect("Secrets");
+    let ours = secrets.iter().filter(|secret| secret.type_.as_deref() == Some("Opaque"));
+    ours.map(|secret| {
+        let password = secret.data.as_ref().and_then(|data| data.get("password"));
+        (secret.name_any(), password.map(|password| password.0.clone()))
+    })
+    .collect()
+}
+
+/// Kills both as soon as one of them has begun with an object.
+async fn kill_operators(on: &Release) -> Vec<String> {
+    let (objects, pods): (Api<Microservice>, Api<Pod>) = (on.api(), on.api());
+    eventually("an operator has begun", SOON, async || {
+        let begun = |object: &Microservice| object.status.as_ref().is_some_and(|status| status.observed_generation > 0);
+        objects.list(&ListParams::default()).await.is_ok_and(|objects| objects.iter().any(begun))
+    })
+    .await;
+    let killed = on.operators().await;
+    for pod in &killed {
+        pods.delete(pod, &DeleteParams::default().grace_period(0)).await.expect("it is killed");
+    }
+    let ready = |object: &Microservice| test_harness::cluster::is(object, "Ready", "True", "Ready");
+    let done =
+        objects.list(&ListParams::default()).await.expect("objects").iter().filter(|object| ready(object)).count();
+    assert!(done < 2, "the install was not over yet");
+    killed
+}

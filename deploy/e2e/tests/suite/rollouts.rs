@@ -1,0 +1,115 @@
+//! What goes on under load: not one request may fail.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, EvictParams},
+    runtime::wait::await_condition,
+};
+use serde_json::json;
+use test_harness::cluster::{SOON, eventually, image, is, message, within};
+
+use crate::{
+    release::{Release, next, next_tag},
+    tool::{Load, Summary, is_ready, names},
+};
+
+/// Requests a second, over both services.
+const RATE: u32 = 240;
+
+fn none_failed(what: &str, summary: &Summary) {
+    println!("{what}: {summary:?}");
+    assert_eq!(summary.failed, 0, "{what}: {summary:?}");
+    assert!(summary.rate >= 200.0, "{what}: the load was kept up: {summary:?}");
+}
+
+/// The whole release to another version, and back: operator, definition of the kind, and services.
+pub async fn an_upgrade_and_its_rollback_fail_no_request(on: Arc<Release>) {
+    let load = Load::start(&on, RATE).await;
+    on.upgrade(&[&format!("image.tag={}", json!(next_tag()))]).await.expect("an upgrade");
+    for name in ["users", "inventory"] {
+        on.runs(name, &next(name)).await;
+    }
+    none_failed("upgrade", &load.stop().await);
+
+    let load = Load::start(&on, RATE).await;
+    crate::command::run("helm", &["rollback", "hedgerow", "--namespace", &on.name, "--wait", "--timeout", "4m"])
+        .await
+        .expect("a rollback");
+    for name in ["users", "inventory"] {
+        on.runs(name, &image(name)).await;
+    }
+    none_failed("rollback", &load.stop().await);
+}
+
+pub async fn evictions_and_deletions_fail_no_request(on: Arc<Release>) {
+    let load = Load::start(&on, RATE).await;
+    for name in ["users", "inventory"] {
+        let before = names(&on.pods(name).await);
+        let [one, other] = &before[..] else { panic!("two pods of {name}: {before:?}") };
+        let pods: Api<Pod> = on.api();
+        pods.evict(one, &EvictParams::default()).await.expect("an eviction");
+        // The budget: one at a time.
+        match pods.evict(other, &EvictParams::default()).await {
+            Err(kube::Error::Api(refusal)) if refusal.code == 429 => println!("{name}: {}", refusal.message),
+            more => panic!("a second eviction is refused: {more:?}"),
+        }
+        eventually("the other may go", SOON, async || pods.evict(other, &EvictParams::default()).await.is_ok()).await;
+        replaced(&on, name, &before).await;
+
+        for pod in names(&on.pods(name).await) {
+            pods.delete(&pod, &DeleteParams::default()).await.expect("it is deleted");
+            replaced(&on, name, &[pod]).await;
+        }
+    }
+    none_failed("evictions and deletions", &load.stop().await);
+}
+
+/// Waits until two other pods than these are there and ready, and these are gone.
+async fn replaced(on: &Release, name: &str, before: &[String]) {
+    let before: BTreeSet<_> = before.iter().collect();
+    eventually("others take their place", SOON, async || {
+        let pods = on.pods(name).await;
+        pods.len() == 2 && pods.iter().all(|pod| is_ready(pod) && !before.contains(&pod.name_any()))
+    })
+    .await;
+    for pod in before {
+        let gone = |pod: Option<&Pod>| pod.is_none();
+        within("a pod's end", await_condition(on.api::<Pod>(), pod, gone)).await.expect("it is gone");
+    }
+    on.ready(name).await;
+}
+
+/// Another service's image: its migrations do not fit this schema.
+pub async fn a_failing_migration_leaves_the_old_version_serving(on: Arc<Release>) {
+    let load = Load::start(&on, RATE).await;
+    let before = names(&on.pods("users").await);
+    let wrong = format!("services.users.image={}", json!(next("inventory")));
+    let error = on.upgrade(&[&wrong]).await.expect_err("an upgrade that fails");
+    println!("helm upgrade: {}", error.trim());
+    let object = on.wait("users", "it is stalled", |object| is(object, "Stalled", "True", "MigrationFailed")).await;
+    println!("users: {}", message(&object, "Ready"));
+    assert!(message(&object, "Ready").contains(".sql"), "it names the file: {}", message(&object, "Ready"));
+    assert_eq!(names(&on.pods("users").await), before, "the old version's pods");
+    none_failed("a failed migration", &load.stop().await);
+
+    let load = Load::start(&on, RATE).await;
+    on.upgrade(&[&format!("services.users.image={}", json!(next("users")))]).await.expect("the fixed image");
+    on.runs("users", &next("users")).await;
+    on.upgrade(&[]).await.expect("the chart's own image again");
+    on.runs("users", &image("users")).await;
+    none_failed("the fixed image", &load.stop().await);
+}
+
+pub async fn an_upgrade_without_a_change_restarts_nothing(on: Arc<Release>) {
+    on.upgrade(&[]).await.expect("an upgrade");
+    let before = on.running().await;
+    on.upgrade(&[]).await.expect("an upgrade");
+    for name in ["users", "inventory"] {
+        on.ready(name).await;
+    }
+    assert_eq!(on.running().await, before);
+    println!("the same {} pods", before.len());
+}

@@ -1,0 +1,60 @@
+{{/* An image of the project: include "hedgerow.image" (list $ "users") */}}
+{{- define "hedgerow.image" -}}
+{{- $values := (index . 0).Values.image -}}
+{{ $values.registry }}/{{ index . 1 }}:{{ $values.tag | default (index . 0).Chart.AppVersion }}
+{{- end }}
+
+{{/* The labels that select the pods of a component of the release; they never change. */}}
+{{- define "hedgerow.selector" -}}
+app.kubernetes.io/name: hedgerow-{{ . }}
+app.kubernetes.io/component: {{ . }}
+{{- end }}
+
+{{/* All labels of an object of a component: include "hedgerow.labels" (list $ "operator") */}}
+{{- define "hedgerow.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "hedgerow.selector" (index . 1) }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/part-of: hedgerow
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+helm.sh/chart: {{ $root.Chart.Name }}-{{ $root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "hedgerow.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What the `restricted` Pod Security Standard asks of a pod, and the user of our images. */}}
+{{- define "hedgerow.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{/* The same of a container. */}}
+{{- define "hedgerow.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* What makes an object part of `helm test`, by weight in this order. */}}
+{{- define "hedgerow.testHook" -}}
+helm.sh/hook: test
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
+
+{{/* What makes an object part of the upgrade of the definition. */}}
+{{- define "hedgerow.crdHook" -}}
+helm.sh/hook: pre-upgrade
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
+{{- end }}
