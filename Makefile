@@ -23,7 +23,7 @@ forward: ## Forward ports 8081 and 8082 to users and inventory of the current ku
 test: install-postgres ## Run all tests on a throwaway Postgres
 	cargo build --workspace
 	$(TARGET)/debug/hedgerow postgres -- cargo test --workspace
-	@if deploy/install.sh prometheus; then $(MAKE) --no-print-directory check-metrics; else echo "NOT CHECKED, for want of promtool: the form of /metrics" >&2; fi
+	@if deploy/install.sh promtool; then $(MAKE) --no-print-directory check-metrics; else echo "NOT CHECKED, for want of promtool: the form of /metrics" >&2; fi
 
 check-metrics: hedgerow ## Have promtool check /metrics
 	$(TARGET)/debug/hedgerow postgres -- cargo test --package inventory --test faults -- --ignored promtool
@@ -33,7 +33,6 @@ test-cluster: ## Test the operator in the current kube context, whose nodes need
 
 e2e: ## Test the chart end to end in the current kube context (docs/OPERATIONS.md says what the nodes need)
 	cargo test --package e2e --features cluster-tests --no-run
-	@deploy/install.sh prometheus
 	cargo test --package e2e --features cluster-tests --test suite
 
 check-chart: ## Check the chart with helm lint and kube-score

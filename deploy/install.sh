@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs, where it is missing, what Hedgerow needs beside Rust:
 #   postgres   the server that `hedgerow` runs copies of, found by the same rule as `services/embedded-postgres` does
-#   prometheus the server, for the end-to-end suite, and promtool, its own check of /metrics, for a test
+#   promtool   Prometheus' own check of /metrics, for a test
 # No system-wide cluster or server is made or started.
 set -eu
 
@@ -15,7 +15,7 @@ is_installed() {
         done
         return 1
         ;;
-    prometheus) command -v prometheus >/dev/null && command -v promtool >/dev/null ;;
+    promtool) command -v promtool >/dev/null ;;
     esac
 }
 
@@ -31,19 +31,19 @@ install() {
         echo 'create_main_cluster = off' >"$told"
         apt-get install -qq --no-install-recommends postgresql </dev/null
         ;;
-    prometheus)
-        # Debian's package starts a server: the programs alone are taken out of it.
+    promtool)
+        # Debian's package starts a server: the tool alone is taken out of it.
         folder=$(mktemp -d)
         trap 'rm -rf "$folder"' EXIT
         (cd "$folder" && apt-get download -qq -o APT::Sandbox::User=root prometheus && dpkg -x prometheus_*.deb .)
-        cp "$folder/usr/bin/prometheus" "$folder/usr/bin/promtool" /usr/local/bin/
+        cp "$folder/usr/bin/promtool" /usr/local/bin/
         ;;
     esac
 }
 
 case $what in
 postgres) by_hand='install its server (postgres, initdb, psql) and put it on PATH' ;;
-prometheus) by_hand='take it and promtool from a release of Prometheus and put them on PATH' ;;
+promtool) by_hand='take it from a release of Prometheus and put it on PATH' ;;
 esac
 
 if is_installed; then

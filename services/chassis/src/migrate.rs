@@ -10,7 +10,7 @@ use sqlx::{
     migrate::{MigrateError, Migrator},
     postgres::PgConnectOptions,
 };
-use tokio::time;
+use tokio::time::{self, Instant};
 
 use crate::database;
 
@@ -20,8 +20,15 @@ const TERMINATION_LOG: &str = "/dev/termination-log";
 /// The exit status for a database that cannot be reached: worth another try (`EX_TEMPFAIL` of sysexits.h).
 const UNREACHABLE: u8 = 75;
 
-/// How long the database may take to accept the connection.
+/// How long the database may take to answer a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a database that refuses connections is asked again: a network policy takes a moment to know the address of
+/// the pod that has just started.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The wait before it is asked again.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// How long one statement waits for a lock that running requests hold, before the migration gives up.
 const LOCK_TIMEOUT: &str = "10s";
@@ -46,10 +53,9 @@ pub(crate) async fn schema_version(connection: &mut PgConnection) -> Result<i64,
 /// Runs the pending migrations and says how it went: in the log, in the termination message, by the exit status.
 pub(crate) async fn run(options: PgConnectOptions, migrations: &Migrator) -> ExitCode {
     let options = options.options([("lock_timeout", LOCK_TIMEOUT)]);
-    let outcome = match time::timeout(CONNECT_TIMEOUT, options.connect()).await {
-        Ok(Ok(connection)) => apply(connection, migrations).await,
-        Ok(Err(error)) => Err(Failure { retryable: database::is_unavailable(&error), message: error.to_string() }),
-        Err(_) => Err(Failure { retryable: true, message: "the database does not answer".to_owned() }),
+    let outcome = match connect(&options).await {
+        Ok(connection) => apply(connection, migrations).await,
+        Err(failure) => Err(failure),
     };
     match outcome {
         Ok(version) => {
@@ -68,6 +74,21 @@ pub(crate) async fn run(options: PgConnectOptions, migrations: &Migrator) -> Exi
 struct Failure {
     retryable: bool,
     message: String,
+}
+
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Failure> {
+    let begun = Instant::now();
+    loop {
+        let failure = match time::timeout(CONNECT_TIMEOUT, options.connect()).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error)) => Failure { retryable: database::is_unavailable(&error), message: error.to_string() },
+            Err(_) => Failure { retryable: true, message: "the database does not answer".to_owned() },
+        };
+        if !failure.retryable || begun.elapsed() > PATIENCE {
+            return Err(failure);
+        }
+        time::sleep(PAUSE).await;
+    }
 }
 
 async fn apply(mut connection: PgConnection, migrations: &Migrator) -> Result<i64, Failure> {

@@ -5,10 +5,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, ResourceExt, api::DeleteParams};
 use serde_json::{Value, json};
-use test_harness::cluster::{SOON, eventually};
+use test_harness::cluster::{SOON, eventually, is};
 
 use crate::{
-    command::Running,
+    command::{Running, run},
     release::Release,
     tool::{is_ready, names},
 };
@@ -93,4 +93,35 @@ pub async fn a_lost_password_of_the_admin_is_made_anew(on: Arc<Release>) {
     assert_eq!(limit, Ok("121".to_owned()), "the operator opens the server with it");
     check(&on, &user).await;
     on.upgrade(&[]).await.expect("an upgrade");
+}
+
+/// As docs/OPERATIONS.md says: a dump, the volume lost, and the operator takes up what is restored.
+pub async fn a_dump_brings_lost_data_back(on: Arc<Release>) {
+    let user = write(&on).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let shell = async |command: String| run("sh", &["-c", &command]).await.unwrap_or_else(|error| panic!("{error}"));
+    let (exec, folder) = (format!("kubectl exec -i -n {} hedgerow-postgres-0 --", on.name), folder.path().display());
+    for name in ["users", "inventory"] {
+        shell(format!("{exec} pg_dump -U postgres -Fc {name} >{folder}/{name}.dump")).await;
+    }
+    on.kubectl(&["scale", "statefulset/hedgerow-postgres", "--replicas=0"]).await.expect("it is stopped");
+    on.kubectl(&["delete", "pvc", "data-hedgerow-postgres-0"]).await.expect("the volume is gone");
+    for name in ["users", "inventory"] {
+        on.wait(name, "it is away", |object| is(object, "Ready", "False", "PodsNotReady")).await;
+    }
+    on.kubectl(&["scale", "statefulset/hedgerow-postgres", "--replicas=1"]).await.expect("it starts");
+    on.kubectl(&["rollout", "restart", "deployment/hedgerow-operator"]).await.expect("it looks at once");
+    for name in ["users", "inventory"] {
+        on.ready(name).await;
+    }
+    let (_users, users) = Running::forward(&on.name, "users").await;
+    let empty = reqwest::get(format!("{users}/users")).await.expect("an answer").text().await;
+    assert_eq!(empty.expect("it"), "[]", "the data were lost");
+    for name in ["users", "inventory"] {
+        let restore = "pg_restore -U postgres --clean --if-exists --no-owner --single-transaction";
+        shell(format!("{exec} {restore} --role={name} -d {name} <{folder}/{name}.dump")).await;
+    }
+    check(&on, &user).await;
+    write(&on).await;
+    println!("lost, restored, and taken up");
 }

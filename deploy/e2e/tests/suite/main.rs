@@ -53,6 +53,7 @@ fn main() -> ExitCode {
         scaling::a_service_of_ones_own_gets_everything,
         data::data_outlive_every_pod,
         data::a_lost_password_of_the_admin_is_made_anew,
+        data::a_dump_brings_lost_data_back,
         isolation::nothing_was_refused,
         removal::a_new_release_finds_the_data_though_its_operators_die,
         server::another_server_is_as_good,

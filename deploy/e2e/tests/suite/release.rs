@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, ops::Deref, time::Duration};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::ListParams};
 use operator::api::Microservice;
+use serde_json::json;
 use test_harness::cluster::{Namespace, image, is};
 use tokio::time::Instant;
 
@@ -67,17 +68,15 @@ impl Release {
     }
 
     async fn helm(&self, command: &[&str], values: &[&str]) -> Result<String, String> {
-        let installation = format!("operator.installation={}", self.name);
+        let installation = format!("operator.installation={}", json!(self.name));
         let users = image("users");
         let (repository, tag) = users.rsplit_once(':').expect("a tag");
-        let registry = format!("image.registry={}", repository.trim_end_matches("/users"));
-        let tag = format!("image.tag={tag}");
+        let registry = format!("image.registry={}", json!(repository.trim_end_matches("/users")));
+        let tag = format!("image.tag={}", json!(tag));
         let mut arguments = command.to_vec();
         arguments.extend(["--namespace", &self.name]);
-        for value in [&registry, &tag, &installation] {
-            arguments.extend(["--set-string", value]);
-        }
-        for value in ADMITTING.iter().chain(values) {
+        // Of two for one value the later counts.
+        for value in [registry.as_str(), &tag, &installation].iter().chain(&ADMITTING).chain(values) {
             arguments.extend(["--set-json", value]);
         }
         run("helm", &arguments).await
@@ -100,7 +99,7 @@ impl Release {
         self.exec("hedgerow-postgres-0", &command).await
     }
 
-    /// What the pods of the release are: each by its name with its uid and the restarts of its containers.
+    /// The running pods of the release: each by its name, with its uid and the restarts of its containers.
     pub async fn running(&self) -> BTreeMap<String, (String, i32)> {
         let selector = ListParams::default().labels("app.kubernetes.io/part-of=hedgerow");
         let pods = self.api::<Pod>().list(&selector).await.expect("pods");
@@ -108,7 +107,11 @@ impl Release {
             let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
             statuses.map(|status| status.restart_count).sum()
         };
-        pods.iter().map(|pod| (pod.name_any(), (pod.uid().unwrap_or_default(), restarts(pod)))).collect()
+        let runs = |pod: &&Pod| {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            pod.metadata.deletion_timestamp.is_none() && phase == Some("Running")
+        };
+        pods.iter().filter(runs).map(|pod| (pod.name_any(), (pod.uid().unwrap_or_default(), restarts(pod)))).collect()
     }
 
     /// The names of the operator's pods.

@@ -47,16 +47,31 @@ pub async fn an_upgrade_and_its_rollback_fail_no_request(on: Arc<Release>) {
 pub async fn evictions_and_deletions_fail_no_request(on: Arc<Release>) {
     let load = Load::start(&on, RATE).await;
     for name in ["users", "inventory"] {
+        // A pod that is not ready may be evicted in any case.
+        eventually("two pods are ready", SOON, async || {
+            let pods = on.pods(name).await;
+            pods.len() == 2 && pods.iter().all(is_ready)
+        })
+        .await;
         let before = names(&on.pods(name).await);
         let [one, other] = &before[..] else { panic!("two pods of {name}: {before:?}") };
         let pods: Api<Pod> = on.api();
-        pods.evict(one, &EvictParams::default()).await.expect("an eviction");
         // The budget: one at a time.
-        match pods.evict(other, &EvictParams::default()).await {
-            Err(kube::Error::Api(refusal)) if refusal.code == 429 => println!("{name}: {}", refusal.message),
-            more => panic!("a second eviction is refused: {more:?}"),
+        let parameters = EvictParams::default();
+        let (first, second) = tokio::join!(pods.evict(one, &parameters), pods.evict(other, &parameters));
+        let left = if first.is_ok() { other } else { one };
+        match (first, second) {
+            (Ok(_), Err(kube::Error::Api(refusal))) | (Err(kube::Error::Api(refusal)), Ok(_))
+                if refusal.code == 429 =>
+            {
+                println!("{name}: {}", refusal.message);
+            }
+            more => {
+                let there = on.kubectl(&["get", "pods,pdb", "--output=wide"]).await;
+                panic!("one of two evictions is refused: {more:?}\n{}", there.unwrap_or_default())
+            }
         }
-        eventually("the other may go", SOON, async || pods.evict(other, &EvictParams::default()).await.is_ok()).await;
+        eventually("the other may go", SOON, async || pods.evict(left, &parameters).await.is_ok()).await;
         replaced(&on, name, &before).await;
 
         for pod in names(&on.pods(name).await) {

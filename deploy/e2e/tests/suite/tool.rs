@@ -38,11 +38,20 @@ pub struct Tool {
 }
 
 impl Tool {
-    /// Starts it; `admitted` by users and inventory, or not.
+    /// Starts it; `admitted` by users and inventory, or not. One that is admitted waits until it is: a policy takes a
+    /// moment to know the address of a new pod.
     pub async fn start(namespace: &Namespace, arguments: &[&str], admitted: bool) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let name = format!("e2e-{}", STARTED.fetch_add(1, Ordering::Relaxed));
         let label = if admitted { "admitted" } else { "stranger" };
+        let container = |name: &str, arguments: &[&str]| {
+            json!({
+                "name": name, "image": image("e2e"), "imagePullPolicy": "IfNotPresent", "args": arguments,
+                "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } },
+            })
+        };
+        let waits = ["users", "inventory"]
+            .map(|service| container(&format!("wait-{service}"), &["wait", &format!("tcp://{service}:8080")]));
         let pod = json!({
             "metadata": { "name": name, "labels": { ADMITTED: label } },
             "spec": {
@@ -51,10 +60,8 @@ impl Tool {
                 "securityContext": {
                     "runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": { "type": "RuntimeDefault" },
                 },
-                "containers": [{
-                    "name": "main", "image": image("e2e"), "imagePullPolicy": "IfNotPresent", "args": arguments,
-                    "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } },
-                }],
+                "initContainers": if admitted { waits.to_vec() } else { Vec::new() },
+                "containers": [container("main", arguments)],
             },
         });
         namespace.create::<Pod>(pod).await;
@@ -68,14 +75,21 @@ impl Tool {
     }
 
     /// Waits for its end: whether it succeeded, and its log.
-    pub async fn end(self) -> (bool, Vec<String>) {
+    pub async fn end(mut self) -> (bool, Vec<String>) {
         let ended = |pod: Option<&Pod>| matches!(phase(pod), Some("Succeeded" | "Failed"));
         let pod = within("the end of a pod of the suite", await_condition(self.pods.clone(), &self.name, ended))
             .await
             .expect("it ends");
-        let log = self.log.await.expect("its log");
-        let _ = self.pods.delete(&self.name, &DeleteParams::default()).await;
+        let log = (&mut self.log).await.expect("its log");
         (phase(pod.as_ref()) == Some("Succeeded"), log)
+    }
+}
+
+/// The pod goes, though its case has failed.
+impl Drop for Tool {
+    fn drop(&mut self) {
+        let (pods, name) = (self.pods.clone(), std::mem::take(&mut self.name));
+        tokio::spawn(async move { pods.delete(&name, &DeleteParams::default()).await });
     }
 }
 
@@ -134,10 +148,9 @@ impl Load {
     }
 
     /// Ends it by SIGTERM: what became of every request.
-    pub async fn stop(self) -> Summary {
-        let Tool { pods, name, log } = self.0;
-        pods.delete(&name, &DeleteParams::default()).await.expect("it is told to end");
-        let log = within("the end of the load", log).await.expect("its log");
+    pub async fn stop(mut self) -> Summary {
+        self.0.pods.delete(&self.0.name, &DeleteParams::default()).await.expect("it is told to end");
+        let log = within("the end of the load", &mut self.0.log).await.expect("its log");
         summary(&log)
     }
 }

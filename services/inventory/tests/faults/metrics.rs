@@ -59,7 +59,7 @@ async fn promtool_finds_no_fault(pool: PgPool) {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("promtool is installed: deploy/install.sh prometheus");
+        .expect("promtool is installed: deploy/install.sh promtool");
     promtool.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("written");
     let output = promtool.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
