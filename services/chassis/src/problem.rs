@@ -1,6 +1,6 @@
 //! Errors as RFC 9457 `application/problem+json`.
 
-use std::{borrow::Cow, error::Error, sync::Arc};
+use std::{any::Any, borrow::Cow, error::Error, sync::Arc};
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -97,6 +97,13 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail).caused_by(cause)
     }
 
+    /// 500 for a panic, whose message goes to the log.
+    pub(crate) fn of_panic(panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+        Self::internal(format!("panic: {text}"))
+    }
+
     /// 503 with `Retry-After`: worth the same request again, in a moment.
     pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
@@ -120,6 +127,21 @@ impl Problem {
     #[must_use]
     pub fn errors(&self) -> &[FieldError] {
         &self.errors
+    }
+
+    /// The kind of the problem in kebab case, where its status does not say it all.
+    pub(crate) fn kind(&self) -> Option<&'static str> {
+        self.kind
+    }
+
+    /// What happened, for the client.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The cause, for the log.
+    pub(crate) fn cause(&self) -> Option<&Cause> {
+        self.cause.as_ref()
     }
 
     /// The status of the answer.
