@@ -1,21 +1,29 @@
-//! All SQL of inventory.
+//! Products and their ledger.
 
 use std::collections::HashMap;
 
 use sqlx::PgConnection;
 
+use super::{Instant, product_id};
 use crate::{
-    engine::Entry,
-    model::{Counters, Movement, ProductId, Reason, Stock},
+    engine::Product,
+    model::{Counters, Movement, ProductId, Stock},
 };
 
-/// Reads the counters of the products that are known.
+/// Reads the counters of the products that are known, as they are once the overdue lines are settled. The lines are
+/// looked at only where there can be any; what each of them will be, a movement, counts in the version.
 pub(crate) async fn counters(
     connection: &mut PgConnection,
     ids: &[&str],
 ) -> Result<HashMap<String, Counters>, sqlx::Error> {
     let rows = sqlx::query!(
-        "SELECT product_id, on_hand, reserved, version FROM stock WHERE product_id = ANY ($1)",
+        r#"SELECT product_id, on_hand, reserved - coalesce(quantity, 0) AS "reserved!",
+                  version + coalesce(lines, 0) AS "version!"
+           FROM stock LEFT JOIN LATERAL (
+               SELECT sum(quantity)::bigint AS quantity, count(*) AS lines FROM reservation_line AS line
+               WHERE line.product_id = stock.product_id AND live AND expires_at <= statement_timestamp()
+           ) AS overdue ON next_expiry <= statement_timestamp()
+           WHERE product_id = ANY ($1)"#,
         ids as &[&str],
     )
     .fetch_all(connection)
@@ -26,82 +34,45 @@ pub(crate) async fn counters(
     Ok(counters.collect())
 }
 
-/// Locks products, in order of their ids, and reads the counters of those that are known.
+/// Locks products, in order of their ids, and reads those that are known; with the server's time when it began to.
 pub(crate) async fn lock(
     connection: &mut PgConnection,
     ids: &[&str],
-) -> Result<Vec<(ProductId, Counters)>, sqlx::Error> {
+) -> Result<(HashMap<ProductId, Product>, Option<Instant>), sqlx::Error> {
     let rows = sqlx::query!(
-        "SELECT product_id, on_hand, reserved, version FROM stock
-         WHERE product_id = ANY ($1) ORDER BY product_id FOR UPDATE",
+        r#"SELECT product_id, on_hand, reserved, version, next_expiry, statement_timestamp() AS "now!" FROM stock
+           WHERE product_id = ANY ($1) ORDER BY product_id FOR UPDATE"#,
         ids as &[&str],
     )
     .fetch_all(connection)
     .await?;
+    let now = rows.first().map(|row| row.now);
     let locked = rows.into_iter().map(|row| {
         let counters = Counters { on_hand: row.on_hand, reserved: row.reserved, version: row.version };
-        Ok((product_id(row.product_id)?, counters))
+        Ok((product_id(row.product_id)?, Product { counters, next_expiry: row.next_expiry, changed: false }))
     });
-    locked.collect()
+    Ok((locked.collect::<Result<_, sqlx::Error>>()?, now))
 }
 
 /// Adds those of the products that are not known, with nothing on hand; `ids` are sorted.
 pub(crate) async fn add(connection: &mut PgConnection, ids: &[&str]) -> Result<(), sqlx::Error> {
-    sqlx::query!("INSERT INTO stock (product_id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING", ids as &[&str],)
+    sqlx::query!("INSERT INTO stock (product_id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING", ids as &[&str])
         .execute(connection)
         .await?;
     Ok(())
 }
 
-/// Writes ledger entries of locked products, and the counters they lead to.
-pub(crate) async fn record(connection: &mut PgConnection, entries: &[Entry]) -> Result<(), sqlx::Error> {
-    let counters: HashMap<&str, Counters> =
-        entries.iter().map(|entry| (entry.product_id.as_str(), entry.after)).collect();
-    let ids: Vec<&str> = counters.keys().copied().collect();
-    let on_hand: Vec<i64> = counters.values().map(|counters| counters.on_hand).collect();
-    let reserved: Vec<i64> = counters.values().map(|counters| counters.reserved).collect();
-    let versions: Vec<i64> = counters.values().map(|counters| counters.version).collect();
-
-    let entry_ids: Vec<&str> = entries.iter().map(|entry| entry.product_id.as_str()).collect();
-    let entry_versions: Vec<i64> = entries.iter().map(|entry| entry.after.version).collect();
-    let kinds: Vec<&str> = entries.iter().map(|entry| entry.kind).collect();
-    let on_hand_deltas: Vec<i64> = entries.iter().map(|entry| entry.on_hand_delta).collect();
-    let on_hand_after: Vec<i64> = entries.iter().map(|entry| entry.after.on_hand).collect();
-    let reserved_after: Vec<i64> = entries.iter().map(|entry| entry.after.reserved).collect();
-    let reasons: Vec<Option<&str>> = entries.iter().map(|entry| entry.reason.as_ref().map(Reason::as_str)).collect();
-    sqlx::query!(
-        "WITH written AS (
-             UPDATE stock SET on_hand = new.on_hand, reserved = new.reserved, version = new.version
-             FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[])
-                  AS new (product_id, on_hand, reserved, version)
-             WHERE stock.product_id = new.product_id
-         )
-         INSERT INTO movement (product_id, version, kind, on_hand_delta, reserved_delta, on_hand, reserved, reason)
-         SELECT product_id, version, kind, on_hand_delta, 0, on_hand, reserved, reason
-         FROM unnest($5::text[], $6::bigint[], $7::text[], $8::bigint[], $9::bigint[], $10::bigint[], $11::text[])
-              AS entry (product_id, version, kind, on_hand_delta, on_hand, reserved, reason)",
-        &ids as &[&str],
-        &on_hand,
-        &reserved,
-        &versions,
-        &entry_ids as &[&str],
-        &entry_versions,
-        &kinds as &[&str],
-        &on_hand_deltas,
-        &on_hand_after,
-        &reserved_after,
-        &reasons as &[Option<&str>],
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Reads up to `limit` products by id, those after `after`. A product is listed from its first movement on.
+/// Reads up to `limit` products by id, those after `after`, as [`counters`] does. A product is listed from its first
+/// movement on.
 pub(crate) async fn list(connection: &mut PgConnection, after: &str, limit: i64) -> Result<Vec<Stock>, sqlx::Error> {
     let rows = sqlx::query!(
-        "SELECT product_id, on_hand, reserved, version FROM stock
-         WHERE product_id > $1 AND version > 0 ORDER BY product_id LIMIT $2",
+        r#"SELECT product_id, on_hand, reserved - coalesce(quantity, 0) AS "reserved!",
+                  version + coalesce(lines, 0) AS "version!"
+           FROM stock LEFT JOIN LATERAL (
+               SELECT sum(quantity)::bigint AS quantity, count(*) AS lines FROM reservation_line AS line
+               WHERE line.product_id = stock.product_id AND live AND expires_at <= statement_timestamp()
+           ) AS overdue ON next_expiry <= statement_timestamp()
+           WHERE product_id > $1 AND version > 0 ORDER BY product_id LIMIT $2"#,
         after,
         limit,
     )
@@ -131,8 +102,4 @@ pub(crate) async fn movements(
     )
     .fetch_all(connection)
     .await
-}
-
-fn product_id(text: String) -> Result<ProductId, sqlx::Error> {
-    text.try_into().map_err(|error: &str| sqlx::Error::Decode(error.into()))
 }
