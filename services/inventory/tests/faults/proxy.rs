@@ -13,6 +13,7 @@ use embedded_postgres::Server;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixStream},
+    sync::watch,
     task::JoinHandle,
 };
 
@@ -42,7 +43,7 @@ struct Shared {
     cuts: AtomicUsize,
     /// Whether nothing gets through any more after the next cut.
     closes: AtomicBool,
-    closed: AtomicBool,
+    closed: watch::Sender<bool>,
 }
 
 impl Proxy {
@@ -55,7 +56,7 @@ impl Proxy {
             commits: AtomicUsize::new(0),
             cuts: AtomicUsize::new(0),
             closes: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
+            closed: watch::Sender::new(false),
         });
         let carrying = shared.clone();
         let task = tokio::spawn(async move {
@@ -92,7 +93,8 @@ impl Drop for Proxy {
 
 impl Shared {
     async fn carry(&self, mut client: TcpStream) {
-        if self.closed.load(Ordering::Relaxed) {
+        let mut closed = self.closed.subscribe();
+        if *closed.borrow() {
             return;
         }
         // While it restarts there is nothing to connect to.
@@ -100,6 +102,7 @@ impl Shared {
         let (mut asked, mut answered) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
         loop {
             tokio::select! {
+                _ = closed.changed() => return,
                 read = client.read(&mut asked) => {
                     let Ok(length @ 1..) = read else { return };
                     let cut = self.cut(&asked[..length]);
@@ -133,7 +136,7 @@ impl Shared {
         let cut = (self.plan)(self.commits.fetch_add(1, Ordering::Relaxed))?;
         self.cuts.fetch_add(1, Ordering::Relaxed);
         if self.closes.load(Ordering::Relaxed) {
-            self.closed.store(true, Ordering::Relaxed);
+            self.closed.send_replace(true);
         }
         Some(cut)
     }
