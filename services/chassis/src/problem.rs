@@ -5,6 +5,7 @@ use std::{any::Any, borrow::Cow, error::Error, sync::Arc};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::database::{self, Failure};
@@ -22,6 +23,7 @@ pub struct Problem {
     kind: Option<&'static str>,
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
+    extensions: Map<String, Value>,
     cause: Option<Cause>,
 }
 
@@ -60,12 +62,16 @@ pub struct ProblemBody {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<FieldError>,
+    /// What a kind of problem tells besides.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    extensions: Map<String, Value>,
 }
 
 impl Problem {
     /// A problem that its status names well enough (`type` is `about:blank`).
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, kind: None, detail: detail.into(), errors: Vec::new(), cause: None }
+        Self { status, kind: None, detail: detail.into(), errors: Vec::new(), extensions: Map::new(), cause: None }
     }
 
     /// A problem of a kind of its own: `kind` in kebab case, such as `email-taken`.
@@ -116,6 +122,15 @@ impl Problem {
         Self::of_kind(StatusCode::SERVICE_UNAVAILABLE, "outcome-unknown", detail)
     }
 
+    /// Adds a member that problems of this kind have (RFC 9457, section 3.2). A value that cannot be JSON is left out.
+    #[must_use]
+    pub fn with(mut self, member: &str, value: impl Serialize) -> Self {
+        if let Ok(value) = serde_json::to_value(value) {
+            self.extensions.insert(member.to_owned(), value);
+        }
+        self
+    }
+
     /// Adds the cause that the log gets.
     #[must_use]
     pub fn caused_by(mut self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
@@ -160,6 +175,7 @@ impl IntoResponse for Problem {
             status: self.status.as_u16(),
             detail: self.detail,
             errors: self.errors,
+            extensions: self.extensions,
         };
         let mut response = (self.status, axum::Json(body)).into_response();
         let headers = response.headers_mut();
