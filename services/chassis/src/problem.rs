@@ -149,6 +149,11 @@ impl Problem {
         self.kind
     }
 
+    /// What problems of this kind have besides.
+    pub(crate) fn extensions(&self) -> &Map<String, Value> {
+        &self.extensions
+    }
+
     /// What happened, for the client.
     pub(crate) fn detail(&self) -> &str {
         &self.detail

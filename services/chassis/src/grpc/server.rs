@@ -32,7 +32,9 @@ pub(crate) fn app<S>(grpc: &Grpc<S>, state: S, health: Health, registry: &Regist
     let (reporter, health_server) = health_reporter();
     let reflection = || {
         let shown = Builder::configure().register_encoded_file_descriptor_set(grpc.descriptors);
-        shown.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        let shown = shown.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        // What statuses have as details.
+        shown.register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let mut routes = RoutesBuilder::from((grpc.routes)(state));
     routes.add_service(health_server);

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use http::StatusCode;
+use serde_json::Value;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -19,7 +20,7 @@ impl From<Problem> for Status {
         let code = code(&problem);
         let mut details = ErrorDetails::new();
         if let Some(kind) = problem.kind() {
-            details.set_error_info(reason(kind), DOMAIN, HashMap::<String, String>::new());
+            details.set_error_info(reason(kind), DOMAIN, metadata(&problem));
         }
         for error in problem.errors() {
             details.add_bad_request_violation(field(error), &error.detail);
@@ -45,6 +46,12 @@ fn code(problem: &Problem) -> Code {
         StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
         _ => Code::Internal,
     }
+}
+
+/// What a problem of its kind has besides; text as it stands, anything else as JSON.
+fn metadata(problem: &Problem) -> HashMap<String, String> {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    problem.extensions().iter().map(|(name, value)| (name.clone(), text(value))).collect()
 }
 
 /// `insufficient-stock` is `INSUFFICIENT_STOCK`, as `google.rpc.ErrorInfo` has it.
@@ -91,6 +98,18 @@ mod tests {
         let unknown = Status::from(Problem::outcome_unknown());
         assert_eq!(unknown.code(), Code::Unknown);
         assert_eq!(unknown.get_error_details().error_info().expect("a reason").reason, "OUTCOME_UNKNOWN");
+    }
+
+    #[test]
+    fn what_a_kind_has_besides_is_told_with_its_reason() {
+        let problem = Problem::of_kind(StatusCode::CONFLICT, "reservation-ended", "ended").with("state", "released");
+        let status = Status::from(problem.with("items", [1]));
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        let details = status.get_error_details();
+        let info = details.error_info().expect("a reason");
+        let metadata: HashMap<_, _> =
+            [("state", "released"), ("items", "[1]")].map(|(k, v)| (k.into(), v.into())).into();
+        assert_eq!((info.reason.as_str(), &info.metadata), ("RESERVATION_ENDED", &metadata));
     }
 
     #[test]
