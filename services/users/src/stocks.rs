@@ -29,11 +29,11 @@ impl Inventory {
 
     /// The stock of these products, by one call; `None` where inventory does not answer.
     pub(crate) async fn stocks(&self, product_ids: impl Iterator<Item = &ProductId>) -> Option<Stocks> {
-        let mut client = self.0.clone()?;
         let product_ids: Vec<String> = product_ids.map(|product_id| product_id.as_str().to_owned()).collect();
         if product_ids.is_empty() {
             return Some(Stocks::new());
         }
+        let mut client = self.0.clone()?;
         match client.batch_get_stock(read(BatchGetStockRequest { product_ids }, DEADLINE)).await {
             Ok(answer) => {
                 let stocks = answer.into_inner().stocks.into_iter();

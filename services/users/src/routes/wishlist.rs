@@ -1,11 +1,18 @@
 //! `GET /users/{id}/wishlist`, `PUT` and `DELETE /users/{id}/wishlist/{product_id}`.
 
 use axum::extract::State;
-use chassis::Path;
+use chassis::{FieldError, Path, Problem};
 use contracts::ProductId;
 use http::StatusCode;
 
 use crate::{Users, error::Error, model::UserId, store, wishlist::Wishlist};
+
+/// Where a product is on a user's wishlist.
+fn place((id, product_id): (String, String)) -> Result<(UserId, ProductId), Problem> {
+    let id = id.parse()?;
+    let invalid = |fault: &str| Problem::invalid(vec![FieldError::parameter("product_id", fault)]);
+    Ok((id, ProductId::try_from(product_id).map_err(invalid)?))
+}
 
 /// Read a user's wishlist, with the stock of its products
 ///
@@ -44,16 +51,13 @@ pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> R
         (status = CONFLICT, description = "The wishlist has 200 other products."),
     ),
 )]
-pub(super) async fn put(
-    State(users): State<Users>,
-    Path((id, product_id)): Path<(String, ProductId)>,
-) -> Result<StatusCode, Error> {
-    let id: UserId = id.parse()?;
+pub(super) async fn put(State(users): State<Users>, Path(path): Path<(String, String)>) -> Result<StatusCode, Problem> {
+    let (id, product_id) = place(path)?;
     let added = users.database.run(async |connection| store::wishlist::add(connection, id, &product_id).await).await;
     match added.map_err(Error::of_write)? {
         Some(true) => Ok(StatusCode::NO_CONTENT),
-        Some(false) => Err(Error::WishlistFull),
-        None => Err(Error::NotFound),
+        Some(false) => Err(Error::WishlistFull.into()),
+        None => Err(Error::NotFound.into()),
     }
 }
 
@@ -74,10 +78,10 @@ pub(super) async fn put(
 )]
 pub(super) async fn delete(
     State(users): State<Users>,
-    Path((id, product_id)): Path<(String, ProductId)>,
-) -> Result<StatusCode, Error> {
-    let id: UserId = id.parse()?;
+    Path(path): Path<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    let (id, product_id) = place(path)?;
     let removed =
         users.database.run(async |connection| store::wishlist::remove(connection, id, &product_id).await).await;
-    if removed.map_err(Error::of_write)? { Ok(StatusCode::NO_CONTENT) } else { Err(Error::NotFound) }
+    if removed.map_err(Error::of_write)? { Ok(StatusCode::NO_CONTENT) } else { Err(Error::NotFound.into()) }
 }
