@@ -7,6 +7,7 @@ mod bodies;
 mod concurrent;
 mod documents;
 mod expiry;
+mod grpc;
 mod idempotency;
 mod ledger;
 mod list;

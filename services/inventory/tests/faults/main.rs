@@ -5,6 +5,7 @@ mod audit;
 mod command_line;
 mod drain;
 mod drain_load;
+mod grpc;
 mod logs;
 mod lost_commit;
 mod metrics;
