@@ -2,6 +2,7 @@
 //! and waiting for conditions.
 
 pub mod app;
+pub mod collector;
 pub mod process;
 pub mod raw;
 pub mod rules;
