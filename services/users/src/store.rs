@@ -24,7 +24,7 @@ pub(crate) async fn insert(
         let product_ids = user.wishlist.iter().flat_map(Wishes::product_ids);
         product_ids.map(|product_id| (*id, product_id.as_str()))
     });
-    let (wishers, product_ids): (Vec<Uuid>, Vec<&str>) = wishes.unzip();
+    let (owners, product_ids): (Vec<Uuid>, Vec<&str>) = wishes.unzip();
     sqlx::query_as!(
         User,
         r#"WITH created AS (
@@ -42,7 +42,7 @@ pub(crate) async fn insert(
         &ids,
         &names as &[&str],
         &emails as &[&str],
-        &wishers,
+        &owners,
         &product_ids as &[&str],
     )
     .fetch_all(connection)

@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
-use http::{HeaderMap, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use tokio::time;
 use tonic::Status;
 use tracing::{Instrument, Span};
@@ -77,7 +77,7 @@ async fn observe(State(server): State<Arc<Server>>, request: Request, next: Next
 }
 
 fn is_call(request: &Request) -> bool {
-    let media_type = request.headers().get(header::CONTENT_TYPE).map(|value| value.as_bytes());
+    let media_type = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     request.version() == Version::HTTP_2 && media_type.is_some_and(|value| value.starts_with(b"application/grpc"))
 }
 

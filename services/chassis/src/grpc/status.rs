@@ -62,16 +62,11 @@ fn reason(kind: &str) -> String {
 /// A pointer as a path of fields, as `google.rpc.BadRequest` has it: `#/items/0/quantity` is `items[0].quantity`.
 fn field(error: &FieldError) -> String {
     let place = error.pointer.as_deref().or(error.parameter.as_deref()).unwrap_or_default();
-    let mut path = String::new();
-    for step in place.trim_start_matches(['#', '/']).split('/') {
-        if !step.is_empty() && step.bytes().all(|byte| byte.is_ascii_digit()) {
-            path.push_str(&format!("[{step}]"));
-        } else {
-            path.push_str(if path.is_empty() { "" } else { "." });
-            path.push_str(step);
-        }
-    }
-    path
+    let steps = place.trim_start_matches(['#', '/']).split('/').map(|step| {
+        let is_index = !step.is_empty() && step.bytes().all(|byte| byte.is_ascii_digit());
+        if is_index { format!("[{step}]") } else { format!(".{step}") }
+    });
+    steps.collect::<String>().trim_start_matches('.').to_owned()
 }
 
 #[cfg(test)]

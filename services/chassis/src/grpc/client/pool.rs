@@ -26,7 +26,8 @@ use super::{
     endpoint::{Endpoint, Signals, State},
 };
 
-/// How often names are looked up, how often at most where addresses fail, and how long it may take.
+/// How long the addresses found last are taken for all there are, how long they are even where some of them fail, and
+/// how long a look may take.
 const LOOK_UP_INTERVAL: Duration = Duration::from_secs(5);
 const LOOK_UP_PAUSE: Duration = Duration::from_millis(500);
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -145,10 +146,13 @@ async fn follow(pool: Arc<Pool>, url: PeerUrl) {
     loop {
         let found = time::timeout(LOOK_UP_TIMEOUT, url.look_up()).await.unwrap_or_default();
         pool.update(found);
-        time::sleep(LOOK_UP_PAUSE).await;
+        let failed = async {
+            time::sleep(LOOK_UP_PAUSE).await;
+            pool.signals.failed.notified().await;
+        };
         select! {
-            () = time::sleep(LOOK_UP_INTERVAL - LOOK_UP_PAUSE) => {}
-            () = pool.signals.failed.notified() => {}
+            () = time::sleep(LOOK_UP_INTERVAL) => {}
+            () = failed => {}
         }
     }
 }
