@@ -83,7 +83,7 @@ async fn one_request_is_one_trace_over_both_services() {
         let found = spans.iter().rfind(|(of, span)| {
             of == service && span.kind() == kind && parent.is_none_or(|parent| span.parent_span_id == parent.span_id)
         });
-        found.map(|(_, span)| span).unwrap_or_else(|| panic!("no {kind:?} span of {service} in {spans:?}"))
+        found.map_or_else(|| panic!("no {kind:?} span of {service} in {spans:?}"), |(_, span)| span)
     };
     let request = find("users", SpanKind::Server, None);
     assert_eq!(request.name, "GET /users/{id}/wishlist");

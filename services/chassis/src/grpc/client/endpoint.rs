@@ -90,32 +90,29 @@ impl Endpoint {
     pub(super) async fn keep(self: Arc<Self>, peer: &'static str, signals: Arc<Signals>) {
         let mut pause = SHORTEST_PAUSE;
         let address = self.address;
-        let mut told = false;
+        // What the log says last: it is to have the changes, not every connection.
+        let mut told = None;
         loop {
-            match Connection::open(address, &self.authority).await {
-                Ok(connection) => {
-                    tracing::info!(peer, %address, "connected");
-                    told = false;
-                    let begun = Instant::now();
-                    self.use_up(connection, &signals).await;
-                    signals.failed.notify_one();
-                    if begun.elapsed() >= SOUND {
-                        // Its age, or a new process at the same address.
-                        pause = SHORTEST_PAUSE;
-                        self.set(State::Connecting, &signals);
-                        continue;
-                    }
-                    self.set(State::Failed, &signals);
-                }
-                Err(reason) => {
-                    if !told {
-                        tracing::warn!(peer, %address, reason, "not connected");
-                        told = true;
-                    }
-                    self.set(State::Failed, &signals);
-                    signals.failed.notify_one();
+            let opened = Connection::open(address, &self.authority).await;
+            if told.replace(opened.is_ok()) != Some(opened.is_ok()) {
+                match &opened {
+                    Ok(_) => tracing::info!(peer, %address, "connected"),
+                    Err(reason) => tracing::warn!(peer, %address, reason, "not connected"),
                 }
             }
+            if let Ok(connection) = opened {
+                let begun = Instant::now();
+                self.use_up(connection, &signals).await;
+                if begun.elapsed() >= SOUND {
+                    // Its age, or a new process at the same address.
+                    pause = SHORTEST_PAUSE;
+                    self.set(State::Connecting, &signals);
+                    signals.failed.notify_one();
+                    continue;
+                }
+            }
+            self.set(State::Failed, &signals);
+            signals.failed.notify_one();
             time::sleep(pause.mul_f64(1.0 - rand::random_range(0.0..0.25))).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

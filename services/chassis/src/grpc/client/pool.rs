@@ -193,3 +193,44 @@ impl Drop for Lease {
         self.endpoint.leave();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(addresses: &[&str]) -> BTreeMap<SocketAddr, Authority> {
+        let parse = |text: &&str| (text.parse().expect("an address"), text.parse().expect("an authority"));
+        addresses.iter().map(parse).collect()
+    }
+
+    fn known(pool: &Pool) -> Vec<String> {
+        pool.members().endpoints.iter().map(|member| member.endpoint.address.to_string()).collect()
+    }
+
+    #[tokio::test]
+    async fn follows_the_addresses_that_are_found_and_keeps_them_where_none_is() {
+        let signals = Arc::new(Signals { changed: watch::channel(()).0, failed: Notify::new() });
+        let pool = Pool { peer: "peer", members: Mutex::default(), signals, turn: AtomicUsize::new(0) };
+        pool.update(found(&["127.0.0.1:1", "127.0.0.1:2"]));
+        assert_eq!(known(&pool), ["127.0.0.1:1", "127.0.0.1:2"]);
+        let kept = pool.members().endpoints[1].endpoint.clone();
+        pool.update(found(&["127.0.0.1:2", "127.0.0.1:3"]));
+        assert_eq!(known(&pool), ["127.0.0.1:2", "127.0.0.1:3"]);
+        assert!(Arc::ptr_eq(&kept, &pool.members().endpoints[0].endpoint), "its connection is kept");
+        pool.update(BTreeMap::new());
+        assert_eq!(known(&pool), ["127.0.0.1:2", "127.0.0.1:3"]);
+    }
+
+    #[tokio::test]
+    async fn a_call_waits_until_it_is_known_that_no_address_is_of_use() {
+        // Nothing listens on these ports.
+        let pool = Pool::start("peer", "http://127.0.0.1:1,127.0.0.2:1".parse().expect("a URL"));
+        assert!(time::timeout(Duration::from_secs(10), pool.lease(None)).await.expect("in time").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_name_without_addresses_is_of_no_use() {
+        let pool = Pool::start("peer", "http://no-such-host.invalid:1".parse().expect("a URL"));
+        assert!(time::timeout(Duration::from_secs(10), pool.lease(None)).await.expect("in time").is_none());
+    }
+}
