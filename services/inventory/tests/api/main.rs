@@ -13,6 +13,7 @@ mod list;
 mod observed;
 mod parameters;
 mod product_ids;
+mod queue;
 mod reservation_bodies;
 mod reservations;
 mod set;
