@@ -217,6 +217,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nothing_is_begun_for_a_client_that_went_away() {
+        let (gate, batcher) = start(64);
+        let first = batcher.ask(0);
+        tokio::pin!(first);
+        assert!(first.as_mut().now_or_never().is_none());
+        tokio::task::yield_now().await; // the batch of one is in flight
+        assert!(batcher.ask(1).now_or_never().is_none(), "asked, and gone");
+        let last = batcher.ask(2);
+        tokio::pin!(last);
+        assert!(last.as_mut().now_or_never().is_none());
+        gate.add_permits(2);
+        assert_eq!(first.await, Ok((0, 1)));
+        assert_eq!(last.await, Ok((2, 1)));
+    }
+
+    #[tokio::test]
     async fn requests_join_in_order_until_one_may_not() {
         let gate = Arc::new(Semaphore::new(0));
         let batcher = Batcher::spawn(Even(Sizes(gate.clone())), 64, 64);

@@ -14,6 +14,20 @@ pub(super) struct Request {
     pub(super) claim: Option<Claim>,
 }
 
+/// A reservation that is to be ended has up to 100 products, which are not known yet. Most have a few.
+const WEIGHT_OF_END: usize = 10;
+
+impl Request {
+    /// How many products it touches, about.
+    pub(super) fn weight(&self) -> usize {
+        match &self.command {
+            Command::Reserve(_, new) => new.items.as_slice().len(),
+            Command::End(..) => WEIGHT_OF_END,
+            Command::Change(_) | Command::Settle(_) => 1,
+        }
+    }
+}
+
 /// What to do.
 #[derive(Debug, Clone)]
 pub(crate) enum Command {

@@ -17,7 +17,7 @@ use super::{
     decide::{Locked, Product, Writes, decide},
     idempotency::{Claim, Digest, Record},
     request::{Command, Decided, Request},
-    writer::{LARGEST_BATCH, Writer},
+    writer::{LARGEST_BATCH, LARGEST_WEIGHT, Writer},
 };
 use crate::{
     model::{ProductId, ReservationId},
@@ -53,17 +53,21 @@ pub(crate) struct Marker {
 pub(super) async fn run(
     connection: &mut PgConnection,
     batch: &mut Vec<Request>,
-    arrivals: Option<&mut Arrivals<'_, Writer>>,
+    mut arrivals: Option<&mut Arrivals<'_, Writer>>,
     committing: &mut Option<Committing>,
 ) -> Result<Step, sqlx::Error> {
     let mut transaction = connection.begin().await?;
+    // Nothing is locked yet: whatever came during that round trip may join.
+    if let Some(arrivals) = arrivals.as_deref_mut() {
+        join(batch, arrivals, |_| true);
+    }
     let records = claim(&mut transaction, batch).await?;
     let (ending, products) = products(&mut transaction, batch, &records).await?;
     let ids: Vec<&str> = products.iter().map(ProductId::as_str).collect();
     let sent = Instant::now();
     let (rows, began) = if ids.is_empty() { Default::default() } else { store::lock(&mut transaction, &ids).await? };
     if let Some(arrivals) = arrivals {
-        join(batch, arrivals, &products);
+        join(batch, arrivals, |request| needs_only(request, &products));
     }
     let now = began.map_or(DateTime::UNIX_EPOCH, |began| at_most(began, sent));
     let known: HashSet<ProductId> = rows.keys().cloned().collect();
@@ -158,14 +162,19 @@ fn named(command: &Command) -> impl Iterator<Item = &ProductId> {
     one.into_iter().chain(many.iter().map(|item| &item.product_id))
 }
 
-/// Lets requests join that need no other lock: they have no key, and touch only products that are locked.
-fn join(batch: &mut Vec<Request>, arrivals: &mut Arrivals<'_, Writer>, products: &BTreeSet<ProductId>) {
-    let joins = |request: &Request| {
-        let ends = matches!(request.command, Command::End(..));
-        request.claim.is_none() && !ends && named(&request.command).all(|product| products.contains(product))
-    };
-    while batch.len() < LARGEST_BATCH {
-        let Some(request) = arrivals.next_if(joins) else { break };
+/// Whether a request needs no other lock than those of these products. A key is one, and so is a reservation, of whose
+/// products nothing is known yet.
+fn needs_only(request: &Request, products: &BTreeSet<ProductId>) -> bool {
+    let ends = matches!(request.command, Command::End(..));
+    request.claim.is_none() && !ends && named(&request.command).all(|product| products.contains(product))
+}
+
+/// Lets those that wait join the batch, in order, until one may not or the batch is large.
+fn join(batch: &mut Vec<Request>, arrivals: &mut Arrivals<'_, Writer>, joins: impl Fn(&Request) -> bool) {
+    let mut weight: usize = batch.iter().map(Request::weight).sum();
+    while batch.len() < LARGEST_BATCH && weight < LARGEST_WEIGHT {
+        let Some(request) = arrivals.next_if(&joins) else { break };
+        weight += request.weight();
         batch.push(request);
     }
 }

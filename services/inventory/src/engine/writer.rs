@@ -12,7 +12,7 @@ use chassis::{
 use tokio::time::{self, Instant};
 
 use super::{
-    request::{Answer, Command, Decided, Request},
+    request::{Answer, Decided, Request},
     transaction::{self, Committing, Marker, Step},
 };
 use crate::{error::Error, store};
@@ -20,11 +20,8 @@ use crate::{error::Error, store};
 /// The most requests in one batch.
 pub(super) const LARGEST_BATCH: usize = 512;
 
-/// The most products that requests of one transaction name, so that it ends well before its statements' time is up.
-const LARGEST_WEIGHT: usize = 2000;
-
-/// A reservation that is to be ended has up to 100 products, which are not known yet. Most have a few.
-const WEIGHT_OF_END: usize = 10;
+/// The most that the requests of one transaction weigh, so that it ends well before its statements' time is up.
+pub(super) const LARGEST_WEIGHT: usize = 2000;
 
 /// How long to find out whether a transaction was committed: longer than Postgres lets one be idle whose client is gone.
 const FINDING_OUT: Duration = Duration::from_secs(4);
@@ -146,11 +143,7 @@ fn split(batch: Vec<Request>) -> Vec<Vec<Request>> {
     let mut parts: Vec<Vec<Request>> = Vec::new();
     let mut weight = LARGEST_WEIGHT;
     for request in batch {
-        let own = match &request.command {
-            Command::Reserve(_, new) => new.items.as_slice().len(),
-            Command::End(..) => WEIGHT_OF_END,
-            Command::Change(_) | Command::Settle(_) => 1,
-        };
+        let own = request.weight();
         weight += own;
         match parts.last_mut() {
             Some(part) if weight <= LARGEST_WEIGHT => part.push(request),

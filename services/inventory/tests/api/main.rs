@@ -14,6 +14,7 @@ mod list;
 mod observed;
 mod parameters;
 mod product_ids;
+mod queue;
 mod reservation_bodies;
 mod reservations;
 mod set;

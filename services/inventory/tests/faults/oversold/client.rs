@@ -143,7 +143,12 @@ impl Client {
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
-        let answer = time::timeout(IMPATIENCE, async {
+        // Now and then it goes away while its request is under way.
+        let patience = match self.random.random_range(0..8) {
+            0 => Duration::from_micros(self.random.random_range(0..8000)),
+            _ => IMPATIENCE,
+        };
+        let answer = time::timeout(patience, async {
             let response = request.send().await.ok()?;
             Some((response.status(), response.json::<Value>().await.ok()?))
         });
