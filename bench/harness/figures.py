@@ -77,6 +77,8 @@ class Kind:
 
 GET_STOCK = Kind("get-stock", "inventory", 200, writes=False, peer_pool=8)
 SET_STOCK = Kind("set-stock", "inventory", 201, writes=True, peer_pool=16)
+RESERVE_HOT = Kind("reserve-hot", "inventory", 201, writes=True, peer_pool=16)
+RESERVE_SPREAD = Kind("reserve-spread", "inventory", 201, writes=True, peer_pool=16)
 ADD_USER = Kind("add-user", "users", 201, writes=True, peer_pool=16)
 
 
@@ -116,10 +118,31 @@ def against_pgbench(title: str, floor: float, aim: float):
         with builds.ours("inventory") as ours:
 
             def select(_number: int) -> Outcome:
-                load.pgbench(ours.database.name, settings.warmup)
-                return load.pgbench(ours.database.name, settings.seconds)
+                load.pgbench(ours.database.name, "select.sql", settings.warmup)
+                return load.pgbench(ours.database.name, "select.sql", settings.seconds)
 
             return [compare(title, floor, aim, settings, lambda n: GET_STOCK.round(ours, settings, f"r{n}"), select)]
+
+    return measure
+
+
+def reserve(title: str, kind: Kind, floor: float, aim: float):
+    """A figure: reservations per second over those of `pgbench`, which writes the same rows with one statement each."""
+
+    def measure(builds: Builds, settings: Settings) -> list[Result]:
+        script = f"{kind.name}.sql"
+        with builds.ours("inventory") as ours:
+
+            def statement(_number: int) -> Outcome:
+                ours.database.reset()
+                load.pgbench(ours.database.name, script, settings.warmup)
+                before = ours.database.rows()
+                outcome = load.pgbench(ours.database.name, script, settings.seconds)
+                if ours.database.rows() - before != outcome.requests:
+                    raise SystemExit(f"bench: {script} did not write what it said")
+                return outcome
+
+            return [compare(title, floor, aim, settings, lambda n: kind.round(ours, settings, f"r{n}"), statement)]
 
     return measure
 
@@ -166,6 +189,8 @@ FIGURES = {
     "select": against_pgbench("`GET /inventory/{id}` against `pgbench`", 0.5, 1),
     "user": against_fastapi("`POST /users` against FastAPI", ADD_USER, 2, 4),
     "stock": against_fastapi("`POST /inventory/{id}` against FastAPI", SET_STOCK, 2, 4),
+    "hot": reserve("`POST /reservations`, one product, against `pgbench`", RESERVE_HOT, 12, 18),
+    "spread": reserve("`POST /reservations`, 10,000 products, against `pgbench`", RESERVE_SPREAD, 1.5, 2.5),
     "start": start("start to first answer, `inventory`", 50, 15),
     "memory": memory("idle memory", 25, 15),
 }

@@ -36,11 +36,11 @@ def wrk(port: int, kind: str, expected: int, seconds: float, tag: str) -> Outcom
     return Outcome(seen["requests"], seen["requests"] / seen["seconds"], seen["p50_ms"], seen["p99_ms"])
 
 
-def pgbench(database: str, seconds: float) -> Outcome:
-    """Runs select.sql with prepared statements."""
+def pgbench(database: str, script: str, seconds: float) -> Outcome:
+    """Runs a script with prepared statements."""
     command = [
         tools.find("pgbench"), "-n", "-M", "prepared", "-c", str(CONNECTIONS), "-j", str(CORES), "-T", str(seconds),
-        "-f", str(LOAD / "select.sql"), database,
+        "-f", str(LOAD / script), database,
     ]  # fmt: skip
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True).stdout
     done = re.search(r"actually processed: (\d+)", output)

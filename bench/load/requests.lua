@@ -1,4 +1,4 @@
--- wrk's requests. `wrk ... -s requests.lua URL -- KIND TAG`, KIND one of get-stock, set-stock, add-user; TAG, 1 to 8
+-- wrk's requests. `wrk ... -s requests.lua URL -- KIND TAG`, KIND one of get-stock, set-stock, reserve-hot, reserve-spread, add-user; TAG, 1 to 8
 -- letters and digits, makes the emails of each run its own. Prints one line of JSON at the end.
 --
 -- The product ids are FIRST to FIRST + PRODUCTS - 1 (as in stock.sql and select.sql).
@@ -36,6 +36,22 @@ kinds["set-stock"] = function()
     local n = math.random(PRODUCTS)
     return head[n] .. math.random(1000, 9999) .. tail[n]
   end
+end
+
+local function reserve(id)
+  wrk.headers["Content-Type"] = "application/json"
+  return wrk.format("POST", "/reservations", nil, '{"items":[{"product_id":"' .. id .. '","quantity":1}]}')
+end
+
+kinds["reserve-hot"] = function()
+  local ready = reserve(FIRST)
+  return function() return ready end
+end
+
+kinds["reserve-spread"] = function()
+  local ready = {}
+  for n = 1, PRODUCTS do ready[n] = reserve(FIRST + n - 1) end
+  return function() return ready[math.random(PRODUCTS)] end
 end
 
 kinds["add-user"] = function(tag)

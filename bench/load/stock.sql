@@ -1,9 +1,9 @@
 -- The 10,000 products that the load asks for, each with its first movement: the state in which a round begins.
 -- The ids are plain numbers, so that pgbench's random number is the whole parameter.
-TRUNCATE stock, movement CASCADE;
+TRUNCATE stock, movement, reservation, reservation_line, idempotency CASCADE;
 INSERT INTO stock (product_id, on_hand, version)
-SELECT id::text, 1000, 1 FROM generate_series(100000, 109999) AS id;
+SELECT id::text, 1000000000, 1 FROM generate_series(100000, 109999) AS id;
 INSERT INTO movement (product_id, version, kind, on_hand_delta, reserved_delta, on_hand, reserved)
-SELECT product_id, 1, 'set', 1000, 0, 1000, 0 FROM stock;
-VACUUM ANALYZE stock, movement;
+SELECT product_id, 1, 'set', on_hand, 0, on_hand, 0 FROM stock;
+VACUUM ANALYZE stock, movement, reservation, reservation_line, idempotency;
 CHECKPOINT;

@@ -1,5 +1,5 @@
-//! Group work: requests that arrive while a batch is in flight share the next one. There is no artificial delay; under
-//! light load a batch is a single request.
+//! Group work: requests that arrive while a batch is in flight share the next one, or join it where its handler lets
+//! them. There is no artificial delay; under light load a batch is a single request.
 
 use std::{future::Future, panic::AssertUnwindSafe};
 
@@ -17,6 +17,35 @@ pub trait Handler: Send + 'static {
     fn handle(&mut self, batch: Vec<Self::Request>) -> impl Future<Output = Vec<Self::Answer>> + Send;
 }
 
+/// Answers a batch at once, and may let requests that arrive meanwhile join it. Every [`Handler`] is one that does not.
+pub trait OpenHandler: Sized + Send + 'static {
+    /// One request.
+    type Request: Send + 'static;
+    /// Its answer.
+    type Answer: Send + 'static;
+
+    /// Answers the requests, which are in order of arrival, and then those that joined: one answer each, in the same
+    /// order.
+    fn handle(
+        &mut self,
+        batch: Vec<Self::Request>,
+        arrivals: &mut Arrivals<'_, Self>,
+    ) -> impl Future<Output = Vec<Self::Answer>> + Send;
+}
+
+impl<H: Handler> OpenHandler for H {
+    type Request = H::Request;
+    type Answer = H::Answer;
+
+    fn handle(
+        &mut self,
+        batch: Vec<H::Request>,
+        _: &mut Arrivals<'_, Self>,
+    ) -> impl Future<Output = Vec<H::Answer>> + Send {
+        Handler::handle(self, batch)
+    }
+}
+
 /// Why a request was not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unanswered {
@@ -28,31 +57,78 @@ pub enum Unanswered {
     Lost,
 }
 
-type Waiting<H> = (<H as Handler>::Request, oneshot::Sender<<H as Handler>::Answer>);
+type Waiting<H> = (<H as OpenHandler>::Request, oneshot::Sender<<H as OpenHandler>::Answer>);
 
-/// Hands requests to a [`Handler`], batch by batch.
-pub struct Batcher<H: Handler> {
+/// The requests that arrive while a batch is in flight.
+pub struct Arrivals<'a, H: OpenHandler> {
+    queue: &'a mut Queue<H>,
+    /// Where the answers go: those of the batch, then those of what joined it.
+    answers: Vec<oneshot::Sender<H::Answer>>,
+}
+
+impl<H: OpenHandler> Arrivals<'_, H> {
+    /// Lets the next request join the batch, if there is one and `joins` agrees. One that may not stays the next: none
+    /// overtakes it.
+    pub fn next_if(&mut self, joins: impl FnOnce(&H::Request) -> bool) -> Option<H::Request> {
+        let (request, answer) = self.queue.try_next()?;
+        if joins(&request) {
+            self.answers.push(answer);
+            return Some(request);
+        }
+        self.queue.next = Some((request, answer));
+        None
+    }
+}
+
+/// What waits, in order of arrival.
+struct Queue<H: OpenHandler> {
+    /// One that was looked at and left.
+    next: Option<Waiting<H>>,
+    arrivals: mpsc::Receiver<Waiting<H>>,
+}
+
+impl<H: OpenHandler> Queue<H> {
+    /// Waits for a request, and takes all that wait with it, up to `largest`; none at the end of the queue.
+    async fn next_batch(&mut self, largest: usize) -> Option<(Vec<H::Request>, Vec<oneshot::Sender<H::Answer>>)> {
+        let mut waiting: Vec<Waiting<H>> = self.next.take().into_iter().collect();
+        if waiting.is_empty() {
+            self.arrivals.recv_many(&mut waiting, largest).await;
+        } else {
+            let rest = std::iter::from_fn(|| self.arrivals.try_recv().ok());
+            waiting.extend(rest.take(largest - 1));
+        }
+        // Nothing was begun for a client that went away meanwhile.
+        let is_end = waiting.is_empty();
+        (!is_end).then(|| waiting.into_iter().filter(|(_, answer)| !answer.is_closed()).unzip())
+    }
+
+    fn try_next(&mut self) -> Option<Waiting<H>> {
+        let waiting = std::iter::from_fn(|| self.next.take().or_else(|| self.arrivals.try_recv().ok()));
+        waiting.into_iter().find(|(_, answer)| !answer.is_closed())
+    }
+}
+
+/// Hands requests to an [`OpenHandler`], batch by batch.
+pub struct Batcher<H: OpenHandler> {
     queue: mpsc::Sender<Waiting<H>>,
 }
 
-impl<H: Handler> Batcher<H> {
-    /// Starts the task that owns the handler. At most `capacity` requests wait, and a batch has at most `largest`.
+impl<H: OpenHandler> Batcher<H> {
+    /// Starts the task that owns the handler. At most `capacity` requests wait, and a batch has at most `largest` before
+    /// others join it.
     pub fn spawn(mut handler: H, capacity: usize, largest: usize) -> Self {
-        let (queue, mut arrivals) = mpsc::channel::<Waiting<H>>(capacity);
+        let (queue, arrivals) = mpsc::channel::<Waiting<H>>(capacity);
         tokio::spawn(async move {
-            let mut waiting = Vec::with_capacity(largest);
-            while arrivals.recv_many(&mut waiting, largest).await > 0 {
-                // Nothing was begun for a client that went away meanwhile.
-                let live = waiting.drain(..).filter(|(_, answer)| !answer.is_closed());
-                let (batch, answers): (Vec<_>, Vec<_>) = live.unzip();
+            let mut queue = Queue { next: None, arrivals };
+            while let Some((batch, answers)) = queue.next_batch(largest).await {
                 if batch.is_empty() {
                     continue;
                 }
+                let mut arrivals = Arrivals { queue: &mut queue, answers };
                 // A panic was reported by its hook; its requests see that no answer comes, and the task goes on.
-                if let Ok(results) = AssertUnwindSafe(handler.handle(batch)).catch_unwind().await {
-                    for (answer, result) in answers.into_iter().zip(results) {
-                        let _ = answer.send(result);
-                    }
+                let results = AssertUnwindSafe(handler.handle(batch, &mut arrivals)).catch_unwind().await;
+                for (answer, result) in arrivals.answers.into_iter().zip(results.unwrap_or_default()) {
+                    let _ = answer.send(result);
                 }
             }
         });
@@ -121,6 +197,55 @@ mod tests {
         gate.add_permits(2);
         assert_eq!(first.await, Ok((0, 1)));
         assert_eq!(rest.await, (1..=5).map(|number| Ok((number, 5))).collect::<Vec<_>>());
+    }
+
+    /// Answers each number with its batch's size once it is let through; even numbers may join it.
+    struct Even(Sizes);
+
+    impl OpenHandler for Even {
+        type Request = u32;
+        type Answer = (u32, usize);
+
+        async fn handle(&mut self, mut batch: Vec<u32>, arrivals: &mut Arrivals<'_, Self>) -> Vec<(u32, usize)> {
+            self.0.0.acquire().await.expect("open").forget();
+            while let Some(number) = arrivals.next_if(|number| number % 2 == 0) {
+                batch.push(number);
+            }
+            let size = batch.len();
+            batch.into_iter().map(|number| (number, size)).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_begun_for_a_client_that_went_away() {
+        let (gate, batcher) = start(64);
+        let first = batcher.ask(0);
+        tokio::pin!(first);
+        assert!(first.as_mut().now_or_never().is_none());
+        tokio::task::yield_now().await; // the batch of one is in flight
+        assert!(batcher.ask(1).now_or_never().is_none(), "asked, and gone");
+        let last = batcher.ask(2);
+        tokio::pin!(last);
+        assert!(last.as_mut().now_or_never().is_none());
+        gate.add_permits(2);
+        assert_eq!(first.await, Ok((0, 1)));
+        assert_eq!(last.await, Ok((2, 1)));
+    }
+
+    #[tokio::test]
+    async fn requests_join_in_order_until_one_may_not() {
+        let gate = Arc::new(Semaphore::new(0));
+        let batcher = Batcher::spawn(Even(Sizes(gate.clone())), 64, 64);
+        let all = futures_util::future::join_all([0, 2, 4, 5, 6, 7].map(|number| batcher.ask(number)));
+        let first = batcher.ask(1);
+        tokio::pin!(first, all);
+        assert!(first.as_mut().now_or_never().is_none());
+        tokio::task::yield_now().await; // the batch of one is in flight
+        assert!(all.as_mut().now_or_never().is_none());
+        gate.add_permits(2);
+        assert_eq!(first.await, Ok((1, 4)));
+        let expected = [(0, 4), (2, 4), (4, 4), (5, 3), (6, 3), (7, 3)];
+        assert_eq!(all.await, expected.map(Ok));
     }
 
     #[tokio::test]

@@ -1,11 +1,11 @@
 //! A service's command line; every flag mirrors an environment variable.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, str::FromStr, time::Duration};
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use sqlx::postgres::PgConnectOptions;
 
-use crate::database::DatabaseUrl;
+use crate::{Service, database::DatabaseUrl, grpc::PeerUrl};
 
 #[derive(Debug, Parser)]
 pub(crate) struct Cli {
@@ -31,6 +31,9 @@ pub struct ServeArgs {
     /// Where requests are served
     #[arg(long, env, global = true, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     pub http_addr: SocketAddr,
+    /// Where gRPC is served
+    #[arg(long, env, global = true, value_name = "ADDRESS", default_value = "0.0.0.0:50051")]
+    pub grpc_addr: SocketAddr,
     /// Where /livez, /readyz and /metrics are served
     #[arg(long, env, global = true, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
     pub admin_addr: SocketAddr,
@@ -52,6 +55,9 @@ pub struct ServeArgs {
     /// Where traces go, by OTLP over HTTP, such as `http://collector:4318`; left out: no traces
     #[arg(long, env, global = true, value_name = "URL")]
     pub otel_exporter_otlp_endpoint: Option<String>,
+    /// Where the peers are that the service calls; each has a flag of its own.
+    #[arg(skip)]
+    pub peers: Vec<(&'static str, PeerUrl)>,
 }
 
 impl ServeArgs {
@@ -67,8 +73,32 @@ impl Cli {
     ///
     /// # Errors
     /// clap's, which are also how `--help` and `--version` come back.
-    pub(crate) fn read(name: &'static str, about: &'static str, version: &'static str) -> Result<Self, clap::Error> {
-        let matches = Self::command().name(name).about(about).version(version).try_get_matches()?;
-        Self::from_arg_matches(&matches)
+    pub(crate) fn read<S>(service: &Service<S>) -> Result<Self, clap::Error> {
+        let &Service { name, about, version, peers, ref grpc, .. } = service;
+        let mut command = Self::command().name(name).about(about).version(version).args(peers.iter().map(peer_flag));
+        if grpc.is_none() {
+            command = command.mut_arg("grpc_addr", |flag| flag.hide(true));
+        }
+        let matches = command.try_get_matches()?;
+        let mut cli = Self::from_arg_matches(&matches)?;
+        let url = |peer: &&'static str| Some((*peer, matches.get_one::<PeerUrl>(&flag_name(peer))?.clone()));
+        cli.serve.peers = peers.iter().filter_map(url).collect();
+        Ok(cli)
     }
+}
+
+/// The flag for where a peer serves gRPC.
+fn peer_flag(peer: &&'static str) -> Arg {
+    let name = flag_name(peer);
+    Arg::new(name.clone())
+        .env(name.replace('-', "_").to_uppercase())
+        .long(name)
+        .global(true)
+        .value_name("URL")
+        .value_parser(PeerUrl::from_str)
+        .help(format!("Where {peer} serves gRPC, such as `http://{peer}-headless:50051`; left out: it is away"))
+}
+
+fn flag_name(peer: &str) -> String {
+    format!("{peer}-grpc-url")
 }

@@ -33,6 +33,8 @@ pub trait FromFields: Sized {
 
 /// The fields of a JSON object, and the faults found in them so far.
 pub struct Fields {
+    /// Where the object is in the body, as a JSON pointer.
+    place: String,
     object: Map<String, Value>,
     errors: Vec<FieldError>,
 }
@@ -41,10 +43,33 @@ impl Fields {
     /// A field that must be there.
     pub fn required<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
         let Some(value) = self.object.remove(name) else {
-            self.errors.push(FieldError::at(&format!("/{name}"), "this field is required"));
+            self.note(name, "this field is required");
             return None;
         };
         self.parse(name, value)
+    }
+
+    /// Notes a fault of a field.
+    pub fn note(&mut self, name: &str, detail: impl Into<String>) {
+        let place = format!("{}/{}", self.place, json::escape(name));
+        self.errors.push(FieldError::at(&place, detail));
+    }
+
+    /// An array of objects that must be there.
+    pub fn list<T: FromFields>(&mut self, name: &str) -> Option<Vec<T>> {
+        let Value::Array(values) = self.required(name)? else {
+            self.note(name, "must be an array");
+            return None;
+        };
+        let count = values.len();
+        let mut read = Vec::with_capacity(count);
+        for (index, value) in values.into_iter().enumerate() {
+            match Self::read_at(format!("{}/{name}/{index}", self.place), value) {
+                Ok(element) => read.push(element),
+                Err(faults) => self.errors.extend(faults),
+            }
+        }
+        (read.len() == count).then_some(read)
     }
 
     /// A field that may be left out: `Some(None)` then. Null is not the same as left out, and is refused.
@@ -60,24 +85,29 @@ impl Fields {
             Ok(value) => return Some(value),
             Err(error) => error,
         };
-        let pointer = format!("/{name}{}", json::pointer(error.path()));
+        let pointer = format!("{}/{name}{}", self.place, json::pointer(error.path()));
         self.errors.push(FieldError::at(&pointer, error.into_inner().to_string()));
         None
     }
 
     /// Reads a whole body; every field that `T` did not take is a fault.
     fn read<T: FromFields>(value: Value) -> Result<T, Problem> {
+        Self::read_at(String::new(), value).map_err(Problem::invalid)
+    }
+
+    /// Reads what is at a place in the body.
+    fn read_at<T: FromFields>(place: String, value: Value) -> Result<T, Vec<FieldError>> {
         let Value::Object(object) = value else {
-            return Err(Problem::invalid(vec![FieldError::at("", "must be a JSON object")]));
+            return Err(vec![FieldError::at(&place, "must be a JSON object")]);
         };
-        let mut fields = Self { object, errors: Vec::new() };
+        let mut fields = Self { place, object, errors: Vec::new() };
         let parsed = T::from_fields(&mut fields);
-        for name in fields.object.keys() {
-            fields.errors.push(FieldError::at(&format!("/{}", json::escape(name)), "this field is not known here"));
+        for name in std::mem::take(&mut fields.object).keys() {
+            fields.note(name, "this field is not known here");
         }
         match parsed {
             Some(parsed) if fields.errors.is_empty() => Ok(parsed),
-            _ => Err(Problem::invalid(fields.errors)),
+            _ => Err(fields.errors),
         }
     }
 }
@@ -146,6 +176,30 @@ mod tests {
             let names = fields.optional("names");
             Some(Self { x: x?, names: names? })
         }
+    }
+
+    struct Shape {
+        points: Vec<Point>,
+    }
+
+    impl FromFields for Shape {
+        fn from_fields(fields: &mut Fields) -> Option<Self> {
+            Some(Self { points: fields.list("points")? })
+        }
+    }
+
+    #[test]
+    fn names_every_fault_in_every_element_of_a_list() {
+        let read = |value| match Fields::read::<Shape>(value) {
+            Ok(shape) => Ok(shape.points.iter().map(|point| point.x).collect::<Vec<_>>()),
+            Err(problem) => Err(problem.errors().iter().filter_map(|error| error.pointer.clone()).collect::<Vec<_>>()),
+        };
+        assert_eq!(read(json!({"points": [{"x": 1}, {"x": 2}]})), Ok(vec![1, 2]));
+        let faulty = json!({"points": [{"x": 1}, 2, {"x": 300, "names": [1], "y/": 0}, {}], "z": 0});
+        let places = ["#/points/1", "#/points/2/x", "#/points/2/names/0", "#/points/2/y~1", "#/points/3/x", "#/z"];
+        assert_eq!(read(faulty), Err(places.map(str::to_owned).into()));
+        assert_eq!(read(json!({"points": {}})), Err(vec!["#/points".to_owned()]));
+        assert_eq!(read(json!({})), Err(vec!["#/points".to_owned()]));
     }
 
     fn faults(value: Value) -> Vec<String> {

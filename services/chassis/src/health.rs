@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use sqlx::{ConnectOptions, PgConnection, migrate::Migrator, postgres::PgConnectOptions};
-use tokio::{sync::watch, time};
+use tokio::{select, sync::watch, time};
 
 use crate::{
     life::{Life, Phase},
@@ -41,6 +41,17 @@ impl Health {
             }
         });
         Self { life, database }
+    }
+
+    /// Waits until it may have changed.
+    pub(crate) async fn changed(&mut self) {
+        select! {
+            () = self.life.changed() => {}
+            changed = self.database.changed() => if changed.is_err() {
+                // The check has ended, and with it the process.
+                std::future::pending::<()>().await;
+            },
+        }
     }
 
     /// `Ok` when ready, else why not.

@@ -1,5 +1,5 @@
-//! What every Hedgerow service shares: configuration, start and stop, the HTTP server, health, metrics, logs and
-//! traces, `problem+json`, the database pool and its migrations, paging.
+//! What every Hedgerow service shares: configuration, start and stop, the HTTP server, gRPC both ways, health, metrics,
+//! logs and traces, `problem+json`, the database pool and its migrations, paging.
 //!
 //! A service is a [`Service`] value: a name, its migrations and a function that builds its routes.
 //! [`main`] turns it into a process that keeps the contract of `docs/ARCHITECTURE.md`.
@@ -8,8 +8,10 @@ mod admin;
 pub mod batch;
 mod cli;
 mod conditional;
+mod current;
 pub mod database;
 mod fields;
+pub mod grpc;
 mod health;
 mod json;
 mod life;

@@ -32,6 +32,13 @@ impl Life {
         *self.0.borrow()
     }
 
+    /// Waits until the phase has changed since it was last waited for.
+    pub(crate) async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Waits until the phase is this one or a later one.
     pub(crate) async fn reached(&self, phase: Phase) {
         if self.0.clone().wait_for(|now| *now >= phase).await.is_err() {

@@ -23,21 +23,22 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use uuid::Uuid;
 
 use crate::{
+    current::{Current, TRACEPARENT},
     metrics::Metrics,
     problem::{Cause, Problem},
 };
 
 /// How long a request may take, its body included.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Requests in flight beyond this are refused: they would only wait.
-const MAX_IN_FLIGHT: i64 = 2048;
+pub(crate) const MAX_IN_FLIGHT: i64 = 2048;
 
 /// Time between two lines of the log about refused requests. A metric counts all of them; a line for each would flood
 /// the log just when there is too much to do.
 const REFUSALS: Duration = Duration::from_secs(1);
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Adds all of this to a service's routes, with problems for a path or method that is not there.
 pub(crate) fn layer(routes: Router, metrics: Metrics) -> Router {
@@ -65,7 +66,8 @@ async fn observe(State(metrics): State<Arc<Metrics>>, request: Request, next: Ne
         Problem::unavailable("too many requests are in flight; try again in a moment").into_response()
     } else {
         let is_safe = request.method().is_safe();
-        answer(next.run(request).instrument(span.clone()), is_safe).await
+        let current = Current::of(&request_id, request.headers());
+        answer(current.scope(next.run(request).instrument(span.clone())), is_safe).await
     };
 
     drop(in_flight);
@@ -85,11 +87,7 @@ async fn observe(State(metrics): State<Arc<Metrics>>, request: Request, next: Ne
 async fn answer(handler: impl Future<Output = Response>, is_safe: bool) -> Response {
     match time::timeout(REQUEST_TIMEOUT, AssertUnwindSafe(handler).catch_unwind()).await {
         Ok(Ok(response)) => response,
-        Ok(Err(panic)) => {
-            let text = panic.downcast_ref::<&str>().copied();
-            let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
-            Problem::internal(format!("panic: {text}")).into_response()
-        }
+        Ok(Err(panic)) => Problem::of_panic(panic.as_ref()).into_response(),
         Err(_) => {
             let problem =
                 if is_safe { Problem::unavailable("the request took too long") } else { Problem::outcome_unknown() };
@@ -99,7 +97,7 @@ async fn answer(handler: impl Future<Output = Response>, is_safe: bool) -> Respo
 }
 
 /// The client's own id where it is of a form that is safe to log and pass on, else a new one.
-fn request_id(headers: &HeaderMap) -> HeaderValue {
+pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let given = headers
         .get(REQUEST_ID)
         .filter(|id| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic));
@@ -138,14 +136,18 @@ fn span(request: &Request, method: &'static str, route: &str, request_id: &Heade
         url.path = request.uri().path(),
         request_id = request_id.to_str().unwrap_or_default(),
     );
-    if !span.is_disabled() && request.headers().contains_key("traceparent") {
-        let parent = opentelemetry::global::get_text_map_propagator(|propagator| {
-            propagator.extract(&HeaderExtractor(request.headers()))
-        });
+    put_below_caller(&span, request.headers());
+    span
+}
+
+/// Puts a span below the one that the request's `traceparent` names.
+pub(crate) fn put_below_caller(span: &Span, headers: &HeaderMap) {
+    if !span.is_disabled() && headers.contains_key(TRACEPARENT) {
+        let parent =
+            opentelemetry::global::get_text_map_propagator(|propagator| propagator.extract(&HeaderExtractor(headers)));
         // It fails where no traces are exported: nothing to be below of.
         let _ = span.set_parent(parent);
     }
-    span
 }
 
 /// Logs a 5xx, with its cause, under the request's id.
@@ -161,7 +163,7 @@ fn log_failure(response: &Response, method: &str, route: &str, request_id: &Head
 }
 
 /// Whether the last refusal was logged long enough ago.
-fn refusal_is_due() -> bool {
+pub(crate) fn refusal_is_due() -> bool {
     static LAST: Mutex<Option<Instant>> = Mutex::new(None);
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
     let due = last.is_none_or(|last| last.elapsed() >= REFUSALS);
@@ -172,7 +174,7 @@ fn refusal_is_due() -> bool {
 }
 
 /// An error and what led to it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -186,16 +188,16 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Counts a request as in flight, also when its client goes away and its future is dropped.
-struct InFlight<'a>(&'a IntGauge);
+pub(crate) struct InFlight(IntGauge);
 
-impl<'a> InFlight<'a> {
-    fn enter(gauge: &'a IntGauge) -> Self {
+impl InFlight {
+    pub(crate) fn enter(gauge: &IntGauge) -> Self {
         gauge.inc();
-        Self(gauge)
+        Self(gauge.clone())
     }
 }
 
-impl Drop for InFlight<'_> {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.dec();
     }

@@ -5,7 +5,7 @@ use utoipa::openapi::{
     Content, OpenApi, Ref, RefOr, Response, ResponseBuilder,
     header::HeaderBuilder,
     path::{Operation, PathItem},
-    schema::{AdditionalProperties, ObjectBuilder, Schema, Type},
+    schema::{AdditionalProperties, ArrayItems, ObjectBuilder, Schema, Type},
 };
 use utoipa_swagger_ui::SwaggerUi;
 
@@ -28,8 +28,11 @@ pub(crate) fn document<S: Clone + Send + Sync + 'static>(service: &Service<S>) -
             bodies.extend(body_schemas(operation));
         }
     }
-    for name in bodies {
-        components.schemas.get_mut(&name).map(refuse_unknown_fields);
+    while let Some(name) = bodies.pop() {
+        if let Some(schema) = components.schemas.get_mut(&name) {
+            refuse_unknown_fields(schema);
+            bodies.extend(element_schemas(schema));
+        }
     }
     document
 }
@@ -92,6 +95,23 @@ fn inline<T>(part: &RefOr<T>) -> Option<&T> {
         RefOr::T(part) => Some(part),
         RefOr::Ref(_) => None,
     }
+}
+
+/// The names of the schemas of what a schema has lists of.
+fn element_schemas(schema: &RefOr<Schema>) -> Vec<String> {
+    let RefOr::T(Schema::Object(object)) = schema else { return Vec::new() };
+    let lists = object.properties.values().filter_map(|property| match property {
+        RefOr::T(Schema::Array(list)) => Some(&list.items),
+        _ => None,
+    });
+    let names = lists.filter_map(|items| match items {
+        ArrayItems::RefOrSchema(schema) => match &**schema {
+            RefOr::Ref(schema) => Some(schema.ref_location.rsplit('/').next()?.to_owned()),
+            RefOr::T(_) => None,
+        },
+        ArrayItems::False => None,
+    });
+    names.collect()
 }
 
 /// [`crate::Json`] takes no field that its type does not read.

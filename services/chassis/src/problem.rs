@@ -1,10 +1,11 @@
 //! Errors as RFC 9457 `application/problem+json`.
 
-use std::{borrow::Cow, error::Error, sync::Arc};
+use std::{any::Any, borrow::Cow, error::Error, sync::Arc};
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::database::{self, Failure};
@@ -22,6 +23,7 @@ pub struct Problem {
     kind: Option<&'static str>,
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
+    extensions: Map<String, Value>,
     cause: Option<Cause>,
 }
 
@@ -60,12 +62,16 @@ pub struct ProblemBody {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<FieldError>,
+    /// What a kind of problem tells besides.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    extensions: Map<String, Value>,
 }
 
 impl Problem {
     /// A problem that its status names well enough (`type` is `about:blank`).
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, kind: None, detail: detail.into(), errors: Vec::new(), cause: None }
+        Self { status, kind: None, detail: detail.into(), errors: Vec::new(), extensions: Map::new(), cause: None }
     }
 
     /// A problem of a kind of its own: `kind` in kebab case, such as `email-taken`.
@@ -97,6 +103,13 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail).caused_by(cause)
     }
 
+    /// 500 for a panic, whose message goes to the log.
+    pub(crate) fn of_panic(panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+        Self::internal(format!("panic: {text}"))
+    }
+
     /// 503 with `Retry-After`: worth the same request again, in a moment.
     pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
@@ -107,6 +120,15 @@ impl Problem {
     pub fn outcome_unknown() -> Self {
         let detail = "the request may or may not have been done; read before you repeat it";
         Self::of_kind(StatusCode::SERVICE_UNAVAILABLE, "outcome-unknown", detail)
+    }
+
+    /// Adds a member that problems of this kind have (RFC 9457, section 3.2). A value that cannot be JSON is left out.
+    #[must_use]
+    pub fn with(mut self, member: &str, value: impl Serialize) -> Self {
+        if let Ok(value) = serde_json::to_value(value) {
+            self.extensions.insert(member.to_owned(), value);
+        }
+        self
     }
 
     /// Adds the cause that the log gets.
@@ -120,6 +142,26 @@ impl Problem {
     #[must_use]
     pub fn errors(&self) -> &[FieldError] {
         &self.errors
+    }
+
+    /// The kind of the problem in kebab case, where its status does not say it all.
+    pub(crate) fn kind(&self) -> Option<&'static str> {
+        self.kind
+    }
+
+    /// What problems of this kind have besides.
+    pub(crate) fn extensions(&self) -> &Map<String, Value> {
+        &self.extensions
+    }
+
+    /// What happened, for the client.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The cause, for the log.
+    pub(crate) fn cause(&self) -> Option<&Cause> {
+        self.cause.as_ref()
     }
 
     /// The status of the answer.
@@ -138,6 +180,7 @@ impl IntoResponse for Problem {
             status: self.status.as_u16(),
             detail: self.detail,
             errors: self.errors,
+            extensions: self.extensions,
         };
         let mut response = (self.status, axum::Json(body)).into_response();
         let headers = response.headers_mut();

@@ -14,15 +14,16 @@ use tokio::{
     select,
     signal::unix::{SignalKind, signal},
     sync::watch,
-    task::JoinHandle,
     time::{self, Instant},
 };
+use tokio_util::task::TaskTracker;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
     admin::{self, Checks},
     cli::{Cli, Command, ServeArgs},
     database::Database,
+    grpc::{self, Channel, Grpc, Peers},
     health::Health,
     life::{Life, Phase},
     metrics::Metrics,
@@ -53,6 +54,10 @@ pub struct Service<S> {
     pub migrations: &'static Migrator,
     /// Its routes and their documentation.
     pub api: fn() -> OpenApiRouter<S>,
+    /// Its gRPC APIs, where it has any.
+    pub grpc: Option<Grpc<S>>,
+    /// The services it calls over gRPC, by name: each has a flag for where it is (`--NAME-grpc-url`).
+    pub peers: &'static [&'static str],
     /// Makes what its handlers share; called once, inside the runtime.
     pub state: fn(&Context) -> S,
 }
@@ -62,23 +67,34 @@ pub struct Service<S> {
 pub struct Context {
     /// The service's database.
     pub database: Database,
+    peers: Peers,
+}
+
+impl Context {
+    /// The channel to a peer; `None` where nobody says where it is.
+    #[must_use]
+    pub fn peer(&self, name: &str) -> Option<Channel> {
+        self.peers.channel(name)
+    }
 }
 
 /// A service that is serving.
 pub struct Running {
     /// Where it serves requests.
     pub http: SocketAddr,
+    /// Where it serves gRPC, if it does.
+    pub grpc: Option<SocketAddr>,
     /// Where it serves probes and metrics.
     pub admin: SocketAddr,
     args: ServeArgs,
     phases: watch::Sender<Phase>,
-    server: JoinHandle<()>,
+    servers: TaskTracker,
 }
 
 /// The whole of a service's `main`: reads the command line and does what it says.
 #[must_use]
 pub fn main<S: Clone + Send + Sync + 'static>(service: &Service<S>) -> ExitCode {
-    let cli = match Cli::read(service.name, service.about, service.version) {
+    let cli = match Cli::read(service) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
             // The first line says it all.
@@ -149,7 +165,8 @@ async fn serve<S: Clone + Send + Sync + 'static>(service: &Service<S>, args: Ser
         }
     };
     let running = service.start(args).await?;
-    tracing::info!(service = service.name, http = %running.http, admin = %running.admin, "listening");
+    let grpc = running.grpc.map(tracing::field::display);
+    tracing::info!(service = service.name, http = %running.http, grpc, admin = %running.admin, "listening");
     told().await;
     select! {
         left = running.stop() => Ok(left),
@@ -161,7 +178,7 @@ async fn serve<S: Clone + Send + Sync + 'static>(service: &Service<S>, args: Ser
 }
 
 impl<S: Clone + Send + Sync + 'static> Service<S> {
-    /// Binds both listeners and serves; the database need not be there yet.
+    /// Binds the listeners and serves; neither the database nor a peer need be there yet.
     ///
     /// # Errors
     /// Where an address cannot be bound or the database URL makes no sense.
@@ -169,24 +186,44 @@ impl<S: Clone + Send + Sync + 'static> Service<S> {
     pub async fn start(&self, args: ServeArgs) -> anyhow::Result<Running> {
         let options = args.database_options().map_err(anyhow::Error::msg)?.application_name(self.name);
         let listener = bind(args.http_addr)?;
+        let grpc_listener = match &self.grpc {
+            Some(grpc) => Some((grpc, bind(args.grpc_addr)?)),
+            None => None,
+        };
         let admin_listener = bind(args.admin_addr)?;
-        let (http, admin) = (listener.local_addr()?, admin_listener.local_addr()?);
 
         let metrics = Metrics::new(self.version)?;
+        let registry = metrics.registry();
         let database = Database::new(options.clone(), args.database_pool_size, &metrics)?;
-        let state = (self.state)(&Context { database });
-        let (routes, _) = (self.api)().with_state(state).split_for_parts();
+        let peers = Peers::connect(self.peers, &args.peers, registry)?;
+        let state = (self.state)(&Context { database, peers });
+        let (routes, _) = (self.api)().with_state(state.clone()).split_for_parts();
         let routes = routes.merge(openapi::routes(openapi::document(self)));
         let app = observe::layer(routes, metrics.clone());
 
         let (phases, life) = Life::new();
         let health = Health::watch(life.clone(), options, self.migrations);
+        let servers = TaskTracker::new();
+        let mut running = Running {
+            http: listener.local_addr()?,
+            grpc: None,
+            admin: admin_listener.local_addr()?,
+            args,
+            phases,
+            servers,
+        };
+        if let Some((grpc, listener)) = grpc_listener {
+            running.grpc = Some(listener.local_addr()?);
+            let app = grpc::app(grpc, state, health.clone(), registry)?;
+            running.servers.spawn(server::serve(listener, app, life.clone(), Limits::default()));
+        }
+        running.servers.spawn(server::serve(listener, app, life, Limits::default()));
+        running.servers.close();
         // The admin port answers until the process ends, or a draining pod would look dead.
         let checks = Checks { live: Arc::new(|| Ok(())), ready: Arc::new(move || health.ready()) };
-        let probes = admin::routes(checks, metrics.registry().clone());
+        let probes = admin::routes(checks, registry.clone());
         tokio::spawn(server::serve(admin_listener, probes, Life::endless(), Limits::default()));
-        let server = tokio::spawn(server::serve(listener, app, life, Limits::default()));
-        Ok(Running { http, admin, args, phases, server })
+        Ok(running)
     }
 }
 
@@ -200,7 +237,7 @@ impl Running {
         self.phases.send_replace(Phase::Stopping);
         let timeout = self.args.shutdown_timeout;
         let begun = Instant::now();
-        if time::timeout(timeout, self.server).await.is_ok() {
+        if time::timeout(timeout, self.servers.wait()).await.is_ok() {
             tracing::info!("stopped");
         } else {
             tracing::warn!(?timeout, "stopped with requests still in flight");

@@ -46,8 +46,9 @@ pub fn start(name: &'static str, filter: &str, endpoint: Option<&str>) -> anyhow
     let traces = provider.as_ref().map(|provider| {
         opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
         // The exporter's own requests must not make spans.
-        let ours =
-            EnvFilter::new("info,chassis::observe=debug,hyper=off,hyper_util=off,reqwest=off,h2=off,opentelemetry=off");
+        let ours = EnvFilter::new(
+            "info,chassis::observe=debug,chassis::grpc=debug,hyper=off,hyper_util=off,reqwest=off,h2=off,opentelemetry=off",
+        );
         tracing_opentelemetry::layer().with_tracer(provider.tracer(name)).with_filter(ours)
     });
     tracing_subscriber::registry().with(logs.with_filter(filter)).with(traces).init();

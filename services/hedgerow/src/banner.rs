@@ -13,6 +13,9 @@ pub fn text(services: &[Service], server: &Server) -> String {
         let (http, admin) = (reachable(service.http), reachable(service.admin));
         lines.push(format!("  {name:<10} API      http://{http}"));
         lines.push(format!("  {:<10} docs     http://{http}/docs", ""));
+        if let Some(grpc) = service.grpc {
+            lines.push(format!("  {:<10} gRPC     {}", "", reachable(grpc)));
+        }
         lines.push(format!("  {:<10} metrics  http://{admin}/metrics", ""));
         lines.push(format!("  {:<10} database psql -h {socket} -U {SUPERUSER} {name}", ""));
     }

@@ -38,17 +38,18 @@ pub struct Postgres {
     pub command: Vec<OsString>,
 }
 
-/// Two flags for each row of the table of services.
+/// A flag for each address of each row of the table of services.
 #[derive(Debug)]
 pub struct Services(pub Vec<Service>);
 
 impl Args for Services {
     fn augment_args(command: Command) -> Command {
         command.args(ROWS.iter().flat_map(|row| {
-            [
-                flag(&row.http_flag(), row.http, format!("Where {} serves requests", row.name)),
-                flag(&row.admin_flag(), row.admin, format!("Where {} serves /readyz and /metrics", row.name)),
-            ]
+            let grpc =
+                row.grpc.map(|default| flag(&row.grpc_flag(), default, format!("Where {} serves gRPC", row.name)));
+            let http = flag(&row.http_flag(), row.http, format!("Where {} serves requests", row.name));
+            let admin = flag(&row.admin_flag(), row.admin, format!("Where {} serves /readyz and /metrics", row.name));
+            [Some(http), grpc, Some(admin)].into_iter().flatten()
         }))
     }
 
@@ -63,8 +64,10 @@ impl FromArgMatches for Services {
             let missing = || clap::Error::raw(ErrorKind::MissingRequiredArgument, format!("--{flag} is missing\n"));
             matches.get_one(&flag).copied().ok_or_else(missing)
         };
-        let service =
-            |row: &'static Row| Ok(Service { row, http: address(row.http_flag())?, admin: address(row.admin_flag())? });
+        let service = |row: &'static Row| {
+            let grpc = row.grpc.map(|_| address(row.grpc_flag())).transpose()?;
+            Ok(Service { row, http: address(row.http_flag())?, grpc, admin: address(row.admin_flag())? })
+        };
         ROWS.iter().map(service).collect::<Result<_, _>>().map(Self)
     }
 
@@ -101,14 +104,14 @@ mod tests {
     }
 
     #[test]
-    fn each_service_has_its_two_addresses() {
-        let Cli::Up(up) =
-            Cli::parse_from(["hedgerow", "up", "--users-addr", "[::1]:1", "--inventory-admin-addr=0.0.0.0:2"])
-        else {
+    fn each_service_has_its_addresses() {
+        let arguments =
+            ["--users-addr", "[::1]:1", "--inventory-admin-addr=0.0.0.0:2", "--inventory-grpc-addr=[::1]:3"];
+        let Cli::Up(up) = Cli::parse_from(["hedgerow", "up"].into_iter().chain(arguments)) else {
             panic!("another command");
         };
-        let addresses: Vec<_> = up.services.0.iter().map(|s| (s.http.to_string(), s.admin.to_string())).collect();
-        let expected = [("[::1]:1", "127.0.0.1:9091"), ("127.0.0.1:8082", "0.0.0.0:2")];
-        assert_eq!(addresses, expected.map(|(http, admin)| (http.to_owned(), admin.to_owned())));
+        let addresses = up.services.0.iter().flat_map(Service::addresses).map(|(address, _)| address.to_string());
+        let expected = ["[::1]:1", "127.0.0.1:9091", "127.0.0.1:8082", "[::1]:3", "0.0.0.0:2"];
+        assert_eq!(addresses.collect::<Vec<_>>(), expected);
     }
 }

@@ -16,8 +16,7 @@ pub async fn check(services: &[Service], patience: Duration) -> anyhow::Result<(
     // Held until all are seen, so that one address given twice is noticed too.
     let mut held = Vec::new();
     for service in services {
-        let addresses = [(service.http, service.row.http_flag()), (service.admin, service.row.admin_flag())];
-        for (address, flag) in addresses {
+        for (address, flag) in service.addresses() {
             held.push(listen(address, deadline).await.or_else(|error| {
                 let (name, variable) = (service.row.name, variable(&flag));
                 bail!("{name} cannot listen on {address} ({error}): choose another address with --{flag} or {variable}")

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::service::Service;
+use crate::service::{Service, reachable};
 use crate::stop::Stop;
 
 /// How long requests in flight may take to end after SIGTERM.
@@ -25,15 +25,24 @@ pub struct Program {
     pub service: Service,
     path: PathBuf,
     database_url: String,
+    /// Variables that say where it finds its peers.
+    peers: Vec<(String, String)>,
 }
 
 impl Program {
-    /// The program of that name beside our own; it knows no database yet.
-    pub fn find(service: Service) -> anyhow::Result<Self> {
+    /// The program of that name beside our own, told where it finds those of `all` that it calls; it knows no database
+    /// yet.
+    pub fn find(service: Service, all: &[Service]) -> anyhow::Result<Self> {
         let own = std::env::current_exe().context("find the folder of this program")?;
         let path = own.with_file_name(service.row.name);
         ensure!(path.is_file(), "there is no program {}: build it with `cargo build`", path.display());
-        Ok(Self { service, path, database_url: String::new() })
+        let peers = all.iter().filter(|peer| service.row.peers.contains(&peer.row.name));
+        let variable = |peer: &Service| {
+            let address = reachable(peer.grpc?);
+            Some((format!("{}_GRPC_URL", peer.row.name.to_uppercase()), format!("http://{address}")))
+        };
+        let peers = peers.filter_map(variable).collect();
+        Ok(Self { service, path, database_url: String::new(), peers })
     }
 
     /// Tells it where its database is.
@@ -68,6 +77,8 @@ impl Program {
             .arg(argument)
             .env("DATABASE_URL", &self.database_url)
             .env("HTTP_ADDR", self.service.http.to_string())
+            .envs(self.service.grpc.map(|address| ("GRPC_ADDR", address.to_string())))
+            .envs(self.peers.iter().map(|(name, url)| (name, url)))
             .env("ADMIN_ADDR", self.service.admin.to_string())
             .env("DRAIN_DELAY", "0s")
             .env("SHUTDOWN_TIMEOUT", format!("{}s", SHUTDOWN_TIMEOUT.as_secs()))

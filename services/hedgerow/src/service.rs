@@ -9,8 +9,12 @@ pub struct Row {
     pub name: &'static str,
     /// Where it serves requests, unless told otherwise.
     pub http: SocketAddr,
+    /// Where it serves gRPC, if it does, unless told otherwise.
+    pub grpc: Option<SocketAddr>,
     /// Where it serves health and metrics, unless told otherwise.
     pub admin: SocketAddr,
+    /// The services that it calls over gRPC.
+    pub peers: &'static [&'static str],
     /// First requests to try: path and, for a POST, body.
     pub examples: &'static [(&'static str, Option<&'static str>)],
 }
@@ -20,13 +24,20 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "users",
         http: local(8081),
+        grpc: None,
         admin: local(9091),
-        examples: &[("/users", Some(r#"{"name":"Ada","email":"ada@example.com"}"#)), ("/users", None)],
+        peers: &["inventory"],
+        examples: &[
+            ("/users", Some(r#"{"name":"Ada","email":"ada@example.com","wishlist":["product_123"]}"#)),
+            ("/users", None),
+        ],
     },
     Row {
         name: "inventory",
         http: local(8082),
+        grpc: Some(local(50052)),
         admin: local(9092),
+        peers: &[],
         examples: &[("/inventory/product_123", Some(r#"{"stock": 42}"#)), ("/inventory/product_123", None)],
     },
 ];
@@ -35,6 +46,11 @@ impl Row {
     /// The flag for where it serves requests, without the dashes before.
     pub fn http_flag(&self) -> String {
         format!("{}-addr", self.name)
+    }
+
+    /// The flag for where it serves gRPC, without the dashes before.
+    pub fn grpc_flag(&self) -> String {
+        format!("{}-grpc-addr", self.name)
     }
 
     /// The flag for where it serves health and metrics, without the dashes before.
@@ -48,7 +64,17 @@ impl Row {
 pub struct Service {
     pub row: &'static Row,
     pub http: SocketAddr,
+    pub grpc: Option<SocketAddr>,
     pub admin: SocketAddr,
+}
+
+impl Service {
+    /// Each address it listens on, with its flag.
+    pub fn addresses(&self) -> impl Iterator<Item = (SocketAddr, String)> {
+        let grpc = self.grpc.map(|address| (address, self.row.grpc_flag()));
+        let (http, admin) = ((self.http, self.row.http_flag()), (self.admin, self.row.admin_flag()));
+        [Some(http), grpc, Some(admin)].into_iter().flatten()
+    }
 }
 
 const fn local(port: u16) -> SocketAddr {

@@ -20,7 +20,8 @@ const INTERRUPTED: i32 = 130;
 pub async fn run(up: Up) -> anyhow::Result<ExitCode> {
     let mut stop = Stop::on_signals()?;
     let services = up.services.0;
-    let programs = services.iter().cloned().map(Program::find).collect::<Result<Vec<_>, _>>()?;
+    let programs =
+        services.iter().map(|service| Program::find(service.clone(), &services)).collect::<Result<Vec<_>, _>>()?;
     let data = folder::open(&up.data_dir)?;
     // The services of a killed predecessor may still be at their last requests.
     let patience = if data.was_abandoned() { SHUTDOWN_TIMEOUT + GRACE } else { Duration::ZERO };

@@ -1,24 +1,37 @@
-//! The engine: reads and changes of stock, each in batches.
+//! The engine: reads and changes of stock and reservations, in batches. It knows nothing of HTTP: values in, results out.
 
 mod decide;
+mod idempotency;
 mod reader;
+mod request;
+mod sweeper;
+mod transaction;
 mod writer;
 
 use std::sync::Arc;
 
-use chassis::{Database, batch::Batcher};
+use chassis::{
+    Database,
+    batch::{Batcher, Unanswered},
+};
 
 use crate::{
     error::Error,
-    model::{Action, Change, ProductId, Stock},
+    model::{
+        Change, Ending, IdempotencyKey, NewReservation, ProductId, Refusal, Reservation, ReservationId,
+        ReservationState, Stock,
+    },
+    store,
 };
-pub(crate) use decide::Entry;
+pub(crate) use decide::{Known, OverdueLine, Product, Writes};
+pub(crate) use idempotency::{Claim, Digest, Record};
 use reader::Reader;
-use writer::Writer;
+use request::{Command, Done, Request};
+pub(crate) use transaction::Marker;
+use writer::{LARGEST_BATCH, Writer};
 
-/// Requests that may wait, and the most in one batch, of reads and of changes.
+/// Requests that may wait, for reads and for changes.
 const QUEUE: usize = 4096;
-const LARGEST_BATCH: usize = 512;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -31,12 +44,15 @@ struct Engine {
 }
 
 impl Inventory {
+    /// Starts the engine; within a runtime.
     pub(crate) fn new(database: &Database) -> Self {
-        Self(Arc::new(Engine {
+        let inventory = Self(Arc::new(Engine {
             database: database.clone(),
             reads: Batcher::spawn(Reader::new(database), QUEUE, LARGEST_BATCH),
             changes: Batcher::spawn(Writer::new(database), QUEUE, LARGEST_BATCH),
-        }))
+        }));
+        tokio::spawn(sweeper::run(inventory.clone()));
+        inventory
     }
 
     /// The database, for reads that are not worth a batch.
@@ -49,8 +65,56 @@ impl Inventory {
         self.0.reads.ask(product_id).await?
     }
 
-    /// Changes the stock of a product, and returns what it then is.
-    pub(crate) async fn change(&self, product_id: ProductId, action: Action) -> Result<Stock, Error> {
-        self.0.changes.ask(Change { product_id, action }).await?
+    /// Makes a change of a product's stock, under a key once only, and returns the stock.
+    pub(crate) async fn change(&self, change: Change, key: Option<&IdempotencyKey>) -> Result<Stock, Error> {
+        match self.ask(Command::Change(change), key).await? {
+            Done::Stock(stock) => Ok(stock),
+            Done::Reservation(_) | Done::Settled => Err(Error::Unanswered(Unanswered::Lost)),
+        }
+    }
+
+    /// Holds all items, or none; under a key once only.
+    pub(crate) async fn reserve(
+        &self,
+        new: NewReservation,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Reservation, Error> {
+        reservation(self.ask(Command::Reserve(ReservationId::new(), new), key).await?)
+    }
+
+    /// Ends a reservation. To do so again changes nothing.
+    pub(crate) async fn end(&self, id: ReservationId, ending: Ending) -> Result<Reservation, Error> {
+        reservation(self.ask(Command::End(id, ending), None).await?)
+    }
+
+    /// A reservation.
+    pub(crate) async fn reservation(&self, id: ReservationId) -> Result<Reservation, Error> {
+        let found = self.find(id).await?;
+        let (reservation, is_up) = found.ok_or(Refusal::NoSuchReservation)?;
+        let first = reservation.items.as_slice().first();
+        let (true, ReservationState::Held, Some(first)) = (is_up, reservation.state, first) else {
+            return Ok(reservation);
+        };
+        // It may be committed just now, by one who began in time: only after its lock is its end certain.
+        self.ask(Command::Settle(first.product_id.clone()), None).await?;
+        let (reservation, _) = self.find(id).await?.ok_or(Refusal::NoSuchReservation)?;
+        Ok(reservation)
+    }
+
+    async fn find(&self, id: ReservationId) -> Result<Option<(Reservation, bool)>, Error> {
+        let found = self.0.database.run(async |connection| store::reservation(connection, id).await).await;
+        found.map_err(|failure| Error::Database(Arc::new(failure)))
+    }
+
+    async fn ask(&self, command: Command, key: Option<&IdempotencyKey>) -> Result<Done, Error> {
+        let claim = key.and_then(|key| Claim::new(&command, key));
+        self.0.changes.ask(Request { command, claim }).await?
+    }
+}
+
+fn reservation(done: Done) -> Result<Reservation, Error> {
+    match done {
+        Done::Reservation(reservation) => Ok(reservation),
+        Done::Stock(_) | Done::Settled => Err(Error::Unanswered(Unanswered::Lost)),
     }
 }

@@ -27,16 +27,28 @@ pub enum Error {
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
-        let detail = error.to_string();
         match error {
-            Error::Refused(Refusal::InsufficientStock { .. }) => {
-                Self::of_kind(StatusCode::CONFLICT, "insufficient-stock", detail)
-            }
-            Error::Refused(Refusal::TooLarge) => Self::invalid(vec![FieldError::at("/delta", detail)]),
+            Error::Refused(refusal) => refused(refusal),
             Error::Unanswered(unanswered) => unanswered.into(),
             Error::OutcomeUnknown(cause) => Self::outcome_unknown().caused_by(cause),
             Error::Database(failure) => failure.into(),
         }
+    }
+}
+
+fn refused(refusal: Refusal) -> Problem {
+    let detail = refusal.to_string();
+    match refusal {
+        Refusal::InsufficientStock { .. } => Problem::of_kind(StatusCode::CONFLICT, "insufficient-stock", detail),
+        Refusal::Shortage(items) => {
+            Problem::of_kind(StatusCode::CONFLICT, "insufficient-stock", detail).with("items", items)
+        }
+        Refusal::TooLarge => Problem::invalid(vec![FieldError::at("/delta", detail)]),
+        Refusal::NoSuchReservation => Problem::not_found(detail),
+        Refusal::WrongState(state) => {
+            Problem::of_kind(StatusCode::CONFLICT, "reservation-ended", detail).with("state", state)
+        }
+        Refusal::KeyReused => Problem::of_kind(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", detail),
     }
 }
 

@@ -2,11 +2,12 @@
 
 mod engine;
 mod error;
+mod grpc;
 mod model;
 mod routes;
 mod store;
 
-use chassis::Service;
+use chassis::{Service, grpc::Grpc};
 use sqlx::migrate::Migrator;
 
 use engine::Inventory;
@@ -21,5 +22,7 @@ pub const SERVICE: Service<Inventory> = Service {
     version: env!("CARGO_PKG_VERSION"),
     migrations: &MIGRATIONS,
     api: routes::api,
+    grpc: Some(Grpc { routes: grpc::routes, descriptors: contracts::DESCRIPTORS }),
+    peers: &[],
     state: |context| Inventory::new(&context.database),
 };

@@ -1,15 +1,23 @@
 //! Products, quantities and movements; none of them can hold a bad value.
 
+mod idempotency_key;
 mod number;
 mod product_id;
+mod refusal;
+mod reservation;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-pub(crate) use number::{Delta, MAX_QUANTITY, Quantity};
+pub(crate) use idempotency_key::IdempotencyKey;
+pub(crate) use number::{Amount, Delta, MAX_QUANTITY, Quantity, TimeToLive};
 pub(crate) use product_id::ProductId;
+pub use refusal::Refusal;
+pub(crate) use refusal::Shortage;
+pub use reservation::ReservationState;
+pub(crate) use reservation::{Ending, Item, Items, NewReservation, NotAnId, Reservation, ReservationId};
 
 /// The stock of a product as clients see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -25,7 +33,7 @@ pub struct Stock {
     /// What of it is held for somebody.
     #[schema(minimum = 0)]
     pub(crate) reserved: i64,
-    /// The number of the last movement; the `ETag`.
+    /// The number of the last movement, and one for each hold that has expired and is not in the ledger yet; the `ETag`.
     #[serde(skip)]
     pub(crate) version: i64,
 }
@@ -59,22 +67,6 @@ pub(crate) enum Action {
     Set(Quantity),
     /// Add to what is on hand, or take from it.
     Adjust(Delta, Option<Reason>),
-}
-
-/// Why a change is refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Less would be on hand than is reserved.
-    #[error("this would leave {left} on hand, with {reserved} reserved")]
-    InsufficientStock {
-        /// What would be on hand.
-        left: i64,
-        /// What is reserved.
-        reserved: i64,
-    },
-    /// More would be on hand than can be counted exactly in JSON.
-    #[error("this would leave more than 9007199254740991 on hand")]
-    TooLarge,
 }
 
 /// Why stock was adjusted: at most 200 characters.

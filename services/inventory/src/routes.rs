@@ -1,8 +1,10 @@
 //! The inventory API.
 
+mod idempotency_key;
 mod list;
 mod movements;
 mod product;
+mod reservations;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -14,4 +16,8 @@ pub(crate) fn api() -> OpenApiRouter<Inventory> {
         .routes(routes!(list::list))
         .routes(routes!(product::get, product::set, product::adjust))
         .routes(routes!(movements::list))
+        .routes(routes!(reservations::create))
+        .routes(routes!(reservations::get))
+        .routes(routes!(reservations::commit))
+        .routes(routes!(reservations::release))
 }

@@ -2,7 +2,7 @@
 
 use std::{env, io, net::SocketAddr, thread, time::Duration};
 
-use chassis::{ServeArgs, Service};
+use chassis::{ServeArgs, Service, grpc::PeerUrl};
 use reqwest::{
     Method, RequestBuilder, Url,
     header::{HeaderMap, HeaderName, HeaderValue},
@@ -26,6 +26,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 pub struct App {
     /// Where it serves requests.
     pub http: SocketAddr,
+    /// Where it serves gRPC, if it does.
+    pub grpc: Option<SocketAddr>,
     /// Where it serves probes and metrics.
     pub admin: SocketAddr,
     client: reqwest::Client,
@@ -50,8 +52,21 @@ impl App {
     /// # Panics
     /// Where it does not start.
     pub async fn start_on<S: Clone + Send + Sync + 'static>(service: &'static Service<S>, database: String) -> Self {
+        Self::start_with_peers(service, database, Vec::new()).await
+    }
+
+    /// Starts the service and tells it where its peers are.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub async fn start_with_peers<S: Clone + Send + Sync + 'static>(
+        service: &'static Service<S>,
+        database: String,
+        peers: Vec<(&'static str, PeerUrl)>,
+    ) -> Self {
         let args = ServeArgs {
             http_addr: ([127, 0, 0, 1], 0).into(),
+            grpc_addr: ([127, 0, 0, 1], 0).into(),
             admin_addr: ([127, 0, 0, 1], 0).into(),
             database_url: Some(database.into()),
             database_pool_size: 3,
@@ -59,12 +74,14 @@ impl App {
             shutdown_timeout: DEADLINE,
             log_level: "info".to_owned(),
             otel_exporter_otlp_endpoint: None,
+            peers,
         };
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let running = runtime.spawn(service.start(args)).await.expect("no panic").expect("the service starts");
         let client = reqwest::Client::builder().no_proxy().redirect(redirect::Policy::none()).timeout(DEADLINE);
         let client = client.build().expect("a client");
-        Self { http: running.http, admin: running.admin, client, runtime: Some(runtime) }
+        let (http, grpc, admin) = (running.http, running.grpc, running.admin);
+        Self { http, grpc, admin, client, runtime: Some(runtime) }
     }
 
     /// A request to make ready and to [`send`](Self::send).
@@ -149,7 +166,11 @@ impl Drop for App {
 
 /// `DATABASE_URL` with the name of the test's own database: the options cannot be turned into a URL without losing a
 /// Unix socket.
-fn database_url(options: &PgConnectOptions) -> String {
+///
+/// # Panics
+/// Where there is no such variable.
+#[must_use]
+pub fn database_url(options: &PgConnectOptions) -> String {
     let url = env::var("DATABASE_URL").expect("DATABASE_URL names a throwaway server; `make test` starts one");
     let mut url = Url::parse(&url).expect("DATABASE_URL is a URL");
     url.set_path(options.get_database().expect("the test has a database"));

@@ -53,7 +53,8 @@ impl Program {
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let program = Self { path: path.into(), arguments: Vec::new(), variables: Vec::new() };
-        program.variable("HTTP_ADDR", "127.0.0.1:0").variable("ADMIN_ADDR", "127.0.0.1:0").variable("DRAIN_DELAY", "0s")
+        let any = |program: Self, name| program.variable(name, "127.0.0.1:0");
+        ["HTTP_ADDR", "GRPC_ADDR", "ADMIN_ADDR"].into_iter().fold(program, any).variable("DRAIN_DELAY", "0s")
     }
 
     /// Adds an argument.
@@ -93,6 +94,7 @@ impl Program {
         .await;
         let address = |name: &str| line[name].as_str().and_then(|text| text.parse().ok()).expect("an address");
         (process.http, process.admin) = (address("http"), address("admin"));
+        process.grpc = line["grpc"].as_str().map(|_| address("grpc"));
         process
     }
 }
@@ -130,6 +132,8 @@ impl Finished {
 pub struct Process {
     /// Where it serves requests, once it does.
     pub http: SocketAddr,
+    /// Where it serves gRPC, once it does, if ever.
+    pub grpc: Option<SocketAddr>,
     /// Where it serves probes and metrics, once it does.
     pub admin: SocketAddr,
     child: Child,
@@ -148,7 +152,7 @@ impl Process {
         let stdout = Output::read(child.stdout.take().expect("a pipe"));
         let stderr = Output::read(child.stderr.take().expect("a pipe"));
         let nowhere = SocketAddr::from(([0; 4], 0));
-        Self { http: nowhere, admin: nowhere, child, stdout, stderr }
+        Self { http: nowhere, grpc: None, admin: nowhere, child, stdout, stderr }
     }
 
     /// The URL of a path where it serves requests.

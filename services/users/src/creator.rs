@@ -14,6 +14,7 @@ use crate::{
     error::Error,
     model::{Email, Name, User},
     store,
+    wishlist::{Wish, Wishes},
 };
 
 /// A user to be.
@@ -21,6 +22,9 @@ use crate::{
 pub(crate) struct NewUser {
     pub(crate) name: Name,
     pub(crate) email: Email,
+    /// The products of the wishlist to begin with.
+    #[schema(value_type = Wishes, required = false)]
+    pub(crate) wishlist: Option<Wishes>,
 }
 
 /// Stores new users.
@@ -46,7 +50,7 @@ impl Creator {
 
 impl Handler for Creator {
     type Request = NewUser;
-    type Answer = Result<User, Error>;
+    type Answer = Result<(User, Option<Vec<Wish>>), Error>;
 
     async fn handle(&mut self, batch: Vec<NewUser>) -> Vec<Self::Answer> {
         let ids: Vec<Uuid> = batch.iter().map(|_| Uuid::now_v7()).collect();
@@ -57,7 +61,13 @@ impl Handler for Creator {
         match self.store(&users).await {
             Ok(stored) => {
                 let mut stored: HashMap<Uuid, User> = stored.into_iter().map(|user| (user.id, user)).collect();
-                ids.iter().map(|id| stored.remove(id).ok_or(Error::EmailTaken)).collect()
+                let answer = |(id, new): (&Uuid, NewUser)| {
+                    let user = stored.remove(id).ok_or(Error::EmailTaken)?;
+                    // One statement, one time.
+                    let wishes = new.wishlist.map(|wishes| wishes.added(user.created_at));
+                    Ok((user, wishes))
+                };
+                ids.iter().zip(batch).map(answer).collect()
             }
             Err(failure) => {
                 let failure = Arc::new(failure);

@@ -15,6 +15,8 @@ pub(crate) enum Error {
     EmailTaken,
     #[error("the user has changed since: its `ETag` is none of those in `If-Match`")]
     Changed,
+    #[error("the wishlist has 200 products, the most there can be")]
+    WishlistFull,
     #[error(transparent)]
     Unanswered(#[from] Unanswered),
     /// The connection was lost while a change was under way.
@@ -46,6 +48,7 @@ impl From<Error> for Problem {
         match error {
             Error::NotFound => Self::not_found(detail),
             Error::EmailTaken => Self::of_kind(StatusCode::CONFLICT, "email-taken", detail),
+            Error::WishlistFull => Self::of_kind(StatusCode::CONFLICT, "wishlist-full", detail),
             Error::Changed => Self::new(StatusCode::PRECONDITION_FAILED, detail),
             Error::Unanswered(unanswered) => unanswered.into(),
             Error::OutcomeUnknown(cause) => Self::outcome_unknown().caused_by(cause),

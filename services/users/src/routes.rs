@@ -3,6 +3,7 @@
 mod create;
 mod list;
 mod user;
+mod wishlist;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -10,9 +11,9 @@ use crate::Users;
 
 /// The routes and their documentation.
 pub(crate) fn api() -> OpenApiRouter<Users> {
-    OpenApiRouter::default().routes(routes!(create::create, list::list)).routes(routes!(
-        user::get,
-        user::patch,
-        user::delete
-    ))
+    OpenApiRouter::default()
+        .routes(routes!(create::create, list::list))
+        .routes(routes!(user::get, user::patch, user::delete))
+        .routes(routes!(wishlist::get))
+        .routes(routes!(wishlist::put, wishlist::delete))
 }

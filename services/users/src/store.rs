@@ -1,5 +1,7 @@
 //! All SQL of users.
 
+pub(crate) mod wishlist;
+
 use chassis::IfMatch;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -7,9 +9,10 @@ use uuid::Uuid;
 use crate::{
     creator::NewUser,
     model::{Email, Name, User, UserId},
+    wishlist::Wishes,
 };
 
-/// Stores new users, and returns those whose email was free.
+/// Stores new users with their wishlists, and returns those whose email was free.
 pub(crate) async fn insert(
     connection: &mut PgConnection,
     users: &[(Uuid, &NewUser)],
@@ -17,14 +20,30 @@ pub(crate) async fn insert(
     let ids: Vec<Uuid> = users.iter().map(|(id, _)| *id).collect();
     let names: Vec<&str> = users.iter().map(|(_, user)| user.name.as_str()).collect();
     let emails: Vec<&str> = users.iter().map(|(_, user)| user.email.as_str()).collect();
+    let wishes = users.iter().flat_map(|(id, user)| {
+        let product_ids = user.wishlist.iter().flat_map(Wishes::product_ids);
+        product_ids.map(|product_id| (*id, product_id.as_str()))
+    });
+    let (owners, product_ids): (Vec<Uuid>, Vec<&str>) = wishes.unzip();
     sqlx::query_as!(
         User,
-        "INSERT INTO users (id, name, email) SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[])
-         ON CONFLICT DO NOTHING
-         RETURNING id, name, email, created_at, updated_at, version",
+        r#"WITH created AS (
+               INSERT INTO users (id, name, email) SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[])
+               ON CONFLICT DO NOTHING
+               RETURNING id, name, email, created_at, updated_at, version
+           ), wished AS (
+               INSERT INTO wishlist (user_id, product_id)
+               SELECT id, product_id
+               FROM unnest($4::uuid[], $5::text[]) AS wish (user_id, product_id) JOIN created ON id = user_id
+           )
+           SELECT id AS "id!", name AS "name!", email AS "email!", created_at AS "created_at!",
+                  updated_at AS "updated_at!", version AS "version!"
+           FROM created"#,
         &ids,
         &names as &[&str],
         &emails as &[&str],
+        &owners,
+        &product_ids as &[&str],
     )
     .fetch_all(connection)
     .await

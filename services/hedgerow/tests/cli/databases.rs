@@ -30,7 +30,9 @@ fn a_service_is_run_by_its_contract() {
         crate::sandbox::Up::run(command.env("PGHOST", "nowhere.invalid").env("PGPORT", "1").env("LOG_LEVEL", "debug"));
     let given = |variable| sandbox.given("inventory", variable);
     assert_eq!(given("HTTP_ADDR"), sandbox.address(8082));
+    assert_eq!(given("GRPC_ADDR"), sandbox.address(50052));
     assert_eq!(given("ADMIN_ADDR"), sandbox.address(9092));
+    assert_eq!(sandbox.given("users", "INVENTORY_GRPC_URL"), format!("http://{}", sandbox.address(50052)));
     assert_eq!(given("DRAIN_DELAY"), "0s");
     assert_eq!(given("SHUTDOWN_TIMEOUT"), "5s");
     assert_eq!(given("LOG_LEVEL"), "debug");

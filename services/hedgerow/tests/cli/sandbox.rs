@@ -55,7 +55,9 @@ impl Sandbox {
     pub fn up_command(&self) -> Command {
         let mut command = Command::new(self.path("hedgerow"));
         command.arg("up").current_dir(&self.folder).env("HEDGEROW_DATA_DIR", "data");
-        let ports = [("USERS", 8081), ("USERS_ADMIN", 9091), ("INVENTORY", 8082), ("INVENTORY_ADMIN", 9092)];
+        let users = [("USERS", 8081), ("USERS_ADMIN", 9091)];
+        let inventory = [("INVENTORY", 8082), ("INVENTORY_GRPC", 50052), ("INVENTORY_ADMIN", 9092)];
+        let ports = users.into_iter().chain(inventory);
         command.envs(ports.map(|(name, port)| (format!("{name}_ADDR"), self.address(port))));
         command
     }

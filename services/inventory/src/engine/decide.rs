@@ -1,16 +1,64 @@
-//! The decision, in memory and in order of arrival, about a batch of changes whose rows are locked.
+//! The decision, in memory and in order of arrival, about a batch whose rows are locked. It is pure: what it needs to
+//! know is in [`Locked`], what is to be written in [`Writes`].
+
+mod reservations;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 
-use crate::model::{Action, Change, Counters, MAX_QUANTITY, ProductId, Reason, Refusal, Stock};
+use chrono::{DateTime, Utc};
 
-/// The outcome of a batch.
-#[derive(Debug, Default)]
-pub(super) struct Decision {
-    /// The answers, in order of the changes.
-    pub(super) answers: Vec<Result<Stock, Refusal>>,
-    /// What to add to the ledger, in order.
-    pub(super) entries: Vec<Entry>,
+use super::{
+    idempotency::{Digest, Kept, Record},
+    request::{Command, Decided, Done, Request},
+};
+use crate::model::{
+    Action, Change, Counters, MAX_QUANTITY, ProductId, Reason, Refusal, Reservation, ReservationId, ReservationState,
+    Stock,
+};
+
+/// What is known about the rows of a batch.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Locked {
+    /// When it is, by the clock of the database: not before the rows were locked.
+    pub(super) now: DateTime<Utc>,
+    /// The products that there are.
+    pub(super) products: HashMap<ProductId, Product>,
+    /// Their lines that have expired and still count as reserved, in order of their expiry.
+    pub(super) overdue: Vec<OverdueLine>,
+    /// The reservations that the batch ends.
+    pub(super) reservations: HashMap<ReservationId, Known>,
+    /// Answers that are kept under keys of the batch.
+    pub(super) records: HashMap<Digest, Record>,
+}
+
+/// A product's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Product {
+    pub(crate) counters: Counters,
+    /// No live line expires before this.
+    pub(crate) next_expiry: Option<DateTime<Utc>>,
+    /// Whether it is to be written.
+    pub(crate) changed: bool,
+}
+
+/// A line of a reservation, to be settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OverdueLine {
+    pub(crate) reservation_id: ReservationId,
+    pub(crate) product_id: ProductId,
+    pub(crate) quantity: i64,
+    /// Whether it is its reservation's first, whose settling ends the reservation.
+    pub(crate) is_first: bool,
+}
+
+/// A reservation that is to be ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) reservation: Reservation,
+    /// Whether all of its lines still count as reserved.
+    pub(crate) is_whole: bool,
 }
 
 /// A movement to be: the counters after it, and what led there.
@@ -19,91 +67,158 @@ pub(crate) struct Entry {
     pub(crate) product_id: ProductId,
     pub(crate) kind: &'static str,
     pub(crate) on_hand_delta: i64,
+    pub(crate) reserved_delta: i64,
     pub(crate) after: Counters,
     pub(crate) reason: Option<Reason>,
+    pub(crate) reservation_id: Option<ReservationId>,
 }
 
-/// Decides each change on the counters that those before it left behind.
-pub(super) fn decide(changes: &[Change], counters: &mut HashMap<ProductId, Counters>) -> Decision {
-    let mut decision = Decision::default();
-    for Change { product_id, action } in changes {
-        let before = counters.get(product_id).copied().unwrap_or_default();
-        let answer = apply(action, before).map(|after| {
-            counters.insert(product_id.clone(), after);
-            let (kind, reason) = match action {
-                Action::Set(_) => ("set", None),
-                Action::Adjust(_, reason) => ("adjust", reason.clone()),
-            };
-            let on_hand_delta = after.on_hand - before.on_hand;
-            decision.entries.push(Entry { product_id: product_id.clone(), kind, on_hand_delta, after, reason });
-            Stock::new(product_id.clone(), after)
+/// A reservation to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hold {
+    pub(crate) id: ReservationId,
+    pub(crate) expires_at: DateTime<Utc>,
+}
+
+/// What is to be written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Writes {
+    /// What to add to the ledger, in order.
+    pub(crate) entries: Vec<Entry>,
+    /// The products that changed, as they now are.
+    pub(crate) products: Vec<(ProductId, Product)>,
+    /// New reservations; their lines are the entries of kind `hold`.
+    pub(crate) holds: Vec<Hold>,
+    /// Lines that no longer count as reserved.
+    pub(crate) closed: Vec<(ReservationId, ProductId)>,
+    /// Reservations that have come to an end.
+    pub(crate) ended: Vec<(ReservationId, ReservationState)>,
+    /// Answers to keep.
+    pub(crate) records: Vec<(Digest, Record)>,
+}
+
+impl Writes {
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Decides each request on what those before it left behind; overdue lines are settled before all of them. The answers
+/// are in order of the requests.
+pub(super) fn decide(requests: &[Request], locked: Locked) -> (Vec<Decided>, Writes) {
+    let mut decider = Decider { locked, writes: Writes::default() };
+    decider.settle();
+    let answers = requests.iter().map(|request| decider.answer(request)).collect();
+    let Decider { locked, mut writes } = decider;
+    writes.products = locked.products.into_iter().filter(|(_, product)| product.changed).collect();
+    (answers, writes)
+}
+
+struct Decider {
+    locked: Locked,
+    writes: Writes,
+}
+
+/// A change of a product's counters.
+struct Booking<'a> {
+    product_id: &'a ProductId,
+    kind: &'static str,
+    on_hand: i64,
+    reserved: i64,
+}
+
+impl Decider {
+    /// Settles the overdue lines.
+    fn settle(&mut self) {
+        for OverdueLine { reservation_id, product_id, quantity, is_first } in std::mem::take(&mut self.locked.overdue) {
+            let booking = Booking { product_id: &product_id, kind: "expire", on_hand: 0, reserved: -quantity };
+            self.book(&booking, None, Some(reservation_id));
+            self.writes.closed.push((reservation_id, product_id));
+            if is_first {
+                self.writes.ended.push((reservation_id, ReservationState::Expired));
+            }
+            if let Some(known) = self.locked.reservations.get_mut(&reservation_id) {
+                known.reservation.state = ReservationState::Expired;
+            }
+        }
+    }
+
+    /// Decides a request, unless its answer is kept.
+    fn answer(&mut self, request: &Request) -> Decided {
+        let Some(claim) = &request.claim else { return self.decide(&request.command) };
+        if let Some(record) = self.locked.records.get(&claim.id) {
+            let is_same = record.fingerprint == claim.fingerprint;
+            return if is_same { record.answer.clone().into() } else { Err(Refusal::KeyReused) };
+        }
+        let decided = self.decide(&request.command);
+        if let Some(answer) = Kept::of(&decided) {
+            let record = Record { fingerprint: claim.fingerprint, answer };
+            // A twin in this very batch is to find it.
+            self.locked.records.insert(claim.id, record.clone());
+            self.writes.records.push((claim.id, record));
+        }
+        decided
+    }
+
+    fn decide(&mut self, command: &Command) -> Decided {
+        match command {
+            Command::Change(change) => self.change(change).map(Done::Stock),
+            Command::Reserve(id, new) => self.reserve(*id, new).map(Done::Reservation),
+            Command::End(id, ending) => self.end(*id, *ending).map(Done::Reservation),
+            Command::Settle(_) => Ok(Done::Settled),
+        }
+    }
+
+    /// Changes what is on hand.
+    fn change(&mut self, Change { product_id, action }: &Change) -> Result<Stock, Refusal> {
+        let before = self.counters(product_id);
+        let (on_hand, kind, reason) = match action {
+            Action::Set(quantity) => (quantity.0, "set", None),
+            // Both are within 2^53 of zero: the sum does not overflow.
+            Action::Adjust(delta, reason) => (before.on_hand + delta.0, "adjust", reason.clone()),
+        };
+        if on_hand < before.reserved {
+            return Err(Refusal::InsufficientStock { left: on_hand, reserved: before.reserved });
+        }
+        if on_hand > MAX_QUANTITY {
+            return Err(Refusal::TooLarge);
+        }
+        let booking = Booking { product_id, kind, on_hand: on_hand - before.on_hand, reserved: 0 };
+        let after = self.book(&booking, reason, None);
+        Ok(Stock::new(product_id.clone(), after))
+    }
+
+    fn counters(&self, product_id: &ProductId) -> Counters {
+        self.locked.products.get(product_id).copied().unwrap_or_default().counters
+    }
+
+    /// The only place where counters change: with each change goes its line of the ledger.
+    fn book(
+        &mut self,
+        booking: &Booking<'_>,
+        reason: Option<Reason>,
+        reservation_id: Option<ReservationId>,
+    ) -> Counters {
+        let product_id = booking.product_id;
+        let product = self.locked.products.entry(product_id.clone()).or_default();
+        product.changed = true;
+        product.counters.on_hand += booking.on_hand;
+        product.counters.reserved += booking.reserved;
+        product.counters.version += 1;
+        if product.counters.reserved == 0 {
+            // Each live line reserves something: there is none.
+            product.next_expiry = None;
+        }
+        let after = product.counters;
+        self.writes.entries.push(Entry {
+            product_id: product_id.clone(),
+            kind: booking.kind,
+            on_hand_delta: booking.on_hand,
+            reserved_delta: booking.reserved,
+            after,
+            reason,
+            reservation_id,
         });
-        decision.answers.push(answer);
-    }
-    decision
-}
-
-/// The counters after the action.
-fn apply(action: &Action, before: Counters) -> Result<Counters, Refusal> {
-    let on_hand = match action {
-        Action::Set(quantity) => quantity.0,
-        // Both are within 2^53 of zero: the sum does not overflow.
-        Action::Adjust(delta, _) => before.on_hand + delta.0,
-    };
-    if on_hand < before.reserved {
-        return Err(Refusal::InsufficientStock { left: on_hand, reserved: before.reserved });
-    }
-    if on_hand > MAX_QUANTITY {
-        return Err(Refusal::TooLarge);
-    }
-    Ok(Counters { on_hand, version: before.version + 1, ..before })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{Delta, Quantity};
-
-    fn product() -> ProductId {
-        ProductId::try_from("p".to_owned()).expect("valid")
-    }
-
-    fn run(before: Counters, actions: Vec<Action>) -> (Vec<Result<i64, Refusal>>, Vec<Entry>, Counters) {
-        let mut counters = HashMap::from([(product(), before)]);
-        let changes: Vec<_> = actions.into_iter().map(|action| Change { product_id: product(), action }).collect();
-        let decision = decide(&changes, &mut counters);
-        let answers = decision.answers.into_iter().map(|answer| answer.map(|stock| stock.stock)).collect();
-        (answers, decision.entries, counters[&product()])
-    }
-
-    fn adjust(delta: i64) -> Action {
-        Action::Adjust(Delta(delta), None)
-    }
-
-    #[test]
-    fn each_change_sees_those_before_it() {
-        let (answers, entries, after) =
-            run(Counters::default(), vec![Action::Set(Quantity(5)), adjust(-3), adjust(-3), adjust(1)]);
-        let refusal = Refusal::InsufficientStock { left: -1, reserved: 0 };
-        assert_eq!(answers, [Ok(5), Ok(2), Err(refusal), Ok(3)]);
-        assert_eq!(entries.iter().map(|entry| entry.after.version).collect::<Vec<_>>(), [1, 2, 3]);
-        assert_eq!(entries.iter().map(|entry| entry.on_hand_delta).sum::<i64>(), after.on_hand);
-    }
-
-    #[test]
-    fn nothing_falls_under_what_is_reserved() {
-        let before = Counters { on_hand: 10, reserved: 4, version: 7 };
-        let (answers, _, after) = run(before, vec![Action::Set(Quantity(3)), adjust(-7), adjust(-6)]);
-        assert_eq!(answers[0], Err(Refusal::InsufficientStock { left: 3, reserved: 4 }));
-        assert_eq!(answers[1], Err(Refusal::InsufficientStock { left: 3, reserved: 4 }));
-        assert_eq!(answers[2], Ok(0));
-        assert_eq!(after, Counters { on_hand: 4, reserved: 4, version: 8 });
-    }
-
-    #[test]
-    fn nothing_grows_beyond_what_json_carries() {
-        let before = Counters { on_hand: MAX_QUANTITY - 1, ..Counters::default() };
-        let (answers, _, _) = run(before, vec![adjust(1), adjust(1), adjust(MAX_QUANTITY)]);
-        assert_eq!(answers, [Ok(MAX_QUANTITY), Err(Refusal::TooLarge), Err(Refusal::TooLarge)]);
+        after
     }
 }

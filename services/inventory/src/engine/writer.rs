@@ -1,33 +1,58 @@
 //! Group commit: one transaction for all the changes that wait.
 //!
-//! The rows are locked in order of their ids, the changes decided in memory in order of arrival, the outcome written
-//! with one statement and committed once. See "Inventory" in `docs/ARCHITECTURE.md`.
+//! See "Inventory" in `docs/ARCHITECTURE.md`.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{sync::Arc, time::Duration};
 
 use chassis::{
     Database,
-    batch::Handler,
+    batch::{Arrivals, OpenHandler},
     database::{Failure, HeldConnection, limited, sql_state},
 };
-use sqlx::{Acquire, PgConnection};
+use tokio::time::{self, Instant};
 
-use super::decide::{Decision, decide};
-use crate::{
-    error::Error,
-    model::{Change, Counters, ProductId, Stock},
-    store,
+use super::{
+    request::{Answer, Decided, Request},
+    transaction::{self, Committing, Marker, Step},
 };
+use crate::{error::Error, store};
+
+/// The most requests in one batch.
+pub(super) const LARGEST_BATCH: usize = 512;
+
+/// The most that the requests of one transaction weigh, so that it ends well before its statements' time is up.
+pub(super) const LARGEST_WEIGHT: usize = 2000;
+
+/// How long to find out whether a transaction was committed: longer than Postgres lets one be idle whose client is gone.
+const FINDING_OUT: Duration = Duration::from_secs(4);
+
+/// How soon to ask again where the database does not answer.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How long after it began a batch that certainly was not committed is tried again: its requests must be answered in time.
+const RETRYING: Duration = Duration::from_secs(4);
 
 /// Changes the stock of products.
 pub(super) struct Writer {
     connection: HeldConnection,
+}
+
+impl OpenHandler for Writer {
+    type Request = Request;
+    type Answer = Answer;
+
+    async fn handle(&mut self, batch: Vec<Request>, arrivals: &mut Arrivals<'_, Self>) -> Vec<Answer> {
+        let mut answers = Vec::with_capacity(batch.len());
+        let mut parts = split(batch);
+        let last = parts.pop();
+        for part in parts {
+            answers.extend(self.answer(part, None).await);
+        }
+        if let Some(last) = last {
+            answers.extend(self.answer(last, Some(arrivals)).await);
+        }
+        answers
+    }
 }
 
 impl Writer {
@@ -35,32 +60,10 @@ impl Writer {
         Self { connection: database.hold() }
     }
 
-    /// Writes the batch.
-    async fn write(&mut self, batch: &[Change]) -> Result<Decision, Error> {
-        loop {
-            // Before COMMIT nothing is changed, whatever happens.
-            let committing = AtomicBool::new(false);
-            let begun = self.connection.begin().await;
-            let mut lease = begun.map_err(|failure| Error::Database(Arc::new(failure)))?;
-            let result = limited(write(lease.connection(), batch, &committing)).await;
-            if !self.connection.end(lease, &result) {
-                let unknown = committing.load(Ordering::Relaxed);
-                return result.map_err(|failure| match failure {
-                    Failure::Lost(_) if unknown => Error::OutcomeUnknown(Arc::new(failure)),
-                    failure => Error::Database(Arc::new(failure)),
-                });
-            }
-        }
-    }
-}
-
-impl Handler for Writer {
-    type Request = Change;
-    type Answer = Result<Stock, Error>;
-
-    async fn handle(&mut self, batch: Vec<Change>) -> Vec<Self::Answer> {
-        let error = match self.write(&batch).await {
-            Ok(decision) => return answers(decision).collect(),
+    /// Answers a batch, and what joins it.
+    async fn answer(&mut self, mut batch: Vec<Request>, arrivals: Option<&mut Arrivals<'_, Self>>) -> Vec<Answer> {
+        let error = match self.write(&mut batch, arrivals).await {
+            Ok(decided) => return answers(decided).collect(),
             Err(error) => error,
         };
         if batch.len() == 1 || !is_of_one_change(&error) {
@@ -68,14 +71,89 @@ impl Handler for Writer {
         }
         // One change made the statement fail: each alone, only that one does.
         let mut all = Vec::with_capacity(batch.len());
-        for change in batch.chunks(1) {
-            match self.write(change).await {
-                Ok(decision) => all.extend(answers(decision)),
+        for request in batch {
+            match self.write(&mut vec![request], None).await {
+                Ok(decided) => all.extend(answers(decided)),
                 Err(error) => all.push(Err(error)),
             }
         }
         all
     }
+
+    /// Writes a batch, and what joins it.
+    async fn write(
+        &mut self,
+        batch: &mut Vec<Request>,
+        mut arrivals: Option<&mut Arrivals<'_, Self>>,
+    ) -> Result<Vec<Decided>, Error> {
+        let begun = Instant::now();
+        loop {
+            let lease = self.connection.begin().await;
+            let mut lease = lease.map_err(|failure| Error::Database(Arc::new(failure)))?;
+            let mut committing = None;
+            let work = transaction::run(lease.connection(), batch, arrivals.as_deref_mut(), &mut committing);
+            let result = limited(work).await;
+            if self.connection.end(lease, &result) {
+                continue;
+            }
+            match (result, committing) {
+                (Ok(Step::Answered(answers)), _) | (Ok(Step::Committed), Some(Committing { answers, .. })) => {
+                    return Ok(answers);
+                }
+                (Ok(Step::Again | Step::Committed), _) => {}
+                (Err(failure), Some(committing)) if failure.is_lost() => {
+                    let Committing { answers, marker } = committing;
+                    let failure = Arc::new(failure);
+                    let was_committed = match &marker {
+                        Some(marker) => self.find_out(marker).await,
+                        None => Some(false),
+                    };
+                    match was_committed {
+                        Some(true) => return Ok(answers),
+                        Some(false) if begun.elapsed() < RETRYING => {}
+                        Some(false) => return Err(Error::Database(failure)),
+                        None => return Err(Error::OutcomeUnknown(failure)),
+                    }
+                }
+                (Err(failure), _) => return Err(Error::Database(Arc::new(failure))),
+            }
+        }
+    }
+
+    /// Finds out whether a transaction was committed; `None` where that cannot be found out in time.
+    async fn find_out(&mut self, marker: &Marker) -> Option<bool> {
+        let asking = async {
+            loop {
+                if let Ok(mut lease) = self.connection.begin().await {
+                    let found = limited(store::was_recorded(lease.connection(), marker)).await;
+                    self.connection.end(lease, &found);
+                    if let Ok(found) = found {
+                        return found;
+                    }
+                }
+                time::sleep(PAUSE).await;
+            }
+        };
+        time::timeout(FINDING_OUT, asking).await.ok()
+    }
+}
+
+/// Splits a batch into parts of a bearable size, in order.
+fn split(batch: Vec<Request>) -> Vec<Vec<Request>> {
+    let mut parts: Vec<Vec<Request>> = Vec::new();
+    let mut weight = LARGEST_WEIGHT;
+    for request in batch {
+        let own = request.weight();
+        weight += own;
+        match parts.last_mut() {
+            Some(part) if weight <= LARGEST_WEIGHT => part.push(request),
+            _ => {
+                parts.push(vec![request]);
+                weight = own;
+            }
+        }
+    }
+    parts
 }
 
 /// A data exception or a violated constraint (SQLSTATE class 22 or 23): of one change, not of the batch.
@@ -85,41 +163,6 @@ fn is_of_one_change(error: &Error) -> bool {
     matches!(**failure, Failure::Refused(_)) && (code.starts_with("22") || code.starts_with("23"))
 }
 
-fn answers(decision: Decision) -> impl Iterator<Item = Result<Stock, Error>> {
-    decision.answers.into_iter().map(|answer| answer.map_err(Error::from))
-}
-
-async fn write(
-    connection: &mut PgConnection,
-    batch: &[Change],
-    committing: &AtomicBool,
-) -> Result<Decision, sqlx::Error> {
-    let mut ids: Vec<&str> = batch.iter().map(|change| change.product_id.as_str()).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    loop {
-        let mut transaction = connection.begin().await?;
-        let mut counters: HashMap<ProductId, Counters> =
-            store::lock(&mut transaction, &ids).await?.into_iter().collect();
-        let missing: BTreeSet<&str> =
-            ids.iter().copied().filter(|id| !counters.keys().any(|known| known.as_str() == *id)).collect();
-        let decision = decide(batch, &mut counters);
-        if decision.entries.is_empty() {
-            transaction.rollback().await?;
-            return Ok(decision);
-        }
-        // New products that come to have a movement.
-        let written: BTreeSet<&str> = decision.entries.iter().map(|entry| entry.product_id.as_str()).collect();
-        let new: Vec<&str> = missing.intersection(&written).copied().collect();
-        if new.is_empty() {
-            store::record(&mut transaction, &decision.entries).await?;
-            committing.store(true, Ordering::Relaxed);
-            transaction.commit().await?;
-            return Ok(decision);
-        }
-        // They are added outside of the transaction: adding may have to wait for another one that adds the same
-        // product, and that wait must not hold locks. Until its first movement nobody sees the row.
-        transaction.rollback().await?;
-        store::add(connection, &new).await?;
-    }
+fn answers(decided: Vec<Decided>) -> impl Iterator<Item = Answer> {
+    decided.into_iter().map(|answer| answer.map_err(Error::from))
 }

@@ -14,37 +14,61 @@ use utoipa::{
 /// 2^53 − 1: the largest whole number that every JSON reader takes exactly (RFC 8259, section 6).
 pub(crate) const MAX_QUANTITY: i64 = (1 << 53) - 1;
 
-/// How much is on hand: 0 to 2^53 − 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Quantity(pub(crate) i64);
+/// Types of whole numbers within bounds, read from JSON and described for it.
+macro_rules! whole_numbers {
+    ($($(#[$doc:meta])* $name:ident, $least:expr, $most:expr, $description:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) struct $name(pub(crate) i64);
 
-/// A change of how much is on hand: −(2^53 − 1) to 2^53 − 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Delta(pub(crate) i64);
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_any(WholeNumber { least: $least, most: $most }).map(Self)
+            }
+        }
 
-impl<'de> Deserialize<'de> for Quantity {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(WholeNumber { least: 0 }).map(Self)
-    }
+        impl ToSchema for $name {}
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                schema($least, $most, $description)
+            }
+        }
+    )*};
 }
 
-impl<'de> Deserialize<'de> for Delta {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(WholeNumber { least: -MAX_QUANTITY }).map(Self)
+whole_numbers! {
+    /// How much is on hand: 0 to 2^53 − 1.
+    Quantity, 0, MAX_QUANTITY, "How much is on hand.";
+    /// A change of how much is on hand: −(2^53 − 1) to 2^53 − 1.
+    Delta, -MAX_QUANTITY, MAX_QUANTITY, "How much to add to what is on hand, or to take from it.";
+    /// How much to reserve: 1 to 2^53 − 1.
+    Amount, 1, MAX_QUANTITY, "How much of it.";
+    /// For how many seconds something is held: 1 to 86,400.
+    TimeToLive, 1, LONGEST_LIFE, "For how many seconds it is held; 900 by default.";
+}
+
+/// The most seconds that something is held for: a day.
+const LONGEST_LIFE: i64 = 86_400;
+
+impl Default for TimeToLive {
+    fn default() -> Self {
+        Self(900)
     }
 }
 
 /// Reads a whole number; 42.0 is one, as in JSON Schema.
 struct WholeNumber {
     least: i64,
+    most: i64,
 }
 
 impl WholeNumber {
     fn check<E: de::Error>(&self, number: i64) -> Result<i64, E> {
-        if (self.least..=MAX_QUANTITY).contains(&number) {
+        if (self.least..=self.most).contains(&number) {
             Ok(number)
         } else {
-            Err(E::custom(format!("must be from {} to {MAX_QUANTITY}", self.least)))
+            Err(E::custom(format!("must be from {} to {}", self.least, self.most)))
         }
     }
 }
@@ -73,26 +97,10 @@ impl de::Visitor<'_> for WholeNumber {
     }
 }
 
-fn schema(least: i64, description: &str) -> RefOr<Schema> {
-    let schema = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(least)).maximum(Some(MAX_QUANTITY));
+fn schema(least: i64, most: i64, description: &str) -> RefOr<Schema> {
+    let schema = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(least)).maximum(Some(most));
     let format = SchemaFormat::KnownFormat(KnownFormat::Int64);
     schema.format(Some(format)).description(Some(description)).build().into()
-}
-
-impl ToSchema for Quantity {}
-
-impl PartialSchema for Quantity {
-    fn schema() -> RefOr<Schema> {
-        schema(0, "How much is on hand.")
-    }
-}
-
-impl ToSchema for Delta {}
-
-impl PartialSchema for Delta {
-    fn schema() -> RefOr<Schema> {
-        schema(-MAX_QUANTITY, "How much to add to what is on hand, or to take from it.")
-    }
 }
 
 #[cfg(test)]
@@ -117,5 +125,14 @@ mod tests {
         assert_eq!(read("-9007199254740992"), None);
         assert_eq!(read("-1e300"), None);
         assert_eq!(read("3"), Some(3));
+    }
+
+    #[test]
+    fn an_amount_is_at_least_one_and_a_life_at_most_a_day() {
+        assert!(serde_json::from_str::<Amount>("0").is_err());
+        assert!(serde_json::from_str::<Amount>("1").is_ok());
+        assert!(serde_json::from_str::<TimeToLive>("0").is_err());
+        assert!(serde_json::from_str::<TimeToLive>("86400").is_ok());
+        assert!(serde_json::from_str::<TimeToLive>("86401").is_err());
     }
 }

@@ -5,10 +5,11 @@ use chassis::{Fields, FromFields, Json, Path, Tagged};
 use http::StatusCode;
 use utoipa::ToSchema;
 
+use super::idempotency_key::Key;
 use crate::{
     engine::Inventory,
     error::Error,
-    model::{Action, Delta, ProductId, Quantity, Reason, Stock},
+    model::{Action, Change, Delta, ProductId, Quantity, Reason, Stock},
 };
 
 /// What is on hand from now on.
@@ -80,7 +81,7 @@ pub(super) async fn set(
     Path(product_id): Path<ProductId>,
     Json(set): Json<SetStock>,
 ) -> Result<impl IntoResponse, Error> {
-    let stock = inventory.change(product_id, Action::Set(set.stock)).await?;
+    let stock = inventory.change(Change { product_id, action: Action::Set(set.stock) }, None).await?;
     Ok((StatusCode::CREATED, tagged(stock)))
 }
 
@@ -90,7 +91,7 @@ pub(super) async fn set(
     path = "/inventory/{product_id}",
     operation_id = "adjustStock",
     tag = "inventory",
-    params(("product_id" = inline(ProductId), Path, description = "The product.")),
+    params(("product_id" = inline(ProductId), Path, description = "The product."), Key),
     request_body(content((AdjustStock = "application/json"), (AdjustStock = "application/merge-patch+json"))),
     responses(
         (status = OK, description = "Its stock.", body = Stock, headers(
@@ -102,9 +103,11 @@ pub(super) async fn set(
 pub(super) async fn adjust(
     State(inventory): State<Inventory>,
     Path(product_id): Path<ProductId>,
+    Key(key): Key,
     Json(AdjustStock { delta, reason }): Json<AdjustStock>,
 ) -> Result<Tagged<Stock>, Error> {
-    inventory.change(product_id, Action::Adjust(delta, reason)).await.map(tagged)
+    let change = Change { product_id, action: Action::Adjust(delta, reason) };
+    inventory.change(change, key.as_ref()).await.map(tagged)
 }
 
 fn tagged(stock: Stock) -> Tagged<Stock> {

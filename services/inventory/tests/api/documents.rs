@@ -11,8 +11,12 @@ async fn the_document_lists_every_operation(pool: PgPool) {
         "get /inventory listStock",
         "get /inventory/{product_id} getStock",
         "get /inventory/{product_id}/movements listMovements",
+        "get /reservations/{id} getReservation",
         "patch /inventory/{product_id} adjustStock",
         "post /inventory/{product_id} setStock",
+        "post /reservations createReservation",
+        "post /reservations/{id}/commit commitReservation",
+        "post /reservations/{id}/release releaseReservation",
     ];
     assert_eq!(rules::operations(&start(&pool).await, "inventory").await, expected.map(str::to_owned).into());
 }

@@ -1,14 +1,22 @@
 //! The inventory API over a real socket and a real database, one module a theme.
 
 mod adjust;
+#[path = "../support/audit.rs"]
+mod audit;
 mod bodies;
 mod concurrent;
 mod documents;
+mod expiry;
+mod grpc;
+mod idempotency;
 mod ledger;
 mod list;
 mod observed;
 mod parameters;
 mod product_ids;
+mod queue;
+mod reservation_bodies;
+mod reservations;
 mod set;
 mod wire;
 
@@ -53,4 +61,19 @@ async fn counts(pool: &PgPool) -> (i64, i64) {
     let products = sqlx::query_scalar("SELECT count(*) FROM stock WHERE version > 0").fetch_one(pool).await;
     let movements = sqlx::query_scalar("SELECT count(*) FROM movement").fetch_one(pool).await;
     (products.expect("a count"), movements.expect("a count"))
+}
+
+/// What of a product can be had, is on hand, and is reserved.
+async fn counters(app: &App, product: &str) -> (i64, i64, i64) {
+    let body = app.get(&format!("/inventory/{product}")).await.json(200);
+    let [stock, on_hand, reserved] =
+        ["stock", "on_hand", "reserved"].map(|field| body[field].as_i64().expect("a number"));
+    assert_eq!(stock, on_hand - reserved);
+    (stock, on_hand, reserved)
+}
+
+/// Checks that counters, ledger, reservations and their lines agree.
+async fn audit(pool: &PgPool) {
+    let faults = audit::faults(&mut pool.acquire().await.expect("a connection")).await;
+    assert!(faults.is_empty(), "{faults:#?}");
 }

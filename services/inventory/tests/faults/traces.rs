@@ -1,20 +1,14 @@
 //! Traces, as an OpenTelemetry collector gets them.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use axum::{Router, extract::State, http::StatusCode, routing::post};
-use bytes::Bytes;
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::ExportTraceServiceRequest,
-    common::v1::{KeyValue, any_value::Value},
-    trace::v1::{ResourceSpans, span::SpanKind, status::StatusCode as SpanStatus},
+    common::v1::any_value::Value,
+    trace::v1::{span::SpanKind, status::StatusCode as SpanStatus},
 };
-use prost::Message;
 use sqlx::PgPool;
-use tokio::{net::TcpListener, sync::mpsc};
+use test_harness::collector::{Collector, attribute, hex, string};
+use tokio::net::TcpListener;
 
 use crate::service::{add_one, client, program, serve, url};
 
@@ -24,49 +18,18 @@ const PARENT: &str = "00f067aa0ba902b7";
 /// How long a stop may take where no collector answers: less than the 5 s that the SDK gives the last export.
 const STOP: Duration = Duration::from_secs(4);
 
-/// A collector that keeps what it gets.
-async fn collector() -> (SocketAddr, mpsc::UnboundedReceiver<ResourceSpans>) {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let collect = async |State(sender): State<mpsc::UnboundedSender<ResourceSpans>>, body: Bytes| {
-        let Ok(request) = ExportTraceServiceRequest::decode(body) else { return StatusCode::BAD_REQUEST };
-        for spans in request.resource_spans {
-            let _ = sender.send(spans);
-        }
-        StatusCode::OK
-    };
-    let app = Router::new().route("/v1/traces", post(collect)).with_state(sender);
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = listener.local_addr().expect("an address");
-    tokio::spawn(async { axum::serve(listener, app).await });
-    (address, receiver)
-}
-
-fn attribute(attributes: &[KeyValue], key: &str) -> Value {
-    let value = attributes.iter().find(|attribute| attribute.key == key).and_then(|found| found.value.clone()?.value);
-    value.unwrap_or_else(|| panic!("no attribute {key}"))
-}
-
-fn string(text: &str) -> Value {
-    Value::StringValue(text.to_owned())
-}
-
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
 async fn a_request_is_a_server_span_below_its_callers(pool: PgPool) {
-    let (address, mut spans) = collector().await;
-    let endpoint = format!("http://{address}");
-    let service = serve(&program(&url(&pool)).variable("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)).await;
+    let mut collector = Collector::start().await;
+    let service = serve(&program(&url(&pool)).variable("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())).await;
     let request = client().get(service.url("/inventory/p")).header("traceparent", format!("00-{TRACE}-{PARENT}-01"));
     assert_eq!(request.send().await.expect("an answer").status(), 200);
     assert_eq!(client().get(service.url("/nothing")).send().await.expect("an answer").status(), 404);
     // The stop sends what is left.
     assert_eq!(service.stop().await.code(), Some(0));
 
-    let mut all = Vec::new();
-    while let Ok(part) = spans.try_recv() {
-        let resource = part.resource.expect("a resource");
-        assert_eq!(attribute(&resource.attributes, "service.name"), string("inventory"));
-        all.extend(part.scope_spans.into_iter().flat_map(|scope| scope.spans));
-    }
+    let (services, all): (Vec<_>, Vec<_>) = collector.spans().into_iter().unzip();
+    assert!(services.iter().all(|service| service == "inventory"));
     let names: Vec<&str> = all.iter().map(|span| span.name.as_str()).collect();
     assert_eq!(
         names,
@@ -83,11 +46,6 @@ async fn a_request_is_a_server_span_below_its_callers(pool: PgPool) {
     assert_eq!(attribute(&span.attributes, "http.response.status_code"), Value::IntValue(200));
     assert_ne!(span.status.clone().unwrap_or_default().code(), SpanStatus::Error);
     assert_eq!(all[1].parent_span_id, b"");
-}
-
-fn hex(text: &str) -> Vec<u8> {
-    let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("ASCII"));
-    digits.map(|pair| u8::from_str_radix(pair, 16).expect("hexadecimal")).collect()
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]

@@ -9,10 +9,13 @@ use crate::start;
 async fn the_document_lists_every_operation(pool: PgPool) {
     let expected = [
         "delete /users/{id} deleteUser",
+        "delete /users/{id}/wishlist/{product_id} removeFromWishlist",
         "get /users listUsers",
         "get /users/{id} getUser",
+        "get /users/{id}/wishlist getWishlist",
         "patch /users/{id} patchUser",
         "post /users createUser",
+        "put /users/{id}/wishlist/{product_id} addToWishlist",
     ];
     assert_eq!(rules::operations(&start(&pool).await, "users").await, expected.map(str::to_owned).into());
 }

@@ -12,6 +12,7 @@ mod outage;
 mod parameters;
 mod patch;
 mod wire;
+mod wishlist;
 
 use serde_json::{Value, json};
 use sqlx::PgPool;

@@ -1,0 +1,78 @@
+//! What a call is, for metrics and traces: its service, its method, its code.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use tonic::{Code, Status};
+use tracing::{Span, field};
+
+/// A method of a service, by its names. No call has names of its client's invention here: they would be labels without
+/// bound.
+#[derive(Debug, Clone)]
+pub(super) struct Method {
+    pub(super) service: Arc<str>,
+    pub(super) name: Arc<str>,
+}
+
+impl Method {
+    pub(super) fn new(service: &str, name: &str) -> Self {
+        Self { service: service.into(), name: name.into() }
+    }
+
+    /// The method that a request's path names: `/SERVICE/METHOD`.
+    pub(super) fn of_path(path: &str) -> Self {
+        let (service, name) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
+        Self::new(service, name)
+    }
+
+    /// A span named as OpenTelemetry's semantic conventions ask; `kind` is `client` or `server`. At level debug, as those
+    /// of HTTP are.
+    pub(super) fn span(&self, kind: &'static str) -> Span {
+        let Self { service, name } = self;
+        tracing::debug_span!(
+            "call",
+            otel.name = format_args!("{service}/{name}"),
+            otel.kind = kind,
+            otel.status_code = field::Empty,
+            rpc.system = "grpc",
+            rpc.service = &**service,
+            rpc.method = &**name,
+            rpc.grpc.status_code = field::Empty,
+            server.address = field::Empty,
+            request_id = field::Empty,
+        )
+    }
+}
+
+/// The code in an answer's headers or trailers, where it has one there.
+pub(super) fn code(headers: &HeaderMap) -> Option<Code> {
+    headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
+}
+
+/// Whether the fault is not the caller's: what is a 5xx in HTTP.
+pub(super) fn is_failure(code: Code) -> bool {
+    matches!(code, Code::Unknown | Code::Internal | Code::Unavailable | Code::DataLoss)
+}
+
+/// A code's name in the specification.
+pub(super) fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

@@ -1,0 +1,140 @@
+//! One address of a peer: connected again whenever its connection ends, and known to be of use or not.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::uri::Authority;
+use tokio::{
+    select,
+    sync::{Notify, watch},
+    time::{self, Instant},
+};
+
+use super::connection::{Connection, Sender};
+
+/// The pause before an address that failed is tried again; it doubles up to the longest. Up to a quarter is left off by
+/// chance, so that the replicas of a service do not come all at once.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a connection lasts at least: after a shorter one the address counts as failed.
+const SOUND: Duration = Duration::from_secs(1);
+
+/// What is told to the others.
+pub(super) struct Signals {
+    /// An address came, went or changed its state.
+    pub(super) changed: watch::Sender<()>,
+    /// An address failed: look for others.
+    pub(super) failed: Notify,
+}
+
+/// An address.
+pub(super) struct Endpoint {
+    pub(super) address: SocketAddr,
+    pub(super) authority: Authority,
+    state: Mutex<State>,
+    in_flight: AtomicUsize,
+    doubted: Notify,
+}
+
+/// What can be done with an address.
+#[derive(Clone)]
+pub(super) enum State {
+    /// Soon it is known whether it is of use.
+    Connecting,
+    Ready(Sender),
+    /// It is of no use until it is connected again, which is being tried.
+    Failed,
+}
+
+impl Endpoint {
+    pub(super) fn new(address: SocketAddr, authority: Authority) -> Self {
+        let state = Mutex::new(State::Connecting);
+        Self { address, authority, state, in_flight: AtomicUsize::new(0), doubted: Notify::new() }
+    }
+
+    pub(super) fn state(&self) -> State {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match state {
+            // It was told to go away: a new connection is on its way.
+            State::Ready(sender) if sender.is_closed() => State::Connecting,
+            state => state,
+        }
+    }
+
+    /// Calls that wait for an answer.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn enter(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn leave(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Has it looked at: a call got no answer.
+    pub(super) fn doubt(&self) {
+        self.doubted.notify_one();
+    }
+
+    /// Connects, again and again.
+    pub(super) async fn keep(self: Arc<Self>, peer: &'static str, signals: Arc<Signals>) {
+        let mut pause = SHORTEST_PAUSE;
+        let address = self.address;
+        // What the log says last: it is to have the changes, not every connection.
+        let mut told = None;
+        loop {
+            let opened = Connection::open(address, &self.authority).await;
+            if told.replace(opened.is_ok()) != Some(opened.is_ok()) {
+                match &opened {
+                    Ok(_) => tracing::info!(peer, %address, "connected"),
+                    Err(reason) => tracing::warn!(peer, %address, reason, "not connected"),
+                }
+            }
+            if let Ok(connection) = opened {
+                let begun = Instant::now();
+                self.use_up(connection, &signals).await;
+                if begun.elapsed() >= SOUND {
+                    // Its age, or a new process at the same address.
+                    pause = SHORTEST_PAUSE;
+                    self.set(State::Connecting, &signals);
+                    signals.failed.notify_one();
+                    continue;
+                }
+            }
+            self.set(State::Failed, &signals);
+            signals.failed.notify_one();
+            time::sleep(pause.mul_f64(1.0 - rand::random_range(0.0..0.25))).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Lets a connection be used until it ends, or its peer is found not to serve.
+    async fn use_up(&self, mut connection: Connection, signals: &Signals) {
+        loop {
+            self.set(State::Ready(connection.sender.clone()), signals);
+            select! {
+                () = connection.ended() => return,
+                () = self.doubted.notified() => {}
+            }
+            self.set(State::Connecting, signals);
+            if !connection.still_serves().await {
+                return;
+            }
+        }
+    }
+
+    fn set(&self, state: State, signals: &Signals) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        signals.changed.send_replace(());
+    }
+}

@@ -1,0 +1,76 @@
+//! Metrics of calls, in the style of those of HTTP requests.
+
+use std::time::Duration;
+
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
+use tonic::Code;
+
+use super::call::{self, Method};
+use crate::metrics::BUCKETS;
+
+/// Counts and times of calls, of one direction.
+#[derive(Clone)]
+pub(super) struct Calls {
+    requests: IntCounterVec,
+    durations: HistogramVec,
+}
+
+impl Calls {
+    fn new(registry: &Registry, direction: &str, verb: &str) -> Result<Self, prometheus::Error> {
+        let labels = &["service", "method", "code"];
+        let name = format!("grpc_{direction}_requests_total");
+        let requests = IntCounterVec::new(Opts::new(name, format!("gRPC calls {verb}.")), labels)?;
+        let name = format!("grpc_{direction}_request_duration_seconds");
+        let options = HistogramOpts::new(name, format!("Time of a gRPC call {verb}."));
+        let durations = HistogramVec::new(options.buckets(BUCKETS.into()), labels)?;
+        registry.register(Box::new(requests.clone()))?;
+        registry.register(Box::new(durations.clone()))?;
+        Ok(Self { requests, durations })
+    }
+
+    /// Counts a call that has ended.
+    pub(super) fn ended(&self, method: &Method, code: Code, duration: Duration) {
+        let labels = &[&*method.service, &*method.name, call::name(code)];
+        self.requests.with_label_values(labels).inc();
+        self.durations.with_label_values(labels).observe(duration.as_secs_f64());
+    }
+}
+
+/// The metrics of a service that is called.
+#[derive(Clone)]
+pub(super) struct ServerMetrics {
+    pub(super) calls: Calls,
+    /// Calls being handled now.
+    pub(super) in_flight: IntGauge,
+}
+
+impl ServerMetrics {
+    pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let calls = Calls::new(registry, "server", "answered")?;
+        let in_flight = IntGauge::new("grpc_server_requests_in_flight", "gRPC calls being handled.")?;
+        registry.register(Box::new(in_flight.clone()))?;
+        Ok(Self { calls, in_flight })
+    }
+}
+
+/// The metrics of a service that calls.
+#[derive(Clone)]
+pub(super) struct ClientMetrics {
+    pub(super) calls: Calls,
+    retries: IntCounterVec,
+}
+
+impl ClientMetrics {
+    pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let calls = Calls::new(registry, "client", "made, with its repetition")?;
+        let help = "gRPC calls that were sent once more, to another address where there was one.";
+        let retries = IntCounterVec::new(Opts::new("grpc_client_retries_total", help), &["service", "method"])?;
+        registry.register(Box::new(retries.clone()))?;
+        Ok(Self { calls, retries })
+    }
+
+    /// Counts a call that is sent once more.
+    pub(super) fn repeated(&self, method: &Method) {
+        self.retries.with_label_values(&[&*method.service, &*method.name]).inc();
+    }
+}

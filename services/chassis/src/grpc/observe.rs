@@ -1,0 +1,120 @@
+//! What happens around every call that is answered: what `crate::observe` does for HTTP requests, and the caller's
+//! deadline.
+
+use std::{collections::HashMap, error::Error, panic::AssertUnwindSafe, sync::Arc};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
+use futures_util::FutureExt;
+use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
+use tokio::time;
+use tonic::Status;
+use tracing::{Instrument, Span};
+
+use super::{
+    call::{self, Method},
+    metrics::ServerMetrics,
+    recorded::{Record, Recorded},
+    timeout,
+};
+use crate::{
+    current::Current,
+    observe::{
+        InFlight, MAX_IN_FLIGHT, REQUEST_ID, REQUEST_TIMEOUT, chain, put_below_caller, refusal_is_due, request_id,
+    },
+    problem::Problem,
+};
+
+/// Services that every server has; calls of them are not traced.
+const COMMON: &str = "grpc.";
+
+struct Server {
+    metrics: ServerMetrics,
+    /// By their paths.
+    methods: HashMap<String, Method>,
+    unmatched: Method,
+}
+
+/// Adds all of this to the routes.
+pub(super) fn layer(routes: Router, metrics: ServerMetrics, methods: HashMap<String, Method>) -> Router {
+    let unmatched = Method::new("unmatched", "unmatched");
+    let server = Arc::new(Server { metrics, methods, unmatched });
+    routes.layer(middleware::from_fn_with_state(server, observe))
+}
+
+async fn observe(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+    if !is_call(&request) {
+        let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "this port speaks gRPC, over HTTP/2, alone");
+        return problem.into_response();
+    }
+    let request_id = request_id(request.headers());
+    let method = server.methods.get(request.uri().path()).unwrap_or(&server.unmatched).clone();
+    let span = span(&method, request.headers(), request_id.to_str().unwrap_or_default());
+    let in_flight = InFlight::enter(&server.metrics.in_flight);
+    let record = Record::begin(&server.metrics.calls, method, span.clone(), Some(in_flight));
+
+    let current = Current::of(&request_id, request.headers());
+    let answer = if server.metrics.in_flight.get() > MAX_IN_FLIGHT {
+        Err(Problem::unavailable("too many calls are in flight; try again in a moment").into())
+    } else {
+        answer(request, |request| current.scope(next.run(request).instrument(span))).await
+    };
+    let mut response = answer.unwrap_or_else(Status::into_http);
+    if let Some(status) = response.extensions().get::<Status>() {
+        log_failure(status, &record.method, request_id.to_str().unwrap_or_default());
+    }
+    response.headers_mut().insert(REQUEST_ID, request_id);
+    if let Some(code) = call::code(response.headers()) {
+        record.end(code);
+        return response;
+    }
+    response.map(|body| Body::new(Recorded::new(body, record)))
+}
+
+fn is_call(request: &Request) -> bool {
+    let media_type = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    request.version() == Version::HTTP_2 && media_type.is_some_and(|value| value.starts_with(b"application/grpc"))
+}
+
+/// Runs the method until its answer begins, within the caller's deadline and our own.
+async fn answer<F: Future<Output = Response>>(
+    request: Request,
+    run: impl FnOnce(Request) -> F,
+) -> Result<Response, Status> {
+    let given = timeout::get(request.headers()).map_err(Status::invalid_argument)?;
+    let limit = given.map_or(REQUEST_TIMEOUT, |given| given.min(REQUEST_TIMEOUT));
+    match time::timeout(limit, AssertUnwindSafe(run(request)).catch_unwind()).await {
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(panic)) => Err(Problem::of_panic(panic.as_ref()).into()),
+        Err(_) => Err(Status::deadline_exceeded("the call took too long; what it changes may have been changed")),
+    }
+}
+
+fn span(method: &Method, headers: &HeaderMap, request_id: &str) -> Span {
+    if method.service.starts_with(COMMON) {
+        return Span::none();
+    }
+    let span = method.span("server");
+    span.record("request_id", request_id);
+    put_below_caller(&span, headers);
+    span
+}
+
+/// Logs what is the service's fault, with its cause, under the call's id.
+fn log_failure(status: &Status, method: &Method, request_id: &str) {
+    if !call::is_failure(status.code()) {
+        return;
+    }
+    let (code, service, method) = (call::name(status.code()), &*method.service, &*method.name);
+    if let Some(cause) = status.source() {
+        let cause = chain(cause);
+        tracing::error!(code, service, method, request_id, cause, "call failed");
+    } else if refusal_is_due() {
+        tracing::warn!(code, service, method, request_id, reason = status.message(), "call refused");
+    }
+}

@@ -1,0 +1,93 @@
+//! A call that is counted when it ends; the code it ends with is in the trailers, after the messages.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use axum::body::Body;
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use tonic::Code;
+use tracing::Span;
+
+use super::{
+    call::{self, Method},
+    metrics::Calls,
+};
+use crate::observe::InFlight;
+
+/// A call that is under way. Dropped before its end is known, it counts as cancelled: the caller went away.
+pub(super) struct Record {
+    pub(super) calls: Calls,
+    pub(super) method: Method,
+    pub(super) span: Span,
+    begun: Instant,
+    code: Code,
+    _in_flight: Option<InFlight>,
+}
+
+impl Record {
+    pub(super) fn begin(calls: &Calls, method: Method, span: Span, in_flight: Option<InFlight>) -> Self {
+        let calls = calls.clone();
+        Self { calls, method, span, begun: Instant::now(), code: Code::Cancelled, _in_flight: in_flight }
+    }
+
+    pub(super) fn end(mut self, code: Code) {
+        self.code = code;
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.calls.ended(&self.method, self.code, self.begun.elapsed());
+        self.span.record("rpc.grpc.status_code", i64::from(i32::from(self.code)));
+        if call::is_failure(self.code) {
+            self.span.record("otel.status_code", "ERROR");
+        }
+    }
+}
+
+/// An answer's body that ends the record.
+pub(super) struct Recorded {
+    body: Body,
+    record: Option<Record>,
+}
+
+impl Recorded {
+    pub(super) fn new(body: Body, record: Record) -> Self {
+        Self { body, record: Some(record) }
+    }
+}
+
+impl hyper::body::Body for Recorded {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let code = match &frame {
+            Some(Ok(frame)) => frame.trailers_ref().map(|trailers| call::code(trailers).unwrap_or(Code::Unknown)),
+            // Without trailers no caller takes it for an answer.
+            Some(Err(_)) | None => Some(Code::Unknown),
+        };
+        if let Some(code) = code
+            && let Some(record) = self.record.take()
+        {
+            record.end(code);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,84 @@
+//! The gRPC side of a service: its own APIs, health and reflection, behind what happens around every call.
+
+use std::collections::HashMap;
+
+use axum::Router;
+use prometheus::Registry;
+use prost::Message;
+use prost_types::FileDescriptorSet;
+use tonic::service::{Routes, RoutesBuilder};
+use tonic_health::{
+    ServingStatus,
+    server::{HealthReporter, health_reporter},
+};
+use tonic_reflection::server::Builder;
+
+use super::{call::Method, metrics::ServerMetrics, observe};
+use crate::health::Health;
+
+/// The gRPC APIs of a service.
+pub struct Grpc<S> {
+    /// Makes its servers.
+    pub routes: fn(S) -> Routes,
+    /// What they serve, as an encoded `google.protobuf.FileDescriptorSet`.
+    pub descriptors: &'static [u8],
+}
+
+/// All that the gRPC port serves. Health follows readiness, which is seen to by a task of its own.
+///
+/// # Errors
+/// Where the descriptors make no sense, or two metrics have one name: a mistake in the code.
+pub(crate) fn app<S>(grpc: &Grpc<S>, state: S, health: Health, registry: &Registry) -> anyhow::Result<Router> {
+    let (reporter, health_server) = health_reporter();
+    let reflection = || {
+        let shown = Builder::configure().register_encoded_file_descriptor_set(grpc.descriptors);
+        let shown = shown.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        // What statuses have as details.
+        shown.register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+    };
+    let mut routes = RoutesBuilder::from((grpc.routes)(state));
+    routes.add_service(health_server);
+    // Clients that are some years old ask for the alpha version.
+    routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
+
+    let own = methods(grpc.descriptors)?;
+    let mut names: Vec<String> = own.values().map(|method| method.service.to_string()).collect();
+    names.dedup();
+    tokio::spawn(follow(health, reporter, names));
+    let mut known = own;
+    for common in [
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ] {
+        known.extend(methods(common)?);
+    }
+    Ok(observe::layer(routes.routes().into_axum_router(), ServerMetrics::new(registry)?, known))
+}
+
+/// Tells whoever asks `grpc.health.v1.Health` whether the service is ready, as a whole and for each of its APIs.
+async fn follow(mut health: Health, reporter: HealthReporter, names: Vec<String>) {
+    loop {
+        let ready = health.ready().is_ok();
+        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for name in names.iter().map(String::as_str).chain([""]) {
+            reporter.set_service_status(name, status).await;
+        }
+        health.changed().await;
+    }
+}
+
+/// The methods in an encoded set of descriptors, by their paths.
+fn methods(descriptors: &[u8]) -> Result<HashMap<String, Method>, prost::DecodeError> {
+    let mut methods = HashMap::new();
+    for file in FileDescriptorSet::decode(descriptors)?.file {
+        for service in &file.service {
+            let service_name = format!("{}.{}", file.package(), service.name());
+            for method in &service.method {
+                let path = format!("/{service_name}/{}", method.name());
+                methods.insert(path, Method::new(&service_name, method.name()));
+            }
+        }
+    }
+    Ok(methods)
+}

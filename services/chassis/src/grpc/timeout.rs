@@ -1,0 +1,78 @@
+//! The `grpc-timeout` header: how long a caller waits.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// The most that fits into a header with microseconds: 8 digits.
+const LONGEST_IN_MICROSECONDS: u128 = 99_999_999;
+
+/// How long the caller waits, where it says so.
+///
+/// # Errors
+/// Where the header is not as the specification has it (`PROTOCOL-HTTP2.md` of gRPC).
+pub(super) fn get(headers: &HeaderMap) -> Result<Option<Duration>, &'static str> {
+    let Some(value) = headers.get(GRPC_TIMEOUT) else { return Ok(None) };
+    value
+        .to_str()
+        .ok()
+        .and_then(parse)
+        .map(Some)
+        .ok_or("grpc-timeout must be 1 to 8 digits and a unit (H, M, S, m, u, n)")
+}
+
+fn parse(text: &str) -> Option<Duration> {
+    let unit = text.chars().next_back()?;
+    let digits = &text[..text.len() - unit.len_utf8()];
+    if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let number = digits.parse().ok()?;
+    match unit {
+        'H' => Some(Duration::from_secs(number * 3600)),
+        'M' => Some(Duration::from_secs(number * 60)),
+        'S' => Some(Duration::from_secs(number)),
+        'm' => Some(Duration::from_millis(number)),
+        'u' => Some(Duration::from_micros(number)),
+        'n' => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+/// Says how long the caller waits.
+pub(super) fn set(headers: &mut HeaderMap, limit: Duration) {
+    let text = match limit.as_micros() {
+        micros if micros <= LONGEST_IN_MICROSECONDS => format!("{micros}u"),
+        _ => format!("{}S", limit.as_secs().min(99_999_999)),
+    };
+    if let Ok(value) = HeaderValue::try_from(text) {
+        headers.insert(GRPC_TIMEOUT, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_the_specification_allows() {
+        assert_eq!(parse("300m"), Some(Duration::from_millis(300)));
+        assert_eq!(parse("1H"), Some(Duration::from_hours(1)));
+        assert_eq!(parse("00000002S"), Some(Duration::from_secs(2)));
+        for bad in ["", "m", "300", "-1m", "+1m", "1.5S", "123456789m", "1s", "1é", " 1m"] {
+            assert_eq!(parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_set_is_read_again() {
+        for limit in [Duration::from_micros(1), Duration::from_millis(300), Duration::from_hours(1)] {
+            let mut headers = HeaderMap::new();
+            set(&mut headers, limit);
+            assert_eq!(get(&headers), Ok(Some(limit)));
+        }
+        assert_eq!(get(&HeaderMap::new()), Ok(None));
+    }
+}

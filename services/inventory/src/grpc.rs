@@ -1,0 +1,44 @@
+//! The inventory API for other services, over gRPC: the rules of `routes`, by the same code.
+
+mod reservation;
+mod stock;
+
+use chassis::grpc::MESSAGE_LIMIT;
+use contracts::inventory::v1::{
+    BatchGetStockRequest, BatchGetStockResponse, CommitRequest, ReleaseRequest, Reservation, ReserveRequest,
+    inventory_server::{Inventory as Api, InventoryServer},
+};
+use tonic::{Request, Response, Status, async_trait, service::Routes};
+
+use crate::{engine::Inventory, model::Ending};
+
+/// The server.
+pub(crate) fn routes(inventory: Inventory) -> Routes {
+    Routes::new(InventoryServer::new(Server(inventory)).max_decoding_message_size(MESSAGE_LIMIT))
+}
+
+struct Server(Inventory);
+
+#[async_trait]
+impl Api for Server {
+    async fn batch_get_stock(
+        &self,
+        request: Request<BatchGetStockRequest>,
+    ) -> Result<Response<BatchGetStockResponse>, Status> {
+        Ok(Response::new(stock::batch_get(&self.0, request.into_inner()).await?))
+    }
+
+    async fn reserve(&self, request: Request<ReserveRequest>) -> Result<Response<Reservation>, Status> {
+        Ok(Response::new(reservation::reserve(&self.0, request.into_inner()).await?))
+    }
+
+    async fn commit(&self, request: Request<CommitRequest>) -> Result<Response<Reservation>, Status> {
+        let id = request.into_inner().reservation_id;
+        Ok(Response::new(reservation::end(&self.0, &id, Ending::Commit).await?))
+    }
+
+    async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<Reservation>, Status> {
+        let id = request.into_inner().reservation_id;
+        Ok(Response::new(reservation::end(&self.0, &id, Ending::Release).await?))
+    }
+}

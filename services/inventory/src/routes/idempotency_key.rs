@@ -1,0 +1,47 @@
+//! The `Idempotency-Key` header.
+
+use axum::extract::FromRequestParts;
+use chassis::{FieldError, Problem};
+use http::request::Parts;
+use utoipa::{
+    IntoParams,
+    openapi::{
+        Required,
+        path::{Parameter, ParameterBuilder, ParameterIn},
+        schema::{ObjectBuilder, Type},
+    },
+};
+
+use crate::model::IdempotencyKey;
+
+const NAME: &str = "idempotency-key";
+
+/// Extracts the key, where there is one.
+pub(super) struct Key(pub(super) Option<IdempotencyKey>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Key {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let refuse = |detail: &str| Problem::invalid(vec![FieldError::parameter(NAME, detail)]);
+        let mut values = parts.headers.get_all(NAME).iter();
+        let Some(value) = values.next() else { return Ok(Self(None)) };
+        if values.next().is_some() {
+            return Err(refuse("must come once"));
+        }
+        IdempotencyKey::try_from(value.as_bytes()).map(|key| Self(Some(key))).map_err(refuse)
+    }
+}
+
+impl IntoParams for Key {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let schema = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .min_length(Some(1))
+            .max_length(Some(255))
+            .pattern(Some("^[!-~]+$"));
+        let description = "Names the request: one with the same key within 24 hours gets the first one's answer.";
+        let parameter = ParameterBuilder::new().name(NAME).parameter_in(ParameterIn::Header).required(Required::False);
+        vec![parameter.description(Some(description)).schema(Some(schema)).build()]
+    }
+}

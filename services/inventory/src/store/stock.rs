@@ -1,0 +1,105 @@
+//! Products and their ledger.
+
+use std::collections::HashMap;
+
+use sqlx::PgConnection;
+
+use super::{Instant, product_id};
+use crate::{
+    engine::Product,
+    model::{Counters, Movement, ProductId, Stock},
+};
+
+/// Reads the counters of the products that are known, as they are once the overdue lines are settled. The lines are
+/// looked at only where there can be any; what each of them will be, a movement, counts in the version.
+pub(crate) async fn counters(
+    connection: &mut PgConnection,
+    ids: &[&str],
+) -> Result<HashMap<String, Counters>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT product_id, on_hand, reserved - coalesce(quantity, 0) AS "reserved!",
+                  version + coalesce(lines, 0) AS "version!"
+           FROM stock LEFT JOIN LATERAL (
+               SELECT sum(quantity)::bigint AS quantity, count(*) AS lines FROM reservation_line AS line
+               WHERE line.product_id = stock.product_id AND live AND expires_at <= statement_timestamp()
+           ) AS overdue ON next_expiry <= statement_timestamp()
+           WHERE product_id = ANY ($1)"#,
+        ids as &[&str],
+    )
+    .fetch_all(connection)
+    .await?;
+    let counters = rows
+        .into_iter()
+        .map(|row| (row.product_id, Counters { on_hand: row.on_hand, reserved: row.reserved, version: row.version }));
+    Ok(counters.collect())
+}
+
+/// Locks products, in order of their ids, and reads those that are known; with the server's time when it began to.
+pub(crate) async fn lock(
+    connection: &mut PgConnection,
+    ids: &[&str],
+) -> Result<(HashMap<ProductId, Product>, Option<Instant>), sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT product_id, on_hand, reserved, version, next_expiry, statement_timestamp() AS "now!" FROM stock
+           WHERE product_id = ANY ($1) ORDER BY product_id FOR UPDATE"#,
+        ids as &[&str],
+    )
+    .fetch_all(connection)
+    .await?;
+    let now = rows.first().map(|row| row.now);
+    let locked = rows.into_iter().map(|row| {
+        let counters = Counters { on_hand: row.on_hand, reserved: row.reserved, version: row.version };
+        Ok((product_id(row.product_id)?, Product { counters, next_expiry: row.next_expiry, changed: false }))
+    });
+    Ok((locked.collect::<Result<_, sqlx::Error>>()?, now))
+}
+
+/// Adds those of the products that are not known, with nothing on hand; `ids` are sorted.
+pub(crate) async fn add(connection: &mut PgConnection, ids: &[&str]) -> Result<(), sqlx::Error> {
+    sqlx::query!("INSERT INTO stock (product_id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING", ids as &[&str])
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Reads up to `limit` products by id, those after `after`, as [`counters`] does. A product is listed from its first
+/// movement on.
+pub(crate) async fn list(connection: &mut PgConnection, after: &str, limit: i64) -> Result<Vec<Stock>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT product_id, on_hand, reserved - coalesce(quantity, 0) AS "reserved!",
+                  version + coalesce(lines, 0) AS "version!"
+           FROM stock LEFT JOIN LATERAL (
+               SELECT sum(quantity)::bigint AS quantity, count(*) AS lines FROM reservation_line AS line
+               WHERE line.product_id = stock.product_id AND live AND expires_at <= statement_timestamp()
+           ) AS overdue ON next_expiry <= statement_timestamp()
+           WHERE product_id > $1 AND version > 0 ORDER BY product_id LIMIT $2"#,
+        after,
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    let stock = rows.into_iter().map(|row| {
+        let counters = Counters { on_hand: row.on_hand, reserved: row.reserved, version: row.version };
+        Ok(Stock::new(product_id(row.product_id)?, counters))
+    });
+    stock.collect()
+}
+
+/// Reads up to `limit` movements of a product, newest first, those before number `before`.
+pub(crate) async fn movements(
+    connection: &mut PgConnection,
+    product_id: &ProductId,
+    before: i64,
+    limit: i64,
+) -> Result<Vec<Movement>, sqlx::Error> {
+    sqlx::query_as!(
+        Movement,
+        "SELECT product_id, version, kind, on_hand_delta, reserved_delta, on_hand, reserved, reason, reservation_id, at
+         FROM movement WHERE product_id = $1 AND version < $2 ORDER BY version DESC LIMIT $3",
+        product_id.as_str(),
+        before,
+        limit,
+    )
+    .fetch_all(connection)
+    .await
+}

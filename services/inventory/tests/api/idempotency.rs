@@ -1,0 +1,147 @@
+//! `Idempotency-Key`: a request that is repeated is done once.
+
+use std::collections::HashSet;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use test_harness::{
+    app::{Answer, App, join_all},
+    process::{PATIENCE, eventually},
+};
+
+use crate::{audit, counters, set, start};
+
+async fn reserve(app: &App, key: &str, product: &str, quantity: i64) -> Answer {
+    let body = json!({"items": [{"product_id": product, "quantity": quantity}]});
+    app.send(app.request(Method::POST, "/reservations").header("idempotency-key", key).json(&body)).await
+}
+
+async fn adjust(app: &App, key: &str, product: &str, delta: i64) -> Answer {
+    let request = app.request(Method::PATCH, &format!("/inventory/{product}")).header("idempotency-key", key);
+    app.send(request.json(&json!({"delta": delta}))).await
+}
+
+#[track_caller]
+fn assert_same(one: &Answer, other: &Answer) {
+    assert_eq!((one.status, one.text()), (other.status, other.text()));
+    for header in ["location", "etag", "content-type"] {
+        assert_eq!(one.header(header), other.header(header));
+    }
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_repetition_gets_the_first_ones_answer_from_any_instance(pool: PgPool) {
+    let (app, other) = (start(&pool).await, start(&pool).await);
+    set(&app, "a", 5).await.json(201);
+    let first = reserve(&app, "k", "a", 2).await;
+    first.json(201);
+    assert_same(&first, &reserve(&other, "k", "a", 2).await);
+    let adjusted = adjust(&app, "k", "a", 1).await;
+    adjusted.json(200);
+    set(&app, "a", 50).await.json(201);
+    assert_same(&adjusted, &adjust(&other, "k", "a", 1).await);
+    assert_eq!(adjust(&app, "k", "b", 1).await.json(200)["stock"], 1, "another path is another operation");
+    assert_eq!(counters(&app, "a").await, (48, 50, 2));
+    audit(&pool).await;
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_stock_409_is_repeated_though_there_is_stock_by_now(pool: PgPool) {
+    let app = start(&pool).await;
+    let (reserved, adjusted) = (reserve(&app, "k", "a", 2).await, adjust(&app, "k", "a", -2).await);
+    reserved.problem(409);
+    adjusted.problem(409);
+    set(&app, "a", 5).await.json(201);
+    assert_same(&reserved, &reserve(&app, "k", "a", 2).await);
+    assert_same(&adjusted, &adjust(&app, "k", "a", -2).await);
+    assert_eq!(counters(&app, "a").await, (5, 5, 0));
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn the_same_key_with_another_request_is_422(pool: PgPool) {
+    let app = start(&pool).await;
+    set(&app, "a", 5).await.json(201);
+    reserve(&app, "k", "a", 2).await.json(201);
+    let problem = reserve(&app, "k", "a", 1).await.problem(422);
+    assert_eq!(problem["type"], "https://hedgerow.dev/problems/idempotency-key-reused");
+    assert_eq!(counters(&app, "a").await, (3, 5, 2));
+    adjust(&app, "k", "a", 1).await.json(200);
+    adjust(&app, "k", "a", 2).await.problem(422);
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn what_is_invalid_does_not_use_up_its_key(pool: PgPool) {
+    let app = start(&pool).await;
+    set(&app, "a", crate::MOST).await.json(201);
+    for _ in 0..2 {
+        assert_eq!(adjust(&app, "k", "a", 1).await.faults(), ["#/delta"]);
+    }
+    adjust(&app, "k", "a", -1).await.json(200);
+    adjust(&app, "k", "a", 1).await.problem(422);
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_key_is_1_to_255_visible_ascii_characters(pool: PgPool) {
+    let app = start(&pool).await;
+    for key in ["", "a b", "é", &"x".repeat(256)] {
+        let answer = app.send(
+            app.request(Method::PATCH, "/inventory/a")
+                .header("idempotency-key", key.as_bytes())
+                .json(&json!({"delta": 1})),
+        );
+        assert_eq!(answer.await.faults(), ["idempotency-key"], "{key}");
+    }
+    let twice =
+        app.request(Method::PATCH, "/inventory/a").header("idempotency-key", "k").header("idempotency-key", "k");
+    assert_eq!(app.send(twice.json(&json!({"delta": 1}))).await.faults(), ["idempotency-key"]);
+    for (number, key) in (1..).zip(["k", "K", "\"k\"", &"x".repeat(255)]) {
+        assert_eq!(adjust(&app, key, "a", 1).await.json(200)["stock"], number, "taken as they stand");
+    }
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn concurrent_twins_on_one_and_on_two_instances_are_done_once(pool: PgPool) {
+    let (app, other) = (start(&pool).await, start(&pool).await);
+    set(&app, "a", 1000).await.json(201);
+    for round in 0..5 {
+        // Many keys in each batch, in opposite orders, so that whoever claimed them as they come would deadlock.
+        let twins = (0..120).map(|twin| {
+            let number = if twin % 2 == 0 { twin / 2 % 10 } else { 9 - twin / 2 % 10 };
+            let (app, key) = (if twin % 2 == 0 { &app } else { &other }, format!("{round}-{number}"));
+            async move { (number, reserve(app, &key, "a", 1).await.json(201)) }
+        });
+        let answers: HashSet<(i32, String)> =
+            join_all(twins).await.into_iter().map(|(number, body): (i32, Value)| (number, body.to_string())).collect();
+        assert_eq!(answers.len(), 10, "one answer a key");
+    }
+    assert_eq!(counters(&app, "a").await, (950, 1000, 50));
+    audit(&pool).await;
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn after_24_hours_an_answer_is_forgotten(pool: PgPool) {
+    let app = start(&pool).await;
+    adjust(&app, "k", "a", 1).await.json(200);
+    let kept = "SELECT extract(epoch FROM expires_at - clock_timestamp())::bigint FROM idempotency";
+    let kept: i64 = sqlx::query_scalar(kept).fetch_one(&pool).await.expect("a time");
+    assert!((86_300..=86_400).contains(&kept), "{kept}");
+
+    // The row may be there still: until it is swept it must count as forgotten.
+    let mut lock = pool.begin().await.expect("a transaction");
+    sqlx::query("UPDATE idempotency SET expires_at = clock_timestamp()").execute(&mut *lock).await.expect("expired");
+    let repeat = async {
+        crate::expiry::waits_for_a_lock(&pool).await;
+        lock.commit().await.expect("committed");
+    };
+    let (answer, ()) = tokio::join!(adjust(&app, "k", "a", 1), repeat);
+    assert_eq!(answer.json(200)["stock"], 2);
+    assert_eq!(adjust(&app, "k", "a", 1).await.json(200)["stock"], 2);
+
+    sqlx::query("UPDATE idempotency SET expires_at = clock_timestamp()").execute(&pool).await.expect("expired");
+    eventually("it is pruned", PATIENCE, async || {
+        let left: i64 = sqlx::query_scalar("SELECT count(*) FROM idempotency").fetch_one(&pool).await.expect("a count");
+        (left == 0).then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,127 @@
+//! One inventory.
+
+use reqwest::Method;
+use serde_json::json;
+use sqlx::PgPool;
+use test_harness::app::{App, join_all};
+use tokio::net::TcpListener;
+
+use crate::{
+    Users,
+    fake::{Fake, Manner},
+    nobody,
+};
+
+const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn the_stock_of_all_products_is_asked_by_one_call(pool: PgPool) {
+    let inventory = Fake::start().await;
+    let users = Users::with_products(&pool, &[inventory.address], 200).await;
+    users.eventually_shows_stock().await;
+    let before = inventory.calls();
+    let wishlist = users.wishlist().await;
+    let items = wishlist["items"].as_array().expect("items");
+    assert_eq!((items.len(), &wishlist["degraded"]), (200, &json!(false)));
+    assert!(items.iter().all(|item| item["stock"] == 7));
+    assert_eq!(inventory.calls(), before + 1);
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn the_call_has_a_deadline_and_the_requests_id_and_trace(pool: PgPool) {
+    let inventory = Fake::start().await;
+    let users = Users::start(&pool, &[inventory.address]).await;
+    users.eventually_shows_stock().await;
+    let request = users.app.request(Method::GET, &users.wishlist);
+    let request = request.header("x-request-id", "one-of-mine").header("traceparent", TRACEPARENT);
+    users.app.send(request.header("tracestate", "a=b")).await.json(200);
+    assert_eq!(inventory.header("x-request-id"), "one-of-mine");
+    assert_eq!(inventory.header("traceparent"), TRACEPARENT);
+    assert_eq!(inventory.header("tracestate"), "a=b");
+    let timeout = inventory.header("grpc-timeout");
+    let micros: u64 = timeout.strip_suffix('u').and_then(|number| number.parse().ok()).expect("microseconds");
+    assert!((100_000..=300_000).contains(&micros), "{timeout}");
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn a_slow_inventory_is_not_waited_for_and_used_again_once_it_is_fast(pool: PgPool) {
+    let inventory = Fake::start().await;
+    let users = Users::start(&pool, &[inventory.address]).await;
+    users.eventually_shows_stock().await;
+    inventory.behave(Manner::Slow);
+    for _ in 0..3 {
+        users.is_degraded_in_time().await;
+    }
+    let text = users.metrics().await;
+    let series =
+        "{code=\"DEADLINE_EXCEEDED\",method=\"BatchGetStock\",service=\"hedgerow.inventory.v1.Inventory\"} 3\n";
+    for name in ["grpc_client_requests_total", "grpc_client_request_duration_seconds_count"] {
+        assert!(text.contains(&format!("\n{name}{series}")), "{name} in {text}");
+    }
+    inventory.behave(Manner::Sound);
+    users.eventually_shows_stock().await;
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn a_dead_inventory_is_no_error_and_is_found_once_it_lives(pool: PgPool) {
+    let address = nobody();
+    let users = Users::start(&pool, &[address]).await;
+    for _ in 0..3 {
+        users.is_degraded_in_time().await;
+    }
+    let _inventory = Fake::start_at(address).await;
+    users.eventually_shows_stock().await;
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn a_restarting_inventory_is_found_again_each_time(pool: PgPool) {
+    let mut inventory = Fake::start().await;
+    let address = inventory.address;
+    let users = Users::start(&pool, &[address]).await;
+    for _ in 0..3 {
+        users.eventually_shows_stock().await;
+        drop(inventory);
+        users.is_degraded_in_time().await;
+        inventory = Fake::start_at(address).await;
+    }
+    users.eventually_shows_stock().await;
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn one_that_takes_connections_and_never_answers_is_not_used(pool: PgPool) {
+    // The kernel takes them.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let users = Users::start(&pool, &[listener.local_addr().expect("an address")]).await;
+    for _ in 0..6 {
+        users.is_degraded_in_time().await;
+    }
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn one_that_falls_silent_is_found_again_once_it_speaks(pool: PgPool) {
+    let inventory = Fake::start().await;
+    let users = Users::start(&pool, &[inventory.address]).await;
+    users.eventually_shows_stock().await;
+    inventory.behave(Manner::Frozen);
+    for _ in 0..6 {
+        users.is_degraded_in_time().await;
+    }
+    inventory.behave(Manner::Sound);
+    users.eventually_shows_stock().await;
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn many_at_once_share_the_connection(pool: PgPool) {
+    let inventory = Fake::start().await;
+    let users = Users::start(&pool, &[inventory.address]).await;
+    users.eventually_shows_stock().await;
+    let shown = join_all((0..64).map(|_| users.wishlist())).await;
+    assert!(shown.iter().all(|wishlist| wishlist["items"].is_array()));
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn where_nobody_says_where_inventory_is_it_is_away(pool: PgPool) {
+    let app = App::start(&users::SERVICE, &pool.connect_options()).await;
+    let new = json!({"name": "Ada", "email": "ada@example.com", "wishlist": ["a"]});
+    assert_eq!(app.post("/users", &new).await.json(201)["wishlist"]["degraded"], true);
+}

@@ -1,0 +1,100 @@
+//! Several inventories, some of which are not well.
+
+use sqlx::PgPool;
+use test_harness::{
+    app::join_all,
+    process::{PATIENCE, eventually},
+};
+use tokio::net::TcpListener;
+
+use crate::{
+    Users,
+    fake::{Fake, Manner},
+    nobody,
+};
+
+/// Waits until each of them is asked.
+async fn all_are_used(users: &Users, inventories: &[&Fake]) {
+    let before: Vec<usize> = inventories.iter().map(|inventory| inventory.calls()).collect();
+    eventually("all are asked", PATIENCE, async || {
+        users.shows_stock().await;
+        inventories.iter().zip(&before).all(|(inventory, before)| inventory.calls() > *before).then_some(())
+    })
+    .await;
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn each_has_its_share(pool: PgPool) {
+    let inventories = [Fake::start().await, Fake::start().await, Fake::start().await];
+    let users = Users::start(&pool, &inventories.each_ref().map(|inventory| inventory.address)).await;
+    all_are_used(&users, &inventories.each_ref()).await;
+    let before = inventories.each_ref().map(Fake::calls);
+    for _ in 0..60 {
+        join_all((0..5).map(|_| users.wishlist())).await;
+    }
+    for (inventory, before) in inventories.iter().zip(before) {
+        let share = inventory.calls() - before;
+        assert!((80..=120).contains(&share), "{share} of 300");
+    }
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn those_that_were_never_of_use_are_not_asked(pool: PgPool) {
+    let inventory = Fake::start().await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let addresses = [nobody(), silent.local_addr().expect("an address"), inventory.address];
+    let users = Users::start(&pool, &addresses).await;
+    users.eventually_shows_stock().await;
+    for _ in 0..50 {
+        assert!(users.shows_stock().await);
+    }
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn one_that_dies_costs_no_answer(pool: PgPool) {
+    let [first, second] = [Fake::start().await, Fake::start().await];
+    let users = Users::start(&pool, &[first.address, second.address]).await;
+    all_are_used(&users, &[&first, &second]).await;
+    let mut dying = Some(first);
+    for round in 0..40 {
+        let asked = join_all((0..4).map(|_| users.shows_stock()));
+        let die = async {
+            if round == 10 {
+                dying.take();
+            }
+        };
+        let (shown, ()) = tokio::join!(asked, die);
+        assert!(shown.into_iter().all(|shown| shown), "round {round}");
+    }
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn one_that_falls_silent_costs_no_answer_and_is_left_at_once(pool: PgPool) {
+    let [first, second] = [Fake::start().await, Fake::start().await];
+    let users = Users::start(&pool, &[first.address, second.address]).await;
+    all_are_used(&users, &[&first, &second]).await;
+    first.behave(Manner::Frozen);
+    let before = first.calls();
+    for _ in 0..40 {
+        assert!(users.shows_stock().await);
+    }
+    assert!(first.calls() - before <= 2, "{} calls", first.calls() - before);
+    assert!(users.metrics().await.contains("\ngrpc_client_retries_total{method=\"BatchGetStock\""));
+    first.behave(Manner::Sound);
+    all_are_used(&users, &[&first, &second]).await;
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn where_one_cannot_tell_another_is_asked(pool: PgPool) {
+    let [first, second] = [Fake::start().await, Fake::start().await];
+    let users = Users::start(&pool, &[first.address, second.address]).await;
+    all_are_used(&users, &[&first, &second]).await;
+    first.behave(Manner::Unavailable);
+    for _ in 0..8 {
+        assert!(users.shows_stock().await);
+    }
+    second.behave(Manner::Unavailable);
+    let before = first.calls() + second.calls();
+    assert!(!users.shows_stock().await);
+    assert!(first.calls() + second.calls() <= before + 2, "asked twice at most");
+}
