@@ -54,7 +54,7 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 
 {{/* What makes an object part of the upgrade of the definition. */}}
 {{- define "hedgerow.crdHook" -}}
-helm.sh/hook: pre-upgrade
+helm.sh/hook: pre-install,pre-upgrade
 helm.sh/hook-weight: {{ . | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 {{- end }}

@@ -16,6 +16,7 @@ mod removal;
 mod rollouts;
 mod scaling;
 mod server;
+mod together;
 mod tool;
 mod traffic;
 
@@ -51,6 +52,9 @@ fn main() -> ExitCode {
         rollouts::an_upgrade_without_a_change_restarts_nothing,
         scaling::the_autoscaler_follows_the_load,
         scaling::a_service_of_ones_own_gets_everything,
+        together::a_wishlist_has_the_stock_of_inventory,
+        together::calls_balance_over_the_pods,
+        together::a_hot_product_is_not_oversold_though_pods_are_killed,
         data::data_outlive_every_pod,
         data::a_lost_password_of_the_admin_is_made_anew,
         data::a_dump_brings_lost_data_back,

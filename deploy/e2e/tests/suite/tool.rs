@@ -1,6 +1,7 @@
 //! The suite's own pods: load and probes from inside the cluster, by the project's e2e image.
 
 use std::{
+    collections::BTreeMap,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -25,6 +26,8 @@ pub struct Summary {
     pub requests: u64,
     pub rate: f64,
     pub failed: u64,
+    /// By kind.
+    pub failures: BTreeMap<String, u64>,
     pub p50_ms: f64,
     pub p99_ms: f64,
     pub max_ms: f64,
@@ -72,6 +75,19 @@ impl Tool {
         let stream = pods.log_stream(&name, &follow).await.expect("its log");
         let log = tokio::spawn(stream.lines().filter_map(|line| async { line.ok() }).collect());
         Self { pods, name, log }
+    }
+
+    /// Load of these requests.
+    pub async fn start_load<const N: usize>(
+        namespace: &Namespace,
+        requests: [String; N],
+        duration: &str,
+        rate: u32,
+    ) -> Self {
+        let rate = rate.to_string();
+        let mut arguments = vec!["load", "--duration", duration, "--connections", "32", "--rate", &rate];
+        arguments.extend(requests.iter().map(String::as_str));
+        Self::start(namespace, &arguments, true).await
     }
 
     /// Waits for its end: whether it succeeded, and its log.
@@ -126,9 +142,13 @@ pub struct Load(Tool);
 impl Load {
     /// GET and POST on both services, 32 connections to each, no retries.
     pub async fn start(namespace: &Namespace, rate: u32) -> Self {
-        let rate = rate.to_string();
-        let arguments = [&["load", "--duration", "30m", "--connections", "32", "--rate", &rate], &BOTH[..], &STOCK];
-        let load = Self(Tool::start(namespace, &arguments.concat(), true).await);
+        let both: [&str; 12] = [&BOTH[..], &STOCK].concat().try_into().expect("twelve");
+        Self::of(Tool::start_load(namespace, both.map(str::to_owned), "30m", rate).await).await
+    }
+
+    /// A load that has begun.
+    pub async fn of(tool: Tool) -> Self {
+        let load = Self(tool);
         load.flows().await;
         load
     }

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use tokio::time::{self, Instant};
 
@@ -31,6 +32,8 @@ pub(crate) struct Databases(Mutex<HashMap<String, Verified>>);
 struct Verified {
     wanted: u64,
     at: Instant,
+    /// The same by the clock, to compare with what others did.
+    looked_at: Timestamp,
     schema_version: Option<i64>,
     message: String,
 }
@@ -58,6 +61,8 @@ pub(crate) struct Usable {
     pub(crate) ca: bool,
     /// Of the live schema, where it can be told.
     pub(crate) schema_version: Option<i64>,
+    /// When that was so.
+    pub(crate) looked_at: Timestamp,
 }
 
 /// Gives the bundled server its password before any object asks for a database: without it, it does not start.
@@ -151,14 +156,20 @@ async fn try_ensure(context: &Context, object: &Microservice, spec: &Database) -
             let schema_version = server.schema_version(&name, &wanted.password).await?;
             let warnings = ensured.warnings.iter().map(|warning| format!("; {warning}"));
             let message = format!("database {name} on {server}{}", warnings.collect::<String>());
-            let verified = Verified { wanted: hash, at: Instant::now(), schema_version, message };
+            let (at, looked_at) = (Instant::now(), Timestamp::now());
+            let verified = Verified { wanted: hash, at, looked_at, schema_version, message };
             context.databases.verified(&uid, verified.clone());
             verified
         }
     };
     Ok((
         verified.message,
-        Usable { credentials: digest, ca: server.ca().is_some(), schema_version: verified.schema_version },
+        Usable {
+            credentials: digest,
+            ca: server.ca().is_some(),
+            schema_version: verified.schema_version,
+            looked_at: verified.looked_at,
+        },
     ))
 }
 

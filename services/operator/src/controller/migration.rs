@@ -58,7 +58,8 @@ pub(crate) async fn gate(
     };
     let owner = object.uid().unwrap_or_default();
     // As after a restore of an older state.
-    let behind = usable.schema_version.is_some_and(|live| before.is_some_and(|before| live < before));
+    let is_behind = usable.schema_version.is_some_and(|live| before.is_some_and(|before| live < before));
+    let behind = is_behind.then_some(usable.looked_at);
     let mut migration =
         look(context, &owner, job, deployment, behind).await.unwrap_or_else(|error| error.finding().into());
     match migration.schema_version {
@@ -76,12 +77,12 @@ async fn look(
     owner: &str,
     job: &Job,
     deployment: Option<&Deployment>,
-    behind: bool,
+    behind: Option<Timestamp>,
 ) -> Result<Migration, Error> {
     let hash = job.annotations().get(MIGRATION);
     let template = deployment.and_then(|deployment| deployment.spec.as_ref()?.template.metadata.as_ref());
     let done = template.and_then(|metadata| metadata.annotations.as_ref()?.get(MIGRATION));
-    if !behind && hash.is_some() && hash == done {
+    if behind.is_none() && hash.is_some() && hash == done {
         return Ok(Finding::good("Migrated", "the schema is up to date").into());
     }
     let api: Api<Job> = Api::namespaced(context.client.clone(), &context.settings.namespace);
@@ -105,7 +106,8 @@ async fn look(
     let last = pods.iter().rev().find_map(terminated);
 
     if let Some(complete) = ended("Complete") {
-        if behind && is_over(complete) {
+        // One that ended since then may have been what was missing.
+        if behind.is_some_and(|seen| complete.last_transition_time.as_ref().is_some_and(|time| time.0 < seen)) {
             delete(context, &there).await?;
             return Ok(Finding::pending("Migrating", "the schema is older than it was: it is migrated again").into());
         }
