@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, ResourceExt,
+    Api, Client, Config, ResourceExt,
     api::{DeleteParams, EvictParams},
     runtime::wait::await_condition,
 };
@@ -55,9 +55,8 @@ pub async fn evictions_and_deletions_fail_no_request(on: Arc<Release>) {
         .await;
         let before = names(&on.pods(name).await);
         let [one, other] = &before[..] else { panic!("two pods of {name}: {before:?}") };
-        let pods: Api<Pod> = on.api();
         // The budget: one at a time.
-        let parameters = EvictParams::default();
+        let (pods, parameters) = (impatient(&on).await, EvictParams::default());
         let (first, second) = tokio::join!(pods.evict(one, &parameters), pods.evict(other, &parameters));
         let left = if first.is_ok() { other } else { one };
         match (first, second) {
@@ -80,6 +79,13 @@ pub async fn evictions_and_deletions_fail_no_request(on: Arc<Release>) {
         }
     }
     none_failed("evictions and deletions", &load.stop().await);
+}
+
+/// The pods, by a client that does not repeat what was refused until it is not.
+async fn impatient(on: &Release) -> Api<Pod> {
+    let mut config = Config::infer().await.expect("a kube context");
+    config.default_retry = false;
+    Api::namespaced(Client::try_from(config).expect("a client"), &on.name)
 }
 
 /// Waits until two other pods than these are there and ready, and these are gone.
