@@ -2,10 +2,11 @@
 
 use std::{path::Path, process::Stdio, time::Duration};
 
+use test_harness::cluster::SOON;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
-    time,
+    time::{self, Instant},
 };
 
 /// Runs a program to its end: what it printed, or what it complained of.
@@ -36,6 +37,11 @@ pub struct Running {
 impl Running {
     /// Starts a program, and waits for the line that says it is there.
     pub async fn start(program: &str, arguments: &[&str], sign: &str) -> Self {
+        Self::try_start(program, arguments, sign).await.unwrap_or_else(|| panic!("{program} ended"))
+    }
+
+    /// The same; none where it ends without that line.
+    async fn try_start(program: &str, arguments: &[&str], sign: &str) -> Option<Self> {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().unwrap_or_else(|error| panic!("{program}: {error}"));
@@ -48,21 +54,25 @@ impl Running {
             }
             None
         });
-        let line = found.await.expect("it starts in time").unwrap_or_else(|| panic!("{program} ended"));
+        let line = found.await.expect("it starts in time")?;
         // What it says later would fill the pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self { _process: process, line }
+        Some(Self { _process: process, line })
     }
 
     /// Forwards a port of this machine to a Service's port 8080; the URL to use.
     pub async fn forward(namespace: &str, service: &str) -> (Self, String) {
         let target = format!("service/{service}");
-        let forward = Self::start(
-            "kubectl",
-            &["port-forward", "--namespace", namespace, &target, ":8080"],
-            "Forwarding from 127",
-        )
-        .await;
+        let arguments = ["port-forward", "--namespace", namespace, &target, ":8080"];
+        // It takes a pod of the Service that may not run yet, as where the autoscaler has just asked for one more.
+        let begun = Instant::now();
+        let forward = loop {
+            match Self::try_start("kubectl", &arguments, "Forwarding from 127").await {
+                Some(forward) => break forward,
+                None => assert!(begun.elapsed() < SOON, "kubectl forwards to no pod of {service}"),
+            }
+            time::sleep(Duration::from_millis(500)).await;
+        };
         let port = forward.line.split(':').nth(1).and_then(|rest| rest.split(' ').next()).expect("a port");
         let url = format!("http://127.0.0.1:{port}");
         (forward, url)
