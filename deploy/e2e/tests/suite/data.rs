@@ -49,7 +49,7 @@ pub async fn data_outlive_every_pod(on: Arc<Release>) {
         }
         eventually("other pods", SOON, async || {
             let now: BTreeSet<_> = names(&on.pods(name).await).into_iter().collect();
-            now.len() == 2 && now.is_disjoint(&before)
+            now.len() >= 2 && now.is_disjoint(&before)
         })
         .await;
         on.ready(name).await;
