@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, ResourceExt, api::DeleteParams};
 use serde_json::{Value, json};
 use test_harness::cluster::{SOON, eventually, is};
+use tokio::time::Instant;
 
 use crate::{
     command::{Running, run},
@@ -26,17 +27,26 @@ pub async fn write(on: &Release) -> Value {
     user
 }
 
-/// Whether what was written is there.
+/// Sees that what was written is there.
 pub async fn check(on: &Release, user: &Value) {
-    let client = reqwest::Client::new();
-    let (_users, users) = Running::forward(&on.name, "users").await;
-    let url = format!("{users}/users/{}", user["id"].as_str().expect("an id"));
-    let found: Value = client.get(url).send().await.expect("an answer").json().await.expect("a user");
-    assert_eq!(found, *user);
-    let (_inventory, inventory) = Running::forward(&on.name, "inventory").await;
-    let url = format!("{inventory}/inventory/lasting");
-    let found: Value = client.get(url).send().await.expect("an answer").json().await.expect("a product");
-    assert_eq!(found["stock"], 7);
+    let id = user["id"].as_str().expect("an id");
+    assert_eq!(get(on, "users", &format!("users/{id}")).await, *user);
+    assert_eq!(get(on, "inventory", "inventory/lasting").await["stock"], 7);
+}
+
+/// What a service says, as soon as it says anything: the pod that is forwarded to may be about to go, or just back.
+async fn get(on: &Release, service: &str, path: &str) -> Value {
+    let ask = async || {
+        let (_forward, url) = Running::forward(&on.name, service).await;
+        reqwest::get(format!("{url}/{path}")).await?.error_for_status()?.json::<Value>().await
+    };
+    let begun = Instant::now();
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => assert!(begun.elapsed() < SOON, "{service} does not answer: {error}"),
+        }
+    }
 }
 
 pub async fn data_outlive_every_pod(on: Arc<Release>) {
