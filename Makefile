@@ -52,7 +52,8 @@ check-queries: install-postgres hedgerow ## Check that these data are up to date
 
 manifests: ## Renew what follows from the kind in deploy/operator and the chart, after a change to it or to what runs the operator
 	cargo build --quiet --package operator
-	$(TARGET)/debug/operator crd | tee deploy/operator/crd.yaml >helm/hedgerow/crds/microservices.yaml
+	$(TARGET)/debug/operator crd >deploy/operator/crd.yaml
+	cp deploy/operator/crd.yaml helm/hedgerow/crds/microservices.yaml
 	$(TARGET)/debug/operator manifests >deploy/operator/operator.yaml
 	@schema=$$($(TARGET)/debug/operator values-schema helm/hedgerow/values.schema.json) && printf '%s\n' "$$schema" >helm/hedgerow/values.schema.json
 

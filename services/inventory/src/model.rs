@@ -2,7 +2,6 @@
 
 mod idempotency_key;
 mod number;
-mod product_id;
 mod refusal;
 mod reservation;
 
@@ -11,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+pub(crate) use contracts::ProductId;
 pub(crate) use idempotency_key::IdempotencyKey;
 pub(crate) use number::{Amount, Delta, MAX_QUANTITY, Quantity, TimeToLive};
-pub(crate) use product_id::ProductId;
 pub use refusal::Refusal;
 pub(crate) use refusal::Shortage;
 pub use reservation::ReservationState;

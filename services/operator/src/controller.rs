@@ -197,7 +197,11 @@ impl Controller {
         let objects = context.objects.clone();
         let prepared = context.clone();
         let looks = controller::applier(look, retry, context, objects, triggers, config);
-        future::join(looks.for_each(|_| future::ready(())), database::prepare_bundled(&prepared)).await;
+        let prepare = database::prepare_bundled(&prepared).then(|()| future::pending::<()>());
+        tokio::select! {
+            () = looks.for_each(|_| future::ready(())) => {}
+            () = prepare => {}
+        }
     }
 }
 

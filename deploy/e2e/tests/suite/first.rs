@@ -50,8 +50,7 @@ pub async fn the_operator_may_do_what_its_manifests_say(on: Arc<Release>) {
     assert_eq!(there["rules"], role["rules"]);
 }
 
-/// What the chart renders, and the operator's children, as the API server's strictest reading has them. (What a field
-/// manager forgot of an object that is there does not matter: each is sent as if it were new.)
+/// What the chart renders, as the API server's strictest reading has it; and the same bytes each time.
 pub async fn everything_rendered_is_accepted_strictly(on: Arc<Release>) {
     let every = json!({
         "ingress": { "enabled": true, "className": "any", "host": "shop.example", "tlsSecret": "tls" },

@@ -54,7 +54,7 @@ fn main() -> ExitCode {
         scaling::a_service_of_ones_own_gets_everything,
         together::a_wishlist_has_the_stock_of_inventory,
         together::calls_balance_over_the_pods,
-        together::a_hot_product_is_not_oversold_though_pods_are_killed,
+        together::a_hot_product_is_not_oversold_though_pods_go,
         data::data_outlive_every_pod,
         data::a_lost_password_of_the_admin_is_made_anew,
         data::a_dump_brings_lost_data_back,

@@ -91,8 +91,9 @@ async fn calls(on: &Release) -> BTreeMap<String, f64> {
     calls
 }
 
-/// More buyers than goods, on three replicas that are killed one after the other.
-pub async fn a_hot_product_is_not_oversold_though_pods_are_killed(on: Arc<Release>) {
+/// More buyers than goods, on three replicas that are deleted one after the other without a period of grace. (What a
+/// SIGKILL out of nothing does is tested where a test can send one: `services/inventory/tests/faults/oversold.rs`.)
+pub async fn a_hot_product_is_not_oversold_though_pods_go(on: Arc<Release>) {
     const GOODS: u64 = 3000;
     on.upgrade(&[r#"services.inventory.scaling={"min":3,"max":3}"#]).await.expect("an upgrade");
     on.ready("inventory").await;
@@ -102,7 +103,7 @@ pub async fn a_hot_product_is_not_oversold_though_pods_are_killed(on: Arc<Releas
     let load = Load::of(Tool::start_load(&on, arguments, "10m", 200).await).await;
     let pods: Api<Pod> = on.api();
     for pod in names(&on.pods("inventory").await) {
-        pods.delete(&pod, &DeleteParams::default().grace_period(0)).await.expect("it is killed");
+        pods.delete(&pod, &DeleteParams::default().grace_period(0)).await.expect("it is deleted");
         eventually("three pods are ready", SOON, async || {
             let there = on.pods("inventory").await;
             there.len() == 3 && there.iter().all(is_ready) && !names(&there).contains(&pod)

@@ -77,8 +77,9 @@ impl Secrets {
             // Made meanwhile.
             Err(error) if error.is_conflict() => Ok(self.read(name).await?.unwrap_or_default()),
             made => {
+                let made = made?;
                 tracing::info!(secret = name, "made a password for the bundled Postgres");
-                Ok(made?.data.unwrap_or_default())
+                Ok(made.data.unwrap_or_default())
             }
         }
     }
