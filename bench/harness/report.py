@@ -97,7 +97,7 @@ def _cpu() -> str:
 
 
 def _amount(amount: float, unit: str) -> str:
-    digits = 2 if unit == "x" and amount < 10 else 1
+    digits = 2 if unit in ("x", "times") and amount < 10 else 1
     return f"{amount:.{digits}f}" + (unit if unit == "x" else f" {unit}")
 
 
