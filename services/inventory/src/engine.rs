@@ -1,6 +1,7 @@
 //! The engine: reads and changes of stock and reservations, in batches. It knows nothing of HTTP: values in, results out.
 
 mod decide;
+mod hold;
 mod idempotency;
 mod reader;
 mod request;

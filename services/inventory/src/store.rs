@@ -15,7 +15,7 @@ use crate::model::{ProductId, ReservationState};
 pub(crate) use batch::{close, record, was_recorded};
 pub(crate) use idempotency::{claim, keep, kept, prune};
 pub(crate) use reservations::{
-    MOST_OVERDUE, next_expiries, overdue_lines, overdue_products, products, reservation, reservations,
+    MOST_OVERDUE, hold, next_expiries, overdue_lines, overdue_products, products, reservation, reservations, void,
 };
 pub(crate) use stock::{add, counters, list, lock, movements};
 

@@ -9,6 +9,8 @@ use chassis::{
     batch::{Arrivals, OpenHandler},
     database::{Failure, HeldConnection, limited, sql_state},
 };
+use futures_util::future::BoxFuture;
+use sqlx::PgConnection;
 use tokio::time::{self, Instant};
 
 use super::{
@@ -30,11 +32,11 @@ const FINDING_OUT: Duration = Duration::from_secs(4);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// How long after it began a batch that certainly was not committed is tried again: its requests must be answered in time.
-const RETRYING: Duration = Duration::from_secs(4);
+pub(super) const RETRYING: Duration = Duration::from_secs(4);
 
 /// Changes the stock of products.
 pub(super) struct Writer {
-    connection: HeldConnection,
+    pub(super) connection: HeldConnection,
 }
 
 impl OpenHandler for Writer {
@@ -62,6 +64,11 @@ impl Writer {
 
     /// Answers a batch, and what joins it.
     async fn answer(&mut self, mut batch: Vec<Request>, arrivals: Option<&mut Arrivals<'_, Self>>) -> Vec<Answer> {
+        if let [request] = &mut *batch
+            && let Some(answer) = self.hold(request).await
+        {
+            return vec![answer];
+        }
         let error = match self.write(&mut batch, arrivals).await {
             Ok(decided) => return answers(decided).collect(),
             Err(error) => error,
@@ -122,10 +129,23 @@ impl Writer {
 
     /// Finds out whether a transaction was committed; `None` where that cannot be found out in time.
     async fn find_out(&mut self, marker: &Marker) -> Option<bool> {
+        let marker = Arc::new(marker.clone());
+        self.ask(move |connection| {
+            let marker = marker.clone();
+            Box::pin(async move { store::was_recorded(connection, &marker).await })
+        })
+        .await
+    }
+
+    /// Asks on a new connection, again and again, for what became of one that was lost.
+    pub(super) async fn ask<T>(
+        &mut self,
+        question: impl Fn(&mut PgConnection) -> BoxFuture<'_, Result<T, sqlx::Error>>,
+    ) -> Option<T> {
         let asking = async {
             loop {
                 if let Ok(mut lease) = self.connection.begin().await {
-                    let found = limited(store::was_recorded(lease.connection(), marker)).await;
+                    let found = limited(question(lease.connection())).await;
                     self.connection.end(lease, &found);
                     if let Ok(found) = found {
                         return found;

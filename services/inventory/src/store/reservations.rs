@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Instant, present, product_id, state};
 use crate::{
     engine::{Known, OverdueLine},
-    model::{Item, Items, ProductId, Reservation, ReservationId},
+    model::{Item, Items, ProductId, Reservation, ReservationId, TimeToLive},
 };
 
 /// How many lines are settled in one transaction: it must end well before its statements' time is up, however many
@@ -81,6 +81,53 @@ pub(crate) async fn reservation(
         rows.into_iter().map(|row| Ok(Item { product_id: product_id(row.product_id)?, quantity: row.quantity }));
     let items = Items::of_lines(items.collect::<Result<_, sqlx::Error>>()?);
     Ok(Some((Reservation { id, state, items, expires_at }, is_up)))
+}
+
+/// Holds an item, where there is enough of it and no line of its product is overdue; returns until when. Both are judged
+/// again, by the row as it then is, if the statement had to wait for its lock.
+pub(crate) async fn hold(
+    connection: &mut PgConnection,
+    id: ReservationId,
+    item: &Item,
+    ttl: TimeToLive,
+) -> Result<Option<Instant>, sqlx::Error> {
+    let held = sqlx::query_scalar!(
+        r#"WITH product AS (
+               UPDATE stock SET reserved = reserved + $3, version = version + 1,
+                                next_expiry = least(next_expiry, clock_timestamp() + make_interval(secs => $4::bigint))
+               WHERE product_id = $2 AND on_hand - reserved >= $3
+                 AND (next_expiry IS NULL OR next_expiry > clock_timestamp())
+               -- Not before the bound, as that was set before.
+               RETURNING product_id, on_hand, reserved, version,
+                         clock_timestamp() + make_interval(secs => $4::bigint) AS expires_at
+           ), held AS (
+               INSERT INTO reservation (id, state, expires_at) SELECT $1, 'held', expires_at FROM product
+           ), line AS (
+               INSERT INTO reservation_line (reservation_id, product_id, quantity, expires_at)
+               SELECT $1, product_id, $3, expires_at FROM product
+           ), entry AS (
+               INSERT INTO movement (product_id, version, kind, on_hand_delta, reserved_delta, on_hand, reserved,
+                                     reservation_id)
+               SELECT product_id, version, 'hold', 0, $3, on_hand, reserved, $1 FROM product
+           )
+           SELECT expires_at AS "expires_at!" FROM product"#,
+        id.0,
+        item.product_id.as_str(),
+        item.quantity,
+        ttl.0,
+    );
+    held.fetch_optional(connection).await
+}
+
+/// Sees to it that a reservation whose [`hold`] was lost either is there, and returns until when, or can never be: its
+/// id is taken. Waits for a transaction that is about to take it.
+pub(crate) async fn void(connection: &mut PgConnection, id: ReservationId) -> Result<Option<Instant>, sqlx::Error> {
+    sqlx::query!("INSERT INTO reservation (id, state) VALUES ($1, 'void') ON CONFLICT DO NOTHING", id.0)
+        .execute(&mut *connection)
+        .await?;
+    // In a statement of its own: the one before may see nothing of what was committed while it waited.
+    let there = sqlx::query_scalar!("SELECT expires_at FROM reservation WHERE id = $1 AND state <> 'void'", id.0);
+    there.fetch_optional(connection).await.map(Option::flatten)
 }
 
 /// Reads the overdue lines of locked products, in order of their expiry; at most [`MOST_OVERDUE`].

@@ -140,6 +140,30 @@ async fn lines_that_another_settles_while_a_writer_waits_are_not_settled_twice(p
     assert_eq!(counters(&app, "a").await, (0, 5, 5));
 }
 
+/// What waits for a row's lock sees the row as it is then: what another took meanwhile is not there to be held.
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_hold_that_waited_for_its_product_is_judged_by_what_is_left_then(pool: PgPool) {
+    for (taken, expected) in [(2, 201), (3, 409)] {
+        let app = start(&pool).await;
+        let product = format!("p{taken}");
+        set(&app, &product, 5).await.json(201);
+        let mut other = pool.begin().await.expect("a transaction");
+        let take = "WITH product AS (
+                 UPDATE stock SET on_hand = on_hand - $2, version = 2 WHERE product_id = $1 RETURNING on_hand
+             ) INSERT INTO movement (product_id, version, kind, on_hand_delta, reserved_delta, on_hand, reserved)
+             SELECT $1, 2, 'adjust', -$2, 0, on_hand, 0 FROM product";
+        sqlx::query(take).bind(&product).bind(taken).execute(&mut *other).await.expect("taken");
+        let finish = async {
+            waits_for_a_lock(&pool).await;
+            other.commit().await.expect("committed");
+        };
+        let items = [(product.as_str(), 3)];
+        let (answer, ()) = tokio::join!(reserve(&app, &items), finish);
+        assert_eq!(answer.status, expected);
+        audit(&pool).await;
+    }
+}
+
 /// Waits until some statement waits for a lock.
 pub async fn waits_for_a_lock(pool: &PgPool) {
     let waiting =

@@ -11,7 +11,7 @@ use crate::{
     service::{Postgres, client, program, serve, unavailable},
 };
 
-/// A service whose way to the database loses each COMMIT that is not the first of the service, or the second after one.
+/// A service whose way to the database loses every second commit: the second, the fourth and so on.
 struct Setting {
     postgres: Postgres,
     proxy: Proxy,
@@ -74,6 +74,36 @@ async fn a_commit_whose_answer_is_lost_is_found_and_not_repeated() {
 #[tokio::test]
 async fn a_commit_that_never_arrived_is_found_missing_and_made_again() {
     is_found_out(Cut::Before).await;
+}
+
+async fn a_hold_alone(cut: Cut) {
+    let setting = Setting::new(cut).await;
+    assert_eq!(setting.send(Method::POST, "/inventory/p", json!({"stock": 10})).await.status(), 201);
+    let body = json!({"items": [{"product_id": "p", "quantity": 3}]});
+    for round in 1..=3 {
+        let cuts = setting.proxy.cuts();
+        let held: Value = setting.send(Method::POST, "/reservations", body.clone()).await.json().await.expect("JSON");
+        assert_eq!(held["state"], "held");
+        let path = format!("/reservations/{}", held["id"].as_str().expect("an id"));
+        let read = setting.client.get(setting.service.url(&path)).send().await.expect("an answer");
+        assert_eq!(read.json::<Value>().await.expect("JSON"), held);
+        assert_eq!(setting.kinds().await.len(), 1 + round, "each once");
+        assert!(round > 1 || setting.proxy.cuts() > cuts);
+        setting.check().await;
+    }
+    // Whether the third was cut or not: it is known that there are not enough.
+    assert_eq!(setting.send(Method::POST, "/reservations", body).await.status(), 409);
+    setting.check().await;
+}
+
+#[tokio::test]
+async fn a_hold_in_one_statement_whose_answer_is_lost_is_found_and_not_repeated() {
+    a_hold_alone(Cut::After).await;
+}
+
+#[tokio::test]
+async fn a_hold_in_one_statement_that_never_arrived_can_never_be_and_is_made_anew() {
+    a_hold_alone(Cut::Before).await;
 }
 
 #[tokio::test]

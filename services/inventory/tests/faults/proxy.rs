@@ -1,4 +1,4 @@
-//! A way to Postgres that loses connections around a COMMIT.
+//! A way to Postgres that loses connections around a COMMIT, or a statement that is its own transaction.
 
 use std::{
     net::SocketAddr,
@@ -17,7 +17,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What happens to a COMMIT; the connection is lost either way.
+/// What happens to a commit; the connection is lost either way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
     /// It never arrives.
@@ -26,7 +26,7 @@ pub enum Cut {
     After,
 }
 
-/// Says what happens to the COMMIT of this number, counted from 0.
+/// Says what happens to the commit of this number, counted from 0.
 type Plan = Box<dyn Fn(usize) -> Option<Cut> + Send + Sync>;
 
 /// The proxy: it takes connections until it is dropped.
@@ -99,13 +99,14 @@ impl Shared {
         }
         // While it restarts there is nothing to connect to.
         let Ok(mut server) = UnixStream::connect(&self.socket).await else { return };
+        let mut hold = None;
         let (mut asked, mut answered) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
         loop {
             tokio::select! {
                 _ = closed.changed() => return,
                 read = client.read(&mut asked) => {
                     let Ok(length @ 1..) = read else { return };
-                    let cut = self.cut(&asked[..length]);
+                    let cut = self.cut(&asked[..length], &mut hold);
                     if cut == Some(Cut::Before) {
                         return;
                     }
@@ -128,9 +129,17 @@ impl Shared {
         }
     }
 
-    /// What is to happen to these bytes.
-    fn cut(&self, bytes: &[u8]) -> Option<Cut> {
-        if !bytes.windows(7).any(|window| window == b"COMMIT\0") {
+    /// What is to happen to these bytes. `hold` is what this connection calls the statement that holds without a
+    /// transaction around it, once it is prepared.
+    fn cut(&self, bytes: &[u8], hold: &mut Option<Vec<u8>>) -> Option<Cut> {
+        let contains = |text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
+        if bytes.first() == Some(&b'P') && contains(b"SELECT $1, 'held'") {
+            // Parse: a type, a length of four bytes, the name.
+            *hold = bytes[5..].split_inclusive(|byte| *byte == 0).next().map(<[u8]>::to_vec);
+            return None;
+        }
+        let holds = bytes.first() == Some(&b'B') && hold.as_ref().is_some_and(|name| contains(name));
+        if !holds && !contains(b"COMMIT\0") {
             return None;
         }
         let cut = (self.plan)(self.commits.fetch_add(1, Ordering::Relaxed))?;
