@@ -1,0 +1,1 @@
+//! `/docs` and `/openapi.json`: the APIs of all services in one document.

@@ -1,0 +1,1 @@
+//! What the gateway does to requests and answers besides passing them on: headers, limits, CORS, compression.
