@@ -1,48 +1,107 @@
 //! Which services there are: in a cluster from its API server, elsewhere from flags.
 
 mod flags;
+mod kubernetes;
+mod path;
 
 use std::sync::Arc;
 
 use clap::Args;
 use prometheus::Registry;
+use tokio::sync::watch;
 
 use self::flags::Routes;
-use crate::services::Services;
+use crate::services::{Service, Services};
 
 /// Where the services are.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DiscoveryArgs {
-    /// A service outside of a cluster, or several with spaces between:
-    /// `NAME:PATH,PATH=http://HOST:PORT,grpc://HOST:PORT`. Left out: those of the cluster
+    /// A service outside of a cluster, as `NAME:/PATH,/PATH=http://HOST:PORT,grpc://HOST:PORT`, or several with spaces
+    /// between; left out: those of the cluster
     #[arg(long = "route", env = "ROUTES", value_name = "ROUTE")]
     routes: Vec<Routes>,
-    /// The namespace whose services are routed; left out: the one this process runs in
+    /// The namespace whose services have routes; left out: the one this process runs in
     #[arg(long, env)]
     namespace: Option<String>,
 }
 
-/// What is known about the services, and goes on being found out.
+/// What is known of the services; it goes on being found out.
 pub(crate) struct Discovery {
     /// The services, as they are now.
     pub(crate) services: Services,
-    ready: Arc<dyn Fn() -> Result<(), Arc<str>> + Send + Sync>,
+    complete: watch::Receiver<bool>,
+}
+
+/// Where what is found out goes.
+struct Publisher {
+    services: watch::Sender<Arc<[Service]>>,
+    complete: watch::Sender<bool>,
 }
 
 impl Discovery {
-    /// Whether all services are known: from then on for good, wherever the API server is.
+    fn new() -> (Publisher, Self) {
+        let (services, known) = watch::channel(Arc::default());
+        let (complete, is_complete) = watch::channel(false);
+        (Publisher { services, complete }, Self { services: known, complete: is_complete })
+    }
+
+    /// Whether all services were known once: the last that was known is used for as long as it takes.
     ///
     /// # Errors
     /// Why not, in a few words.
     pub(crate) fn ready(&self) -> Result<(), Arc<str>> {
-        (self.ready)()
+        if *self.complete.borrow() { Ok(()) } else { Err("the services are not known yet".into()) }
+    }
+
+    /// Whether it is still being found out; where not, by a mistake in the code, only a new process helps.
+    ///
+    /// # Errors
+    /// That it is not, in a few words.
+    pub(crate) fn live(&self) -> Result<(), Arc<str>> {
+        // The sender is the task's.
+        if self.complete.has_changed().is_ok() { Ok(()) } else { Err("nobody looks for services any more".into()) }
+    }
+}
+
+impl Publisher {
+    /// Tells which services there are now, where that is new.
+    fn publish(&self, services: Vec<Service>) {
+        self.services.send_if_modified(|known| {
+            let new = **known != *services;
+            if new {
+                tell_of(known, &services);
+                *known = services.into();
+            }
+            new
+        });
+        self.complete.send_if_modified(|complete| !std::mem::replace(complete, true));
+    }
+}
+
+/// Logs which services have appeared and which are gone. Both lists are sorted by name.
+fn tell_of(before: &[Service], now: &[Service]) {
+    let find = |list: &[Service], service: &Service| list.binary_search_by(|other| other.name.cmp(&service.name)).ok();
+    for service in now {
+        if find(before, service).is_none_or(|index| before[index].paths != service.paths) {
+            tracing::info!(service = service.name, paths = service.paths.join(" "), "routed");
+        }
+    }
+    for service in before.iter().filter(|service| find(now, service).is_none()) {
+        tracing::info!(service = service.name, "no longer routed");
     }
 }
 
 /// Begins to look for the services.
 ///
 /// # Errors
-/// Where no flag names any and there is no API server to ask.
+/// Where flags name services that do not go together, or none and there is no API server to ask.
 pub(crate) async fn start(args: &DiscoveryArgs, registry: &Registry) -> anyhow::Result<Discovery> {
-    todo!()
+    let (publisher, discovery) = Discovery::new();
+    let routes: Vec<_> = args.routes.iter().flat_map(|routes| &routes.0).cloned().collect();
+    if routes.is_empty() {
+        kubernetes::start(args.namespace.as_deref(), registry, publisher).await?;
+    } else {
+        flags::start(routes, publisher)?;
+    }
+    Ok(discovery)
 }
