@@ -38,9 +38,9 @@ enum Change {
 /// # Errors
 /// Where there is no API server to ask.
 pub(super) async fn start(namespace: Option<&str>, registry: &Registry, publisher: Publisher) -> anyhow::Result<()> {
-    let config =
-        Config::infer().await.context("there are no routes (--route, ROUTES), and no cluster to find any in")?;
-    let config = patience::configured(config);
+    let config = Config::infer().await;
+    let mut config = config.context("there are no routes (--route, ROUTES), and no cluster to find any in")?;
+    patience::limit(&mut config);
     let namespace = namespace.unwrap_or(&config.default_namespace).to_owned();
     let client = Client::try_from(config)?;
     let metrics = Metrics::new(registry)?;
