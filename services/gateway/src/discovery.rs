@@ -105,3 +105,40 @@ pub(crate) async fn start(args: &DiscoveryArgs, registry: &Registry) -> anyhow::
     }
     Ok(discovery)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(name: &str, address: &str) -> Service {
+        let http = vec![address.parse().expect("an address")];
+        Service { name: name.to_owned(), paths: vec![format!("/{name}")], http, grpc: None }
+    }
+
+    #[test]
+    fn it_is_ready_from_the_first_list_on_even_an_empty_one() {
+        let (publisher, discovery) = Discovery::new();
+        assert!(discovery.ready().is_err());
+        publisher.publish(Vec::new());
+        assert!(discovery.ready().is_ok() && discovery.live().is_ok());
+        drop(publisher);
+        assert!(discovery.ready().is_ok(), "what is known is still of use");
+        assert!(discovery.live().is_err());
+    }
+
+    #[test]
+    fn what_is_no_change_is_not_told() {
+        let (publisher, discovery) = Discovery::new();
+        let mut services = discovery.services.clone();
+        let mut tell = |list| {
+            publisher.publish(list);
+            let told = services.has_changed().expect("it goes on");
+            services.mark_unchanged();
+            told
+        };
+        assert!(tell(vec![service("a", "10.0.0.1:80")]));
+        assert!(!tell(vec![service("a", "10.0.0.1:80")]));
+        assert!(tell(vec![service("a", "10.0.0.2:80")]));
+        assert!(tell(Vec::new()));
+    }
+}
