@@ -8,9 +8,10 @@ use kube::{
     runtime::{reflector, watcher},
 };
 use serde_json::{Value, json};
+use test_harness::api_server::ApiServer;
 use tokio::{sync::watch, time};
 
-use super::{Context, Settings, children, fake::ApiServer, reconcile::reconcile};
+use super::{Context, Settings, children, reconcile::reconcile};
 use crate::{api::Microservice, build::Facts, metrics::Metrics};
 
 const OBJECT: &str = "/apis/hedgerow.dev/v1alpha1/namespaces/default/microservices/orders";
