@@ -33,6 +33,7 @@ pub use cli::ServeArgs;
 pub use conditional::{IfMatch, Tagged};
 pub use database::{Database, DatabaseUrl};
 pub use fields::{Fields, FromFields, Json};
+pub use openapi::page_file;
 pub use page::{Limit, Page};
 pub use path::Path;
 pub use problem::{FieldError, Problem, ProblemBody};
