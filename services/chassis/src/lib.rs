@@ -36,6 +36,7 @@ pub use current::TRACEPARENT;
 pub use database::{Database, DatabaseUrl};
 pub use fields::{Fields, FromFields, Json};
 pub use life::{Life, Phase};
+pub use openapi::page_file;
 pub use page::{Limit, Page};
 pub use path::Path;
 pub use problem::{FieldError, Problem, ProblemBody};

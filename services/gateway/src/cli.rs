@@ -7,7 +7,7 @@ use chassis::{
     process::{self, Bound, ProcessArgs, Running},
     server::{Server, Workers},
 };
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{
     access_log::{AccessLog, Writer},
@@ -56,7 +56,9 @@ struct ServeArgs {
 /// The whole of the gateway's `main`.
 #[must_use]
 pub fn main() -> ExitCode {
-    let args = match Cli::try_parse() {
+    // All flags, whether they come before `serve` or after it.
+    let matches = Cli::command().mut_args(|flag| flag.global(true)).try_get_matches();
+    let args = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(Cli { command: None | Some(Command::Serve), serve }) => serve,
         Err(error) => return process::no_command(NAME, &error),
     };

@@ -28,15 +28,15 @@ pub(crate) struct PolicyArgs {
     #[arg(long, env, value_name = "N", default_value_t = 0)]
     pub(crate) trusted_hops: u8,
     #[command(flatten)]
-    names: names::Args,
+    names: names::NamesArgs,
     #[command(flatten)]
-    limit: limit::Args,
+    limit: limit::LimitArgs,
     #[command(flatten)]
-    cors: cors::Args,
+    cors: cors::CorsArgs,
     #[command(flatten)]
-    security: security::Args,
+    security: security::SecurityArgs,
     #[command(flatten)]
-    compression: compression::Args,
+    compression: compression::CompressionArgs,
 }
 
 /// All of it, ready to be used; made once.
@@ -101,7 +101,7 @@ impl Policy {
     /// a gateway, and with what tells of the client.
     pub(crate) fn to_upstream(&self, parts: &mut Parts, client: &Client) {
         upstream::prepare(parts, client, &self.names);
-        self.compression.to_upstream(&mut parts.headers);
+        compression::to_upstream(&mut parts.headers);
     }
 
     /// Makes an answer, a service's or the gateway's own, one to give to the client.

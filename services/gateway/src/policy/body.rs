@@ -48,8 +48,7 @@ where
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Plain { body } => body.size_hint(),
-            // Nobody knows before it is done.
-            Self::Gzip { .. } => SizeHint::default(),
+            Self::Gzip { body } => body.size_hint(),
         }
     }
 }

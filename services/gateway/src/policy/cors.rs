@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request::Parts, uri::Uri};
 
 #[derive(Debug, Clone, clap::Args)]
-pub(super) struct Args {
+pub(super) struct CorsArgs {
     /// Origins whose pages may use the services from a browser, such as `https://shop.example`, with commas between;
     /// `*` for all. Left out: no CORS, and what services say about it stays
     #[arg(long, env, value_name = "ORIGINS", value_delimiter = ',')]
@@ -87,7 +87,7 @@ impl FromStr for Origin {
 impl Cors {
     /// # Errors
     /// Where arguments contradict each other.
-    pub(super) fn new(args: &Args) -> anyhow::Result<Option<Self>> {
+    pub(super) fn new(args: &CorsArgs) -> anyhow::Result<Option<Self>> {
         if args.cors_origins.is_empty() {
             return Ok(None);
         }
@@ -162,3 +162,6 @@ impl Cors {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -123,7 +123,7 @@ const END_TO_END_PREFIXES: [&str; 8] =
 
 /// Names of headers that end at the gateway or, as exceptions, do not.
 #[derive(Debug, Clone, clap::Args)]
-pub(super) struct Args {
+pub(super) struct NamesArgs {
     /// More request headers that are not believed from outside, with commas between; `x-team-*` means all that begin so
     #[arg(long, env, value_name = "NAMES", value_delimiter = ',')]
     drop_headers: Vec<Pattern>,
@@ -152,13 +152,15 @@ impl FromStr for Pattern {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let name = text.trim().to_ascii_lowercase();
         let stem = name.strip_suffix('*').unwrap_or(&name);
-        if HeaderName::from_bytes(stem.as_bytes()).is_err() {
+        if stem.contains('*') || HeaderName::from_bytes(stem.as_bytes()).is_err() {
             return Err("is no header name, nor the beginning of one followed by *");
         }
-        if END_TO_END.binary_search(&stem).is_ok() || HOP_BY_HOP.binary_search(&stem).is_ok() {
+        let is_prefix = stem.len() < name.len();
+        let is_needed = |own: &&str| if is_prefix { own.starts_with(stem) } else { *own == stem };
+        if is_end_to_end(stem) || END_TO_END.iter().chain(&HOP_BY_HOP).any(|own| is_needed(own)) {
             return Err("is a header that HTTP itself needs");
         }
-        Ok(if stem.len() < name.len() { Self::Prefix(stem.to_owned()) } else { Self::Name(name) })
+        Ok(if is_prefix { Self::Prefix(stem.to_owned()) } else { Self::Name(name) })
     }
 }
 
@@ -172,7 +174,7 @@ impl Pattern {
 }
 
 impl Names {
-    pub(super) fn new(args: &Args) -> Self {
+    pub(super) fn new(args: &NamesArgs) -> Self {
         Self { dropped: args.drop_headers.clone(), kept: args.keep_headers.clone() }
     }
 
@@ -237,3 +239,6 @@ fn is_identity(name: &str) -> bool {
 fn is_end_to_end(name: &str) -> bool {
     END_TO_END.binary_search(&name).is_ok() || END_TO_END_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
+
+#[cfg(test)]
+mod tests;

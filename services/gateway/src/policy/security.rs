@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, header};
 use super::client::Scheme;
 
 #[derive(Debug, Clone, clap::Args)]
-pub(super) struct Args {
+pub(super) struct SecurityArgs {
     /// Whether answers get headers for browsers: X-Content-Type-Options, X-Frame-Options, Referrer-Policy, and where the
     /// client used https Strict-Transport-Security; what a service sets itself stays
     #[arg(long, env, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
@@ -25,7 +25,7 @@ pub(super) struct Security {
 }
 
 impl Security {
-    pub(super) fn new(args: &Args) -> anyhow::Result<Self> {
+    pub(super) fn new(args: &SecurityArgs) -> anyhow::Result<Self> {
         let seconds = args.hsts_max_age.as_secs();
         let hsts = (seconds > 0).then(|| HeaderValue::from_str(&format!("max-age={seconds}")));
         Ok(Self { is_on: args.security_headers, hsts: hsts.transpose().context("HSTS_MAX_AGE")? })
@@ -52,11 +52,11 @@ impl Security {
 mod tests {
     use super::*;
 
-    fn args() -> Args {
-        Args { security_headers: true, hsts_max_age: Duration::from_secs(60) }
+    fn args() -> SecurityArgs {
+        SecurityArgs { security_headers: true, hsts_max_age: Duration::from_secs(60) }
     }
 
-    fn applied(args: &Args, scheme: Scheme, own: &[(header::HeaderName, &'static str)]) -> HeaderMap {
+    fn applied(args: &SecurityArgs, scheme: Scheme, own: &[(header::HeaderName, &'static str)]) -> HeaderMap {
         let own = own.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value)));
         let mut headers = own.collect();
         Security::new(args).expect("valid").apply(scheme, &mut headers);
@@ -70,7 +70,7 @@ mod tests {
         assert!(!plain.contains_key(header::STRICT_TRANSPORT_SECURITY));
         let secure = applied(&args(), Scheme::Https, &[]);
         assert_eq!(secure.get(header::STRICT_TRANSPORT_SECURITY), Some(&HeaderValue::from_static("max-age=60")));
-        let never = Args { hsts_max_age: Duration::ZERO, ..args() };
+        let never = SecurityArgs { hsts_max_age: Duration::ZERO, ..args() };
         assert_eq!(applied(&never, Scheme::Https, &[]), plain);
     }
 
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn they_can_be_left_out() {
-        let off = Args { security_headers: false, ..args() };
+        let off = SecurityArgs { security_headers: false, ..args() };
         assert!(applied(&off, Scheme::Https, &[]).is_empty());
     }
 }

@@ -114,3 +114,6 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: Bytes) {
         headers.insert(name, value);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -60,3 +60,84 @@ impl Gcra {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn gcra(period: u64, burst: u32) -> Gcra {
+        Gcra::new(Duration::from_nanos(period), NonZeroU32::new(burst).expect("not zero"))
+    }
+
+    #[test]
+    fn a_burst_passes_and_then_one_each_period() {
+        let gcra = gcra(10, 3);
+        let mut cell = 0;
+        let mut take = |now| {
+            let verdict = gcra.take(now, &mut cell);
+            (verdict.allowed, verdict.remaining, verdict.next_after.as_nanos(), verdict.whole_after.as_nanos())
+        };
+        assert_eq!(take(1000), (true, 2, 0, 10));
+        assert_eq!(take(1000), (true, 1, 0, 20));
+        assert_eq!(take(1000), (true, 0, 10, 30));
+        assert_eq!(take(1004), (false, 0, 6, 26));
+        assert_eq!(take(1009), (false, 0, 1, 21));
+        assert_eq!(take(1010), (true, 0, 10, 30));
+        assert_eq!(take(1035), (true, 1, 0, 15));
+        // However long nothing comes, no more than a burst is saved up.
+        assert_eq!(take(u64::MAX / 2), (true, 2, 0, 10));
+    }
+
+    /// A bucket that tokens drip into, counted one by one: slow, and with nothing to get wrong.
+    struct Bucket {
+        period: u64,
+        burst: u64,
+        /// Times at which the tokens that are missing come back.
+        missing: Vec<u64>,
+    }
+
+    impl Bucket {
+        fn take(&mut self, now: u64) -> (bool, u64) {
+            self.missing.retain(|back| *back > now);
+            let allowed = (self.missing.len() as u64) < self.burst;
+            if allowed {
+                let last = self.missing.last().copied().unwrap_or(now);
+                self.missing.push(last + self.period);
+            }
+            (allowed, self.burst - self.missing.len() as u64)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_decides_as_a_bucket_of_tokens_does(
+            period in 1_u64..50,
+            burst in 1_u32..8,
+            pauses in proptest::collection::vec(0_u64..100, 1..200),
+        ) {
+            let gcra = gcra(period, burst);
+            let mut bucket = Bucket { period, burst: burst.into(), missing: Vec::new() };
+            let (mut cell, mut now) = (0, 0);
+            for pause in pauses {
+                now += pause;
+                let verdict = gcra.take(now, &mut cell);
+                let (allowed, remaining) = bucket.take(now);
+                prop_assert_eq!((verdict.allowed, u64::from(verdict.remaining)), (allowed, remaining), "at {}", now);
+                // What it tells is what a client finds that acts on it.
+                let later = |after: Duration| {
+                    let mut cell = cell;
+                    let at = now + u64::try_from(after.as_nanos()).expect("short");
+                    (0..=burst).take_while(|_| gcra.take(at, &mut cell).allowed).count()
+                };
+                prop_assert_eq!(later(Duration::ZERO), verdict.remaining as usize);
+                prop_assert!(later(verdict.next_after) >= 1);
+                if verdict.next_after > Duration::ZERO {
+                    prop_assert_eq!(later(verdict.next_after.saturating_sub(Duration::from_nanos(1))), 0);
+                }
+                prop_assert_eq!(later(verdict.whole_after), burst as usize);
+            }
+        }
+    }
+}

@@ -97,3 +97,98 @@ fn network(client: IpAddr) -> u128 {
 fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::policy::limit::gcra::Gcra;
+
+    fn size(memory: &Memory) -> usize {
+        let parts = memory.parts.iter().map(|part| part.lock().expect("a lock"));
+        parts.map(|part| part.young.len() + part.old.len()).sum()
+    }
+
+    fn count(memory: &Memory, now: u64, client: u32) -> u64 {
+        memory.update_at(now, "s", "/", IpAddr::V4(client.into()), |cell| {
+            *cell += 1;
+            *cell
+        })
+    }
+
+    #[test]
+    fn routes_and_clients_are_counted_apart_and_of_ipv6_a_network_is_one_client() {
+        let memory = Memory::new(Duration::from_secs(1));
+        let mut take = |service: &str, route: &str, client: &str| {
+            memory.update_at(0, service, route, client.parse().expect("an address"), |cell| {
+                *cell += 1;
+                *cell
+            })
+        };
+        assert_eq!(take("users", "/users", "192.0.2.1"), 1);
+        assert_eq!(take("users", "/users", "192.0.2.2"), 1);
+        assert_eq!(take("users", "/friends", "192.0.2.1"), 1);
+        assert_eq!(take("inventory", "/users", "192.0.2.1"), 1);
+        assert_eq!(take("users", "/users", "192.0.2.1"), 2);
+        assert_eq!(take("users", "/users", "2001:db8:0:1::1"), 1);
+        assert_eq!(take("users", "/users", "2001:db8:0:1:ffff::1"), 2);
+        assert_eq!(take("users", "/users", "2001:db8:0:2::1"), 1);
+    }
+
+    #[test]
+    fn clients_that_went_away_are_forgotten() {
+        let memory = Memory::new(Duration::from_nanos(100));
+        for client in 0..1000 {
+            count(&memory, 0, client);
+        }
+        assert_eq!(size(&memory), 1000);
+        // Each part notices by itself, with what comes to it: two rounds, each later than a quota takes to be whole.
+        for now in [100, 200] {
+            for client in 5000..5200 {
+                count(&memory, now, client);
+            }
+        }
+        assert_eq!(size(&memory), 200);
+    }
+
+    #[test]
+    fn however_many_clients_come_no_more_than_so_many_are_kept() {
+        let memory = Memory::new(Duration::from_secs(3600));
+        let bound = 2 * PARTS * MAX_KEYS;
+        for client in 0..u32::try_from(bound).expect("few") * 2 {
+            count(&memory, 0, client);
+        }
+        assert!((bound / 2..=bound).contains(&size(&memory)), "{}", size(&memory));
+        // One that comes all the time is not among the forgotten.
+        for client in 0..u32::try_from(bound).expect("few") {
+            if client % 1000 == 0 {
+                count(&memory, 0, u32::MAX);
+            }
+            count(&memory, 0, client);
+        }
+        assert!(count(&memory, 0, u32::MAX) > u64::try_from(bound / 1000).expect("few"));
+    }
+
+    proptest! {
+        #[test]
+        fn forgetting_changes_no_verdict(
+            period in 1_u64..20,
+            burst in 1_u32..5,
+            requests in proptest::collection::vec((0_u64..60, 0_u32..3), 1..300),
+        ) {
+            let gcra = Gcra::new(Duration::from_nanos(period), NonZeroU32::new(burst).expect("not zero"));
+            let memory = Memory::new(gcra.whole());
+            let mut all = HashMap::<u32, u64>::new();
+            let mut now = 0;
+            for (pause, client) in requests {
+                now += pause;
+                let address = IpAddr::V4(client.into());
+                let verdict = memory.update_at(now, "s", "/", address, |cell| gcra.take(now, cell));
+                prop_assert_eq!(verdict, gcra.take(now, all.entry(client).or_default()));
+            }
+        }
+    }
+}
