@@ -128,12 +128,19 @@ async fn requests_beyond_the_limit_are_refused_at_once() {
     assert_eq!(site.metric("gateway_requests_shed_total"), 1.0);
     go.notify_one();
     assert_eq!(waiting.join_next().await.expect("one").expect("no panic"), "waited");
-    go.notify_one();
-    assert_eq!(site.get("/test").await.text(), "waited");
-    for _ in 0..4 {
+    waiting.spawn({
+        let site = site.clone();
+        async move { site.get("/test").await.text().to_owned() }
+    });
+    eventually("there is room for one more", PATIENCE, async || (stub.requests() == 6).then_some(())).await;
+    eventually("all are answered", PATIENCE, async || {
         go.notify_one();
-        waiting.join_next().await.expect("one").expect("no panic");
-    }
+        while let Some(text) = waiting.try_join_next() {
+            assert_eq!(text.expect("no panic"), "waited");
+        }
+        waiting.is_empty().then_some(())
+    })
+    .await;
     site.metric_becomes("http_requests_in_flight", 0.0).await;
 }
 

@@ -167,7 +167,8 @@ async fn a_body_of_which_only_a_part_has_come_is_repeated_whole() {
 async fn an_answer_of_502_or_503_counts_as_none_where_another_endpoint_works() {
     for status in [502, 503] {
         let bad =
-            Stub::answering(move |_| async move { Response::builder().status(status).body(whole("bad")).expect("it") }).await;
+            Stub::answering(move |_| async move { Response::builder().status(status).body(whole("bad")).expect("it") })
+                .await;
         let good = Stub::saying("good").await;
         let site = Site::of(&[], both(bad.address, good.address)).await;
         let mut posts = 0;

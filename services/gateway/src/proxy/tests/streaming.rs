@@ -44,7 +44,7 @@ async fn each_piece_of_a_body_is_passed_on_when_it_comes_both_ways_at_once() {
         assert_eq!(frame.expect("a frame").expect("a frame").into_data().expect("data"), piece);
     }
     drop(sender);
-    assert!(answer.frame().await.is_none());
+    assert!(answer.collect().await.expect("an end").to_bytes().is_empty());
 }
 
 #[tokio::test]
@@ -164,9 +164,11 @@ async fn an_answer_that_breaks_off_breaks_off_for_the_client_too() {
         .await;
         let site = Site::with(&[], &[&stub]).await;
         for _ in 0..2 {
-            let answer =
-                http_1(site.address).await.send_request(request(Method::GET, "/test", "")).await.expect("a head");
-            assert!(Answer::read(answer).await.is_err(), "{framing}");
+            let answer = http_1(site.address).await.send_request(request(Method::GET, "/test", "")).await;
+            // It may be known before the head was sent.
+            if let Ok(answer) = answer {
+                assert!(Answer::read(answer).await.is_err(), "{framing}");
+            }
         }
         assert!(site.metric(r#"gateway_upstream_errors_total{kind="reset",service="test"}"#) >= 2.0);
         assert!(site.log(2).await.iter().all(|line| line["complete"] == false));
@@ -183,7 +185,7 @@ async fn a_head_request_is_answered_with_the_length_and_no_body() {
     .await;
     let site = Site::with(&[], &[&stub]).await;
     let mut raw = Raw::connect(site.address).await.expect("a connection");
-    for _ in 0..3 {
+    for _ in 0..8 {
         raw.send("HEAD /test HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("sent");
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -194,7 +196,7 @@ async fn a_head_request_is_answered_with_the_length_and_no_body() {
         assert!(text.contains("content-length: 12345") && text.starts_with("HTTP/1.1 200"), "{text}");
         raw = Raw::connect(site.address).await.expect("a connection");
     }
-    assert_eq!(stub.connections(), 1, "it is used again");
+    assert!(stub.connections() <= 2, "one a thread: {}", stub.connections());
 }
 
 #[tokio::test]

@@ -64,7 +64,7 @@ async fn bytes_go_both_ways_until_both_ends_have_ended() {
     timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("in time").expect("the rest");
     assert_eq!(rest, b"bye");
     let line = &site.log(1).await[0];
-    assert_eq!((&line["status"], &line["bytes"]), (&101.into(), &(5 + 4 + 16 + 4 + 3).into()));
+    assert_eq!((&line["status"], &line["bytes"]), (&101.into(), &(5 + 5 + 16 + 4 + 3).into()));
     site.metric_becomes(r#"gateway_upstream_requests_in_flight{service="test"}"#, 0.0).await;
 }
 
