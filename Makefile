@@ -2,7 +2,7 @@
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # What runs without Kubernetes.
-LOCAL := --package hedgerow --package users --package inventory
+LOCAL := --package hedgerow --package users --package inventory --package gateway
 
 .DEFAULT_GOAL := help
 .PHONY: help run kind forward test test-cluster e2e lint check-metrics check-chart queries check-queries manifests check-manifests fuzz images bench install-postgres hedgerow

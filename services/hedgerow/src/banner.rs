@@ -8,7 +8,8 @@ use crate::service::{Service, reachable};
 pub fn text(services: &[Service], server: &Server) -> String {
     let socket = shell(&server.socket_dir().to_string_lossy());
     let mut lines = vec![format!("\nHedgerow is up; Ctrl-C stops it. Data: {}\n", server.data_dir().path().display())];
-    for service in services {
+    let (front, behind): (Vec<_>, Vec<_>) = services.iter().partition(|service| service.row.is_gateway());
+    for service in front.iter().chain(&behind) {
         let name = service.row.name;
         let (http, admin) = (reachable(service.http), reachable(service.admin));
         lines.push(format!("  {name:<10} API      http://{http}"));
@@ -17,12 +18,14 @@ pub fn text(services: &[Service], server: &Server) -> String {
             lines.push(format!("  {:<10} gRPC     {}", "", reachable(grpc)));
         }
         lines.push(format!("  {:<10} metrics  http://{admin}/metrics", ""));
-        lines.push(format!("  {:<10} database psql -h {socket} -U {SUPERUSER} {name}", ""));
+        if !service.row.is_gateway() {
+            lines.push(format!("  {:<10} database psql -h {socket} -U {SUPERUSER} {name}", ""));
+        }
     }
     lines.push("\nTry:\n".to_owned());
-    for service in services {
-        for (path, body) in service.row.examples {
-            let url = format!("http://{}{path}", reachable(service.http));
+    for gateway in front {
+        for (path, body) in behind.iter().flat_map(|service| service.row.examples) {
+            let url = format!("http://{}{path}", reachable(gateway.http));
             lines.push(format!("  {}", curl(&url, *body)));
         }
     }

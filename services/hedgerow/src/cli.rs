@@ -105,13 +105,19 @@ mod tests {
 
     #[test]
     fn each_service_has_its_addresses() {
-        let arguments =
-            ["--users-addr", "[::1]:1", "--inventory-admin-addr=0.0.0.0:2", "--inventory-grpc-addr=[::1]:3"];
+        let arguments = [
+            "--users-addr",
+            "[::1]:1",
+            "--inventory-admin-addr=0.0.0.0:2",
+            "--inventory-grpc-addr=[::1]:3",
+            "--gateway-addr=[::1]:4",
+        ];
         let Cli::Up(up) = Cli::parse_from(["hedgerow", "up"].into_iter().chain(arguments)) else {
             panic!("another command");
         };
         let addresses = up.services.0.iter().flat_map(Service::addresses).map(|(address, _)| address.to_string());
-        let expected = ["[::1]:1", "127.0.0.1:9091", "127.0.0.1:8082", "[::1]:3", "0.0.0.0:2"];
+        let expected =
+            ["[::1]:1", "127.0.0.1:9091", "127.0.0.1:8082", "[::1]:3", "0.0.0.0:2", "[::1]:4", "127.0.0.1:9093"];
         assert_eq!(addresses.collect::<Vec<_>>(), expected);
     }
 }

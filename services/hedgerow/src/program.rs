@@ -24,30 +24,30 @@ pub const GRACE: Duration = Duration::from_secs(2);
 pub struct Program {
     pub service: Service,
     path: PathBuf,
-    database_url: String,
-    /// Variables that say where it finds its peers.
-    peers: Vec<(String, String)>,
+    database_url: Option<String>,
+    /// Variables that say where it finds the others.
+    others: Vec<(String, String)>,
 }
 
 impl Program {
-    /// The program of that name beside our own, told where it finds those of `all` that it calls; it knows no database
-    /// yet.
+    /// The program of that name beside our own, told where it finds those of `all` that it calls or passes requests on
+    /// to; it knows no database yet.
     pub fn find(service: Service, all: &[Service]) -> anyhow::Result<Self> {
         let own = std::env::current_exe().context("find the folder of this program")?;
         let path = own.with_file_name(service.row.name);
         ensure!(path.is_file(), "there is no program {}: build it with `cargo build`", path.display());
         let peers = all.iter().filter(|peer| service.row.peers.contains(&peer.row.name));
-        let variable = |peer: &Service| {
-            let address = reachable(peer.grpc?);
-            Some((format!("{}_GRPC_URL", peer.row.name.to_uppercase()), format!("http://{address}")))
-        };
-        let peers = peers.filter_map(variable).collect();
-        Ok(Self { service, path, database_url: String::new(), peers })
+        let mut others: Vec<_> = peers.filter_map(peer).collect();
+        if service.row.is_gateway() {
+            let routes: Vec<_> = all.iter().filter(|other| !other.row.paths.is_empty()).map(route).collect();
+            others.push(("ROUTES".to_owned(), routes.join(" ")));
+        }
+        Ok(Self { service, path, database_url: None, others })
     }
 
     /// Tells it where its database is.
     pub fn with_database(mut self, url: String) -> Self {
-        self.database_url = url;
+        self.database_url = Some(url);
         self
     }
 
@@ -75,10 +75,11 @@ impl Program {
         }
         command
             .arg(argument)
-            .env("DATABASE_URL", &self.database_url)
+            .env_remove("DATABASE_URL")
+            .envs(self.database_url.iter().map(|url| ("DATABASE_URL", url)))
             .env("HTTP_ADDR", self.service.http.to_string())
             .envs(self.service.grpc.map(|address| ("GRPC_ADDR", address.to_string())))
-            .envs(self.peers.iter().map(|(name, url)| (name, url)))
+            .envs(self.others.iter().map(|(name, value)| (name, value)))
             .env("ADMIN_ADDR", self.service.admin.to_string())
             .env("DRAIN_DELAY", "0s")
             .env("SHUTDOWN_TIMEOUT", format!("{}s", SHUTDOWN_TIMEOUT.as_secs()))
@@ -88,6 +89,17 @@ impl Program {
             .kill_on_drop(true);
         command
     }
+}
+
+/// The variable that says where a service serves gRPC.
+fn peer(service: &Service) -> Option<(String, String)> {
+    let address = reachable(service.grpc?);
+    Some((format!("{}_GRPC_URL", service.row.name.to_uppercase()), format!("http://{address}")))
+}
+
+/// A service and its paths, as the gateway's variable has them.
+fn route(service: &Service) -> String {
+    format!("{}:{}=http://{}", service.row.name, service.row.paths.join(","), reachable(service.http))
 }
 
 /// Asks a service to end and waits for it; kills it when it takes too long or the user does not want to wait.

@@ -15,11 +15,16 @@ pub struct Row {
     pub admin: SocketAddr,
     /// The services that it calls over gRPC.
     pub peers: &'static [&'static str],
+    /// The path prefixes that the gateway passes on to it.
+    pub paths: &'static [&'static str],
     /// First requests to try: path and, for a POST, body.
     pub examples: &'static [(&'static str, Option<&'static str>)],
 }
 
-/// Every service, in the order they are started.
+/// The name of the row that all others are reached through. It has no database.
+pub const GATEWAY: &str = "gateway";
+
+/// Every service, in the order they are started: the gateway once there is something behind it.
 pub const ROWS: &[Row] = &[
     Row {
         name: "users",
@@ -27,6 +32,7 @@ pub const ROWS: &[Row] = &[
         grpc: None,
         admin: local(9091),
         peers: &["inventory"],
+        paths: &["/users"],
         examples: &[
             ("/users", Some(r#"{"name":"Ada","email":"ada@example.com","wishlist":["product_123"]}"#)),
             ("/users", None),
@@ -38,11 +44,18 @@ pub const ROWS: &[Row] = &[
         grpc: Some(local(50052)),
         admin: local(9092),
         peers: &[],
+        paths: &["/inventory", "/reservations"],
         examples: &[("/inventory/product_123", Some(r#"{"stock": 42}"#)), ("/inventory/product_123", None)],
     },
+    Row { name: GATEWAY, http: local(8080), grpc: None, admin: local(9093), peers: &[], paths: &[], examples: &[] },
 ];
 
 impl Row {
+    /// Whether it is the one that requests come in through.
+    pub fn is_gateway(&self) -> bool {
+        self.name == GATEWAY
+    }
+
     /// The flag for where it serves requests, without the dashes before.
     pub fn http_flag(&self) -> String {
         format!("{}-addr", self.name)

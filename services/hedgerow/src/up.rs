@@ -57,15 +57,19 @@ pub async fn run(up: Up) -> anyhow::Result<ExitCode> {
 
 /// Databases, then schemas, then services. Dropped midway, it kills what it has started.
 async fn bring_up(server: &Server, programs: Vec<Program>) -> anyhow::Result<Vec<(Program, Child)>> {
-    let mut migrated = Vec::new();
+    let mut prepared = Vec::new();
     for program in programs {
-        let url = databases::prepare(server, program.name()).await?;
-        let program = program.with_database(url);
-        program.migrate().await?;
-        migrated.push(program);
+        prepared.push(if program.service.row.is_gateway() {
+            program
+        } else {
+            let url = databases::prepare(server, program.name()).await?;
+            let program = program.with_database(url);
+            program.migrate().await?;
+            program
+        });
     }
     let mut running = Vec::new();
-    for program in migrated {
+    for program in prepared {
         let child = supervise::start(&program).await?;
         running.push((program, child));
     }

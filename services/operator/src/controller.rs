@@ -19,8 +19,6 @@ mod status;
 mod watches;
 
 #[cfg(test)]
-mod fake;
-#[cfg(test)]
 mod tests;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};

@@ -1,6 +1,8 @@
 //! What the services' integration tests share: a service started in the test's process or as a process of its own,
 //! and waiting for conditions.
 
+#[cfg(feature = "api-server")]
+pub mod api_server;
 pub mod app;
 #[cfg(feature = "cluster")]
 pub mod cluster;

@@ -7,7 +7,7 @@ fn a_role_opens_its_own_database_and_no_other() {
     let sandbox = Sandbox::new();
     let _up = sandbox.up();
     for own in SERVICES {
-        let url = sandbox.given(own, "DATABASE_URL");
+        let url = sandbox.given(own, "DATABASE_URL").unwrap();
         assert_eq!(psql(&url, "SELECT current_user, current_database()").unwrap(), format!("{own}|{own}"));
         psql(&url, "CREATE SCHEMA of_its_own; ALTER SCHEMA public RENAME TO its_too").unwrap();
         let rights = "SELECT rolsuper OR rolcreaterole OR rolcreatedb FROM pg_roles WHERE rolname = current_user";
@@ -28,11 +28,11 @@ fn a_service_is_run_by_its_contract() {
     let mut command = sandbox.up_command();
     let _up =
         crate::sandbox::Up::run(command.env("PGHOST", "nowhere.invalid").env("PGPORT", "1").env("LOG_LEVEL", "debug"));
-    let given = |variable| sandbox.given("inventory", variable);
+    let given = |variable| sandbox.given("inventory", variable).unwrap();
     assert_eq!(given("HTTP_ADDR"), sandbox.address(8082));
     assert_eq!(given("GRPC_ADDR"), sandbox.address(50052));
     assert_eq!(given("ADMIN_ADDR"), sandbox.address(9092));
-    assert_eq!(sandbox.given("users", "INVENTORY_GRPC_URL"), format!("http://{}", sandbox.address(50052)));
+    assert_eq!(sandbox.given("users", "INVENTORY_GRPC_URL").unwrap(), format!("http://{}", sandbox.address(50052)));
     assert_eq!(given("DRAIN_DELAY"), "0s");
     assert_eq!(given("SHUTDOWN_TIMEOUT"), "5s");
     assert_eq!(given("LOG_LEVEL"), "debug");

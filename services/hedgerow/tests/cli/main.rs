@@ -3,6 +3,7 @@
 mod accidents;
 mod addresses;
 mod databases;
+mod gateway;
 mod sandbox;
 mod throwaway;
 mod users;

@@ -17,7 +17,10 @@ use tempfile::TempDir;
 /// How long anything may take before a test gives up on it.
 pub const DEADLINE: Duration = Duration::from_mins(1);
 
+/// The services that have a database.
 pub const SERVICES: [&str; 2] = ["users", "inventory"];
+
+pub const GATEWAY: &str = "gateway";
 
 pub struct Sandbox {
     folder: TempDir,
@@ -32,7 +35,7 @@ impl Sandbox {
         let program = Path::new(env!("CARGO_BIN_EXE_hedgerow"));
         let copy = folder.path().join("hedgerow");
         fs::hard_link(program, &copy).or_else(|_| fs::copy(program, &copy).map(drop)).unwrap();
-        for service in SERVICES {
+        for service in [&SERVICES[..], &[GATEWAY]].concat() {
             let stand_in = folder.path().join(service);
             fs::write(&stand_in, include_str!("stand_in.py")).unwrap();
             fs::set_permissions(&stand_in, Permissions::from_mode(0o755)).unwrap();
@@ -57,7 +60,8 @@ impl Sandbox {
         command.arg("up").current_dir(&self.folder).env("HEDGEROW_DATA_DIR", "data");
         let users = [("USERS", 8081), ("USERS_ADMIN", 9091)];
         let inventory = [("INVENTORY", 8082), ("INVENTORY_GRPC", 50052), ("INVENTORY_ADMIN", 9092)];
-        let ports = users.into_iter().chain(inventory);
+        let gateway = [("GATEWAY", 8080), ("GATEWAY_ADMIN", 9093)];
+        let ports = users.into_iter().chain(inventory).chain(gateway);
         command.envs(ports.map(|(name, port)| (format!("{name}_ADDR"), self.address(port))));
         command
     }
@@ -68,10 +72,20 @@ impl Sandbox {
     }
 
     /// The variable that a service was last given.
-    pub fn given(&self, service: &str, variable: &str) -> String {
+    pub fn given(&self, service: &str, variable: &str) -> Option<String> {
         let environment = fs::read_to_string(self.path(&format!("{service}.json"))).unwrap();
-        let (_, rest) = environment.split_once(&format!("\"{variable}\": \"")).unwrap();
-        rest.split_once('"').unwrap().0.to_owned()
+        let (_, rest) = environment.split_once(&format!("\"{variable}\": \""))?;
+        Some(rest.split_once('"').unwrap().0.to_owned())
+    }
+
+    /// The pid of a service's process.
+    pub fn running(&self, service: &str) -> i32 {
+        let path = self.path(service);
+        let processes =
+            fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+        let mut matching =
+            processes.filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == path));
+        matching.next().unwrap()
     }
 
     /// The pids of a service's processes that once did `what`.
@@ -102,7 +116,13 @@ pub struct Up {
 }
 
 impl Up {
+    /// Starts it and waits until it says that it is up.
     pub fn run(command: &mut Command) -> Self {
+        Self::run_until(command, "inventory/product_123 -H")
+    }
+
+    /// Starts it and waits for a line of its output that contains `text`.
+    pub fn run_until(command: &mut Command, text: &str) -> Self {
         let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (tell, output) = channel();
@@ -115,7 +135,7 @@ impl Up {
             });
         }
         let up = Self { child, output };
-        up.wait_for_line("inventory/product_123 -H");
+        up.wait_for_line(text);
         up
     }
 

@@ -8,9 +8,10 @@ use kube::{
     runtime::{reflector, watcher},
 };
 use serde_json::{Value, json};
+use test_harness::api_server::ApiServer;
 use tokio::{sync::watch, time};
 
-use super::{Context, Settings, children, fake::ApiServer, reconcile::reconcile};
+use super::{Context, Settings, children, reconcile::reconcile};
 use crate::{api::Microservice, build::Facts, metrics::Metrics};
 
 const OBJECT: &str = "/apis/hedgerow.dev/v1alpha1/namespaces/default/microservices/orders";
@@ -64,7 +65,7 @@ impl Scene {
         object["spec"] = spec;
         object["metadata"]["generation"] = generation.into();
         self.server.put(OBJECT, object);
-        self.server.take_writes();
+        drop(self.server.take_writes());
     }
 
     /// One look, with what the watches would have shown before it.
@@ -113,7 +114,7 @@ async fn a_steady_state_makes_no_write() {
     scene.look().await;
     let status = scene.look().await;
     assert_eq!(condition(&status, "Ready")["status"], "True", "{status:#}");
-    scene.server.take_writes();
+    drop(scene.server.take_writes());
     for _ in 0..3 {
         scene.look().await;
     }
@@ -244,7 +245,7 @@ async fn the_bundled_server_gets_one_password_and_keeps_it() {
     assert_eq!((url, password.len()), (format!("postgres://postgres:{password}@db:5432/postgres"), 32));
     let secret = scene.server.get("/api/v1/namespaces/default/secrets/admin").expect("a Secret");
     assert_eq!(secret["metadata"]["ownerReferences"], Value::Null, "it outlives the operator, as the data do");
-    scene.server.take_writes();
+    drop(scene.server.take_writes());
     assert_eq!(secrets.bundled("admin", "db:5432").await.expect("a Secret"), made);
     assert_eq!(scene.server.take_writes(), []);
 }
