@@ -2,25 +2,28 @@
 //! long one takes.
 
 use std::{
+    convert::Infallible,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use axum::{
     Router,
-    extract::{MatchedPath, Request, State},
-    middleware::{self, Next},
+    extract::{MatchedPath, Request},
     response::{IntoResponse, Response},
 };
-use futures_util::FutureExt;
+use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use opentelemetry_http::{HeaderExtractor, HeaderInjector};
 use prometheus::IntGauge;
 use tokio::time;
+use tower::{Layer, Service};
 use tracing::{Instrument, Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use uuid::Uuid;
+use uuid::{Uuid, fmt::Hyphenated};
 
 use crate::{
     current::{Current, TRACEPARENT, TRACESTATE},
@@ -51,37 +54,75 @@ pub(crate) fn layer(routes: Router, metrics: Metrics) -> Router {
                 "this path does not take this method; `Allow` lists those it takes",
             )
         })
-        .layer(middleware::from_fn_with_state(Arc::new(metrics), observe))
+        .layer(Observe(Arc::new(metrics)))
 }
 
-async fn observe(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
-    let begun = Instant::now();
-    let in_flight = InFlight::enter(&metrics.in_flight);
-    let request_id = request_id(request.headers());
-    let method = method_label(request.method());
-    let matched = request.extensions().get::<MatchedPath>().cloned();
-    let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
-    let span = span(request.uri().path(), request.headers(), method, route, &request_id);
+/// The layer that does it. Made by hand, as axum's `from_fn` clones and boxes the handler of each request.
+#[derive(Clone)]
+struct Observe(Arc<Metrics>);
 
-    let mut response = if metrics.in_flight.get() > MAX_IN_FLIGHT {
-        Problem::unavailable("too many requests are in flight; try again in a moment").into_response()
-    } else {
-        let is_safe = request.method().is_safe();
-        let current = Current::of(&request_id, request.headers());
-        answer(current.scope(next.run(request).instrument(span.clone())), is_safe).await
-    };
+impl<S> Layer<S> for Observe {
+    type Service = Observed<S>;
 
-    drop(in_flight);
-    let status = response.status();
-    // As an i64: tracing-opentelemetry makes text of unsigned numbers.
-    span.record("http.response.status_code", i64::from(status.as_u16()));
-    if status.is_server_error() {
-        span.record("otel.status_code", "ERROR");
-        span.in_scope(|| log_failure(&response, method, route, &request_id));
+    fn layer(&self, handler: S) -> Observed<S> {
+        Observed { handler, metrics: self.0.clone() }
     }
-    metrics.answered(method, route, status.as_str(), begun.elapsed());
-    response.headers_mut().insert(REQUEST_ID, request_id);
-    response
+}
+
+#[derive(Clone)]
+struct Observed<S> {
+    handler: S,
+    metrics: Arc<Metrics>,
+}
+
+impl<S> Service<Request> for Observed<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.handler.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let begun = Instant::now();
+        let metrics = self.metrics.clone();
+        let in_flight = InFlight::enter(&metrics.in_flight);
+        let request_id = request_id(request.headers());
+        let method = method_label(request.method());
+        let matched = request.extensions().get::<MatchedPath>().cloned();
+        let is_safe = request.method().is_safe();
+        let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
+        let span = span(request.uri().path(), request.headers(), method, route, &request_id);
+        let current = Current::of(&request_id, request.headers());
+        let handler = (metrics.in_flight.get() <= MAX_IN_FLIGHT).then(|| self.handler.call(request));
+
+        Box::pin(async move {
+            let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
+            let mut response = match handler {
+                Some(handler) => {
+                    let handler = handler.map(|answer| answer.unwrap_or_else(|error| match error {}));
+                    answer(current.scope(handler.instrument(span.clone())), is_safe).await
+                }
+                None => Problem::unavailable("too many requests are in flight; try again in a moment").into_response(),
+            };
+            drop(in_flight);
+            let status = response.status();
+            // As an i64: tracing-opentelemetry makes text of unsigned numbers.
+            span.record("http.response.status_code", i64::from(status.as_u16()));
+            if status.is_server_error() {
+                span.record("otel.status_code", "ERROR");
+                span.in_scope(|| log_failure(&response, method, route, &request_id));
+            }
+            metrics.answered(method, route, status.as_str(), begun.elapsed());
+            response.headers_mut().insert(REQUEST_ID, request_id);
+            Ok(response)
+        })
+    }
 }
 
 /// Runs the handler to its answer; a panic or too long a run has one too.
@@ -104,9 +145,10 @@ pub fn request_id(headers: &HeaderMap) -> HeaderValue {
         .get(REQUEST_ID)
         .filter(|id| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic));
     given.cloned().unwrap_or_else(|| {
-        let mut buffer = Uuid::encode_buffer();
-        let id = Uuid::new_v4().hyphenated().encode_lower(&mut buffer);
-        HeaderValue::from_str(id).unwrap_or(HeaderValue::from_static("unknown"))
+        let mut id = [0; Hyphenated::LENGTH];
+        Uuid::new_v4().hyphenated().encode_lower(&mut id);
+        // Shared from the start: it is cloned for each request.
+        HeaderValue::from_maybe_shared(Bytes::from_owner(id)).unwrap_or(HeaderValue::from_static("unknown"))
     })
 }
 

@@ -32,6 +32,10 @@ impl App for Router {
     type Body = axum::body::Body;
 
     async fn answer(self, request: Request<RequestBody>, _: Peer) -> Response<Self::Body> {
-        self.oneshot(request.map(axum::body::Body::new)).await.unwrap_or_else(|error: Infallible| match error {})
+        // An empty one is not worth a box.
+        let body = |body: RequestBody| {
+            if body.is_end_stream() { axum::body::Body::empty() } else { axum::body::Body::new(body) }
+        };
+        self.oneshot(request.map(body)).await.unwrap_or_else(|error: Infallible| match error {})
     }
 }
