@@ -157,7 +157,7 @@ impl FromStr for Pattern {
         }
         let is_prefix = stem.len() < name.len();
         let is_needed = |own: &&str| if is_prefix { own.starts_with(stem) } else { *own == stem };
-        if is_end_to_end(stem) || END_TO_END.iter().chain(&HOP_BY_HOP).any(|own| is_needed(own)) {
+        if is_end_to_end(stem) || END_TO_END.iter().chain(&HOP_BY_HOP).any(is_needed) {
             return Err("is a header that HTTP itself needs");
         }
         Ok(if is_prefix { Self::Prefix(stem.to_owned()) } else { Self::Name(name) })
