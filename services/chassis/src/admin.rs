@@ -11,13 +11,7 @@ use axum::{
 use http::header;
 use prometheus::Registry;
 
-use crate::{
-    life::Life,
-    metrics,
-    problem::Problem,
-    server::{self, Limits},
-    service,
-};
+use crate::{life::Life, metrics, problem::Problem, process, server::Server};
 
 /// What a probe is told: `Ok`, or why not in a few words.
 pub type Check = Arc<dyn Fn() -> Result<(), Arc<str>> + Send + Sync>;
@@ -46,9 +40,9 @@ pub(crate) fn routes(checks: Checks, registry: Registry) -> Router {
 /// # Errors
 /// Where the address cannot be bound.
 pub fn serve_admin(address: SocketAddr, registry: Registry, checks: Checks) -> anyhow::Result<SocketAddr> {
-    let listener = service::bind(address)?;
+    let listener = process::bind(address)?;
     let address = listener.local_addr()?;
-    tokio::spawn(server::serve(listener, routes(checks, registry), Life::endless(), Limits::default()));
+    tokio::spawn(Server::default().serve(listener, routes(checks, registry), Life::endless()));
     Ok(address)
 }
 

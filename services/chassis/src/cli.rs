@@ -1,11 +1,11 @@
 //! A service's command line; every flag mirrors an environment variable.
 
-use std::{net::SocketAddr, str::FromStr, time::Duration};
+use std::{net::SocketAddr, str::FromStr};
 
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use sqlx::postgres::PgConnectOptions;
 
-use crate::{Service, database::DatabaseUrl, grpc::PeerUrl};
+use crate::{Service, database::DatabaseUrl, grpc::PeerUrl, process::ProcessArgs};
 
 #[derive(Debug, Parser)]
 pub(crate) struct Cli {
@@ -28,33 +28,18 @@ pub(crate) enum Command {
 /// How a service runs.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
-    /// Where requests are served
-    #[arg(long, env, global = true, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
-    pub http_addr: SocketAddr,
+    /// What every process has
+    #[command(flatten)]
+    pub process: ProcessArgs,
     /// Where gRPC is served
     #[arg(long, env, global = true, value_name = "ADDRESS", default_value = "0.0.0.0:50051")]
     pub grpc_addr: SocketAddr,
-    /// Where /livez, /readyz and /metrics are served
-    #[arg(long, env, global = true, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
-    pub admin_addr: SocketAddr,
     /// The service's own database: `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, TLS by `?sslmode=`
     #[arg(long, env, global = true, value_name = "URL", hide_env_values = true)]
     pub database_url: Option<DatabaseUrl>,
     /// Most database connections of this process, besides the one of the readiness check
     #[arg(long, env, global = true, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(3..=1000))]
     pub database_pool_size: u32,
-    /// After SIGTERM, how long to go on serving while the cluster takes notice
-    #[arg(long, env, global = true, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
-    pub drain_delay: Duration,
-    /// After that, how long requests in flight may take to end
-    #[arg(long, env, global = true, value_name = "TIME", default_value = "25s", value_parser = humantime::parse_duration)]
-    pub shutdown_timeout: Duration,
-    /// What to log: a level (error, warn, info, debug, trace), or filters such as `info,sqlx=debug`
-    #[arg(long, env, global = true, value_name = "FILTER", default_value = "info")]
-    pub log_level: String,
-    /// Where traces go, by OTLP over HTTP, such as `http://collector:4318`; left out: no traces
-    #[arg(long, env, global = true, value_name = "URL")]
-    pub otel_exporter_otlp_endpoint: Option<String>,
     /// Where the peers are that the service calls; each has a flag of its own.
     #[arg(skip)]
     pub peers: Vec<(&'static str, PeerUrl)>,

@@ -5,10 +5,7 @@ use std::{sync::Arc, time::Duration};
 use sqlx::{ConnectOptions, PgConnection, migrate::Migrator, postgres::PgConnectOptions};
 use tokio::{select, sync::watch, time};
 
-use crate::{
-    life::{Life, Phase},
-    migrate,
-};
+use crate::{life::Life, migrate};
 
 /// Time between two checks while all is well.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -56,9 +53,7 @@ impl Health {
 
     /// `Ok` when ready, else why not.
     pub(crate) fn ready(&self) -> Result<(), Arc<str>> {
-        if self.life.phase() > Phase::Serving {
-            return Err("shutting down".into());
-        }
+        self.life.is_serving()?;
         self.database.borrow().clone().map_err(|unready| unready.to_string().into())
     }
 }

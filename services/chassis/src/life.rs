@@ -1,10 +1,12 @@
 //! The phases of a process's life: serving, draining, stopping.
 
+use std::sync::Arc;
+
 use tokio::sync::watch;
 
 /// Where a process is in its life; it only moves forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
+pub enum Phase {
     /// Taking requests.
     Serving,
     /// Told to stop: still taking requests while the cluster takes this pod out of its endpoints.
@@ -15,7 +17,7 @@ pub(crate) enum Phase {
 
 /// A view of the phase.
 #[derive(Debug, Clone)]
-pub(crate) struct Life(watch::Receiver<Phase>);
+pub struct Life(watch::Receiver<Phase>);
 
 impl Life {
     pub(crate) fn new() -> (watch::Sender<Phase>, Self) {
@@ -28,8 +30,18 @@ impl Life {
         Self::new().1
     }
 
-    pub(crate) fn phase(&self) -> Phase {
+    /// Where it is now.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
         *self.0.borrow()
+    }
+
+    /// Whether new requests are welcome; for a readiness check.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub fn is_serving(&self) -> Result<(), Arc<str>> {
+        if self.phase() > Phase::Serving { Err("shutting down".into()) } else { Ok(()) }
     }
 
     /// Waits until the phase has changed since it was last waited for.
@@ -40,7 +52,7 @@ impl Life {
     }
 
     /// Waits until the phase is this one or a later one.
-    pub(crate) async fn reached(&self, phase: Phase) {
+    pub async fn reached(&self, phase: Phase) {
         if self.0.clone().wait_for(|now| *now >= phase).await.is_err() {
             // Nobody is left to move it on.
             std::future::pending::<()>().await;

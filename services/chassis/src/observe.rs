@@ -15,7 +15,7 @@ use axum::{
 };
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use opentelemetry_http::HeaderExtractor;
+use opentelemetry_http::{HeaderExtractor, HeaderInjector};
 use prometheus::IntGauge;
 use tokio::time;
 use tracing::{Instrument, Span, field};
@@ -23,7 +23,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use uuid::Uuid;
 
 use crate::{
-    current::{Current, TRACEPARENT},
+    current::{Current, TRACEPARENT, TRACESTATE},
     metrics::Metrics,
     problem::{Cause, Problem},
 };
@@ -38,7 +38,8 @@ pub(crate) const MAX_IN_FLIGHT: i64 = 2048;
 /// the log just when there is too much to do.
 const REFUSALS: Duration = Duration::from_secs(1);
 
-pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The header with a request's id, of requests and of answers.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Adds all of this to a service's routes, with problems for a path or method that is not there.
 pub(crate) fn layer(routes: Router, metrics: Metrics) -> Router {
@@ -60,7 +61,7 @@ async fn observe(State(metrics): State<Arc<Metrics>>, request: Request, next: Ne
     let method = method_label(request.method());
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
-    let span = span(&request, method, route, &request_id);
+    let span = span(request.uri().path(), request.headers(), method, route, &request_id);
 
     let mut response = if metrics.in_flight.get() > MAX_IN_FLIGHT {
         Problem::unavailable("too many requests are in flight; try again in a moment").into_response()
@@ -97,7 +98,8 @@ async fn answer(handler: impl Future<Output = Response>, is_safe: bool) -> Respo
 }
 
 /// The client's own id where it is of a form that is safe to log and pass on, else a new one.
-pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
+#[must_use]
+pub fn request_id(headers: &HeaderMap) -> HeaderValue {
     let given = headers
         .get(REQUEST_ID)
         .filter(|id| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic));
@@ -109,7 +111,8 @@ pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
 }
 
 /// Methods of the client's own invention would be labels without bound.
-fn method_label(method: &Method) -> &'static str {
+#[must_use]
+pub fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",
@@ -124,7 +127,7 @@ fn method_label(method: &Method) -> &'static str {
 
 /// The request's span, named as OpenTelemetry's semantic conventions ask, below the caller's by its `traceparent`.
 /// At level debug, so that it costs nothing where neither traces nor a detailed log are asked for.
-fn span(request: &Request, method: &'static str, route: &str, request_id: &HeaderValue) -> Span {
+fn span(path: &str, headers: &HeaderMap, method: &'static str, route: &str, request_id: &HeaderValue) -> Span {
     let span = tracing::debug_span!(
         "request",
         otel.name = format_args!("{method} {route}"),
@@ -133,11 +136,58 @@ fn span(request: &Request, method: &'static str, route: &str, request_id: &Heade
         http.request.method = method,
         http.route = route,
         http.response.status_code = field::Empty,
-        url.path = request.uri().path(),
+        url.path = path,
         request_id = request_id.to_str().unwrap_or_default(),
     );
-    put_below_caller(&span, request.headers());
+    put_below_caller(&span, headers);
     span
+}
+
+/// The span of a request that is passed on, for which its headers are changed: they name this span, or, where no traces
+/// are exported, the caller's; and where there is none either, a new trace.
+pub fn relay(path: &str, headers: &mut HeaderMap, method: &'static str, route: &str, request_id: &HeaderValue) -> Span {
+    let span = span(path, headers, method, route, request_id);
+    if !span.is_disabled() {
+        inject(&span, headers);
+    }
+    if !headers.get(TRACEPARENT).is_some_and(is_traceparent) {
+        // As sampled: it is for the service to decide, as for a request that comes without.
+        let (trace, parent) = (rand::random_range(1..=u128::MAX), rand::random_range(1..=u64::MAX));
+        if let Ok(made) = HeaderValue::try_from(format!("00-{trace:032x}-{parent:016x}-01")) {
+            headers.insert(TRACEPARENT, made);
+        }
+        headers.remove(TRACESTATE);
+    }
+    span
+}
+
+/// Ends the span of a request that was passed on.
+pub fn relayed(span: &Span, status: StatusCode) {
+    span.record("http.response.status_code", i64::from(status.as_u16()));
+    if status.is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
+/// Whether it names a trace (W3C Trace Context, section 3.2).
+fn is_traceparent(value: &HeaderValue) -> bool {
+    let is_hex = |text: &[u8]| text.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_zero = |text: &[u8]| text.iter().all(|byte| *byte == b'0');
+    let bytes = value.as_bytes();
+    if bytes.len() < 55 || (bytes.len() > 55 && (bytes.starts_with(b"00") || bytes[55] != b'-')) {
+        return false;
+    }
+    let dashes = bytes[2] == b'-' && bytes[35] == b'-' && bytes[52] == b'-';
+    let (version, trace, parent, flags) = (&bytes[..2], &bytes[3..35], &bytes[36..52], &bytes[53..55]);
+    let all_hex = [version, trace, parent, flags].into_iter().all(is_hex);
+    dashes && all_hex && version != b"ff" && !is_zero(trace) && !is_zero(parent)
+}
+
+/// Makes the headers of a call name the span that it is made in.
+pub(crate) fn inject(span: &Span, headers: &mut HeaderMap) {
+    opentelemetry::global::get_text_map_propagator(|propagator| {
+        propagator.inject_context(&span.context(), &mut HeaderInjector(headers));
+    });
 }
 
 /// Puts a span below the one that the request's `traceparent` names.
@@ -163,7 +213,7 @@ fn log_failure(response: &Response, method: &str, route: &str, request_id: &Head
 }
 
 /// Whether the last refusal was logged long enough ago.
-pub(crate) fn refusal_is_due() -> bool {
+pub fn refusal_is_due() -> bool {
     static LAST: Mutex<Option<Instant>> = Mutex::new(None);
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
     let due = last.is_none_or(|last| last.elapsed() >= REFUSALS);
@@ -174,7 +224,8 @@ pub(crate) fn refusal_is_due() -> bool {
 }
 
 /// An error and what led to it, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -1,5 +1,7 @@
 //! The OpenAPI document, completed with what the chassis adds to every operation, and the page that shows it.
 
+use std::{borrow::Cow, sync::Arc};
+
 use axum::{Router, response::Redirect, routing::get};
 use utoipa::openapi::{
     Content, OpenApi, Ref, RefOr, Response, ResponseBuilder,
@@ -7,7 +9,7 @@ use utoipa::openapi::{
     path::{Operation, PathItem},
     schema::{AdditionalProperties, ArrayItems, ObjectBuilder, Schema, Type},
 };
-use utoipa_swagger_ui::SwaggerUi;
+use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::{FieldError, ProblemBody, Service};
 
@@ -39,8 +41,21 @@ pub(crate) fn document<S: Clone + Send + Sync + 'static>(service: &Service<S>) -
 
 /// `/openapi.json` and `/docs`, with all of the page's assets in the binary.
 pub(crate) fn routes(document: OpenApi) -> Router {
-    let page = SwaggerUi::new("/docs").url("/openapi.json", document);
+    let page = SwaggerUi::new("/docs").config(page()).url("/openapi.json", document);
     Router::from(page).route("/", get(async || Redirect::temporary("/docs/")))
+}
+
+/// A file of the page that shows the document at `/openapi.json`, by its path below the page's: its media type and its
+/// bytes. For a server that does not have the routes of a service.
+#[must_use]
+pub fn page_file(path: &str) -> Option<(String, Cow<'static, [u8]>)> {
+    let file = utoipa_swagger_ui::serve(path, Arc::new(page())).ok()??;
+    Some((file.content_type, file.bytes))
+}
+
+/// The page, which asks nobody on the internet whether the document is valid.
+fn page() -> Config<'static> {
+    Config::from("/openapi.json").validator_url("none")
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {

@@ -3,6 +3,7 @@
 use std::{any::Any, borrow::Cow, error::Error, sync::Arc};
 
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -118,8 +119,13 @@ impl Problem {
     /// 503 for a request that may or may not have had its effect.
     #[must_use]
     pub fn outcome_unknown() -> Self {
-        let detail = "the request may or may not have been done; read before you repeat it";
-        Self::of_kind(StatusCode::SERVICE_UNAVAILABLE, "outcome-unknown", detail)
+        Self::outcome_unknown_as(StatusCode::SERVICE_UNAVAILABLE)
+    }
+
+    /// The same, where another status says why nobody knows: one of a gateway, 502 or 504.
+    #[must_use]
+    pub fn outcome_unknown_as(status: StatusCode) -> Self {
+        Self::of_kind(status, "outcome-unknown", "the request may or may not have been done; read before you repeat it")
     }
 
     /// Adds a member that problems of this kind have (RFC 9457, section 3.2). A value that cannot be JSON is left out.
@@ -145,7 +151,8 @@ impl Problem {
     }
 
     /// The kind of the problem in kebab case, where its status does not say it all.
-    pub(crate) fn kind(&self) -> Option<&'static str> {
+    #[must_use]
+    pub fn kind(&self) -> Option<&'static str> {
         self.kind
     }
 
@@ -171,8 +178,10 @@ impl Problem {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+impl Problem {
+    /// The answer, its body as bytes; for one who answers without axum.
+    #[must_use]
+    pub fn into_http(self) -> http::Response<Bytes> {
         let title = self.status.canonical_reason().unwrap_or("Error");
         let body = ProblemBody {
             kind: self.kind.map_or(Cow::Borrowed("about:blank"), |kind| format!("{TYPE_BASE}{kind}").into()),
@@ -182,7 +191,8 @@ impl IntoResponse for Problem {
             errors: self.errors,
             extensions: self.extensions,
         };
-        let mut response = (self.status, axum::Json(body)).into_response();
+        let mut response = http::Response::new(serde_json::to_vec(&body).unwrap_or_default().into());
+        *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
@@ -192,6 +202,18 @@ impl IntoResponse for Problem {
             response.extensions_mut().insert(cause);
         }
         response
+    }
+
+    /// The answer to a gRPC call: a status and no message.
+    #[must_use]
+    pub fn into_grpc<B: Default>(self) -> http::Response<B> {
+        tonic::Status::from(self).into_http()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        self.into_http().map(axum::body::Body::from)
     }
 }
 

@@ -1,13 +1,20 @@
 //! The HTTP server: HTTP/1.1 and HTTP/2 without TLS on one port, time limits for slow clients, and a stop that
 //! answers every request whose bytes have arrived.
 
+mod app;
 mod body;
+mod framing;
 mod io;
+mod workers;
 
-use std::{io::ErrorKind, net::TcpListener as StdListener, time::Duration};
+use std::{
+    convert::Infallible,
+    io::ErrorKind,
+    net::{SocketAddr, TcpListener as StdListener},
+    time::Duration,
+};
 
-use axum::{Router, body::Body};
-use http::{HeaderValue, Request, Version, header};
+use http::{HeaderValue, Request, StatusCode, Version, header};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -19,11 +26,13 @@ use tokio::{
     pin, select, time,
 };
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
 
 use crate::life::{Life, Phase};
-use body::Watched;
 use io::Connection;
+
+pub use app::{App, Peer};
+pub use body::RequestBody;
+pub use workers::Workers;
 
 /// How long a client may take to send a request's head. hyper's limit for it is its limit for an idle connection too,
 /// so this is also the keep-alive, and must be longer than [`CLIENT_IDLE_TIMEOUT`].
@@ -67,30 +76,59 @@ impl Default for Limits {
     }
 }
 
-/// Serves until the life reaches [`Phase::Stopping`] and every connection is done.
-pub(crate) async fn serve(listener: TcpListener, app: Router, life: Life, limits: Limits) {
-    let connections = TaskTracker::new();
-    let stopping = life.reached(Phase::Stopping);
-    pin!(stopping);
-    loop {
-        let accepted = select! {
-            accepted = listener.accept() => accepted,
-            () = &mut stopping => break,
+/// How a listener is served.
+#[derive(Default)]
+pub struct Server {
+    pub(crate) limits: Limits,
+    workers: Workers,
+    strict: bool,
+}
+
+impl Server {
+    /// Serves the connections on these threads, each of which has one for its whole life.
+    #[must_use]
+    pub fn on(mut self, workers: Workers) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// Refuses, with 400, requests of whose length there can be two opinions. For one who passes requests on, and does
+    /// not know what a proxy before it, or a server behind it, makes of them.
+    #[must_use]
+    pub fn strict(mut self) -> Self {
+        self.strict = true;
+        self
+    }
+
+    /// Serves until the life reaches [`Phase::Stopping`] and every connection is done.
+    pub(crate) async fn serve(self, listener: TcpListener, app: impl App, life: Life) {
+        let connections = TaskTracker::new();
+        let stopping = life.reached(Phase::Stopping);
+        pin!(stopping);
+        let serve = |stream, address| {
+            let (app, life, limits, strict) = (app.clone(), life.clone(), self.limits, self.strict);
+            self.workers.spawn(&connections, stream, async move |stream, worker| {
+                handle(stream, app, Peer { address, worker }, life, limits, strict).await;
+            });
         };
-        match accepted {
-            Ok((stream, _)) => {
-                connections.spawn(handle(stream, app.clone(), life.clone(), limits));
+        loop {
+            let accepted = select! {
+                accepted = listener.accept() => accepted,
+                () = &mut stopping => break,
+            };
+            match accepted {
+                Ok((stream, address)) => serve(stream, address),
+                Err(error) => rest_after(&error).await,
             }
-            Err(error) => rest_after(&error).await,
         }
-    }
-    if let Ok(listener) = listener.into_std() {
-        for stream in backlog(&listener) {
-            connections.spawn(handle(stream, app.clone(), life.clone(), limits));
+        if let Ok(listener) = listener.into_std() {
+            for (stream, address) in backlog(&listener) {
+                serve(stream, address);
+            }
         }
+        connections.close();
+        connections.wait().await;
     }
-    connections.close();
-    connections.wait().await;
 }
 
 /// After an error of `accept`: of one connection that is gone, or of this process being out of file descriptors.
@@ -103,20 +141,21 @@ async fn rest_after(error: &std::io::Error) {
 }
 
 /// Connections that the kernel had accepted before the listener closes: their requests may have arrived.
-fn backlog(listener: &StdListener) -> impl Iterator<Item = TcpStream> {
+fn backlog(listener: &StdListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
     std::iter::from_fn(|| {
-        let (stream, _) = listener.accept().ok()?;
+        let (stream, address) = listener.accept().ok()?;
         stream.set_nonblocking(true).ok()?;
-        TcpStream::from_std(stream).ok()
+        Some((TcpStream::from_std(stream).ok()?, address))
     })
 }
 
 /// Serves one connection to its end.
-async fn handle(stream: TcpStream, app: Router, life: Life, limits: Limits) {
+async fn handle(stream: TcpStream, app: impl App, peer: Peer, life: Life, limits: Limits, strict: bool) {
     let accepted = life.phase();
     // A failure to set it only costs latency.
     let _ = stream.set_nodelay(true);
     let mut connection = Connection::new(stream, limits.write_timeout);
+    let upgraded = connection.upgraded();
     let last_call = async {
         life.reached(Phase::Stopping).await;
         time::sleep(LAST_CALL).await;
@@ -129,19 +168,25 @@ async fn handle(stream: TcpStream, app: Router, life: Life, limits: Limits) {
         () = &mut last_call => return,
     };
     let Ok(Ok(version)) = sniffed else { return };
+    if strict && version < Version::HTTP_2 {
+        connection.watch_framing();
+    }
     let service = service_fn({
         let life = life.clone();
         move |request: Request<Incoming>| {
-            let (app, life, version) = (app.clone(), life.clone(), request.version());
+            let (app, life, upgraded) = (app.clone(), life.clone(), upgraded.clone());
+            let version = request.version();
             async move {
                 let (parts, body) = request.into_parts();
-                let (body, ended) = Watched::new(body);
-                let mut response = app.oneshot(Request::from_parts(parts, Body::new(body))).await?;
+                let (body, ended) = RequestBody::new(body);
+                let mut response = app.answer(Request::from_parts(parts, body), peer).await;
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    upgraded.set();
                 // hyper waits for no rest of a body that nobody reads: it closes the connection, and does not say so.
-                if version < Version::HTTP_2 && (life.phase() > Phase::Serving || !ended.get()) {
+                } else if version < Version::HTTP_2 && (life.phase() > Phase::Serving || !ended.get()) {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<_, std::convert::Infallible>(response)
+                Ok::<_, Infallible>(response)
             }
         }
     });
@@ -177,7 +222,8 @@ async fn handle(stream: TcpStream, app: Router, life: Life, limits: Limits) {
             .half_close(true)
             .max_header_size(MAX_HEAD)
             .max_headers(MAX_HEADERS)
-            .serve_connection(io, service);
+            .serve_connection(io, service)
+            .with_upgrades();
         pin!(connection);
         select! {
             biased;

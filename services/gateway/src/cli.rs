@@ -1,9 +1,116 @@
-//! The gateway's command line.
+//! The gateway's command line, and what it starts.
 
-use std::process::ExitCode;
+use std::{io, num::NonZeroUsize, process::ExitCode, sync::Arc, thread};
+
+use chassis::{
+    Checks,
+    process::{self, Bound, ProcessArgs, Running},
+    server::{Server, Workers},
+};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::{
+    access_log::{AccessLog, Writer},
+    discovery::{self, DiscoveryArgs},
+    metrics::Metrics,
+    policy::{Policy, PolicyArgs},
+    proxy::{Gateway, ProxyArgs, Surroundings},
+};
+
+const NAME: &str = "gateway";
+
+/// One front door for all services
+#[derive(Debug, Parser)]
+#[command(name = NAME, version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve requests until SIGTERM or SIGINT (the default)
+    Serve,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    process: ProcessArgs,
+    #[command(flatten)]
+    discovery: DiscoveryArgs,
+    #[command(flatten)]
+    proxy: ProxyArgs,
+    #[command(flatten)]
+    policy: PolicyArgs,
+    /// Threads that serve connections; left out: as many as there are processors
+    #[arg(long, env, value_name = "N")]
+    workers: Option<NonZeroUsize>,
+    /// Whether each request is logged
+    #[arg(long, env, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    access_log: bool,
+}
 
 /// The whole of the gateway's `main`.
 #[must_use]
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    // All flags, whether they come before `serve` or after it.
+    let matches = Cli::command().mut_args(|flag| flag.global(true)).try_get_matches();
+    let args = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(Cli { command: None | Some(Command::Serve), serve }) => serve,
+        Err(error) => return process::no_command(NAME, &error),
+    };
+    let policy = match Policy::new(&args.policy) {
+        Ok(policy) => policy,
+        Err(error) => return process::usage(NAME, &format!("{error:#}")),
+    };
+    let ProcessArgs { log_level, otel_exporter_otlp_endpoint, .. } = args.process.clone();
+    // What is in it ends with the process: all that was logged is written by then.
+    let mut writer = None;
+    process::run(NAME, &log_level, otel_exporter_otlp_endpoint.as_deref(), async || {
+        process::serve(NAME, async || {
+            let (running, log) = start(&args, policy).await?;
+            writer = log;
+            Ok(running)
+        })
+        .await
+    })
+}
+
+async fn start(args: &ServeArgs, policy: Policy) -> anyhow::Result<(Running, Option<Writer>)> {
+    let bound = Bound::new(&args.process)?;
+    let registry = chassis::metrics::registry(env!("CARGO_PKG_VERSION"))?;
+    let metrics = Metrics::new(&registry)?;
+    let discovery = discovery::start(&args.discovery, &registry).await?;
+
+    let processors = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = args.workers.map_or_else(processors, NonZeroUsize::get);
+    let (access_log, writer) = if args.access_log {
+        let (log, writer) = AccessLog::start(threads, metrics.log_dropped.clone(), io::stdout())?;
+        (Some(log), Some(writer))
+    } else {
+        (None, None)
+    };
+    let surroundings = Surroundings {
+        policy,
+        services: discovery.services.clone(),
+        metrics,
+        access_log,
+        workers: threads,
+        life: bound.life().clone(),
+        tasks: bound.tasks().clone(),
+    };
+    let gateway = Gateway::start(&args.proxy, surroundings);
+    let (discovery, life) = (Arc::new(discovery), bound.life().clone());
+    let checks = Checks {
+        live: Arc::new({
+            let discovery = discovery.clone();
+            move || discovery.live()
+        }),
+        ready: Arc::new(move || life.is_serving().and_then(|()| discovery.ready())),
+    };
+    let server = Server::default().strict().on(Workers::start(threads)?);
+    Ok((bound.start(server, gateway, checks, registry), writer))
 }

@@ -1,1 +1,157 @@
-//! `/docs` and `/openapi.json`: the APIs of all services in one document.
+//! `/docs` and `/openapi.json`: the APIs of all services in one document, and the page that shows it.
+
+mod fetch;
+mod merge;
+mod page;
+mod references;
+mod upgrade;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use http_body_util::Full;
+use sha2::{Digest, Sha256};
+use tokio::sync::Mutex;
+
+use crate::services::{Service, Services};
+
+/// How long a merged document is given out before the services are asked again.
+const LIFETIME: Duration = Duration::from_secs(5);
+
+/// Where the document is.
+const DOCUMENT: &str = "/openapi.json";
+
+/// Where the page is.
+const PAGE: &str = "/docs";
+
+/// The documents of all services.
+pub(crate) struct Documents {
+    services: Services,
+    /// Held while the services are asked: whoever comes meanwhile gets the same answer.
+    merged: Mutex<Option<Merged>>,
+    page: page::Page,
+}
+
+/// What was merged from which services.
+struct Merged {
+    services: Arc<[Service]>,
+    at: Instant,
+    file: File,
+}
+
+/// A file to give out.
+#[derive(Clone)]
+struct File {
+    media_type: HeaderValue,
+    bytes: Bytes,
+    tag: HeaderValue,
+}
+
+impl Documents {
+    pub(crate) fn new(services: Services) -> Self {
+        Self { services, merged: Mutex::default(), page: page::Page::default() }
+    }
+
+    /// Whether a path is one of the gateway's own where no service claims it. A request for it is to be brought to
+    /// [`Self::answer`] before any service.
+    pub(crate) fn may_answer(path: &str) -> bool {
+        own_prefix(path).is_some()
+    }
+
+    /// The answer to a GET or HEAD of one of the documents; `None` where the path is not theirs, or a service's.
+    pub(crate) async fn answer(&self, request: &Parts) -> Option<Response<Full<Bytes>>> {
+        let path = request.uri.path();
+        let own = own_prefix(path)?;
+        let services = self.services.borrow().clone();
+        if !matches!(request.method, Method::GET | Method::HEAD) || is_claimed(&services, path, own) {
+            return None;
+        }
+        match path {
+            DOCUMENT => Some(self.document(services).await.answer(&request.headers)),
+            "/" | PAGE => Some(redirect()),
+            _ => Some(self.page.file(path.strip_prefix("/docs/")?)?.answer(&request.headers)),
+        }
+    }
+
+    async fn document(&self, services: Arc<[Service]>) -> File {
+        let mut held = self.merged.lock().await;
+        if let Some(merged) = &*held
+            && merged.services == services
+            && merged.at.elapsed() < LIFETIME
+        {
+            return merged.file.clone();
+        }
+        let documents = fetch::all(&services).await;
+        let document = merge::merge(&services, documents);
+        let file = File::new(HeaderValue::from_static("application/json"), document.to_string().into());
+        *held = Some(Merged { services, at: Instant::now(), file: file.clone() });
+        file
+    }
+}
+
+impl File {
+    fn new(media_type: HeaderValue, bytes: Bytes) -> Self {
+        let hash = Sha256::digest(&bytes);
+        let digits: String = hash.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+        // Weak, as it stands for the compressed form too.
+        let tag = HeaderValue::try_from(format!("W/\"{digits}\""));
+        Self { media_type, bytes, tag: tag.unwrap_or(HeaderValue::from_static("W/\"\"")) }
+    }
+
+    /// The file, or word that the client has it.
+    fn answer(&self, request: &HeaderMap) -> Response<Full<Bytes>> {
+        let is_known = request.get_all(header::IF_NONE_MATCH).iter().any(|tags| self.is_among(tags));
+        let mut response = Response::new(Full::default());
+        if is_known {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        } else {
+            *response.body_mut() = Full::new(self.bytes.clone());
+            response.headers_mut().insert(header::CONTENT_TYPE, self.media_type.clone());
+        }
+        response.headers_mut().insert(header::ETAG, self.tag.clone());
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        response
+    }
+
+    /// Whether a list of tags has this file's, compared weakly (RFC 9110, section 13.1.2).
+    fn is_among(&self, tags: &HeaderValue) -> bool {
+        let own = self.tag.as_bytes().strip_prefix(b"W/").unwrap_or_default();
+        let mut tags = tags.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        tags.any(|tag| tag == b"*" || tag.strip_prefix(b"W/").unwrap_or(tag) == own)
+    }
+}
+
+/// The prefix by which a path is the gateway's own.
+fn own_prefix(path: &str) -> Option<&'static str> {
+    match path {
+        "/" => Some("/"),
+        DOCUMENT => Some(DOCUMENT),
+        _ => is_under(PAGE, path).then_some(PAGE),
+    }
+}
+
+/// Whether a service has the path by a prefix that is as long, or longer: it has, then, what it says it has.
+fn is_claimed(services: &[Service], path: &str, own: &str) -> bool {
+    let mut prefixes = services.iter().flat_map(|service| &service.paths);
+    prefixes.any(|prefix| prefix.len() >= own.len() && is_under(prefix, path))
+}
+
+/// Whether a path is a prefix, or goes on from it by whole segments.
+fn is_under(prefix: &str, path: &str) -> bool {
+    let prefix = prefix.trim_end_matches('/');
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn redirect() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+    response.headers_mut().insert(header::LOCATION, HeaderValue::from_static("/docs/"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::{env, io, net::SocketAddr, thread, time::Duration};
 
-use chassis::{ServeArgs, Service, grpc::PeerUrl};
+use chassis::{ServeArgs, Service, grpc::PeerUrl, process::ProcessArgs};
 use reqwest::{
     Method, RequestBuilder, Url,
     header::{HeaderMap, HeaderName, HeaderValue},
@@ -64,16 +64,19 @@ impl App {
         database: String,
         peers: Vec<(&'static str, PeerUrl)>,
     ) -> Self {
-        let args = ServeArgs {
+        let process = ProcessArgs {
             http_addr: ([127, 0, 0, 1], 0).into(),
-            grpc_addr: ([127, 0, 0, 1], 0).into(),
             admin_addr: ([127, 0, 0, 1], 0).into(),
-            database_url: Some(database.into()),
-            database_pool_size: 3,
             drain_delay: Duration::ZERO,
             shutdown_timeout: DEADLINE,
             log_level: "info".to_owned(),
             otel_exporter_otlp_endpoint: None,
+        };
+        let args = ServeArgs {
+            process,
+            grpc_addr: ([127, 0, 0, 1], 0).into(),
+            database_url: Some(database.into()),
+            database_pool_size: 3,
             peers,
         };
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");

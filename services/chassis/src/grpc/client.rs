@@ -18,12 +18,10 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response, Uri, request::Parts};
 use http_body_util::{BodyExt, Collected, Full};
-use opentelemetry_http::HeaderInjector;
 use prometheus::Registry;
 use tokio::time::{self, Instant};
 use tonic::{Code, Status, body::Body};
 use tracing::{Instrument, Span};
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 pub use address::PeerUrl;
 
@@ -33,7 +31,10 @@ use super::{
     recorded::Record,
     timeout,
 };
-use crate::{current::Current, observe::REQUEST_TIMEOUT};
+use crate::{
+    current::Current,
+    observe::{self, REQUEST_TIMEOUT},
+};
 use budget::Budget;
 use connection::Failure;
 use pool::{Lease, Pool};
@@ -168,9 +169,7 @@ impl Call {
 fn pass_on(headers: &mut HeaderMap, span: &Span) {
     Current::pass_on(headers);
     if !span.is_disabled() {
-        opentelemetry::global::get_text_map_propagator(|propagator| {
-            propagator.inject_context(&span.context(), &mut HeaderInjector(headers));
-        });
+        observe::inject(span, headers);
     }
 }
 

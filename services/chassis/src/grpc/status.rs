@@ -42,8 +42,11 @@ fn code(problem: &Problem) -> Code {
         StatusCode::NOT_FOUND => Code::NotFound,
         StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => Code::FailedPrecondition,
         // Not UNAVAILABLE: clients take that for leave to repeat a call, whatever it does.
-        StatusCode::SERVICE_UNAVAILABLE if problem.kind().is_some() => Code::Unknown,
-        StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY if problem.kind().is_some() => Code::Unknown,
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY => Code::Unavailable,
+        StatusCode::GATEWAY_TIMEOUT => Code::DeadlineExceeded,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE => Code::ResourceExhausted,
+        StatusCode::NOT_IMPLEMENTED => Code::Unimplemented,
         _ => Code::Internal,
     }
 }

@@ -12,30 +12,30 @@ use std::{
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-/// Whether a body was read to its end.
+/// Whether a body was read to its end; of one that is empty there is nothing to know.
 #[derive(Clone)]
-pub(super) struct Ended(Arc<AtomicBool>);
+pub(super) struct Ended(Option<Arc<AtomicBool>>);
 
 impl Ended {
     pub(super) fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.as_ref().is_none_or(|ended| ended.load(Ordering::Relaxed))
     }
 }
 
-/// A body, watched.
-pub(super) struct Watched {
+/// A request's body, watched.
+pub struct RequestBody {
     body: Incoming,
     ended: Ended,
 }
 
-impl Watched {
+impl RequestBody {
     pub(super) fn new(body: Incoming) -> (Self, Ended) {
-        let ended = Ended(Arc::new(AtomicBool::new(body.is_end_stream())));
+        let ended = Ended((!body.is_end_stream()).then(Arc::default));
         (Self { body, ended: ended.clone() }, ended)
     }
 }
 
-impl Body for Watched {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -45,7 +45,9 @@ impl Body for Watched {
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if frame.is_none() || self.body.is_end_stream() {
-            self.ended.0.store(true, Ordering::Relaxed);
+            if let Some(ended) = &self.ended.0 {
+                ended.store(true, Ordering::Relaxed);
+            }
         }
         Poll::Ready(frame)
     }

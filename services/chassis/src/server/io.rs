@@ -4,6 +4,10 @@
 use std::{
     io::{self, ErrorKind, IoSlice},
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -15,6 +19,8 @@ use tokio::{
     net::TcpStream,
     time::{self, Instant, Sleep},
 };
+
+use super::framing::Framing;
 
 /// How long a closing connection goes on reading what the client is still sending: while it sends, without longer
 /// pauses than this, and so long in all. Closed at once, the kernel would answer those bytes with a reset, and the
@@ -35,6 +41,22 @@ pub(super) struct Connection {
     /// Runs while the client takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
     linger: Option<Linger>,
+    framing: Option<Framing>,
+    upgraded: Upgraded,
+}
+
+/// Whether the connection speaks another protocol than HTTP by now.
+#[derive(Clone, Default)]
+pub(super) struct Upgraded(Arc<AtomicBool>);
+
+impl Upgraded {
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 struct Linger {
@@ -44,7 +66,24 @@ struct Linger {
 
 impl Connection {
     pub(super) fn new(stream: TcpStream, write_timeout: Duration) -> Self {
-        Self { stream, head: Vec::new(), write_timeout, stalled: None, linger: None }
+        Self {
+            stream,
+            head: Vec::new(),
+            write_timeout,
+            stalled: None,
+            linger: None,
+            framing: None,
+            upgraded: Upgraded::default(),
+        }
+    }
+
+    pub(super) fn upgraded(&self) -> Upgraded {
+        self.upgraded.clone()
+    }
+
+    /// From here on lets nothing through that is not framed as it should be.
+    pub(super) fn watch_framing(&mut self) {
+        self.framing = Some(Framing::default());
     }
 
     /// Tells by the first bytes which HTTP it is.
@@ -74,13 +113,19 @@ impl Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         if self.head.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        } else {
+            let length = self.head.len().min(buf.remaining());
+            let rest = self.head.split_off(length);
+            buf.put_slice(&std::mem::replace(&mut self.head, rest));
         }
-        let length = self.head.len().min(buf.remaining());
-        let rest = self.head.split_off(length);
-        buf.put_slice(&std::mem::replace(&mut self.head, rest));
-        Poll::Ready(Ok(()))
+        let this = &mut *self;
+        match &mut this.framing {
+            Some(framing) if !this.upgraded.get() => Poll::Ready(framing.check(buf, before)),
+            _ => Poll::Ready(Ok(())),
+        }
     }
 }
 
@@ -110,6 +155,10 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.upgraded.get() {
+            // The other direction goes on.
+            return Pin::new(&mut this.stream).poll_shutdown(cx);
+        }
         let linger = if let Some(linger) = &mut this.linger {
             linger
         } else {

@@ -1,0 +1,174 @@
+//! Requests of whose length there can be two opinions, to a server that is strict.
+
+use super::*;
+
+const LF: &str = "GET / HTTP/1.1\nhost: test\r\n\r\n";
+
+/// A strict server, whose connections are served on two threads.
+async fn strict() -> Server {
+    let workers = Workers::start(2).expect("threads");
+    server_of(super::super::Server { limits: LIMITS, ..Default::default() }.strict().on(workers)).await
+}
+
+fn post(headers: &str, body: &str) -> String {
+    format!("POST /length HTTP/1.1\r\nhost: test\r\n{headers}\r\n{body}")
+}
+
+/// All requests that are refused, and why.
+fn refused() -> Vec<String> {
+    vec![
+        post("content-length: 5\r\ntransfer-encoding: chunked\r\n", "0\r\n\r\n"),
+        post("transfer-encoding: chunked\r\ncontent-length: 5\r\n", "0\r\n\r\n"),
+        post("content-length: 5\r\ncontent-length: 6\r\n", "hello!"),
+        post("content-length: 5\r\ncontent-length: 5\r\n", "hello"),
+        post("content-length: 5, 5\r\n", "hello"),
+        post("content-length: +5\r\n", "hello"),
+        post("content-length: -5\r\n", "hello"),
+        post("content-length: 0x5\r\n", "hello"),
+        post("content-length:\r\n", "hello"),
+        post("content-length: 99999999999999999999\r\n", "hello"),
+        post("content-length : 5\r\n", "hello"),
+        post("content-length\t: 5\r\n", "hello"),
+        post(" content-length: 5\r\n", "hello"),
+        post("x: a\r\n b\r\ncontent-length: 5\r\n", "hello"),
+        post("transfer-encoding: gzip, chunked\r\n", "0\r\n\r\n"),
+        post("transfer-encoding: chunked, chunked\r\n", "0\r\n\r\n"),
+        post("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n", "0\r\n\r\n"),
+        post("transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n", "0\r\n\r\n"),
+        post("transfer-encoding: xchunked\r\n", "0\r\n\r\n"),
+        post("transfer-encoding: \x0bchunked\r\n", "0\r\n\r\n"),
+        post("transfer-encoding:\r\n chunked\r\n", "0\r\n\r\n"),
+        post("transfer-encoding : chunked\r\n", "0\r\n\r\n"),
+        post("x: a\ncontent-length: 5\r\n", "hello"),
+        post("x: a\rb\r\n", ""),
+        post("x: a\r\r\n", ""),
+        post("x: a\0b\r\n", ""),
+        post("x\r\n", ""),
+        post(": x\r\n", ""),
+        LF.to_owned(),
+        "\nGET / HTTP/1.1\r\nhost: test\r\n\r\n".to_owned(),
+        "GET / HTTP/1.1\r\nhost: test\r\n\n".to_owned(),
+        "GET / HTTP/1.1\r\nhost: test\n\n".to_owned(),
+        "GET /\r/ HTTP/1.1\r\nhost: test\r\n\r\n".to_owned(),
+        "GET / HTTP/1.1\r\n\r\n".to_owned(),
+        "GET / HTTP/1.1\r\nhost: a\r\nhost: a\r\n\r\n".to_owned(),
+        "GET / HTTP/1.1\r\nhost: a\r\nHost: b\r\n\r\n".to_owned(),
+        "POST /length HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+        "GET /  HTTP/1.1\r\nhost: test\r\n\r\n".to_owned(),
+        "GET / HTTP/2.0\r\nhost: test\r\n\r\n".to_owned(),
+        "GET /\r\nhost: test\r\n\r\n".to_owned(),
+    ]
+}
+
+#[tokio::test]
+async fn a_request_that_could_be_read_in_two_ways_is_refused_and_its_connection_closed() {
+    let server = strict().await;
+    for request in refused() {
+        // At once, after another one, and byte by byte.
+        for (before, piece) in [("", request.len()), (&*raw::get("/"), request.len()), ("", 1)] {
+            let mut connection = server.connect().await;
+            connection.send(before).await.expect("sent");
+            if !before.is_empty() {
+                assert_eq!(connection.answer().await.expect("an answer").body, "hello");
+            }
+            for piece in request.as_bytes().chunks(piece) {
+                // It may be refused before all of it is there.
+                let _ = connection.send(piece).await;
+            }
+            let _ = connection.send(raw::get("/")).await;
+            let answer = connection.answer().await.expect("an answer");
+            assert_eq!(answer.status, 400, "{request:?}: {}", answer.head);
+            connection.closed().await.expect("closed");
+            assert!(connection.rest().is_empty(), "{request:?}: what follows it was answered");
+        }
+    }
+}
+
+/// The same connection: what comes first was well.
+#[tokio::test]
+async fn what_is_pipelined_before_a_request_that_is_refused_is_answered() {
+    let server = strict().await;
+    let mut connection = server.connect().await;
+    connection.send([&raw::get("/"), &post("content-length: 3\r\n", "abc"), LF].concat()).await.expect("sent");
+    assert_eq!(connection.answer().await.expect("an answer").body, "hello");
+    assert_eq!(connection.answer().await.expect("an answer").body, "3");
+    assert_eq!(connection.answer().await.expect("an answer").status, 400);
+    connection.closed().await.expect("closed");
+}
+
+#[tokio::test]
+async fn a_body_that_is_chunked_badly_ends_its_connection() {
+    let server = strict().await;
+    for body in [
+        "5\nhello\r\n0\r\n\r\n",
+        "5\r\nhello\n0\r\n\r\n",
+        "5\r\nhello\r0\r\n\r\n",
+        "5\r\nhelloX\r\n0\r\n\r\n",
+        "5 \r\nhello\r\n0\r\n\r\n",
+        " 5\r\nhello\r\n0\r\n\r\n",
+        "0x5\r\nhello\r\n0\r\n\r\n",
+        "+5\r\nhello\r\n0\r\n\r\n",
+        "-5\r\nhello\r\n0\r\n\r\n",
+        "g\r\nhello\r\n0\r\n\r\n",
+        "\r\nhello\r\n0\r\n\r\n",
+        ";\r\nhello\r\n0\r\n\r\n",
+        "5;a\nb\r\nhello\r\n0\r\n\r\n",
+        "5;a\rb\r\nhello\r\n0\r\n\r\n",
+        "10000000000000005\r\nhello\r\n0\r\n\r\n",
+        "5\r\nhello\r\n0\r\n\n",
+        "5\r\nhello\r\n0\r\nx: y\n\r\n",
+        "5\r\nhello\r\n0\n\r\n",
+    ] {
+        for piece in [body.len(), 1] {
+            let mut connection = server.connect().await;
+            connection.send(post("transfer-encoding: chunked\r\n", "")).await.expect("sent");
+            for piece in body.as_bytes().chunks(piece) {
+                let _ = connection.send(piece).await;
+            }
+            let _ = connection.send(raw::get("/")).await;
+            let closed = connection.closed().await.map_err(|error| error.kind());
+            assert!(matches!(closed, Ok(()) | Err(ErrorKind::ConnectionReset)), "{body:?}: {closed:?}");
+            let text = String::from_utf8_lossy(connection.rest());
+            assert!(!text.contains(" 200 "), "{body:?}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_framed_well_is_answered_however_it_comes() {
+    let server = strict().await;
+    let requests = [
+        raw::get("/"),
+        post("content-length: 5\r\n", "hello"),
+        post("Content-LENGTH:5\r\n", "\r\n\n\r!"),
+        post("Transfer-Encoding: CHUNKED\r\n", "5;a=b\r\nhello\r\n0A\r\n0123456789\r\n000\r\nx: y\r\n\r\n"),
+        post("transfer-encoding:chunked\t\r\n", "0\r\n\r\n"),
+        format!("\r\n{}", raw::get("/")),
+        post("content-length: 0\r\n", ""),
+    ];
+    let all = requests.concat();
+    for piece in [all.len(), 1, 7] {
+        let mut connection = server.connect().await;
+        for piece in all.as_bytes().chunks(piece) {
+            connection.send(piece).await.expect("sent");
+        }
+        for body in ["hello", "5", "5", "15", "0", "hello", "0"] {
+            let answer = connection.answer().await.expect("an answer");
+            assert_eq!((answer.status, &*answer.body), (200, body), "{}", answer.head);
+        }
+    }
+}
+
+/// hyper's own answer, and not that to a request of which nobody knows where it ends.
+#[tokio::test]
+async fn a_head_that_is_too_long_is_told_so() {
+    let server = strict().await;
+    for piece in [4096, MAX_HEAD * 2] {
+        let mut connection = server.connect().await;
+        let head = format!("GET / HTTP/1.1\r\nhost: test\r\nx: {}\r\n\r\n", "x".repeat(MAX_HEAD));
+        for piece in head.as_bytes().chunks(piece) {
+            let _ = connection.send(piece).await;
+        }
+        assert_eq!(connection.answer().await.expect("an answer").status, 431);
+    }
+}

@@ -1,0 +1,67 @@
+//! HTTP/2 on the same port.
+
+use super::*;
+
+#[tokio::test]
+async fn an_http_2_client_that_opens_no_window_is_given_up() {
+    let server = server_with(Limits { http_2_age: Duration::from_millis(100), ..LIMITS }).await;
+    for window in [0, 1] {
+        let (mut sender, connection) = server.http_2_with_window(Some(window)).await;
+        let answer = sender.send_request(request("/large")).await.expect("the head of an answer");
+        // Its body is held, and not read.
+        time::timeout(PATIENCE, connection).await.expect("closed").expect("no panic").ok();
+        drop(answer);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn http_2_without_tls_is_served_on_the_same_port() {
+    let server = server().await;
+    let (mut sender, _connection) = server.http_2().await;
+    for _ in 0..3 {
+        assert_eq!(text(sender.send_request(request("/")).await.expect("an answer")).await, "hello");
+    }
+    // Also where the preface comes in pieces.
+    let mut connection = server.connect().await;
+    for piece in [&PREFACE[..3], &PREFACE[3..20], &PREFACE[20..], "\0\0\0\x04\0\0\0\0\0"] {
+        let pause = time::timeout(Duration::from_millis(10), connection.closed()).await;
+        assert!(pause.is_err());
+        connection.send(piece).await.expect("sent");
+    }
+    // The server's own settings, a frame of type 4.
+    while connection.rest().len() < 9 {
+        let _ = time::timeout(Duration::from_millis(10), connection.closed()).await;
+    }
+    assert_eq!(connection.rest()[3], 4);
+}
+
+/// Not at the limit for a head, nor by looking again and again for more.
+#[tokio::test]
+async fn half_a_preface_and_no_more_closes_the_connection_at_once() {
+    let server = server_with(Limits { header_read_timeout: PATIENCE * 2, ..LIMITS }).await;
+    for part in ["", "PRI", &PREFACE[..23]] {
+        let mut connection = server.connect().await;
+        connection.send(part).await.expect("sent");
+        connection.finish_sending().await.expect("half closed");
+        connection.closed().await.expect("closed");
+    }
+}
+
+#[tokio::test]
+async fn goaway_lets_streams_in_flight_finish() {
+    let server = server().await;
+    let (mut sender, connection) = server.http_2().await;
+    let answer = tokio::spawn(sender.send_request(request("/wait")));
+    server.waiting.notified().await;
+    server.phases.send_replace(Phase::Draining);
+    // Others are answered until GOAWAY comes.
+    while let Ok(response) = sender.send_request(request("/")).await {
+        assert_eq!(text(response).await, "hello");
+    }
+    server.go.notify_one();
+    assert_eq!(text(answer.await.expect("no panic").expect("an answer")).await, "waited");
+    connection.await.expect("no panic").expect("closed without an error");
+    server.phases.send_replace(Phase::Stopping);
+    server.task.await.expect("it stops");
+}

@@ -1,0 +1,223 @@
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use http::Request;
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    sync::watch,
+};
+
+use super::*;
+
+/// A service's endpoint that gives every request the same answer, and counts them.
+async fn endpoint(answer: String) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = requests.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    request.push(stream.read_u8().await?);
+                }
+                assert!(request.starts_with(b"GET /openapi.json HTTP/1.1\r\n"));
+                stream.write_all(answer.as_bytes()).await?;
+                // Until the other side has gone: it need not have read all.
+                stream.read_u8().await
+            });
+        }
+    });
+    (address, requests)
+}
+
+fn response(status: u16, body: &str) -> String {
+    format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+}
+
+fn document_of(path: &str) -> String {
+    response(200, &json!({"openapi": "3.1.0", "paths": {path: {"get": {"responses": {}}}}}).to_string())
+}
+
+fn service(name: &str, http: Vec<SocketAddr>) -> Service {
+    Service { name: name.to_owned(), paths: vec![format!("/{name}")], http, grpc: None }
+}
+
+/// A place where nobody listens.
+async fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    listener.local_addr().expect("an address")
+}
+
+fn documents(services: Vec<Service>) -> (watch::Sender<Arc<[Service]>>, Documents) {
+    let (sender, receiver) = watch::channel(services.into());
+    (sender, Documents::new(receiver))
+}
+
+async fn get(documents: &Documents, path: &str, lines: &[(&str, &str)]) -> Option<(StatusCode, HeaderMap, Bytes)> {
+    let mut request = Request::get(path);
+    for (name, value) in lines {
+        request = request.header(*name, *value);
+    }
+    let (parts, ()) = request.body(()).expect("a request").into_parts();
+    let (parts, body) = documents.answer(&parts).await?.into_parts();
+    Some((parts.status, parts.headers, body.collect().await.expect("a body").to_bytes()))
+}
+
+async fn merged(documents: &Documents) -> Value {
+    let (status, headers, body) = get(documents, "/openapi.json", &[]).await.expect("an answer");
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(headers.get(header::CONTENT_TYPE), Some(&HeaderValue::from_static("application/json")));
+    assert_eq!(headers.get(header::CACHE_CONTROL), Some(&HeaderValue::from_static("no-cache")));
+    serde_json::from_slice(&body).expect("JSON")
+}
+
+fn paths(document: &Value) -> Vec<&str> {
+    document["paths"].as_object().expect("paths").keys().map(String::as_str).collect()
+}
+
+fn absent(document: &Value) -> Vec<(&str, &str)> {
+    let absent = document["x-hedgerow-unavailable"].as_array().expect("a list").iter();
+    absent.filter_map(|absent| Some((absent["service"].as_str()?, absent["reason"].as_str()?))).collect()
+}
+
+#[tokio::test]
+async fn services_are_asked_once_for_all_who_come_meanwhile_and_soon_after() {
+    let (address, requests) = endpoint(document_of("/a")).await;
+    let (_services, documents) = documents(vec![service("a", vec![address])]);
+    let all = futures_util::future::join_all((0..10).map(|_| merged(&documents))).await;
+    assert!(all.iter().all(|document| paths(document) == ["/a"]));
+    assert_eq!(requests.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn services_are_followed_as_they_come_and_go() {
+    let (a, asked_a) = endpoint(document_of("/a")).await;
+    let (b, _) = endpoint(document_of("/b")).await;
+    let (services, documents) = documents(vec![service("a", vec![a])]);
+    assert_eq!(paths(&merged(&documents).await), ["/a"]);
+    services.send_replace([service("a", vec![a]), service("b", vec![b])].into());
+    assert_eq!(paths(&merged(&documents).await), ["/a", "/b"]);
+    services.send_replace([service("b", vec![b])].into());
+    assert_eq!(paths(&merged(&documents).await), ["/b"]);
+    services.send_replace([service("a", vec![a]), service("b", Vec::new())].into());
+    let document = merged(&documents).await;
+    assert_eq!((paths(&document), absent(&document)), (vec!["/a"], vec![("b", "no endpoint is ready")]));
+    assert_eq!(asked_a.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn services_that_have_no_document_hold_nobody_up_for_long() {
+    let begun = Instant::now();
+    let (silent, _) = endpoint(String::new()).await;
+    let (stuck, _) = endpoint("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{".to_owned()).await;
+    let (without, _) = endpoint(response(404, "")).await;
+    let (failing, _) = endpoint(response(503, "")).await;
+    let (page, _) = endpoint(response(200, "<html>")).await;
+    let (endless, _) = endpoint(response(200, &" ".repeat(5 * 1024 * 1024))).await;
+    let (noise, _) = endpoint("SSH-2.0-x\r\n".to_owned()).await;
+    let (good, _) = endpoint(document_of("/good")).await;
+    let cases = [
+        ("endless", endless, "its document is too long"),
+        ("failing", failing, "it does not answer"),
+        ("gone", nobody().await, "it does not answer"),
+        ("good", good, ""),
+        ("noise", noise, "it does not answer"),
+        ("page", page, "its document is not one of OpenAPI 3.0 or 3.1"),
+        ("silent", silent, "it does not answer"),
+        ("stuck", stuck, "it does not answer"),
+        ("without", without, "it has no document"),
+    ];
+    let (_services, documents) = documents(cases.iter().map(|(name, at, _)| service(name, vec![*at])).collect());
+    let document = merged(&documents).await;
+    assert_eq!(paths(&document), ["/good"]);
+    let expected: Vec<_> = cases.iter().filter(|case| case.0 != "good").map(|case| (case.0, case.2)).collect();
+    assert_eq!(absent(&document), expected);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn another_endpoint_is_asked_where_one_is_gone() {
+    let (address, _) = endpoint(document_of("/a")).await;
+    let gone = nobody().await;
+    for _ in 0..8 {
+        let (_services, documents) = documents(vec![service("a", vec![gone, address])]);
+        assert_eq!(paths(&merged(&documents).await), ["/a"]);
+    }
+}
+
+#[tokio::test]
+async fn who_has_it_is_told_so() {
+    let (_services, documents) = documents(Vec::new());
+    for path in ["/openapi.json", "/docs/swagger-ui.css"] {
+        let (_, headers, _) = get(&documents, path, &[]).await.expect("an answer");
+        let tag = headers.get(header::ETAG).and_then(|tag| tag.to_str().ok()).expect("a tag").to_owned();
+        for known in [tag.clone(), format!("\"x\", {tag}"), tag.replace("W/", ""), "*".to_owned()] {
+            let (status, again, body) = get(&documents, path, &[("if-none-match", &known)]).await.expect("an answer");
+            assert_eq!((status, body.len()), (StatusCode::NOT_MODIFIED, 0), "{known}");
+            assert_eq!(again.get(header::ETAG), headers.get(header::ETAG));
+        }
+        let (status, ..) = get(&documents, path, &[("if-none-match", "W/\"x\"")]).await.expect("an answer");
+        assert_eq!(status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn the_page_has_all_its_files_and_shows_the_document() {
+    let (_services, documents) = documents(Vec::new());
+    for path in ["/", "/docs"] {
+        let (status, headers, _) = get(&documents, path, &[]).await.expect("an answer");
+        assert_eq!(status, StatusCode::TEMPORARY_REDIRECT);
+        assert_eq!(headers.get(header::LOCATION), Some(&HeaderValue::from_static("/docs/")));
+    }
+    let (_, headers, page) = get(&documents, "/docs/", &[]).await.expect("the page");
+    assert_eq!(headers.get(header::CONTENT_TYPE), Some(&HeaderValue::from_static("text/html")));
+    let page = String::from_utf8_lossy(&page).into_owned();
+    let quoted = page.split('"').filter(|text| text.starts_with("./"));
+    let files: Vec<_> = quoted.map(|text| text.trim_start_matches("./")).collect();
+    assert!(files.contains(&"swagger-ui-bundle.js"), "{files:?}");
+    for file in files {
+        assert!(get(&documents, &format!("/docs/{file}"), &[]).await.is_some(), "{file}");
+    }
+    let (_, _, script) = get(&documents, "/docs/swagger-initializer.js", &[]).await.expect("a file");
+    let script = String::from_utf8_lossy(&script).into_owned();
+    assert!(script.contains("\"url\": \"/openapi.json\"") && script.contains("\"validatorUrl\": \"none\""), "{script}");
+    assert!(get(&documents, "/docs/none.js", &[]).await.is_none());
+}
+
+#[tokio::test]
+async fn other_paths_and_methods_and_what_a_service_claims_are_not_answered() {
+    let answered = async |paths: &[&str], method: Method, path: &str| {
+        let mut service = service("a", Vec::new());
+        service.paths = paths.iter().map(|path| (*path).to_owned()).collect();
+        let (_services, documents) = documents(vec![service]);
+        let (parts, ()) = Request::builder().method(method).uri(path).body(()).expect("a request").into_parts();
+        let is_answered = documents.answer(&parts).await.is_some();
+        assert!(!is_answered || Documents::may_answer(path));
+        is_answered
+    };
+    for path in ["/", "/docs", "/docs/", "/docs/index.html", "/openapi.json"] {
+        assert!(answered(&[], Method::GET, path).await, "{path}");
+        assert!(answered(&[], Method::HEAD, path).await, "{path}");
+        assert!(!answered(&[], Method::POST, path).await, "{path}");
+    }
+    for path in ["/docsy", "/openapi.json/x", "/users", "/docs/nothing"] {
+        assert!(!answered(&[], Method::GET, path).await, "{path}");
+    }
+    // Who claims all but what others have does not have these.
+    assert!(answered(&["/"], Method::GET, "/docs/").await);
+    assert!(answered(&["/"], Method::GET, "/openapi.json").await);
+    assert!(!answered(&["/"], Method::GET, "/").await);
+    assert!(!answered(&["/docs"], Method::GET, "/docs/").await);
+    assert!(!answered(&["/docs/index.html"], Method::GET, "/docs/index.html").await);
+    assert!(answered(&["/docs/more"], Method::GET, "/docs/index.html").await);
+    assert!(!answered(&["/openapi.json"], Method::GET, "/openapi.json").await);
+}

@@ -1,0 +1,244 @@
+//! Which headers end at the gateway, by their names.
+
+use std::str::FromStr;
+
+use http::{HeaderMap, HeaderName, StatusCode, header};
+
+/// Headers that belong to one connection (RFC 9110, section 7.6.1), sorted. `trailer` is none of them: trailers are
+/// passed on, and so is their announcement, without which HTTP/1.1 would not carry them.
+const HOP_BY_HOP: [&str; 10] = [
+    "connection",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Headers by which services believe a gateway about who the client is or what it asked for, sorted.
+const IDENTITY: [&str; 21] = [
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "client-ip",
+    "fastly-client-ip",
+    "forwarded",
+    "true-client-ip",
+    "x-client-dn",
+    "x-client-ip",
+    "x-client-verify",
+    "x-cluster-client-ip",
+    "x-forwarded",
+    "x-groups",
+    "x-jwt-assertion",
+    "x-jwt-payload",
+    "x-rewrite-url",
+    "x-roles",
+    "x-scheme",
+    "x-url-scheme",
+    "x-user",
+    "x-userinfo",
+    "x-username",
+];
+
+/// The same, by how they begin.
+const IDENTITY_PREFIXES: [&str; 24] = [
+    "cf-access-",
+    "remote-",
+    "ssl-client-",
+    "x-amzn-oidc-",
+    "x-auth-",
+    "x-authenticated-",
+    "x-authentik-",
+    "x-client-cert",
+    "x-consumer-",
+    "x-credential-",
+    "x-envoy-",
+    "x-forwarded-",
+    "x-goog-authenticated-user-",
+    "x-goog-iap-",
+    "x-ms-client-principal",
+    "x-ms-token-",
+    "x-original-",
+    "x-pomerium-",
+    "x-real-",
+    "x-remote-",
+    "x-ssl-",
+    "x-user-",
+    "x-vouch-",
+    "x-webauth-",
+];
+
+/// What such a beginning does not mean: a client's own credentials, which a service checks, and its own name for
+/// itself, as gRPC-Web sends it.
+const IDENTITY_EXCEPTIONS: [&str; 3] = ["x-auth-key", "x-auth-token", "x-user-agent"];
+
+/// Headers for the far end that a Connection header cannot have removed, whatever it names (RFC 9110 forbids naming
+/// them): else a client could take a request's id, credentials or conditions from it on its way. Sorted.
+const END_TO_END: [&str; 36] = [
+    "accept",
+    "age",
+    "allow",
+    "authorization",
+    "baggage",
+    "cache-control",
+    "cookie",
+    "date",
+    "etag",
+    "expect",
+    "expires",
+    "from",
+    "host",
+    "idempotency-key",
+    "last-modified",
+    "link",
+    "location",
+    "origin",
+    "pragma",
+    "prefer",
+    "priority",
+    "range",
+    "ratelimit",
+    "ratelimit-policy",
+    "referer",
+    "referrer-policy",
+    "retry-after",
+    "set-cookie",
+    "strict-transport-security",
+    "traceparent",
+    "tracestate",
+    "trailer",
+    "user-agent",
+    "vary",
+    "www-authenticate",
+    "x-request-id",
+];
+
+/// The same, by how they begin.
+const END_TO_END_PREFIXES: [&str; 8] =
+    ["accept-", "access-control-", "content-", "grpc-", "if-", "sec-", "x-content-", "x-frame-"];
+
+/// Names of headers that end at the gateway or, as exceptions, do not.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct NamesArgs {
+    /// More request headers that are not believed from outside, with commas between; `x-team-*` means all that begin so
+    #[arg(long, env, value_name = "NAMES", value_delimiter = ',')]
+    drop_headers: Vec<Pattern>,
+    /// Request headers that are passed on though they tell who the client is: of an authenticating proxy in front that
+    /// sets them itself
+    #[arg(long, env, value_name = "NAMES", value_delimiter = ',')]
+    keep_headers: Vec<Pattern>,
+}
+
+/// A header's name, or how it begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Pattern {
+    Name(String),
+    Prefix(String),
+}
+
+/// Decides which request headers are passed on.
+pub(super) struct Names {
+    dropped: Vec<Pattern>,
+    kept: Vec<Pattern>,
+}
+
+impl FromStr for Pattern {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let name = text.trim().to_ascii_lowercase();
+        let stem = name.strip_suffix('*').unwrap_or(&name);
+        if stem.contains('*') || HeaderName::from_bytes(stem.as_bytes()).is_err() {
+            return Err("is no header name, nor the beginning of one followed by *");
+        }
+        let is_prefix = stem.len() < name.len();
+        let is_needed = |own: &&str| if is_prefix { own.starts_with(stem) } else { *own == stem };
+        if is_end_to_end(stem) || END_TO_END.iter().chain(&HOP_BY_HOP).any(|own| is_needed(own)) {
+            return Err("is a header that HTTP itself needs");
+        }
+        Ok(if is_prefix { Self::Prefix(stem.to_owned()) } else { Self::Name(name) })
+    }
+}
+
+impl Pattern {
+    fn matches(&self, name: &str) -> bool {
+        match self {
+            Self::Name(own) => own == name,
+            Self::Prefix(prefix) => name.starts_with(prefix.as_str()),
+        }
+    }
+}
+
+impl Names {
+    pub(super) fn new(args: &NamesArgs) -> Self {
+        Self { dropped: args.drop_headers.clone(), kept: args.keep_headers.clone() }
+    }
+
+    /// Removes from a request what ends at the gateway.
+    pub(super) fn strip_request(&self, headers: &mut HeaderMap) {
+        strip(headers, |name| self.is_dropped(name));
+    }
+
+    fn is_dropped(&self, name: &str) -> bool {
+        // Names such as x_forwarded_for: CGI's successors (WSGI, Rack, PHP) show services the same name for it as for
+        // x-forwarded-for. So they are judged by what they may be taken for, and that must not be a header that the
+        // gateway answers for.
+        if name.bytes().any(|byte| !byte.is_ascii_alphanumeric() && byte != b'-') {
+            let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+            return is_end_to_end(&plain) || self.is_dropped(&plain);
+        }
+        HOP_BY_HOP.binary_search(&name).is_ok()
+            || (is_identity(name) && !self.kept.iter().any(|pattern| pattern.matches(name)))
+            || self.dropped.iter().any(|pattern| pattern.matches(name))
+    }
+}
+
+/// Removes from an answer what belongs to the connection to the service, or tells what software that is.
+pub(super) fn strip_answer(status: StatusCode, headers: &mut HeaderMap) {
+    let upgrade = (status == StatusCode::SWITCHING_PROTOCOLS).then(|| headers.remove(header::UPGRADE)).flatten();
+    strip(headers, |name| HOP_BY_HOP.binary_search(&name).is_ok() || name == "server" || name == "x-powered-by");
+    if let Some(protocol) = upgrade {
+        headers.insert(header::UPGRADE, protocol);
+        headers.insert(header::CONNECTION, http::HeaderValue::from_static("upgrade"));
+    }
+}
+
+/// Removes headers that are refused, and those that the Connection header names.
+fn strip(headers: &mut HeaderMap, is_refused: impl Fn(&str) -> bool) {
+    let mut refused: Vec<HeaderName> = Vec::new();
+    for name in headers.keys() {
+        if is_refused(name.as_str()) {
+            refused.push(name.clone());
+        }
+    }
+    for line in headers.get_all(header::CONNECTION) {
+        for option in line.as_bytes().split(|byte| *byte == b',') {
+            if let Ok(name) = HeaderName::from_bytes(option.trim_ascii())
+                && !is_end_to_end(name.as_str())
+            {
+                refused.push(name);
+            }
+        }
+    }
+    for name in refused {
+        headers.remove(name);
+    }
+}
+
+fn is_identity(name: &str) -> bool {
+    IDENTITY.binary_search(&name).is_ok()
+        || (matches!(name.as_bytes().first(), Some(b'c' | b'r' | b's' | b'x'))
+            && IDENTITY_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+            && !IDENTITY_EXCEPTIONS.contains(&name))
+}
+
+fn is_end_to_end(name: &str) -> bool {
+    END_TO_END.binary_search(&name).is_ok() || END_TO_END_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests;

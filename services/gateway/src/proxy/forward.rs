@@ -1,0 +1,377 @@
+//! Sends a request to an endpoint, and to another one where that is safe.
+//!
+//! Safe is, whatever the method, a request of which nothing was sent; and one that may be repeated by its nature (an
+//! idempotent method, or an `Idempotency-Key`), as long as no answer has come and all of its body that was read is still
+//! there. An answer of 502 or 503 counts as none where another endpoint works: a service says 503 when nothing was done,
+//! or when a repetition with the same key finds out. If the other endpoint has no answer, that one is given. All
+//! retries come out of the service's budget, but for those after a connection that was idle turned out to be closed.
+
+use std::{mem, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use chassis::Problem;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http_body::Body;
+use tokio::{net::TcpStream, select, time::Instant};
+
+use super::{
+    Proxy,
+    answer::{Answer, Deadline},
+    endpoint::{Endpoint, Lease},
+    http1::{self, Connection, Failure},
+    http2,
+    outgoing::{Fault, Outgoing, Source},
+    record::Record,
+    upstream::{Group, Upstream},
+};
+use crate::metrics::UpstreamError;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// How often a request is sent, at most.
+const MOST_TRIES: usize = 3;
+
+/// A request that is on its way.
+pub(super) struct Call {
+    pub(super) parts: Parts,
+    pub(super) source: Source,
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) worker: usize,
+    pub(super) is_grpc: bool,
+}
+
+/// What became of it.
+pub(super) enum Reply {
+    Answer(Response<Answer>),
+    /// The endpoint speaks another protocol from here on.
+    Upgraded {
+        head: Response<()>,
+        stream: TcpStream,
+        early: Bytes,
+        lease: Lease,
+    },
+}
+
+/// Why an endpoint has no answer.
+struct Failed {
+    kind: UpstreamError,
+    reason: String,
+    /// The request, where nothing of it was sent.
+    unsent: Option<Request<Outgoing>>,
+    fault: Option<Fault>,
+}
+
+impl Failed {
+    fn new(kind: UpstreamError, reason: impl ToString) -> Self {
+        Self { kind, reason: reason.to_string(), unsent: None, fault: None }
+    }
+}
+
+/// Whether a request may be sent twice by its nature.
+pub(super) fn may_repeat(parts: &Parts) -> bool {
+    parts.method.is_idempotent()
+        || (matches!(parts.method, Method::POST | Method::PATCH) && parts.headers.contains_key(IDEMPOTENCY_KEY))
+}
+
+impl Proxy {
+    /// Sends a request until there is an answer, or there is to be none.
+    pub(super) async fn forward(&self, mut call: Call, record: &mut Record) -> Result<Reply, Problem> {
+        let upstream = call.upstream.clone();
+        let Some(group) = upstream.group(call.is_grpc) else {
+            return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "this route takes no gRPC"));
+        };
+        upstream.budget.request();
+        let repeats = !call.is_grpc && may_repeat(&call.parts);
+        let begun = Instant::from_std(record.begun());
+        let mut deadline = (!call.is_grpc).then(|| Deadline::new(begun + self.times.total));
+        let mut tried = Vec::new();
+        let mut second_best = None;
+        let mut unsent = None;
+        loop {
+            let now = self.now();
+            let Some(endpoint) = group.pick(&tried, now) else {
+                let detail = format!("{} has no endpoint now; try again in a moment", upstream.name);
+                return Err(Problem::unavailable(detail));
+            };
+            let address = endpoint.address;
+            record.upstream = Some(address);
+            let request = unsent.take().unwrap_or_else(|| call.request(repeats));
+            let result = self.attempt(&call, &endpoint, request, repeats, deadline.as_mut()).await;
+
+            let now = self.now();
+            tried.push(address);
+            let failed = match result {
+                Ok(mut reply) => {
+                    note_answer(&upstream, group, &endpoint, reply.status(), now);
+                    let is_none = matches!(reply.status(), StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE);
+                    let retry = is_none
+                        && repeats
+                        && tried.len() < MOST_TRIES
+                        && call.source.may_be_sent_again()
+                        && group.has_another(&tried, now)
+                        && upstream.budget.retry(now);
+                    if !retry {
+                        call.source.forget();
+                        reply.set_deadline(deadline);
+                        return Ok(reply);
+                    }
+                    record.retries += 1;
+                    upstream.metrics.retries.inc();
+                    second_best = Some(reply);
+                    continue;
+                }
+                Err(failed) => failed,
+            };
+            if let Some(fault) = failed.fault.or_else(|| call.source.fault()) {
+                return Err(self.refusal(fault));
+            }
+            note_failure(&upstream, group, &endpoint, failed.kind, &failed.reason, now);
+            let may_retry = if failed.unsent.is_some() {
+                // Where nobody listens, only another one can help.
+                group.endpoints().iter().any(|endpoint| !tried.contains(&endpoint.address))
+            } else {
+                repeats && call.source.may_be_sent_again()
+            };
+            let in_time = deadline.as_ref().is_none_or(|deadline| deadline.at > Instant::now());
+            if !(may_retry && in_time && tried.len() < MOST_TRIES && upstream.budget.retry(now)) {
+                return match second_best {
+                    Some(reply) => Ok(reply),
+                    None => Err(problem(&upstream, &failed, call.is_grpc || !call.parts.method.is_safe())),
+                };
+            }
+            record.retries += 1;
+            upstream.metrics.retries.inc();
+            unsent = failed.unsent;
+        }
+    }
+
+    /// Sends a request to an endpoint, within the time that one may take to begin its answer.
+    async fn attempt(
+        &self,
+        call: &Call,
+        endpoint: &Arc<Endpoint>,
+        request: Request<Outgoing>,
+        repeats: bool,
+        deadline: Option<&mut Deadline>,
+    ) -> Result<Reply, Failed> {
+        let lease = Lease::new(endpoint.clone(), &call.upstream.metrics.in_flight);
+        let Some(deadline) = deadline else { return self.attempt_grpc(call, lease, request).await };
+        select! {
+            biased;
+            result = self.attempt_http(call, lease, request, repeats) => result,
+            () = deadline.or_after(self.times.header) => {
+                Err(Failed::new(UpstreamError::Timeout, "no head of an answer came in time"))
+            }
+        }
+    }
+
+    async fn attempt_http(
+        &self,
+        call: &Call,
+        lease: Lease,
+        mut request: Request<Outgoing>,
+        repeats: bool,
+    ) -> Result<Reply, Failed> {
+        let (endpoint, worker) = (lease.endpoint().clone(), call.worker);
+        let mut fresh_only = false;
+        loop {
+            let idle = if fresh_only { None } else { endpoint.take(worker) };
+            let was_idle = idle.is_some();
+            let mut connection = match idle {
+                Some(mut idle) => {
+                    // A request that must not be sent twice is worth a closer look.
+                    if !idle.is_alive(!repeats).await {
+                        continue;
+                    }
+                    idle
+                }
+                None => match Connection::open(endpoint.address, self.times.connect).await {
+                    Ok(connection) => connection,
+                    Err(error) => {
+                        let failed = Failed::new(UpstreamError::Connect, error);
+                        return Err(Failed { unsent: Some(request), ..failed });
+                    }
+                },
+            };
+            let error = match connection.send(request).await {
+                Ok(response) => return call.reply(response, connection, lease).await,
+                Err(Failure::NotSent(unsent)) if was_idle => {
+                    request = *unsent;
+                    continue;
+                }
+                Err(Failure::NotSent(unsent)) => {
+                    let failed = Failed::new(UpstreamError::Reset, "the connection was closed at once");
+                    return Err(Failed { unsent: Some(*unsent), ..failed });
+                }
+                Err(Failure::Sent(error)) => error,
+            };
+            let kind = http1::kind(&error);
+            let closed = was_idle && kind == UpstreamError::Reset && call.source.fault().is_none();
+            if closed && repeats && call.source.may_be_sent_again() {
+                // It was closed while the request was on its way: no fault of the endpoint.
+                fresh_only = true;
+                request = call.again();
+                continue;
+            }
+            return Err(Failed { fault: call.source.fault(), ..Failed::new(kind, chassis::observe::chain(&error)) });
+        }
+    }
+
+    /// gRPC has no limit but the caller's own: a stream may be silent for hours.
+    async fn attempt_grpc(&self, call: &Call, lease: Lease, mut request: Request<Outgoing>) -> Result<Reply, Failed> {
+        let (endpoint, mut again) = (lease.endpoint().clone(), true);
+        loop {
+            let sender = endpoint.grpc(call.worker).get(endpoint.address, self.times.connect).await;
+            let failure = match sender {
+                Ok(mut sender) => match http2::send(&mut sender, request).await {
+                    Ok(response) => return Ok(Reply::Answer(response.map(|body| Answer::Grpc(body, lease)))),
+                    Err(failure) => failure,
+                },
+                Err(error) => {
+                    let failed = Failed::new(UpstreamError::Connect, error);
+                    return Err(Failed { unsent: Some(request), ..failed });
+                }
+            };
+            match failure {
+                // The connection was about to end.
+                Failure::NotSent(unsent) if mem::take(&mut again) => request = *unsent,
+                Failure::NotSent(unsent) => {
+                    let failed = Failed::new(UpstreamError::Reset, "the connection was closed at once");
+                    return Err(Failed { unsent: Some(*unsent), ..failed });
+                }
+                Failure::Sent(error) => {
+                    let failed = Failed::new(http1::kind(&error), chassis::observe::chain(&error));
+                    return Err(Failed { fault: call.source.fault(), ..failed });
+                }
+            }
+        }
+    }
+
+    /// The answer to a request whose body is at fault.
+    fn refusal(&self, fault: Fault) -> Problem {
+        match fault {
+            Fault::TooLarge => self.too_large(),
+            Fault::Client => Problem::new(StatusCode::BAD_REQUEST, "the request's body is malformed or not complete"),
+        }
+    }
+}
+
+impl Call {
+    /// The request for an endpoint; `keep`: it may be needed again.
+    fn request(&mut self, keep: bool) -> Request<Outgoing> {
+        if keep {
+            return self.again();
+        }
+        let headers = mem::take(&mut self.parts.headers);
+        self.with(headers)
+    }
+
+    fn again(&self) -> Request<Outgoing> {
+        self.with(self.parts.headers.clone())
+    }
+
+    fn with(&self, headers: http::HeaderMap) -> Request<Outgoing> {
+        let mut request = Request::new(self.source.outgoing());
+        *request.method_mut() = self.parts.method.clone();
+        *request.uri_mut() = self.parts.uri.clone();
+        *request.headers_mut() = headers;
+        if self.is_grpc {
+            *request.version_mut() = Version::HTTP_2;
+        } else if request.body().size_hint().exact().is_none() {
+            // Said here, as hyper takes a GET without a length for one without a body.
+            request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        request
+    }
+
+    /// An answer as it is passed on.
+    async fn reply(
+        &self,
+        response: Response<hyper::body::Incoming>,
+        connection: Box<Connection>,
+        lease: Lease,
+    ) -> Result<Reply, Failed> {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            if !self.parts.headers.contains_key(header::UPGRADE) {
+                return Err(Failed::new(UpstreamError::Protocol, "it answered 101, which was not asked for"));
+            }
+            let (stream, early) = connection.into_stream().await;
+            return Ok(Reply::Upgraded { head: response.map(|_| ()), stream, early, lease });
+        }
+        let (parts, body) = response.into_parts();
+        let mut body = http1::Answer::new(body, connection, lease, self.worker);
+        body.begin().await;
+        Ok(Reply::Answer(Response::from_parts(parts, Answer::http1(body, self.upstream.clone()))))
+    }
+}
+
+impl Reply {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Answer(response) => response.status(),
+            Self::Upgraded { .. } => StatusCode::SWITCHING_PROTOCOLS,
+        }
+    }
+
+    /// Limits the time for the rest of an answer, but not of one that is meant to go on: events, as they happen.
+    fn set_deadline(&mut self, deadline: Option<Deadline>) {
+        let Self::Answer(response) = self else { return };
+        let media_type = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        if !media_type.starts_with(b"text/event-stream") {
+            response.body_mut().set_deadline(deadline);
+        }
+    }
+}
+
+fn note_answer(upstream: &Upstream, group: &Group, endpoint: &Endpoint, status: StatusCode, now: Duration) {
+    match status {
+        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
+            note_failure(upstream, group, endpoint, UpstreamError::Gateway, status.as_str(), now);
+        }
+        // Neither well nor ill; see `health`.
+        StatusCode::SERVICE_UNAVAILABLE => {}
+        _ => {
+            if endpoint.health.succeeded(now) {
+                tracing::info!(service = &*upstream.name, endpoint = %endpoint.address, "endpoint is back");
+            }
+        }
+    }
+}
+
+fn note_failure(
+    upstream: &Upstream,
+    group: &Group,
+    endpoint: &Endpoint,
+    kind: UpstreamError,
+    reason: &str,
+    now: Duration,
+) {
+    upstream.metrics.failed(kind);
+    let (service, address, label) = (&*upstream.name, endpoint.address, kind.label());
+    let Some(time) = endpoint.health.failed(kind == UpstreamError::Connect, now) else {
+        tracing::debug!(service, endpoint = %address, kind = label, reason, "endpoint failed");
+        return;
+    };
+    if group.has_another(&[address], now) {
+        endpoint.health.eject(time, now);
+        upstream.metrics.ejections.inc();
+        tracing::warn!(service, endpoint = %address, kind = label, reason, ?time, "endpoint is left out");
+    } else if chassis::observe::refusal_is_due() {
+        tracing::warn!(service, endpoint = %address, kind = label, reason, "the last endpoint failed");
+    }
+}
+
+/// What the client is told.
+fn problem(upstream: &Upstream, failed: &Failed, has_effects: bool) -> Problem {
+    let name = &upstream.name;
+    let problem = match failed.kind {
+        _ if failed.unsent.is_some() => {
+            Problem::unavailable(format!("{name} cannot be reached; try again in a moment"))
+        }
+        UpstreamError::Timeout if has_effects => Problem::outcome_unknown_as(StatusCode::GATEWAY_TIMEOUT),
+        UpstreamError::Timeout => Problem::new(StatusCode::GATEWAY_TIMEOUT, format!("{name} did not answer in time")),
+        _ if has_effects => Problem::outcome_unknown_as(StatusCode::BAD_GATEWAY),
+        _ => Problem::new(StatusCode::BAD_GATEWAY, format!("{name} did not answer")),
+    };
+    problem.caused_by(format!("{}: {}", failed.kind.label(), failed.reason))
+}

@@ -1,0 +1,78 @@
+//! Connections to endpoints by HTTP/2, for gRPC: one a thread and endpoint, shared by its calls.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::http2::{self, SendRequest},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::sync;
+
+use super::{
+    http1::{self, Failure},
+    outgoing::Outgoing,
+};
+
+/// A peer is asked whether it is there this often while calls wait for it, and has so long for its answer.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The connection of a thread to an endpoint, if there is one.
+#[derive(Default)]
+pub(super) struct Shared {
+    sender: Mutex<Option<SendRequest<Outgoing>>>,
+    /// One connects, others wait for it.
+    connecting: sync::Mutex<()>,
+}
+
+impl Shared {
+    /// The connection, which is made where there is none.
+    pub(super) async fn get(&self, address: SocketAddr, limit: Duration) -> io::Result<SendRequest<Outgoing>> {
+        if let Some(sender) = self.open() {
+            return Ok(sender);
+        }
+        let _connecting = self.connecting.lock().await;
+        if let Some(sender) = self.open() {
+            return Ok(sender);
+        }
+        let stream = http1::connect(address, limit).await?;
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        // It ends when its last sender is gone, or its peer.
+        tokio::spawn(connection);
+        *self.lock() = Some(sender.clone());
+        Ok(sender)
+    }
+
+    /// Lets go of it; calls in flight end.
+    pub(super) fn close(&self) {
+        *self.lock() = None;
+    }
+
+    fn open(&self) -> Option<SendRequest<Outgoing>> {
+        self.lock().as_ref().filter(|sender| !sender.is_closed()).cloned()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<SendRequest<Outgoing>>> {
+        self.sender.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends a call and waits for the head of its answer.
+pub(super) async fn send(
+    sender: &mut SendRequest<Outgoing>,
+    request: Request<Outgoing>,
+) -> Result<Response<Incoming>, Failure> {
+    sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
+        Some(request) => Failure::NotSent(Box::new(request)),
+        None => Failure::Sent(error.into_error()),
+    })
+}
