@@ -223,7 +223,9 @@ mod tests {
                 }
             })
         });
-        threads.map(|thread| thread.join().expect("no panic"));
+        for thread in threads {
+            thread.join().expect("no panic");
+        }
         drop(writer);
         let written = String::from_utf8(written.lock().expect("a lock").clone()).expect("text");
         for thread in ["0", "1"] {

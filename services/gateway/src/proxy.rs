@@ -159,6 +159,8 @@ impl App for Gateway {
         });
         record.answered(response.status());
         let mut response = proxy.policy.to_client(&seen, response);
+        // That of the endpoint's is its own affair.
+        *response.version_mut() = Version::HTTP_11;
         response.headers_mut().insert(REQUEST_ID, id);
         if let Some(quota) = quota {
             quota.write(response.headers_mut());

@@ -63,8 +63,8 @@ impl Absence {
 /// The documents of services, in their order.
 pub(super) async fn all(services: &[Service]) -> Vec<Result<Value, Absence>> {
     let mut documents = vec![Err(Absence::NoAnswer); services.len()];
-    let fetched = stream::iter(services.iter().enumerate())
-        .map(async |(index, service)| (index, of_service(service).await))
+    let fetched = stream::iter(services.to_vec().into_iter().enumerate())
+        .map(|(index, service)| async move { (index, of_service(&service).await) })
         .buffer_unordered(AT_A_TIME)
         .for_each(|(index, document)| {
             documents[index] = document;

@@ -21,8 +21,7 @@ pub(crate) enum Answer {
     /// The gateway's own.
     Own(Full<Bytes>),
     Http1(Http1),
-    /// The second is let go when the body is.
-    Grpc(Incoming, #[expect(dead_code, reason = "its end is what it is for")] Lease),
+    Grpc(Grpc),
 }
 
 /// From a connection by HTTP/1.1, within a time.
@@ -30,6 +29,12 @@ pub(crate) struct Http1 {
     body: http1::Answer,
     upstream: Arc<Upstream>,
     deadline: Option<Deadline>,
+}
+
+/// From a connection by HTTP/2.
+pub(crate) struct Grpc {
+    body: Incoming,
+    _lease: Lease,
 }
 
 /// When something has to be done.
@@ -71,6 +76,10 @@ impl Answer {
         Self::Http1(Http1 { body, upstream, deadline: None })
     }
 
+    pub(super) fn grpc(body: Incoming, lease: Lease) -> Self {
+        Self::Grpc(Grpc { body, _lease: lease })
+    }
+
     /// Limits the time for what is still to come.
     pub(super) fn set_deadline(&mut self, deadline: Option<Deadline>) {
         if let Self::Http1(answer) = self {
@@ -99,7 +108,7 @@ impl Body for Answer {
         match self.get_mut() {
             Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Self::Http1(body) => body.poll_frame(cx),
-            Self::Grpc(body, _) => Pin::new(body).poll_frame(cx).map_err(Cut::Upstream),
+            Self::Grpc(answer) => Pin::new(&mut answer.body).poll_frame(cx).map_err(Cut::Upstream),
         }
     }
 
@@ -107,7 +116,7 @@ impl Body for Answer {
         match self {
             Self::Own(body) => body.is_end_stream(),
             Self::Http1(answer) => answer.body.is_end_stream(),
-            Self::Grpc(body, _) => body.is_end_stream(),
+            Self::Grpc(answer) => answer.body.is_end_stream(),
         }
     }
 
@@ -115,7 +124,7 @@ impl Body for Answer {
         match self {
             Self::Own(body) => body.size_hint(),
             Self::Http1(answer) => answer.body.size_hint(),
-            Self::Grpc(body, _) => body.size_hint(),
+            Self::Grpc(answer) => answer.body.size_hint(),
         }
     }
 }

@@ -224,7 +224,7 @@ impl Proxy {
             let sender = endpoint.grpc(call.worker).get(endpoint.address, self.times.connect).await;
             let failure = match sender {
                 Ok(mut sender) => match http2::send(&mut sender, request).await {
-                    Ok(response) => return Ok(Reply::Answer(response.map(|body| Answer::Grpc(body, lease)))),
+                    Ok(response) => return Ok(Reply::Answer(response.map(|body| Answer::grpc(body, lease)))),
                     Err(failure) => failure,
                 },
                 Err(error) => {

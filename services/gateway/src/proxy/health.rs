@@ -65,13 +65,15 @@ impl Health {
     /// Notes a failure; returns for how long the endpoint should be left out from now on, if it should.
     pub(super) fn failed(&self, certain: bool, now: Duration) -> Option<Duration> {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        let due = match self.state(now) {
+        let state = self.state(now);
+        let due = match state {
             State::Well => certain || failures >= FAILURES,
             State::OnTrial => true,
             State::Ejected => false,
         };
         due.then(|| {
-            let sound = self.ended.load(Ordering::Relaxed).saturating_add(millis(LONGEST)) < millis(now);
+            let well_since = self.ended.load(Ordering::Relaxed);
+            let sound = state == State::Well && well_since.saturating_add(millis(LONGEST)) <= millis(now);
             let before = if sound { 0 } else { self.ejections.load(Ordering::Relaxed) };
             (FIRST * 2_u32.saturating_pow(before.min(16))).min(LONGEST)
         })

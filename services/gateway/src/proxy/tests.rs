@@ -1,1 +1,250 @@
-//! tests
+//! Requests through the gateway, over real sockets, to services that do what a test wants.
+
+mod balancing;
+mod closing;
+mod grpc;
+mod limits;
+mod observing;
+mod retries;
+mod routing;
+mod smuggling;
+mod streaming;
+mod stub;
+mod upgrades;
+
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use chassis::{
+    Checks, Running,
+    process::{Bound, ProcessArgs},
+    server::{Server, Workers},
+};
+use clap::Parser;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, client::conn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prometheus::{Registry, TextEncoder};
+use serde_json::Value;
+use test_harness::process::{PATIENCE, eventually};
+use tokio::{net::TcpStream, sync::watch};
+
+use super::*;
+use crate::{access_log::Writer, policy::PolicyArgs, services::Service};
+use stub::Stub;
+
+/// A gateway, and what discovery tells it.
+struct Site {
+    address: SocketAddr,
+    services: watch::Sender<Arc<[Service]>>,
+    registry: Registry,
+    log: Sink,
+    running: Running,
+    _writer: Writer,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Default)]
+struct Sink(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("a lock").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Parser)]
+#[command(args_override_self = true)]
+struct Flags {
+    #[command(flatten)]
+    process: ProcessArgs,
+    #[command(flatten)]
+    proxy: ProxyArgs,
+    #[command(flatten)]
+    policy: PolicyArgs,
+}
+
+/// One service, named `test`, at these paths.
+fn service(name: &str, paths: &[&str], http: &[SocketAddr]) -> Service {
+    let paths = paths.iter().map(|path| (*path).to_owned()).collect();
+    Service { name: name.to_owned(), paths, http: http.to_vec(), grpc: None }
+}
+
+impl Site {
+    /// A gateway with these flags in front of one service at `/test`.
+    async fn with(flags: &[&str], endpoints: &[&Stub]) -> Self {
+        let endpoints: Vec<_> = endpoints.iter().map(|stub| stub.address).collect();
+        Self::of(flags, vec![service("test", &["/test"], &endpoints)]).await
+    }
+
+    async fn of(flags: &[&str], services: Vec<Service>) -> Self {
+        let fixed = ["gateway", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--drain-delay=0s"];
+        let Flags { process, proxy, policy } = Flags::parse_from(fixed.iter().chain(flags));
+        let bound = Bound::new(&process).expect("free ports");
+        let (sender, receiver) = watch::channel(services.into());
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).expect("metrics");
+        let (log, workers) = (Sink::default(), 2);
+        let (access_log, writer) = AccessLog::start(workers, metrics.log_dropped.clone(), log.clone()).expect("a log");
+        let surroundings = Surroundings {
+            policy: Policy::new(&policy).expect("a policy"),
+            services: receiver,
+            metrics,
+            access_log: Some(access_log),
+            workers,
+            life: bound.life().clone(),
+            tasks: bound.tasks().clone(),
+        };
+        let gateway = Gateway::start(&proxy, surroundings);
+        let server = Server::default().strict().on(Workers::start(workers).expect("threads"));
+        let checks = Checks { live: Arc::new(|| Ok(())), ready: Arc::new(|| Ok(())) };
+        let running = bound.start(server, gateway, checks, registry.clone());
+        Self { address: running.http, services: sender, registry, log, running, _writer: writer }
+    }
+
+    /// Tells which services there are from now on.
+    fn tell(&self, services: Vec<Service>) {
+        self.services.send_replace(services.into());
+    }
+
+    /// The same, and waits until that is so.
+    async fn told(&self, mut services: Vec<Service>) {
+        static MARKS: AtomicUsize = AtomicUsize::new(0);
+        let mark = format!("/mark-{}", MARKS.fetch_add(1, Ordering::Relaxed));
+        services.push(service("~mark", &[&mark], &[]));
+        self.tell(services);
+        let what = "the services are known";
+        eventually(what, PATIENCE, async || (self.get(&mark).await.status == 503).then_some(())).await;
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+        send(self.address, request).await
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.send(request(Method::GET, path, "")).await
+    }
+
+    async fn post(&self, path: &str, body: &str) -> Answer {
+        self.send(request(Method::POST, path, body)).await
+    }
+
+    /// The value of a metric, by the beginning of its line.
+    fn metric(&self, name: &str) -> f64 {
+        let text = TextEncoder::new().encode_to_string(&self.registry.gather()).expect("text");
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("{name} is not in {text}"))
+    }
+
+    async fn metric_becomes(&self, name: &str, value: f64) {
+        let what = format!("{name} is {value}");
+        eventually(&what, PATIENCE, async || (self.metric(name) == value).then_some(())).await;
+    }
+
+    /// The access log's lines, once there are so many.
+    async fn log(&self, count: usize) -> Vec<Value> {
+        eventually("the access log is written", PATIENCE, async || {
+            let text = self.log.0.lock().expect("a lock").clone();
+            let lines: Vec<Value> = text
+                .split(|byte| *byte == b'\n')
+                .filter(|line| !line.is_empty())
+                .map(|line| serde_json::from_slice(line).expect("JSON"))
+                .collect();
+            (lines.len() >= count).then_some(lines)
+        })
+        .await
+    }
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+    trailers: Option<HeaderMap>,
+}
+
+impl Answer {
+    async fn read(response: Response<Incoming>) -> hyper::Result<Self> {
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await?;
+        let trailers = body.trailers().cloned();
+        Ok(Self { status: parts.status, headers: parts.headers, body: body.to_bytes(), trailers })
+    }
+
+    fn text(&self) -> &str {
+        str::from_utf8(&self.body).expect("text")
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().expect("text"))
+    }
+
+    /// The kind of a problem, by the end of its type.
+    #[track_caller]
+    fn problem(&self) -> (u16, String) {
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        assert!(self.headers.contains_key("x-request-id"), "{self:?}");
+        let problem: Value = serde_json::from_slice(&self.body).expect("JSON");
+        assert_eq!(problem["status"], self.status.as_u16());
+        let kind = problem["type"].as_str().expect("a type").rsplit('/').next().unwrap_or_default().to_owned();
+        (self.status.as_u16(), kind)
+    }
+}
+
+fn request(method: Method, path: &str, body: &str) -> Request<Full<Bytes>> {
+    let request = Request::builder().method(method).uri(path).header("host", "shop.example");
+    request.body(Full::new(body.to_owned().into())).expect("a request")
+}
+
+/// The same, with an `Idempotency-Key`.
+fn keyed(path: &str, body: &str) -> Request<Full<Bytes>> {
+    let mut request = request(Method::POST, path, body);
+    request.headers_mut().insert("idempotency-key", http::HeaderValue::from_static("k"));
+    request
+}
+
+async fn http_1<B>(address: SocketAddr) -> conn::http1::SendRequest<B>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+{
+    let stream = TcpStream::connect(address).await.expect("a connection");
+    let (sender, connection) = conn::http1::handshake(TokioIo::new(stream)).await.expect("a connection");
+    tokio::spawn(connection.with_upgrades());
+    sender
+}
+
+async fn http_2<B>(address: SocketAddr) -> conn::http2::SendRequest<B>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static,
+{
+    let stream = TcpStream::connect(address).await.expect("a connection");
+    let handshake = conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (sender, connection) = handshake.await.expect("an HTTP/2 connection");
+    tokio::spawn(connection);
+    sender
+}
+
+/// Sends a request on a connection of its own.
+async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> Answer {
+    let response = http_1(address).await.send_request(request).await.expect("an answer");
+    Answer::read(response).await.expect("all of it")
+}
+
+/// A time within which something does not happen that would happen soon.
+const MOMENT: Duration = Duration::from_millis(100);

@@ -1,0 +1,174 @@
+//! gRPC: HTTP/2 on both sides, with trailers.
+
+use std::task::Poll;
+
+use futures_util::stream;
+use http_body::Frame;
+use http_body_util::StreamBody;
+
+use super::{
+    stub::{Body, nobody, whole},
+    *,
+};
+
+fn trailers(status: &'static str) -> Frame<Bytes> {
+    Frame::trailers(HeaderMap::from_iter([(
+        http::HeaderName::from_static("grpc-status"),
+        http::HeaderValue::from_static(status),
+    )]))
+}
+
+/// Echoes messages; ends with a status in its trailers.
+async fn echo() -> Stub {
+    Stub::answering(async |request| {
+        assert_eq!(request.version(), Version::HTTP_2);
+        assert_eq!(request.headers()["te"], "trailers");
+        assert_eq!(request.uri().authority().map(ToString::to_string), Some("shop.example".to_owned()));
+        let body = request.into_body();
+        let frames = stream::unfold((body, false), async |(mut body, ended)| {
+            if ended {
+                return None;
+            }
+            let frame = match body.frame().await {
+                Some(Ok(frame)) => frame,
+                _ => return Some((Ok(trailers("0")), (body, true))),
+            };
+            Some((Ok(frame), (body, false)))
+        });
+        let body: Body = BodyExt::boxed(StreamBody::new(Box::pin(SyncStream(Mutex::new(Box::pin(frames))))));
+        Response::builder().header("content-type", "application/grpc").body(body).expect("a response")
+    })
+    .await
+}
+
+type Frames = std::pin::Pin<Box<dyn futures_util::Stream<Item = io::Result<Frame<Bytes>>> + Send>>;
+
+/// A boxed body has to be `Sync`.
+struct SyncStream(Mutex<Frames>);
+
+impl futures_util::Stream for SyncStream {
+    type Item = io::Result<Frame<Bytes>>;
+
+    fn poll_next(self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.lock().expect("a lock").as_mut().poll_next(cx)
+    }
+}
+
+fn with_grpc(http: &[SocketAddr], grpc: Option<Vec<SocketAddr>>) -> Vec<Service> {
+    vec![Service { grpc, ..service("test", &["/test.v1.Test", "/test"], http) }]
+}
+
+fn call(body: &'static str) -> Request<Full<Bytes>> {
+    let request = Request::post("http://shop.example/test.v1.Test/Echo")
+        .header("content-type", "application/grpc+proto")
+        .header("te", "trailers");
+    request.body(Full::new(body.into())).expect("a request")
+}
+
+async fn calls(site: &Site, request: Request<Full<Bytes>>) -> Answer {
+    let answer = http_2(site.address).await.send_request(request).await.expect("an answer");
+    Answer::read(answer).await.expect("all of it")
+}
+
+fn status(answer: &Answer) -> Option<&str> {
+    let from = |headers: &HeaderMap| headers.get("grpc-status").map(|value| value.to_str().expect("text").to_owned());
+    let status = answer.trailers.as_ref().and_then(from).or_else(|| from(&answer.headers))?;
+    Some(match status.as_str() {
+        "0" => "OK",
+        "12" => "UNIMPLEMENTED",
+        "14" => "UNAVAILABLE",
+        "5" => "NOT_FOUND",
+        "2" => "UNKNOWN",
+        _ => "another",
+    })
+}
+
+#[tokio::test]
+async fn messages_and_trailers_are_passed_through() {
+    let (grpc, http) = (echo().await, Stub::saying("http").await);
+    let site = Site::of(&[], with_grpc(&[http.address], Some(vec![grpc.address]))).await;
+    for _ in 0..3 {
+        let answer = calls(&site, call("\0\0\0\0\x05hello")).await;
+        assert_eq!((answer.text(), status(&answer)), ("\0\0\0\0\x05hello", Some("OK")));
+        assert_eq!(answer.header("content-type"), Some("application/grpc"));
+    }
+    // What is no gRPC of the same service goes to its other port.
+    assert_eq!(site.get("/test").await.text(), "http");
+    assert_eq!((grpc.requests(), http.requests()), (3, 1));
+    assert!(grpc.connections() <= 2, "one a thread: {}", grpc.connections());
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_for_longer_than_a_request_may_take_both_ways_at_once() {
+    let grpc = echo().await;
+    let flags = ["--header-timeout=50ms", "--total-timeout=100ms", "--body-limit=10"];
+    let site = Site::of(&flags, with_grpc(&[], Some(vec![grpc.address]))).await;
+    let (sender, mut receiver) = tokio::sync::mpsc::channel::<Bytes>(1);
+    let frames = stream::poll_fn(move |cx| {
+        receiver.poll_recv(cx).map(|data| data.map(|data| io::Result::Ok(Frame::data(data))))
+    });
+    let (parts, _) = call("").into_parts();
+    let mut client = http_2(site.address).await;
+    let mut answer = client.send_request(Request::from_parts(parts, StreamBody::new(frames))).await.expect("an answer");
+    for _ in 0..5 {
+        tokio::time::sleep(MOMENT).await;
+        sender.send("a message".into()).await.expect("sent");
+        let frame = answer.frame().await.expect("a frame").expect("it goes on");
+        assert_eq!(frame.into_data().expect("data"), "a message");
+    }
+    drop(sender);
+    let end = answer.frame().await.expect("a frame").expect("an end").into_trailers().expect("trailers");
+    assert_eq!(end["grpc-status"], "0");
+}
+
+#[tokio::test]
+async fn where_there_is_no_answer_the_call_has_a_status() {
+    let stub = Stub::saying("http").await;
+    let site = Site::of(&[], with_grpc(&[stub.address], Some(vec![nobody().await]))).await;
+    let answer = calls(&site, call("x")).await;
+    assert_eq!((answer.status.as_u16(), status(&answer)), (200, Some("UNAVAILABLE")));
+    assert!(answer.headers.contains_key("x-request-id"));
+    site.told(with_grpc(&[stub.address], Some(Vec::new()))).await;
+    assert_eq!(status(&calls(&site, call("x")).await), Some("UNAVAILABLE"));
+    site.told(with_grpc(&[stub.address], None)).await;
+    assert_eq!(status(&calls(&site, call("x")).await), Some("UNIMPLEMENTED"));
+    site.told(Vec::new()).await;
+    assert_eq!(status(&calls(&site, call("x")).await), Some("NOT_FOUND"));
+    assert_eq!(stub.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_call_that_was_not_sent_goes_to_another_endpoint_and_one_that_was_does_not() {
+    let good = echo().await;
+    let site = Site::of(&[], with_grpc(&[], Some(vec![nobody().await, good.address]))).await;
+    for _ in 0..10 {
+        assert_eq!(status(&calls(&site, call("x")).await), Some("OK"));
+    }
+    let broken = Stub::raw(async |mut stream, _| {
+        use tokio::io::AsyncReadExt;
+        let mut bytes = Vec::new();
+        // The preface, settings and a request: then it is gone.
+        while bytes.len() < 100 && stream.read_buf(&mut bytes).await.is_ok_and(|length| length > 0) {}
+    })
+    .await;
+    site.told(with_grpc(&[], Some(vec![broken.address]))).await;
+    assert_eq!(status(&calls(&site, call("x")).await), Some("UNKNOWN"));
+}
+
+/// A new process at the same address, as with a service that is started anew.
+#[tokio::test]
+async fn a_connection_that_has_ended_is_made_again() {
+    let first = echo().await;
+    let site = Site::of(&[], with_grpc(&[], Some(vec![first.address]))).await;
+    assert_eq!(status(&calls(&site, call("x")).await), Some("OK"));
+    let address = first.kill().await;
+    let again = Stub::at(address, async |_| {
+        Response::builder().header("grpc-status", "0").body(whole("")).expect("a response")
+    })
+    .await;
+    eventually("it is connected", PATIENCE, async || {
+        (status(&calls(&site, call("x")).await) == Some("OK")).then_some(())
+    })
+    .await;
+    assert!(again.requests() > 0);
+}

@@ -1,0 +1,190 @@
+//! Time limits, load shedding, the limit of a body.
+
+use std::time::Instant;
+
+use test_harness::raw::{self, Raw};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Notify,
+    task::JoinSet,
+};
+
+use super::{
+    stub::{read_head, whole},
+    *,
+};
+
+const QUICK: [&str; 2] = ["--header-timeout=300ms", "--total-timeout=600ms"];
+
+/// Takes requests and says nothing.
+async fn silent() -> Stub {
+    Stub::raw(async |mut stream, _| {
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await
+}
+
+/// Begins an answer, and goes on with it for ever.
+async fn endless(media_type: &'static str) -> Stub {
+    Stub::raw(move |mut stream, _| async move {
+        read_head(&mut stream).await;
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {media_type}\r\ntransfer-encoding: chunked\r\n\r\n");
+        let _ = stream.write_all(head.as_bytes()).await;
+        while stream.write_all(b"5\r\ndata\n\r\n").await.is_ok() {
+            tokio::time::sleep(MOMENT / 2).await;
+        }
+    })
+    .await
+}
+
+#[test]
+fn the_gateway_waits_for_longer_than_services_take() {
+    let Flags { proxy, .. } = Flags::parse_from(["gateway"]);
+    assert!(proxy.header_timeout > Duration::from_secs(15));
+    assert!(proxy.total_timeout >= proxy.header_timeout * 2, "there is time for a retry");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_does_not_answer_in_time_is_a_504() {
+    let stub = silent().await;
+    let site = Site::with(&QUICK, &[&stub]).await;
+    let begun = Instant::now();
+    assert_eq!(site.post("/test", "x").await.problem(), (504, "outcome-unknown".to_owned()));
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+    assert_eq!(site.get("/test").await.problem(), (504, "about:blank".to_owned()));
+    assert!(site.metric(r#"gateway_upstream_errors_total{kind="timeout",service="test"}"#) >= 2.0);
+}
+
+#[tokio::test]
+async fn what_may_be_repeated_is_sent_to_another_when_no_answer_comes_in_time() {
+    let (stub, good) = (silent().await, Stub::saying("good").await);
+    let site = Site::with(&QUICK, &[&stub, &good]).await;
+    while stub.connections() == 0 {
+        assert_eq!(site.get("/test").await.text(), "good");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_made_in_time_is_no_wait_for_an_answer() {
+    // Nobody answers there (RFC 5737).
+    let site = Site::of(
+        &["--connect-timeout=100ms"],
+        vec![service("test", &["/test"], &["192.0.2.1:80".parse().expect("it")])],
+    )
+    .await;
+    let begun = Instant::now();
+    assert_eq!(site.post("/test", "x").await.problem(), (503, "about:blank".to_owned()));
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_end_is_cut_off_and_one_of_events_is_not() {
+    for (media_type, is_cut) in [("text/plain", true), ("text/event-stream; charset=utf-8", false)] {
+        let stub = endless(media_type).await;
+        let site = Site::with(&QUICK, &[&stub]).await;
+        let mut client = http_1(site.address).await;
+        let begun = Instant::now();
+        let mut answer = client.send_request(request(Method::GET, "/test", "")).await.expect("an answer");
+        let cut = loop {
+            match answer.frame().await {
+                Some(Ok(_)) if begun.elapsed() > Duration::from_millis(1500) => break false,
+                Some(Ok(_)) => {}
+                Some(Err(_)) => break true,
+                None => panic!("it has no end"),
+            }
+        };
+        assert_eq!(cut, is_cut, "{media_type}");
+        assert!(begun.elapsed() >= Duration::from_millis(500));
+        if is_cut {
+            let line = &site.log(1).await[0];
+            assert_eq!((&line["status"], &line["complete"]), (&200.into(), &false.into()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn requests_beyond_the_limit_are_refused_at_once() {
+    let go = Arc::new(Notify::new());
+    let stub = Stub::answering({
+        let go = go.clone();
+        move |_| {
+            let go = go.clone();
+            async move {
+                go.notified().await;
+                Response::new(whole("waited"))
+            }
+        }
+    })
+    .await;
+    let site = Arc::new(Site::with(&["--max-in-flight=5"], &[&stub]).await);
+    let mut waiting = JoinSet::new();
+    for _ in 0..5 {
+        let site = site.clone();
+        waiting.spawn(async move { site.get("/test").await.text().to_owned() });
+    }
+    eventually("they are in flight", PATIENCE, async || (stub.requests() == 5).then_some(())).await;
+    let answer = site.get("/test").await;
+    assert_eq!((answer.problem(), answer.header("retry-after")), ((503, "about:blank".to_owned()), Some("1")));
+    assert_eq!(site.metric("gateway_requests_shed_total"), 1.0);
+    go.notify_one();
+    assert_eq!(waiting.join_next().await.expect("one").expect("no panic"), "waited");
+    waiting.spawn({
+        let site = site.clone();
+        async move { site.get("/test").await.text().to_owned() }
+    });
+    eventually("there is room for one more", PATIENCE, async || (stub.requests() == 6).then_some(())).await;
+    eventually("all are answered", PATIENCE, async || {
+        go.notify_one();
+        while let Some(text) = waiting.try_join_next() {
+            assert_eq!(text.expect("no panic"), "waited");
+        }
+        waiting.is_empty().then_some(())
+    })
+    .await;
+    site.metric_becomes("http_requests_in_flight", 0.0).await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_is_refused_by_its_length_at_once() {
+    let stub = Stub::saying("hello").await;
+    let site = Site::with(&["--body-limit=1000"], &[&stub]).await;
+    let mut raw = Raw::connect(site.address).await.expect("a connection");
+    raw.send("POST /test HTTP/1.1\r\nhost: a\r\ncontent-length: 1001\r\nexpect: 100-continue\r\n\r\n")
+        .await
+        .expect("sent");
+    let answer = raw.answer().await.expect("an answer");
+    assert!(answer.status == 413 && answer.closes(), "{}", answer.head);
+    assert_eq!(stub.connections(), 0);
+    assert_eq!(site.post("/test", &"x".repeat(1001)).await.problem().0, 413);
+    assert_eq!(site.post("/test", &"x".repeat(1000)).await.text(), "hello");
+}
+
+#[tokio::test]
+async fn a_body_that_turns_out_to_be_too_long_is_refused_and_its_request_given_up() {
+    let aborted = Arc::new(Notify::new());
+    let stub = Stub::answering({
+        let aborted = aborted.clone();
+        move |request| {
+            let aborted = aborted.clone();
+            async move {
+                if request.into_body().collect().await.is_err() {
+                    aborted.notify_one();
+                }
+                Response::new(whole("hello"))
+            }
+        }
+    })
+    .await;
+    let site = Site::with(&["--body-limit=10000"], &[&stub]).await;
+    for method in ["POST", "PUT"] {
+        let mut raw = Raw::connect(site.address).await.expect("a connection");
+        raw.send(raw::chunked(&format!("{method} /test"), &[b'x'; 20_000])).await.expect("sent");
+        let answer = raw.answer().await.expect("an answer");
+        assert!(answer.status == 413 && answer.closes(), "{}", answer.head);
+        tokio::time::timeout(PATIENCE, aborted.notified()).await.expect("the service is told");
+    }
+    let mut raw = Raw::connect(site.address).await.expect("a connection");
+    raw.send(raw::chunked("POST /test", &[b'x'; 10_000])).await.expect("sent");
+    assert_eq!(raw.answer().await.expect("an answer").body, "hello");
+    assert_eq!(site.metric(r#"gateway_upstream_errors_total{kind="reset",service="test"}"#), 0.0);
+}

@@ -1,0 +1,120 @@
+//! What is told of requests: headers, metrics, the access log.
+
+use super::{stub::whole, *};
+
+/// Says what ids came with the request.
+async fn told_ids() -> Stub {
+    Stub::answering(async |request| {
+        let header =
+            |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned();
+        let text = format!("{} {} {}", header("x-request-id"), header("traceparent"), header("tracestate"));
+        Response::builder().header("x-request-id", "own").body(whole(text)).expect("a response")
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_request_has_an_id_and_a_trace_that_its_service_and_its_log_line_know_too() {
+    let stub = told_ids().await;
+    let site = Site::with(&[], &[&stub]).await;
+    let answer = site.get("/test").await;
+    let (id, traceparent) = answer.text().split_once(' ').expect("two");
+    assert_eq!(answer.headers.get_all("x-request-id").iter().collect::<Vec<_>>(), [id]);
+    assert!(id.len() == 36, "{id}");
+    let parts: Vec<_> = traceparent.split([' ', '-']).collect();
+    assert!(
+        matches!(parts[..], ["00", trace, parent, "01", ..] if trace.len() == 32 && parent.len() == 16),
+        "{traceparent}"
+    );
+    let line = &site.log(1).await[0];
+    assert_eq!((&line["request_id"], &line["trace_id"]), (&id.into(), &parts[1].into()));
+}
+
+#[tokio::test]
+async fn an_id_and_a_trace_that_come_are_passed_on_if_they_make_sense() {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+    let stub = told_ids().await;
+    let site = Site::with(&[], &[&stub]).await;
+    let with = async |id: &str, trace: &str| {
+        let mut request = request(Method::GET, "/test", "");
+        for (name, value) in [("x-request-id", id), ("traceparent", trace), ("tracestate", "a=b")] {
+            request.headers_mut().insert(name, value.parse().expect("a value"));
+        }
+        site.send(request).await.text().to_owned()
+    };
+    assert_eq!(with("abc", TRACE).await, format!("abc {TRACE} a=b"));
+    let text = with("a b", "00-00000000000000000000000000000000-b7ad6b7169203331-00").await;
+    assert!(
+        !text.contains("a b") && !text.contains("-00000000000000000000000000000000-") && text.ends_with(" -"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn each_request_is_counted_under_its_route() {
+    let stub = Stub::answering(async |request| {
+        let status = if request.uri().path().ends_with("missing") { 404 } else { 200 };
+        Response::builder().status(status).body(whole("hello")).expect("a response")
+    })
+    .await;
+    let site = Site::with(&[], &[&stub]).await;
+    for path in ["/test", "/test/1", "/test/2", "/test/missing", "/elsewhere"] {
+        site.get(path).await;
+    }
+    site.post("/test", "x").await;
+    let count = |route: &str, service: &str, method: &str, status: &str| {
+        let labels = format!(r#"method="{method}",route="{route}",service="{service}",status="{status}""#);
+        (format!("http_requests_total{{{labels}}}"), format!("http_request_duration_seconds_count{{{labels}}}"))
+    };
+    for (labels, expected) in [
+        (count("/test", "test", "GET", "200"), 3.0),
+        (count("/test", "test", "GET", "404"), 1.0),
+        (count("/test", "test", "POST", "200"), 1.0),
+        (count("unmatched", "", "GET", "404"), 1.0),
+    ] {
+        site.metric_becomes(&labels.0, expected).await;
+        site.metric_becomes(&labels.1, expected).await;
+    }
+    assert_eq!(site.metric("http_requests_in_flight"), 0.0);
+}
+
+#[tokio::test]
+async fn each_request_is_one_line_of_the_log() {
+    let stub = Stub::saying("hello").await;
+    let site = Site::with(&[], &[&stub]).await;
+    site.get("/test/a%22b?secret=1").await;
+    site.post("/elsewhere", "x").await;
+    let mut client = http_2(site.address).await;
+    let request = Request::delete("http://a/test").body(Full::new(Bytes::new())).expect("a request");
+    client.send_request(request).await.expect("an answer").into_body().collect().await.expect("a body");
+    let mut lines = site.log(3).await;
+    lines.sort_by_key(|line| line["timestamp"].to_string());
+    let facts = |line: &Value| {
+        let text = |name: &str| line[name].as_str().unwrap_or("-").to_owned();
+        let facts = ["message", "method", "path", "service", "route", "client", "protocol"].map(text).join(" ");
+        format!("{facts} {} {} {}", line["status"], line["bytes"], line["retries"])
+    };
+    assert_eq!(facts(&lines[0]), "access GET /test/a%22b test /test 127.0.0.1 HTTP/1.1 200 5 0");
+    assert_eq!(facts(&lines[2]), "access DELETE /test test /test 127.0.0.1 HTTP/2 200 5 0");
+    let unmatched = facts(&lines[1]);
+    assert!(unmatched.starts_with("access POST /elsewhere - - 127.0.0.1 HTTP/1.1 404 "), "{unmatched}");
+    for line in &lines {
+        assert!(line["duration"].as_f64().is_some_and(|duration| duration > 0.0 && duration < 30.0), "{line}");
+        assert!(line["timestamp"].as_str().is_some_and(|time| time.ends_with('Z')), "{line}");
+    }
+    assert_eq!(lines[0]["upstream"], stub.address.to_string());
+}
+
+#[tokio::test]
+async fn a_request_whose_client_does_not_wait_for_the_answer_is_noted_as_such() {
+    let stub = Stub::answering(async |_| std::future::pending().await).await;
+    let site = Site::with(&["--header-timeout=60s"], &[&stub]).await;
+    let mut client = http_2(site.address).await;
+    let request = Request::get("http://a/test").body(Full::new(Bytes::new())).expect("a request");
+    let waiting = tokio::spawn(client.send_request(request));
+    eventually("it is with the service", PATIENCE, async || (stub.requests() == 1).then_some(())).await;
+    waiting.abort();
+    let line = &site.log(1).await[0];
+    assert_eq!((&line["status"], &line["complete"]), (&499.into(), &false.into()));
+    site.metric_becomes("http_requests_in_flight", 0.0).await;
+}
