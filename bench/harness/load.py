@@ -21,12 +21,14 @@ class Outcome:
     per_second: float
     p50_ms: float | None = None
     p99_ms: float | None = None
+    cpu_us: float | None = None  # of the server, a request
 
 
-def wrk(port: int, kind: str, expected: int, seconds: float, tag: str) -> Outcome:
+def wrk(port: int, kind: str, expected: int, seconds: float, tag: str, connections: int = CONNECTIONS) -> Outcome:
     """Sends requests of a kind (see requests.lua); any other status than `expected` ends the benchmark."""
+    threads = min(connections, max(1, CORES // 2))
     command = [
-        tools.find("wrk"), f"-t{max(1, CORES // 2)}", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "5s",
+        tools.find("wrk"), f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--timeout", "5s",
         "-s", str(LOAD / "requests.lua"), f"http://127.0.0.1:{port}", "--", kind, tag,
     ]  # fmt: skip
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
