@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 
 from harness import kubernetes, load, proxies
@@ -22,39 +23,50 @@ CHANGE_DEADLINE = 10  # seconds
 SAMPLE_INTERVAL = 0.1  # seconds
 
 
-def through(proxy: Proxy, settings: Settings, encoding: str, connections: int = CONNECTIONS) -> Outcome:
-    """One round: the warm-up, the measured load, and whether each request is in the access log."""
-    proxy.empty_log()
-    warm = load.wrk(proxy.port, "proxied", 200, settings.warmup, encoding, connections)
-    used = proxy.cpu()
-    outcome = load.wrk(proxy.port, "proxied", 200, settings.seconds, encoding, connections)
-    outcome.cpu_us = (proxy.cpu() - used) / outcome.requests * 1e6
-    proxy.check_log(warm.requests + outcome.requests)
-    return outcome
+@dataclass
+class Load:
+    """What requests.lua sends, to a proxy and straight to what is behind it."""
+
+    kind: str
+    tag: str = "r"
+    connections: int = CONNECTIONS
+
+    def through(self, proxy: Proxy, settings: Settings) -> Outcome:
+        """One round: the warm-up, the measured load, and whether each request is in the access log."""
+        proxy.empty_log()
+        warm = self.run(proxy.port, settings.warmup)
+        used = proxy.cpu()
+        outcome = self.run(proxy.port, settings.seconds)
+        outcome.cpu_us = (proxy.cpu() - used) / outcome.requests * 1e6
+        proxy.check_log(warm.requests + outcome.requests)
+        return outcome
+
+    def straight(self, port: int, settings: Settings) -> Outcome:
+        """One round without a proxy."""
+        self.run(port, settings.warmup)
+        return self.run(port, settings.seconds)
+
+    def run(self, port: int, seconds: float) -> Outcome:
+        """Some seconds of it."""
+        return load.wrk(port, self.kind, 200, seconds, self.tag, self.connections)
 
 
-def straight(behind: Upstream, settings: Settings, encoding: str, connections: int = CONNECTIONS) -> Outcome:
-    """One round of the same load on an endpoint itself."""
-    load.wrk(behind.a, "proxied", 200, settings.warmup, encoding, connections)
-    return load.wrk(behind.a, "proxied", 200, settings.seconds, encoding, connections)
-
-
-def against(name: str, peer: Callable, encoding: str, floor: float, aim: float, tail: tuple[float, float] | None):
+def against(name: str, peer: Callable, requests: Load, floor: float, aim: float, tail: tuple[float, float] | None):
     """Figures: requests per second over a peer's, and of the same rounds p99 over its (`tail`: its floor and aim)."""
 
     def measure(builds: Builds, settings: Settings) -> list[Result]:
         with (
             proxies.upstream(builds) as behind,
-            proxies.gateway(builds, proxies.routed_by_flags(behind)) as ours,
-            peer(builds, behind) as theirs,
+            proxies.gateway(builds, proxies.routed_by_flags(behind.a, behind.b)) as ours,
+            peer(builds, behind.a, behind.b) as theirs,
         ):
             for proxy in (ours, theirs):
-                proxies.check(behind, proxy)
+                proxies.check(proxy)
             rate = compare(
-                f"gateway against {name}", floor, aim, settings, lambda _: through(ours, settings, encoding),
-                lambda _: through(theirs, settings, encoding),
+                f"gateway against {name}", floor, aim, settings, lambda _: requests.through(ours, settings),
+                lambda _: requests.through(theirs, settings),
             )  # fmt: skip
-            rate.others["the upstream alone"] = [straight(behind, settings, encoding)]
+            rate.others["the upstream alone"] = [requests.straight(behind.a, settings)]
         if tail is None:
             return [rate]
         ratios = [a.p99_ms / b.p99_ms for a, b in zip(rate.ours, rate.theirs)]
@@ -64,21 +76,43 @@ def against(name: str, peer: Callable, encoding: str, floor: float, aim: float, 
     return measure
 
 
+def against_nginx_before_inventory(title: str, floor: float, aim: float):
+    """A figure: requests per second over nginx's, with `inventory` and its database behind both."""
+
+    def measure(builds: Builds, settings: Settings) -> list[Result]:
+        requests = Load("get-stock")
+        with builds.ours("inventory") as behind:
+            ports = (behind.port, behind.port)
+            with (
+                proxies.gateway(builds, proxies.routed_by_flags(*ports)) as ours,
+                proxies.nginx(builds, *ports) as theirs,
+            ):
+                rate = compare(
+                    title, floor, aim, settings, lambda _: requests.through(ours, settings),
+                    lambda _: requests.through(theirs, settings),
+                )  # fmt: skip
+                rate.others["inventory alone"] = [requests.straight(behind.port, settings)]
+        return [rate]
+
+    return measure
+
+
 def latency(title: str, floor: float, aim: float):
     """A figure: p50 of one client through the gateway, less that without it; the peers' are measured beside it."""
 
     def measure(builds: Builds, settings: Settings) -> list[Result]:
+        request = Load("proxied", "identity", connections=1)
         with (
             proxies.upstream(builds) as behind,
-            proxies.gateway(builds, proxies.routed_by_flags(behind)) as ours,
-            proxies.nginx(builds, behind) as nginx,
-            proxies.haproxy(builds, behind) as haproxy,
+            proxies.gateway(builds, proxies.routed_by_flags(behind.a, behind.b)) as ours,
+            proxies.nginx(builds, behind.a, behind.b) as nginx,
+            proxies.haproxy(builds, behind.a, behind.b) as haproxy,
         ):
             seen: dict[str, list[Outcome]] = {}
             for number in range(settings.rounds):
                 for proxy in (ours, nginx, haproxy):
-                    seen.setdefault(proxy.name, []).append(through(proxy, settings, "identity", 1))
-                seen.setdefault("the upstream alone", []).append(straight(behind, settings, "identity", 1))
+                    seen.setdefault(proxy.name, []).append(request.through(proxy, settings))
+                seen.setdefault("the upstream alone", []).append(request.straight(behind.a, settings))
                 last = ", ".join(f"{name} {outcomes[-1].p50_ms * 1e3:.0f} µs" for name, outcomes in seen.items())
                 say(f"  round {number + 1}: {last}")
         ours, alone = seen.pop(ours.name), seen["the upstream alone"]
@@ -224,8 +258,9 @@ def median(outcomes: list[Outcome], name: str) -> float:
 
 # HAProxy would compress what is too short to be worth it, as no version up to 2.8 can tell, so it is not asked to.
 FIGURES = {
-    "gateway-nginx": against("nginx", proxies.nginx, "gzip", 0.75, 1, tail=(1.5, 1)),
-    "gateway-haproxy": against("HAProxy", proxies.haproxy, "identity", 0.7, 0.95, tail=None),
+    "gateway-nginx": against("nginx", proxies.nginx, Load("proxied", "gzip"), 0.75, 1, tail=(1.5, 1)),
+    "gateway-haproxy": against("HAProxy", proxies.haproxy, Load("proxied", "identity"), 0.7, 0.95, tail=None),
+    "gateway-get": against_nginx_before_inventory("`GET /inventory/{id}`, gateway against nginx", 0.75, 1),
     "gateway-latency": latency("what the gateway adds to p50, one client", 150, 80),
     "gateway-memory": memory(f"memory with {SERVICES:,} services, {CONNECTIONS} connections, RSS", 40, 20),
     "gateway-routes": changes(50, 5, even=(0.95, 0.99)),

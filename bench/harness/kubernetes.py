@@ -74,11 +74,6 @@ class ApiServer(ThreadingHTTPServer):
             endpoints=[{"addresses": [address], "conditions": ready} for address in addresses],
         )  # fmt: skip
 
-    def watched(self) -> bool:
-        """Whether someone watches both kinds."""
-        with self.lock:
-            return bool(self.services.watches and self.slices.watches)
-
     def kubeconfig(self, path: Path) -> Path:
         """A file that leads here; JSON is YAML."""
         context = {"cluster": "bench", "user": "bench", "namespace": NAMESPACE}
