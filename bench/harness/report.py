@@ -72,7 +72,7 @@ def write(path: Path, command: str, about: str, results: list[Result]) -> None:
 
 {table(results)}
 
-A figure is the ratio of both sides' medians, its range that of the rounds; start is the median and range of all starts.
+A figure is the ratio of both sides' medians, of latency the difference, its range that of the rounds; start and what is followed are the median and range of all times, memory under load is the most and its range that meanwhile.
 
 ## Behind the ratios
 Medians of the rounds on this machine; they mean little on another.
