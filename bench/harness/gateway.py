@@ -48,7 +48,7 @@ class Load:
 
     def run(self, port: int, seconds: float) -> Outcome:
         """Some seconds of it."""
-        return load.wrk(port, self.kind, 200, seconds, self.tag, self.connections)
+        return load.wrk(port, self.kind, seconds, self.tag, self.connections)
 
 
 def against(name: str, peer: Callable, requests: Load, floor: float, aim: float, tail: tuple[float, float] | None):
@@ -243,7 +243,7 @@ def loaded(ours: Proxy, seconds: float) -> Iterator[Future]:
     """Asks all services at random meanwhile."""
     ours.empty_log()
     with ThreadPoolExecutor(1) as executor:
-        yield executor.submit(load.wrk, ours.port, "routes", 200, seconds, str(SERVICES))
+        yield executor.submit(load.wrk, ours.port, "routes", seconds, str(SERVICES))
 
 
 def wait_until(moment: float) -> None:
