@@ -1,6 +1,6 @@
--- wrk's requests. `wrk ... -s requests.lua URL -- KIND TAG`, KIND one of get-stock, set-stock, reserve-hot, reserve-spread, add-user,
--- proxied, routes; TAG, 1 to 8 letters and digits, makes the emails of each run its own; for proxied it is the encoding
--- that is accepted, for routes how many there are. Prints one line of JSON at the end.
+-- wrk's requests. `wrk ... -s requests.lua URL -- KIND TAG`, KIND one of get-stock, set-stock, reserve-hot,
+-- reserve-spread, add-user, proxied, routes; TAG, 1 to 8 letters and digits, makes the emails of each run its own; for
+-- proxied it is the encoding that is accepted, for routes how many there are. Prints one line of JSON at the end.
 --
 -- The product ids are FIRST to FIRST + PRODUCTS - 1 (as in stock.sql and select.sql).
 local FIRST, PRODUCTS = 100000, 10000
