@@ -39,8 +39,9 @@ def raw(results: Iterable[Result]) -> str:
             if outcomes:
                 rounds = " ".join(f"{outcome.per_second:,.0f}" for outcome in outcomes)
                 rate = f"{statistics.median(outcome.per_second for outcome in outcomes):,.0f}"
-                rows.append((result.title, side, rate, _median(outcomes, "p50_ms", "ms"),
-                             _median(outcomes, "p99_ms", "ms"), _median(outcomes, "cpu_us", "µs"), rounds))  # fmt: skip
+                times = (("p50_ms", "ms"), ("p99_ms", "ms"), ("cpu_us", "µs"))
+                medians = (_median(outcomes, name, unit) for name, unit in times)
+                rows.append((result.title, side, rate, *medians, rounds))
     return _markdown(rows)
 
 
@@ -72,7 +73,8 @@ def write(path: Path, command: str, about: str, results: list[Result]) -> None:
 
 {table(results)}
 
-A figure is the ratio of both sides' medians, of latency the difference, its range that of the rounds; start and what is followed are the median and range of all times, memory under load is the most and its range that meanwhile.
+A figure is the ratio of both sides' medians, of latency the difference, its range that of the rounds; start and what
+is followed are the median and range of all times, memory under load is the most and its range that meanwhile.
 
 ## Behind the ratios
 Medians of the rounds on this machine; they mean little on another.
