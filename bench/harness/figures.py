@@ -4,6 +4,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from harness import load, parity
@@ -30,7 +31,7 @@ class Result:
     """One line of the table."""
 
     title: str
-    unit: str  # "x" for a ratio, which is to be high; "ms" or "MB" for a cost, which is to be low
+    unit: str  # "x" for a ratio, which is to be high; "times" for one, or "ms", "µs", "MB" for a cost, to be low
     value: float
     low: float
     high: float
@@ -38,6 +39,7 @@ class Result:
     aim: float
     ours: list[Outcome] = field(default_factory=list)
     theirs: list[Outcome] = field(default_factory=list)
+    others: dict[str, list[Outcome]] = field(default_factory=dict)
 
     def reaches(self, mark: float) -> bool:
         """Whether the value is at least as good as `mark`."""
@@ -55,31 +57,34 @@ class Kind:
 
     name: str
     service: str
-    status: int
     writes: bool
     peer_pool: int  # per worker; README.md says how it was chosen
 
-    def round(self, side: Side, settings: Settings, tag: str) -> Outcome:
+    def round(self, side: Side, settings: Settings, tag: str, connections: int = load.CONNECTIONS) -> Outcome:
         """One round: the starting state, the warm-up, the measured load, and whether it wrote what it said."""
         if self.writes:
             side.database.reset()
         before = side.database.rows()
-        warm = load.wrk(side.port, self.name, self.status, settings.warmup, f"{tag}w")
-        outcome = load.wrk(side.port, self.name, self.status, settings.seconds, tag)
+        warm = load.wrk(side.port, self.name, settings.warmup, f"{tag}w", connections)
+        outcome = load.wrk(side.port, self.name, settings.seconds, tag, connections)
         if self.writes:
             written = side.database.rows() - before
             answered = warm.requests + outcome.requests
-            # What is in flight when a run ends is written and not counted.
-            if not answered <= written <= answered + 2 * load.CONNECTIONS:
-                raise SystemExit(f"bench: {self.name}: {written} rows for {answered} requests")
+            check_rows(self.name, written, answered, 2 * connections)
         return outcome
 
 
-GET_STOCK = Kind("get-stock", "inventory", 200, writes=False, peer_pool=8)
-SET_STOCK = Kind("set-stock", "inventory", 201, writes=True, peer_pool=16)
-RESERVE_HOT = Kind("reserve-hot", "inventory", 201, writes=True, peer_pool=16)
-RESERVE_SPREAD = Kind("reserve-spread", "inventory", 201, writes=True, peer_pool=16)
-ADD_USER = Kind("add-user", "users", 201, writes=True, peer_pool=16)
+def check_rows(kind: str, written: int, answered: int, unanswered: int) -> None:
+    """Ends the benchmark where rows are missing, or there are more than those of requests that a run's end cut off."""
+    if not answered <= written <= answered + unanswered:
+        raise SystemExit(f"bench: {kind}: {written} rows for {answered} requests")
+
+
+GET_STOCK = Kind("get-stock", "inventory", writes=False, peer_pool=8)
+SET_STOCK = Kind("set-stock", "inventory", writes=True, peer_pool=16)
+RESERVE_HOT = Kind("reserve-hot", "inventory", writes=True, peer_pool=16)
+RESERVE_SPREAD = Kind("reserve-spread", "inventory", writes=True, peer_pool=16)
+ADD_USER = Kind("add-user", "users", writes=True, peer_pool=16)
 
 
 def compare(title: str, floor: float, aim: float, settings: Settings, ours: Callable, theirs: Callable) -> Result:
@@ -126,23 +131,77 @@ def against_pgbench(title: str, floor: float, aim: float):
     return measure
 
 
-def reserve(title: str, kind: Kind, floor: float, aim: float):
+def reserve(title: str, kind: Kind, others: int, floor: float, aim: float):
     """A figure: reservations per second over those of `pgbench`, which writes the same rows with one statement each."""
 
     def measure(builds: Builds, settings: Settings) -> list[Result]:
-        script = f"{kind.name}.sql"
         with builds.ours("inventory") as ours:
 
             def statement(_number: int) -> Outcome:
                 ours.database.reset()
-                load.pgbench(ours.database.name, script, settings.warmup)
+                load.pgbench(ours.database.name, "reserve.sql", settings.warmup, others=others)
                 before = ours.database.rows()
-                outcome = load.pgbench(ours.database.name, script, settings.seconds)
+                outcome = load.pgbench(ours.database.name, "reserve.sql", settings.seconds, others=others)
                 if ours.database.rows() - before != outcome.requests:
-                    raise SystemExit(f"bench: {script} did not write what it said")
+                    raise SystemExit("bench: reserve.sql did not write what it said")
                 return outcome
 
             return [compare(title, floor, aim, settings, lambda n: kind.round(ours, settings, f"r{n}"), statement)]
+
+    return measure
+
+
+def tail(title: str, kind: Kind, floor: float, aim: float):
+    """A figure: the slowest hundredth's time over the median's, of the same requests."""
+
+    def measure(builds: Builds, settings: Settings) -> list[Result]:
+        with builds.ours(kind.service) as ours:
+            seen = [kind.round(ours, settings, f"r{n}") for n in range(settings.rounds)]
+        times = [outcome.p99_ms / outcome.p50_ms for outcome in seen]
+        return [Result(title, "times", statistics.median(times), min(times), max(times), floor, aim, seen)]
+
+    return measure
+
+
+def alone(title: str, kind: Kind, floor: float, aim: float):
+    """A figure: the median time of a request of a single client, over that of the peer with one statement."""
+
+    def measure(builds: Builds, settings: Settings) -> list[Result]:
+        with builds.ours(kind.service) as ours, builds.statement() as peer:
+            sides = [[], []]
+            for n in range(settings.rounds):
+                for side, seen in zip((ours, peer), sides):
+                    seen.append(kind.round(side, settings, f"r{n}", connections=1))
+                say(f"  round {n + 1}: {sides[0][-1].p50_ms} ms against {sides[1][-1].p50_ms} ms")
+        times = [one.p50_ms / other.p50_ms for one, other in zip(*sides)]
+        value = statistics.median(o.p50_ms for o in sides[0]) / statistics.median(o.p50_ms for o in sides[1])
+        return [Result(title, "times", value, min(times), max(times), floor, aim, *sides)]
+
+    return measure
+
+
+def replicas(title: str, kind: Kind, floor: float, aim: float):
+    """A figure: requests per second of three replicas, each with its own clients, over those of one of them."""
+
+    def measure(builds: Builds, settings: Settings) -> list[Result]:
+        with builds.replicas(3) as sides, ThreadPoolExecutor(len(sides)) as threads:
+
+            def together(number: int) -> Outcome:
+                database = sides[0].database
+                database.reset()
+                before = database.rows()
+                answered = 0
+                for seconds, tag in ((settings.warmup, f"r{number}w"), (settings.seconds, f"r{number}")):
+                    run = lambda side: load.wrk(side.port, kind.name, seconds, tag)  # noqa: B023, E731
+                    seen = list(threads.map(run, sides))
+                    answered += sum(outcome.requests for outcome in seen)
+                check_rows(kind.name, database.rows() - before, answered, 2 * load.CONNECTIONS * len(sides))
+                slowest = max(seen, key=lambda outcome: outcome.p99_ms)
+                requests, rate = (sum(column) for column in zip(*((o.requests, o.per_second) for o in seen)))
+                return Outcome(requests, rate, slowest.p50_ms, slowest.p99_ms)
+
+            one = lambda n: kind.round(sides[0], settings, f"r{n}")  # noqa: E731
+            return [compare(title, floor, aim, settings, together, one)]
 
     return measure
 
@@ -185,12 +244,17 @@ def memory(title: str, floor: float, aim: float):
 
 
 FIGURES = {
-    "get": against_fastapi("`GET /inventory/{id}` against FastAPI", GET_STOCK, 4, 8),
-    "select": against_pgbench("`GET /inventory/{id}` against `pgbench`", 0.5, 1),
+    "get": against_fastapi("`GET /inventory/{id}` against FastAPI", GET_STOCK, 8, 12),
+    "select": against_pgbench("`GET /inventory/{id}` against `pgbench`", 1.1, 1.5),
     "user": against_fastapi("`POST /users` against FastAPI", ADD_USER, 2, 4),
     "stock": against_fastapi("`POST /inventory/{id}` against FastAPI", SET_STOCK, 2, 4),
-    "hot": reserve("`POST /reservations`, one product, against `pgbench`", RESERVE_HOT, 12, 18),
-    "spread": reserve("`POST /reservations`, 10,000 products, against `pgbench`", RESERVE_SPREAD, 1.5, 2.5),
+    "hot": reserve("`POST /reservations`, one product, against `pgbench`", RESERVE_HOT, 0, 12, 18),
+    "spread": reserve("`POST /reservations`, 10,000 products, against `pgbench`", RESERVE_SPREAD, 9999, 1.5, 2.5),
+    "hot-fastapi": against_fastapi("`POST /reservations`, one product, against FastAPI", RESERVE_HOT, 10, 15),
+    "spread-fastapi": against_fastapi("`POST /reservations`, 10,000 products, against FastAPI", RESERVE_SPREAD, 5, 8),
+    "tail": tail("`POST /reservations`, one product, p99 over p50", RESERVE_HOT, 6, 3),
+    "alone": alone("`POST /reservations`, one client, p50 over that of one statement", RESERVE_SPREAD, 1.15, 1),
+    "replicas": replicas("`POST /reservations`, one product, three replicas over one", RESERVE_HOT, 0.8, 1.2),
     "start": start("start to first answer, `inventory`", 50, 15),
     "memory": memory("idle memory", 25, 15),
 }

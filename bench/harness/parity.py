@@ -7,6 +7,7 @@ from harness.databases import psql
 from harness.sides import Side
 
 TYPED = {"Content-Type": "application/json"}
+HOLD = '{"items": [{"product_id": "100001", "quantity": 1}]}'
 ADA = '{"name": "Ada Lovelace", "email": "ada@example.com"}'
 
 # Method, path, body. Of the bodies of answers, only the successful ones are compared.
@@ -30,6 +31,17 @@ REQUESTS = {
         ("POST", "/inventory/parity", "[]"),
         ("POST", "/inventory/parity", '{"stock": 1'),
         ("POST", "/inventory/parity", ""),
+        ("POST", "/reservations", HOLD),
+        ("POST", "/reservations", HOLD.replace("1}", '3}, {"product_id": "100001", "quantity": 2}')),
+        ("POST", "/reservations", HOLD.replace("100001", "no-such-product")),
+        ("POST", "/reservations", HOLD.replace("1}", "9007199254740991}")),
+        ("POST", "/reservations", HOLD.replace("1}", "0}")),
+        ("POST", "/reservations", HOLD.replace("1}", '"1"}')),
+        ("POST", "/reservations", HOLD.replace("100001", "a/b")),
+        ("POST", "/reservations", HOLD.replace("]", '], "ttl_seconds": 0')),
+        ("POST", "/reservations", '{"items": []}'),
+        ("POST", "/reservations", "{}"),
+        ("POST", "/reservations", '{"items": '),
     ],
     "users": [
         ("POST", "/users", ADA),
@@ -47,9 +59,11 @@ REQUESTS = {
 # The columns that do not depend on chance or the clock.
 ROWS = {
     "inventory": [
-        "SELECT product_id, on_hand, reserved, version, next_expiry FROM stock ORDER BY 1",
-        "SELECT product_id, version, kind, on_hand_delta, reserved_delta, on_hand, reserved, reason, reservation_id"
-        " FROM movement ORDER BY 1, 2",
+        "SELECT product_id, on_hand, reserved, version, next_expiry IS NULL FROM stock ORDER BY 1",
+        "SELECT product_id, version, kind, on_hand_delta, reserved_delta, on_hand, reserved, reason,"
+        " reservation_id IS NULL FROM movement ORDER BY 1, 2",
+        "SELECT product_id, quantity, live, state, line.expires_at = reservation.expires_at"
+        " FROM reservation_line AS line JOIN reservation ON id = reservation_id ORDER BY 1, 2",
     ],
     "users": ["SELECT name, email, version FROM users ORDER BY email"],
 }
@@ -82,6 +96,6 @@ def _answer(port: int, method: str, path: str, body: str | None) -> tuple:
         return response.status, kind
     fields = json.loads(content)
     # Their names are compared, their values cannot be.
-    changing = {name: None for name in ("id", "created_at", "updated_at") if name in fields}
+    changing = {name: None for name in ("id", "created_at", "updated_at", "expires_at") if name in fields}
     located = response.headers.get("Location") is not None
     return response.status, kind, response.headers.get("ETag"), located, fields | changing

@@ -65,6 +65,31 @@ class Builds:
             yield Side(port, database)
 
     @contextmanager
+    def replicas(self, count: int) -> Iterator[list[Side]]:
+        """Replicas of `inventory`, on one database."""
+        database = self.database("inventory")
+        with ExitStack() as stack:
+            sides = []
+            for _ in range(count):
+                process, port = self.service("inventory", database)
+                stack.enter_context(process)
+                await_answer(process, port, PROBE["inventory"])
+                sides.append(Side(port, database))
+            yield sides
+
+    @contextmanager
+    def statement(self) -> Iterator[Side]:
+        """The peer that reserves by one statement through sqlx, serving."""
+        database = Database("inventory", "statement")
+        database.migrate()
+        database.reset()
+        port = free_port()
+        env = {**os.environ, "DATABASE_URL": database.url, "HTTP_ADDR": f"127.0.0.1:{port}"}
+        with Process([str(self.binaries / "bench-sqlx")], env, self.logs / "bench-sqlx.log") as process:
+            await_answer(process, port, "/ready")
+            yield Side(port, database)
+
+    @contextmanager
     def peer(self, service: str, pool_size: int) -> Iterator[Side]:
         """The same on FastAPI, serving; the pool is of each worker."""
         database = Database(service, "peer")

@@ -42,6 +42,26 @@ SELECT on_hand, reserved, version FROM new
 """
 # As the service does it: until its first movement nobody sees the row.
 ADD_STOCK = "INSERT INTO stock (product_id) VALUES ($1) ON CONFLICT DO NOTHING"
+# As load/reserve.sql, for one item.
+RESERVE = """
+WITH clock AS MATERIALIZED (
+    SELECT clock_timestamp() + make_interval(secs => $4) AS expires_at
+), product AS (
+    UPDATE stock SET reserved = reserved + $3, version = version + 1,
+                     next_expiry = least(next_expiry, (SELECT expires_at FROM clock))
+    WHERE product_id = $2 AND on_hand - reserved >= $3 AND (next_expiry IS NULL OR next_expiry > clock_timestamp())
+    RETURNING product_id, on_hand, reserved, version
+), held AS (
+    INSERT INTO reservation (id, state, expires_at) SELECT $1, 'held', expires_at FROM clock, product
+), line AS (
+    INSERT INTO reservation_line (reservation_id, product_id, quantity, expires_at)
+    SELECT $1, product_id, $3, expires_at FROM clock, product
+), entry AS (
+    INSERT INTO movement (product_id, version, kind, on_hand_delta, reserved_delta, on_hand, reserved, reservation_id)
+    SELECT product_id, version, 'hold', 0, $3, on_hand, reserved, $1 FROM clock, product
+)
+SELECT expires_at FROM clock, product
+"""
 ADD_USER = """
 INSERT INTO users (id, name, email) VALUES ($1, $2, $3)
 RETURNING created_at, updated_at, version
@@ -71,14 +91,9 @@ app = FastAPI(
 )
 
 # The rules are patterns and bounds, so all of a request is validated inside pydantic's Rust core.
-ProductId = Annotated[
-    str,
-    Path(
-        max_length=128,
-        # No control characters (C0, DEL, C1) and no slash; up to two dots only when something follows.
-        pattern=r"^(?:\.{0,2}[^./\x00-\x1f\x7f-\x9f]|\.{3})[^/\x00-\x1f\x7f-\x9f]*$",
-    ),
-]
+# No control characters (C0, DEL, C1) and no slash; up to two dots only when something follows.
+PRODUCT_ID = r"^(?:\.{0,2}[^./\x00-\x1f\x7f-\x9f]|\.{3})[^/\x00-\x1f\x7f-\x9f]*$"
+ProductId = Annotated[str, Path(max_length=128, pattern=PRODUCT_ID)]
 
 
 class NewUser(BaseModel):
@@ -97,6 +112,18 @@ class NewUser(BaseModel):
 class SetStock(BaseModel):
     model_config = ConfigDict(extra="forbid")
     stock: Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)]
+
+
+class Item(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    product_id: Annotated[str, Field(max_length=128, pattern=PRODUCT_ID)]
+    quantity: Annotated[int, Field(strict=True, ge=1, le=MAX_COUNT)]
+
+
+class Reserve(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    items: Annotated[list[Item], Field(min_length=1, max_length=100)]
+    ttl_seconds: Annotated[int, Field(strict=True, ge=1, le=86400)] = 900
 
 
 def stock_json(product_id: str, on_hand: int, reserved: int) -> bytes:
@@ -144,6 +171,29 @@ async def set_stock(product_id: ProductId, body: SetStock) -> Response:
     if row is None:
         return problem(409, "Conflict", "the stock would fall under what is reserved")
     return answer(201, stock_json(product_id, row[0], row[1]), row[2])
+
+
+@app.post("/reservations")
+async def reserve(body: Reserve) -> Response:
+    reservation_id = uuid7()
+    pool = pools["inventory"]
+    wanted: dict[str, int] = {}
+    for item in body.items:
+        wanted[item.product_id] = wanted.get(item.product_id, 0) + item.quantity
+    if len(wanted) > 1:
+        return problem(501, "Not Implemented", "the load reserves one product at a time")
+    [(product_id, quantity)] = wanted.items()
+    expires_at = await pool.fetchval(RESERVE, reservation_id, product_id, quantity, float(body.ttl_seconds))
+    if expires_at is None:
+        return problem(409, "Conflict", "there is not enough")
+    reservation = {
+        "id": reservation_id,
+        "state": "held",
+        "items": [{"product_id": product_id, "quantity": quantity}],
+        "expires_at": expires_at,
+    }
+    content = orjson.dumps(reservation, option=orjson.OPT_UTC_Z)
+    return answer(201, content, 1, location=f"/reservations/{reservation_id}")
 
 
 @app.post("/users")

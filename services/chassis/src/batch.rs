@@ -4,7 +4,10 @@
 use std::{future::Future, panic::AssertUnwindSafe};
 
 use futures_util::FutureExt;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task,
+};
 
 /// Answers a batch of requests at once.
 pub trait Handler: Send + 'static {
@@ -90,16 +93,16 @@ struct Queue<H: OpenHandler> {
 impl<H: OpenHandler> Queue<H> {
     /// Waits for a request, and takes all that wait with it, up to `largest`; none at the end of the queue.
     async fn next_batch(&mut self, largest: usize) -> Option<(Vec<H::Request>, Vec<oneshot::Sender<H::Answer>>)> {
-        let mut waiting: Vec<Waiting<H>> = self.next.take().into_iter().collect();
-        if waiting.is_empty() {
-            self.arrivals.recv_many(&mut waiting, largest).await;
-        } else {
-            let rest = std::iter::from_fn(|| self.arrivals.try_recv().ok());
-            waiting.extend(rest.take(largest - 1));
-        }
+        let first = match self.next.take() {
+            Some(first) => first,
+            None => self.arrivals.recv().await?,
+        };
+        // What is about to ask is let ahead: the larger a batch, the less each of its requests costs.
+        task::yield_now().await;
+        let rest = std::iter::from_fn(|| self.arrivals.try_recv().ok());
+        let waiting = std::iter::once(first).chain(rest.take(largest - 1));
         // Nothing was begun for a client that went away meanwhile.
-        let is_end = waiting.is_empty();
-        (!is_end).then(|| waiting.into_iter().filter(|(_, answer)| !answer.is_closed()).unzip())
+        Some(waiting.filter(|(_, answer)| !answer.is_closed()).unzip())
     }
 
     fn try_next(&mut self) -> Option<Waiting<H>> {

@@ -1,6 +1,6 @@
--- What POST /reservations writes, in one statement, for `pgbench -M prepared`: always the same product. The id is a
--- variable, as in reserve-spread.sql, so that it is a parameter.
-\set id 100000 + 0
+-- What POST /reservations writes, in one statement, for `pgbench -M prepared -D others=N`: the first product, or one of
+-- N others at random. It is also the statement of peers/sqlx, and with small changes that of peers/fastapi.
+\set id random(100000, 100000 + :others)
 WITH clock AS MATERIALIZED (
     SELECT gen_random_uuid() AS id, clock_timestamp() + interval '900 s' AS expires_at
 ), product AS (
