@@ -17,8 +17,8 @@ run: install-postgres ## Run every service on this machine, on a Postgres of its
 kind: ## Run a release on kind, from the images to the first answer (needs kind, docker or podman, helm)
 	deploy/kind/up
 
-forward: ## Forward ports 8081 and 8082 to users and inventory of the current kube context and namespace, until Ctrl-C
-	@deploy/forward users:8081 inventory:8082
+forward: ## Forward port 8080 to the gateway of the current kube context and namespace, until Ctrl-C
+	@deploy/forward gateway:8080
 
 test: install-postgres ## Run all tests on a throwaway Postgres
 	cargo build --workspace

@@ -31,7 +31,7 @@ class Result:
     """One line of the table."""
 
     title: str
-    unit: str  # "x" for a ratio, which is to be high; "times" for one, or "ms", "MB" for a cost, to be low
+    unit: str  # "x" for a ratio, which is to be high; "times" for one, or "ms", "µs", "MB" for a cost, to be low
     value: float
     low: float
     high: float
@@ -39,6 +39,7 @@ class Result:
     aim: float
     ours: list[Outcome] = field(default_factory=list)
     theirs: list[Outcome] = field(default_factory=list)
+    others: dict[str, list[Outcome]] = field(default_factory=dict)
 
     def reaches(self, mark: float) -> bool:
         """Whether the value is at least as good as `mark`."""

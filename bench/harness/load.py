@@ -21,6 +21,7 @@ class Outcome:
     per_second: float
     p50_ms: float | None = None
     p99_ms: float | None = None
+    cpu_us: float | None = None  # of the server, a request
 
 
 def wrk(port: int, kind: str, seconds: float, tag: str, connections: int = CONNECTIONS) -> Outcome:

@@ -20,7 +20,8 @@ class Process:
         # Tethered: told to stop when this process is killed. That costs an exec, so a timed start is without.
         tether = ["setpriv", "--pdeathsig", "TERM", "--"] if tethered and shutil.which("setpriv") else []
         self.name, self.log = log.stem, log
-        with log.open("wb") as output:
+        log.unlink(missing_ok=True)
+        with log.open("ab") as output:  # so that it can be emptied meanwhile
             self.child = subprocess.Popen(
                 tether + argv, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
@@ -106,3 +107,16 @@ def memory_mb(pid: int) -> tuple[float, float]:
         name, amount, _unit = line.split()
         fields[name] = int(amount) * 1024 / 1e6
     return fields["Rss:"], fields["Pss:"]
+
+
+def cpu_seconds(group: int) -> float:
+    """CPU time of a process that was started here and of those it has started, in user and kernel mode."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it ended meanwhile
+            continue
+        if int(fields[2]) == group:
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")

@@ -33,14 +33,15 @@ def verdict(result: Result) -> str:
 
 def raw(results: Iterable[Result]) -> str:
     """The medians that the ratios are made of, in Markdown; they depend on the machine."""
-    rows = [("figure", "side", "requests/s", "p50", "p99", "each round")]
+    rows = [("figure", "side", "requests/s", "p50", "p99", "CPU a request", "each round")]
     for result in results:
-        for side, outcomes in (("ours", result.ours), ("theirs", result.theirs)):
+        for side, outcomes in (("ours", result.ours), ("theirs", result.theirs), *result.others.items()):
             if outcomes:
                 rounds = " ".join(f"{outcome.per_second:,.0f}" for outcome in outcomes)
                 rate = f"{statistics.median(outcome.per_second for outcome in outcomes):,.0f}"
-                rows.append((result.title, side, rate, _median_ms(outcomes, "p50_ms"),
-                             _median_ms(outcomes, "p99_ms"), rounds))  # fmt: skip
+                times = (("p50_ms", "ms"), ("p99_ms", "ms"), ("cpu_us", "µs"))
+                medians = (_median(outcomes, name, unit) for name, unit in times)
+                rows.append((result.title, side, rate, *medians, rounds))
     return _markdown(rows)
 
 
@@ -56,6 +57,8 @@ def facts(python: Path, busy: float) -> str:
         f"Peer: Python {platform.python_version()}, {packages}.",
         f"Load: {tools.version(tools.find('wrk'), '-v').split(' Copyright')[0]}, "
         f"{tools.version(tools.find('pgbench'), '--version')}; {CONNECTIONS} connections.",
+        f"The gateway's peers: {tools.version(tools.find('nginx'), '-v').removeprefix('nginx version: ')}, "
+        f"{tools.version(tools.find('haproxy'), '-v').split(' - ')[0]}.",
     ]
     return "\n".join(f"- {line}" for line in lines)
 
@@ -70,7 +73,8 @@ def write(path: Path, command: str, about: str, results: list[Result]) -> None:
 
 {table(results)}
 
-A figure is the ratio of both sides' medians, its range that of the rounds; start is the median and range of all starts.
+A figure is the ratio of both sides' medians, of latency the difference, its range that of the rounds; start and what
+is followed are the median and range of all times, memory under load is the most and its range that meanwhile.
 
 ## Behind the ratios
 Medians of the rounds on this machine; they mean little on another.
@@ -101,9 +105,12 @@ def _amount(amount: float, unit: str) -> str:
     return f"{amount:.{digits}f}" + (unit if unit == "x" else f" {unit}")
 
 
-def _median_ms(outcomes: list[Outcome], name: str) -> str:
+def _median(outcomes: list[Outcome], name: str, unit: str) -> str:
     times = [getattr(outcome, name) for outcome in outcomes]
-    return "" if None in times else f"{statistics.median(times):.1f} ms"
+    if None in times:
+        return ""
+    time = statistics.median(times)
+    return f"{time:.{1 if time >= 1 else 3}f} {unit}"
 
 
 def _markdown(rows: list[tuple[str, ...]]) -> str:

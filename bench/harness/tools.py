@@ -5,15 +5,21 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # Program: its Debian package.
-PROGRAMS = {"wrk": "wrk", "pgbench": "postgresql", "psql": "postgresql-client"}
+PROGRAMS = {
+    "wrk": "wrk", "pgbench": "postgresql", "psql": "postgresql-client", "nginx": "nginx", "haproxy": "haproxy",
+}  # fmt: skip
+# Where Debian asks whether a package that is being installed may start its service.
+POLICY = Path("/usr/sbin/policy-rc.d")
 
 
 def find(program: str) -> str | None:
-    """Its path; Debian keeps the programs of a server version in a folder of their own."""
-    found = shutil.which(program)
+    """Its path; Debian keeps the programs of a server version in a folder of their own, and servers out of PATH."""
+    found = shutil.which(program) or shutil.which(program, path="/usr/sbin")
     if found is None:
         candidates = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{program}"), key=lambda p: float(p.parts[4]))
         found = str(candidates[-1]) if candidates else None
@@ -29,7 +35,22 @@ def require() -> None:
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         sys.exit(f"bench: {', '.join(missing)} missing; on Debian: sudo {install}")
     subprocess.run(["apt-get", "update", "-q"], check=True, stdout=sys.stderr)
-    subprocess.run(install.split(), check=True, stdout=sys.stderr)
+    with _none_started():
+        subprocess.run(install.split(), check=True, stdout=sys.stderr)
+
+
+@contextmanager
+def _none_started() -> Iterator[None]:
+    """Has packages leave their services stopped: nobody asked for a web server on port 80."""
+    if POLICY.exists():
+        yield
+        return
+    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    try:
+        POLICY.chmod(0o755)
+        yield
+    finally:
+        POLICY.unlink()
 
 
 def version(*command: str) -> str:

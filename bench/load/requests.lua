@@ -1,5 +1,6 @@
--- wrk's requests. `wrk ... -s requests.lua URL -- KIND TAG`, KIND one of get-stock, set-stock, reserve-hot, reserve-spread, add-user; TAG, 1 to 8
--- letters and digits, makes the emails of each run its own. Prints one line of JSON at the end.
+-- wrk's requests. `wrk ... -s requests.lua URL -- KIND TAG`, KIND one of get-stock, set-stock, reserve-hot,
+-- reserve-spread, add-user, proxied, routes; TAG, 1 to 8 letters and digits, makes the emails of each run its own; for
+-- proxied it is the encoding that is accepted, for routes how many there are. Prints one line of JSON at the end.
 --
 -- The product ids are FIRST to FIRST + PRODUCTS - 1 (as in stock.sql and select.sql).
 local FIRST, PRODUCTS = 100000, 10000
@@ -27,6 +28,20 @@ kinds["get-stock"] = function()
   local ready = {}
   for n = 1, PRODUCTS do ready[n] = wrk.format("GET", "/inventory/" .. FIRST + n - 1) end
   return function() return ready[math.random(PRODUCTS)] end
+end
+
+-- Through a gateway, or straight to what is behind it: it answers every product alike.
+kinds["proxied"] = function(encoding)
+  wrk.headers["Accept-Encoding"] = encoding
+  local ready = wrk.format("GET", "/inventory/" .. FIRST)
+  return function() return ready end
+end
+
+kinds["routes"] = function(count)
+  wrk.headers["Accept-Encoding"] = "gzip"
+  local ready = {}
+  for n = 1, tonumber(count) do ready[n] = wrk.format("GET", "/service-" .. n .. "/" .. FIRST) end
+  return function() return ready[math.random(#ready)] end
 end
 
 kinds["set-stock"] = function()

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::time::Duration;
+use std::{env, net::SocketAddr, time::Duration};
 
 use clap::{Args, Parser};
 use humantime::parse_duration;
@@ -30,6 +30,50 @@ pub enum Cli {
     ///
     /// `tcp://HOST:PORT` asks for a connection only.
     Wait(Wait),
+    /// Serve as a service does that has no database: each request is answered with its path and this service's name
+    /// (what is done where no command is given)
+    Serve(Serve),
+    /// Pass connections on, byte for byte, until SIGTERM
+    Relay(Relay),
+    /// Kill the processes of a pod by SIGKILL, all but the one that keeps its addresses: 0 when there was one
+    ///
+    /// It has to run among the processes of the pod's node (`hostPID`), as root.
+    Kill {
+        /// The pod's UID
+        #[arg(value_name = "UID")]
+        pod: String,
+    },
+}
+
+/// Where to listen, and under which name.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Where requests are answered
+    #[arg(long, env, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    pub http_addr: SocketAddr,
+    /// Where /livez, /readyz and /metrics are
+    #[arg(long, env, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
+    pub admin_addr: SocketAddr,
+    /// What it calls itself
+    #[arg(long, env, value_name = "NAME", default_value = "e2e")]
+    pub name: String,
+    /// After SIGTERM, how long to go on serving
+    #[arg(long, env, value_name = "TIME", default_value = "0s", value_parser = parse_duration)]
+    pub drain_delay: Duration,
+}
+
+/// Between whom, and until when.
+#[derive(Debug, Args)]
+pub struct Relay {
+    /// Where clients connect to
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:6443")]
+    pub listen: SocketAddr,
+    /// The server
+    #[arg(long, value_name = "HOST:PORT")]
+    pub to: String,
+    /// From then on no byte is passed on any more, though connections are still taken and stay open
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub silent_after: Option<Duration>,
 }
 
 /// What to send, how fast and for how long.
@@ -44,6 +88,9 @@ pub struct Load {
     /// What to POST: a JSON object for each --post, in the same order
     #[arg(long, value_name = "JSON", requires = "post")]
     pub body: Vec<String>,
+    /// Give each POST an `Idempotency-Key` of its own
+    #[arg(long, requires = "post")]
+    pub idempotency_keys: bool,
     /// Connections to each host, and so the most requests in flight
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub connections: u32,
@@ -58,6 +105,16 @@ pub struct Load {
     pub timeout: Duration,
 }
 
+impl Cli {
+    /// The command line of this process; a service is run without arguments.
+    #[must_use]
+    pub fn read() -> Self {
+        let given = env::args_os();
+        let default = (given.len() < 2).then(|| "serve".into());
+        Self::parse_from(given.chain(default))
+    }
+}
+
 impl Load {
     /// What is sent, round and round.
     ///
@@ -67,7 +124,11 @@ impl Load {
         if self.post.len() != self.body.len() {
             return Err(format!("{} --body for {} --post", self.body.len(), self.post.len()));
         }
-        let posts = self.post.iter().zip(&self.body).map(|(url, body)| Template::post(url.clone(), body));
+        let posts = self
+            .post
+            .iter()
+            .zip(&self.body)
+            .map(|(url, body)| Template::post(url.clone(), body, self.idempotency_keys));
         self.get.iter().map(|url| Ok(Template::get(url.clone()))).chain(posts).collect()
     }
 }

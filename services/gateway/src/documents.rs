@@ -96,9 +96,9 @@ impl Documents {
 impl File {
     fn new(media_type: HeaderValue, bytes: Bytes) -> Self {
         let hash = Sha256::digest(&bytes);
-        let digits: String = hash.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+        let start = hash.iter().take(8).fold(0, |start, byte| start << 8 | u64::from(*byte));
         // Weak, as it stands for the compressed form too.
-        let tag = HeaderValue::try_from(format!("W/\"{digits}\""));
+        let tag = HeaderValue::try_from(format!("W/\"{start:016x}\""));
         Self { media_type, bytes, tag: tag.unwrap_or(HeaderValue::from_static("W/\"\"")) }
     }
 

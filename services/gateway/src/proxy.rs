@@ -60,7 +60,7 @@ pub(crate) struct ProxyArgs {
     /// How long an endpoint may take to begin its answer; longer than services take for a request (15 s)
     #[arg(long, env, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
     header_timeout: Duration,
-    /// How long a request may take in all, retries and the whole answer included, but for gRPC, events and WebSockets
+    /// How long a request may take in all, retries and the whole answer included, but for gRPC, events and tunnels
     #[arg(long, env, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
     total_timeout: Duration,
     /// Most requests in flight; those beyond are refused with 503

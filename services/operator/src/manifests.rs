@@ -1,9 +1,13 @@
-//! `operator manifests`: what runs the operator itself in a namespace, without a chart.
+//! `operator manifests`: what runs the operator itself in a namespace, without a chart, and what lets a gateway find
+//! services there.
 
 use serde_json::{Value, json};
 
 /// The name of everything the operator is made of.
 const NAME: &str = "hedgerow-operator";
+/// The name of what lets the gateway find services. The operator may not give what it does not have itself.
+const GATEWAY: &str = "hedgerow-gateway";
+const RBAC: &str = "rbac.authorization.k8s.io/v1";
 
 /// The operator's objects as YAML documents, with this image.
 ///
@@ -18,50 +22,61 @@ pub(crate) fn documents(image: &str) -> anyhow::Result<String> {
     Ok(all)
 }
 
-fn objects(image: &str) -> [Value; 5] {
+fn objects(image: &str) -> [Value; 7] {
+    let of_operator = |api_version, kind, fields| object(api_version, kind, NAME, "operator", fields);
     [
-        object("v1", "ServiceAccount", json!({ "automountServiceAccountToken": false })),
-        object("rbac.authorization.k8s.io/v1", "Role", json!({ "rules": rules() })),
-        object(
-            "rbac.authorization.k8s.io/v1",
-            "RoleBinding",
-            json!({
-                "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": NAME },
-                "subjects": [{ "kind": "ServiceAccount", "name": NAME }],
-            }),
-        ),
-        object("apps/v1", "Deployment", json!({ "spec": deployment(image) })),
-        object(
+        of_operator("v1", "ServiceAccount", json!({ "automountServiceAccountToken": false })),
+        of_operator(RBAC, "Role", json!({ "rules": rules() })),
+        of_operator(RBAC, "RoleBinding", binding(NAME, NAME)),
+        of_operator("apps/v1", "Deployment", json!({ "spec": deployment(image) })),
+        of_operator(
             "policy/v1",
             "PodDisruptionBudget",
-            json!({ "spec": { "maxUnavailable": 1, "selector": { "matchLabels": selector() } } }),
+            json!({ "spec": { "maxUnavailable": 1, "selector": { "matchLabels": selector(NAME, "operator") } } }),
         ),
+        object(RBAC, "Role", GATEWAY, "gateway", json!({ "rules": rules_of_the_gateway() })),
+        // Its ServiceAccount comes with the `Microservice` of that name.
+        object(RBAC, "RoleBinding", GATEWAY, "gateway", binding(GATEWAY, "gateway")),
     ]
 }
 
-fn object(api_version: &str, kind: &str, fields: Value) -> Value {
-    let mut object =
-        json!({ "apiVersion": api_version, "kind": kind, "metadata": { "name": NAME, "labels": labels() } });
+fn binding(role: &str, account: &str) -> Value {
+    json!({
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role },
+        "subjects": [{ "kind": "ServiceAccount", "name": account }],
+    })
+}
+
+fn object(api_version: &str, kind: &str, name: &str, component: &str, fields: Value) -> Value {
+    let mut object = json!({ "apiVersion": api_version, "kind": kind, "metadata": { "name": name, "labels": labels(name, component) } });
     if let (Value::Object(object), Value::Object(fields)) = (&mut object, fields) {
         object.extend(fields);
     }
     object
 }
 
-fn selector() -> Value {
-    json!({ "app.kubernetes.io/name": NAME, "app.kubernetes.io/component": "operator" })
+fn selector(name: &str, component: &str) -> Value {
+    json!({ "app.kubernetes.io/name": name, "app.kubernetes.io/component": component })
 }
 
-fn labels() -> Value {
-    let mut labels = selector();
+fn labels(name: &str, component: &str) -> Value {
+    let mut labels = selector(name, component);
     labels["app.kubernetes.io/part-of"] = "hedgerow".into();
     labels
 }
 
-/// All that it may do, in its namespace only.
+fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> Value {
+    json!({ "apiGroups": [group], "resources": resources, "verbs": verbs })
+}
+
+fn rules_of_the_gateway() -> Value {
+    let watch = ["get", "list", "watch"];
+    json!([rule("", &["services"], &watch), rule("discovery.k8s.io", &["endpointslices"], &watch)])
+}
+
+/// All that the operator may do, in its namespace only.
 fn rules() -> Value {
     let children = ["create", "delete", "get", "list", "patch", "watch"];
-    let rule = |group: &str, resources: &[&str], verbs: &[&str]| json!({ "apiGroups": [group], "resources": resources, "verbs": verbs });
     json!([
         rule("hedgerow.dev", &["microservices"], &["get", "list", "patch", "watch"]),
         rule("hedgerow.dev", &["microservices/finalizers"], &["update"]),
@@ -90,7 +105,7 @@ fn deployment(image: &str) -> Value {
     let spread = |key: &str| {
         json!({
             "maxSkew": 1, "topologyKey": key, "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": { "matchLabels": selector() }, "matchLabelKeys": ["pod-template-hash"],
+            "labelSelector": { "matchLabels": selector(NAME, "operator") }, "matchLabelKeys": ["pod-template-hash"],
         })
     };
     let container = json!({
@@ -114,10 +129,10 @@ fn deployment(image: &str) -> Value {
     json!({
         // One acts, the other takes over.
         "replicas": 2,
-        "selector": { "matchLabels": selector() },
+        "selector": { "matchLabels": selector(NAME, "operator") },
         "template": {
             "metadata": {
-                "labels": labels(),
+                "labels": labels(NAME, "operator"),
                 "annotations": { "prometheus.io/scrape": "true", "prometheus.io/port": "9090", "prometheus.io/path": "/metrics" },
             },
             "spec": {

@@ -22,6 +22,8 @@ pub struct Template {
     url: Url,
     /// A JSON object, for a POST.
     body: Option<String>,
+    /// Whether each request has an `Idempotency-Key`.
+    keyed: bool,
 }
 
 /// The fields of a request's body.
@@ -31,16 +33,16 @@ impl Template {
     /// `GET`.
     #[must_use]
     pub fn get(url: Url) -> Self {
-        Self { method: Method::GET, url, body: None }
+        Self { method: Method::GET, url, body: None, keyed: false }
     }
 
-    /// `POST` of a JSON object.
+    /// `POST` of a JSON object, with an `Idempotency-Key` of its own each time or without.
     ///
     /// # Errors
     /// Where the body is none.
-    pub fn post(url: Url, body: &str) -> Result<Self, String> {
+    pub fn post(url: Url, body: &str, keyed: bool) -> Result<Self, String> {
         serde_json::from_str::<Sent>(body).map_err(|error| format!("--body is no JSON object: {error}"))?;
-        Ok(Self { method: Method::POST, url, body: Some(body.to_owned()) })
+        Ok(Self { method: Method::POST, url, body: Some(body.to_owned()), keyed })
     }
 
     pub(super) fn authority(&self) -> &Authority {
@@ -67,6 +69,11 @@ impl Template {
         }
         if self.body.is_some() {
             request.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+        }
+        if self.keyed
+            && let Ok(key) = uuid.parse()
+        {
+            request.headers_mut().insert("idempotency-key", key);
         }
         (request, sent)
     }

@@ -83,6 +83,15 @@ async fn a_connection_that_the_server_closes_is_no_failure() {
     assert!(summary.connections > 32, "{summary:?}");
 }
 
+#[tokio::test]
+async fn each_post_has_a_key_of_its_own_where_that_is_asked_for() {
+    for keyed in [true, false] {
+        let (summary, server) = load_on(|_| Fate::Answered, |load| load.idempotency_keys = keyed).await;
+        let keys = server.keys();
+        assert_eq!((summary.failed, keys.len() as u64), (0, if keyed { RATE / 2 } else { 0 }), "{summary:?}");
+    }
+}
+
 /// With as few connections as this, a client that waits for its answer before it thinks of the next request would send
 /// few during the stall, and so see little of it.
 #[tokio::test]

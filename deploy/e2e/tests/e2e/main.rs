@@ -2,4 +2,6 @@
 
 mod load;
 mod probe;
+mod relay;
+mod serve;
 mod server;

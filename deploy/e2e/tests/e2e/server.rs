@@ -1,9 +1,10 @@
 //! The server.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -40,6 +41,8 @@ pub struct Server {
     pub requests: Arc<AtomicU64>,
     /// Connections that were made.
     pub connections: Arc<AtomicU64>,
+    /// The idempotency keys that have come.
+    keys: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Server {
@@ -48,12 +51,17 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let (requests, connections, fate) = (Arc::new(AtomicU64::new(0)), Arc::default(), Arc::new(fate));
-        let server = Self { address, requests: requests.clone(), connections: Arc::clone(&connections) };
+        let keys = Arc::<Mutex<BTreeSet<String>>>::default();
+        let server =
+            Self { address, requests: requests.clone(), connections: Arc::clone(&connections), keys: keys.clone() };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 connections.fetch_add(1, Ordering::Relaxed);
-                let (requests, fate) = (requests.clone(), fate.clone());
-                let service = service_fn(move |request| {
+                let (requests, fate, keys) = (requests.clone(), fate.clone(), keys.clone());
+                let service = service_fn(move |request: Request<Incoming>| {
+                    if let Some(key) = request.headers().get("idempotency-key") {
+                        keys.lock().expect("no panics").insert(key.to_str().expect("text").to_owned());
+                    }
                     let fate = fate(requests.fetch_add(1, Ordering::Relaxed));
                     answer(request, fate)
                 });
@@ -61,6 +69,11 @@ impl Server {
             }
         });
         server
+    }
+
+    /// The different idempotency keys that have come.
+    pub fn keys(&self) -> BTreeSet<String> {
+        self.keys.lock().expect("no panics").clone()
     }
 
     pub fn url(&self, path: &str) -> String {

@@ -44,10 +44,10 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if frame.is_none() || self.body.is_end_stream() {
-            if let Some(ended) = &self.ended.0 {
-                ended.store(true, Ordering::Relaxed);
-            }
+        if (frame.is_none() || self.body.is_end_stream())
+            && let Some(ended) = &self.ended.0
+        {
+            ended.store(true, Ordering::Relaxed);
         }
         Poll::Ready(frame)
     }

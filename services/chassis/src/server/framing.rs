@@ -62,17 +62,17 @@ impl Framing {
         while at < buffer.filled().len() {
             let bytes = &buffer.filled()[at..];
             match self.state {
-                State::Head => match self.head(bytes) {
-                    Ok(length) => at += length,
-                    Err(Refused) => {
+                State::Head => {
+                    let Ok(length) = self.head(bytes) else {
                         self.state = State::Over;
                         buffer.set_filled(at);
                         // There is room for it where the head came in pieces; of one that begins here its first byte
                         // is enough.
                         buffer.put_slice(&REFUSAL[..REFUSAL.len().min(buffer.remaining())]);
                         return Ok(());
-                    }
-                },
+                    };
+                    at += length;
+                }
                 State::Body(left) => {
                     let length = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                     at += length;
@@ -209,10 +209,10 @@ impl Chunk {
                 let digit = char::from(byte).to_digit(16).ok_or(Refused)?;
                 Self::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
             }
-            (Self::Size { size, digits: 1.. }, b'\r') | (Self::Extension(size), b'\r') => Self::SizeEnd(size),
+            (Self::Size { size, digits: 1.. } | Self::Extension(size), b'\r') => Self::SizeEnd(size),
             (Self::Size { size, digits: 1.. }, b';') => Self::Extension(size),
             (Self::Extension(size), byte) if byte != b'\n' => Self::Extension(size),
-            (Self::SizeEnd(0), b'\n') | (Self::TrailerLineEnd, b'\n') => Self::Trailer,
+            (Self::SizeEnd(0) | Self::TrailerLineEnd, b'\n') => Self::Trailer,
             (Self::SizeEnd(size), b'\n') => Self::Data(size),
             (Self::DataEnd, b'\r') => Self::DataLineEnd,
             (Self::DataLineEnd, b'\n') => Self::START,

@@ -97,7 +97,7 @@ pub(super) fn start(mut routes: Vec<Route>, publisher: Publisher) -> anyhow::Res
     let hosts = |list: Vec<Authority>| -> Vec<Host> {
         list.into_iter().map(|authority| Host { authority, addresses: Vec::new() }).collect()
     };
-    let mut routed: Vec<_> = routes
+    let mut services: Vec<_> = routes
         .into_iter()
         .map(|route| {
             let service = Service { name: route.name, paths: route.paths, http: Vec::new(), grpc: None };
@@ -106,9 +106,9 @@ pub(super) fn start(mut routes: Vec<Route>, publisher: Publisher) -> anyhow::Res
         .collect();
     tokio::spawn(async move {
         loop {
-            join_all(routed.iter_mut().flat_map(|(_, http, grpc)| http.iter_mut().chain(grpc)).map(Host::look_up))
+            join_all(services.iter_mut().flat_map(|(_, http, grpc)| http.iter_mut().chain(grpc)).map(Host::look_up))
                 .await;
-            publisher.publish(routed.iter().map(|(service, http, grpc)| with(service, http, grpc)).collect());
+            publisher.publish(services.iter().map(|(service, http, grpc)| with(service, http, grpc)).collect());
             time::sleep(LOOK_UP_INTERVAL).await;
         }
     });

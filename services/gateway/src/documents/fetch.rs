@@ -63,8 +63,9 @@ impl Absence {
 /// The documents of services, in their order.
 pub(super) async fn all(services: &[Service]) -> Vec<Result<Value, Absence>> {
     let mut documents = vec![Err(Absence::NoAnswer); services.len()];
-    let fetched = stream::iter(services.to_vec().into_iter().enumerate())
-        .map(|(index, service)| async move { (index, of_service(&service).await) })
+    let endpoints: Vec<_> = services.iter().map(|service| service.http.clone()).collect();
+    let fetched = stream::iter(endpoints.into_iter().enumerate())
+        .map(|(index, endpoints)| async move { (index, of_service(endpoints).await) })
         .buffer_unordered(AT_A_TIME)
         .for_each(|(index, document)| {
             documents[index] = document;
@@ -76,8 +77,7 @@ pub(super) async fn all(services: &[Service]) -> Vec<Result<Value, Absence>> {
 }
 
 /// Asks one endpoint, and another one where there is nobody at the first.
-async fn of_service(service: &Service) -> Result<Value, Absence> {
-    let mut endpoints = service.http.clone();
+async fn of_service(mut endpoints: Vec<SocketAddr>) -> Result<Value, Absence> {
     endpoints.shuffle(&mut rand::rng());
     let asked = async {
         let mut outcome = Err(Absence::NoEndpoint);

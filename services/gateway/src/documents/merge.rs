@@ -3,6 +3,8 @@
 mod names;
 mod part;
 
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value, json};
 
 use self::part::Part;
@@ -61,7 +63,7 @@ fn description(parts: &[Part], absent: &[(&str, &str)]) -> String {
     if !absent.is_empty() {
         text.push_str("\n\nNot shown:\n");
         for (service, reason) in absent {
-            text.push_str(&format!("\n- **{service}**: {reason}"));
+            let _ = write!(text, "\n- **{service}**: {reason}");
         }
     }
     text

@@ -1,5 +1,6 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    pin::Pin,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -68,7 +69,8 @@ async fn get(documents: &Documents, path: &str, lines: &[(&str, &str)]) -> Optio
         request = request.header(*name, *value);
     }
     let (parts, ()) = request.body(()).expect("a request").into_parts();
-    let (parts, body) = documents.answer(&parts).await?.into_parts();
+    let answer: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(documents.answer(&parts));
+    let (parts, body) = answer.await?.into_parts();
     Some((parts.status, parts.headers, body.collect().await.expect("a body").to_bytes()))
 }
 

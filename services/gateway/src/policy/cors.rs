@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request::Parts, uri::Uri};
 
 #[derive(Debug, Clone, clap::Args)]
+#[expect(clippy::struct_field_names, reason = "the flags are named after the fields")]
 pub(super) struct CorsArgs {
     /// Origins whose pages may use the services from a browser, such as `https://shop.example`, with commas between;
     /// `*` for all. Left out: no CORS, and what services say about it stays

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     fn args() -> SecurityArgs {
-        SecurityArgs { security_headers: true, hsts_max_age: Duration::from_secs(60) }
+        SecurityArgs { security_headers: true, hsts_max_age: Duration::from_mins(1) }
     }
 
     fn applied(args: &SecurityArgs, scheme: Scheme, own: &[(header::HeaderName, &'static str)]) -> HeaderMap {

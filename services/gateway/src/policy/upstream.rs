@@ -3,7 +3,7 @@
 use std::{fmt::Write, net::IpAddr};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, request::Parts, uri::Authority};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, request::Parts};
 
 use super::{
     client::{Client, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PORT, FORWARDED_PROTO},
@@ -36,6 +36,8 @@ pub(super) fn prepare(parts: &mut Parts, client: &Client, names: &Names) {
     });
     let headers = &mut parts.headers;
     names.strip_request(headers);
+    // At once for all that is added.
+    headers.reserve(8);
     // The gateway itself answers it, with 100, once it has a service for the body.
     headers.remove(header::EXPECT);
     if is_upgrade {

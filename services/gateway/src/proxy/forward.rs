@@ -62,8 +62,8 @@ struct Failed {
 }
 
 impl Failed {
-    fn new(kind: UpstreamError, reason: impl ToString) -> Self {
-        Self { kind, reason: reason.to_string(), unsent: None, fault: None }
+    fn new(kind: UpstreamError, reason: impl Into<String>) -> Self {
+        Self { kind, reason: reason.into(), unsent: None, fault: None }
     }
 }
 
@@ -188,7 +188,7 @@ impl Proxy {
                 None => match Connection::open(endpoint.address, self.times.connect).await {
                     Ok(connection) => connection,
                     Err(error) => {
-                        let failed = Failed::new(UpstreamError::Connect, error);
+                        let failed = Failed::new(UpstreamError::Connect, error.to_string());
                         return Err(Failed { unsent: Some(request), ..failed });
                     }
                 },
@@ -228,7 +228,7 @@ impl Proxy {
                     Err(failure) => failure,
                 },
                 Err(error) => {
-                    let failed = Failed::new(UpstreamError::Connect, error);
+                    let failed = Failed::new(UpstreamError::Connect, error.to_string());
                     return Err(Failed { unsent: Some(request), ..failed });
                 }
             };

@@ -119,7 +119,7 @@ mod tests {
         for _ in 0..7 {
             let time = health.failed(true, now).expect("it is ejected");
             health.eject(time, now);
-            assert_eq!(health.state(now + time - at(0.01)), State::Ejected);
+            assert_eq!(health.state(now + time.mul_f64(0.99)), State::Ejected);
             assert_eq!(health.failed(true, now), None, "it is left out already");
             now += time;
             assert_eq!(health.state(now), State::OnTrial);

@@ -133,7 +133,11 @@ impl Answer {
     /// To be called when there is an answer, before it is passed on: one without a body has no end to be noticed.
     pub(super) async fn begin(&mut self) {
         if self.body.is_end_stream() {
-            poll_fn(|cx| Poll::Ready(self.finish(cx))).await;
+            poll_fn(|cx| {
+                self.finish(cx);
+                Poll::Ready(())
+            })
+            .await;
         }
     }
 

@@ -167,6 +167,6 @@ impl Body for Outgoing {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.source.size.clone()
+        self.source.size
     }
 }

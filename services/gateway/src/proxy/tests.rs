@@ -86,12 +86,12 @@ fn service(name: &str, paths: &[&str], http: &[SocketAddr]) -> Service {
 
 impl Site {
     /// A gateway with these flags in front of one service at `/test`.
-    async fn with(flags: &[&str], endpoints: &[&Stub]) -> Self {
+    fn with(flags: &[&str], endpoints: &[&Stub]) -> Self {
         let endpoints: Vec<_> = endpoints.iter().map(|stub| stub.address).collect();
-        Self::of(flags, vec![service("test", &["/test"], &endpoints)]).await
+        Self::of(flags, vec![service("test", &["/test"], &endpoints)])
     }
 
-    async fn of(flags: &[&str], services: Vec<Service>) -> Self {
+    fn of(flags: &[&str], services: Vec<Service>) -> Self {
         let fixed = ["gateway", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--drain-delay=0s"];
         let Flags { process, proxy, policy } = Flags::parse_from(fixed.iter().chain(flags));
         let bound = Bound::new(&process).expect("free ports");
@@ -144,13 +144,13 @@ impl Site {
     }
 
     /// The value of a metric, by the beginning of its line.
-    fn metric(&self, name: &str) -> f64 {
+    fn metric(&self, name: &str) -> usize {
         let text = TextEncoder::new().encode_to_string(&self.registry.gather()).expect("text");
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
         value.unwrap_or_else(|| panic!("{name} is not in {text}"))
     }
 
-    async fn metric_becomes(&self, name: &str, value: f64) {
+    async fn metric_becomes(&self, name: &str, value: usize) {
         let what = format!("{name} is {value}");
         eventually(&what, PATIENCE, async || (self.metric(name) == value).then_some(())).await;
     }

@@ -21,7 +21,7 @@ fn the_gateway_is_told_where_all_paths_lead_and_has_no_database() {
     assert_eq!(sandbox.given(GATEWAY, "ROUTES").unwrap(), routes);
     assert_eq!(sandbox.given(GATEWAY, "HTTP_ADDR").unwrap(), sandbox.address(8080));
     assert_eq!(sandbox.given(GATEWAY, "ADMIN_ADDR").unwrap(), sandbox.address(9093));
-    assert!(!sandbox.given(GATEWAY, "DATABASE_URL").is_some());
+    assert_eq!(sandbox.given(GATEWAY, "DATABASE_URL"), None);
     assert!(sandbox.noted(GATEWAY, "migrating").is_empty());
     assert_eq!(sandbox.sql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname = 'gateway'"), "0");
 }

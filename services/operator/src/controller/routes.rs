@@ -29,12 +29,15 @@ pub(crate) fn judge(object: &Microservice, all: &[impl Borrow<Microservice>]) ->
     verdict
 }
 
-/// Whether a change of one may change the other's verdict.
-pub(crate) fn are_rivals(one: &Microservice, other: &Microservice) -> bool {
-    one.name_any() != other.name_any() && paths(one).iter().any(|path| paths(other).contains(path))
+/// Those of `all` whose verdict a change of `object` may change: they ask for a path that it asks for, or did `before`.
+pub(crate) fn rivals<T: Borrow<Microservice>>(object: &Microservice, before: &[String], all: Vec<T>) -> Vec<T> {
+    let concerned = |path: &String| paths(object).contains(path) || before.contains(path);
+    let is_rival = |other: &Microservice| other.name_any() != object.name_any() && paths(other).iter().any(concerned);
+    all.into_iter().filter(|other| is_rival(other.borrow())).collect()
 }
 
-fn paths(object: &Microservice) -> &[String] {
+/// The paths that an object asks for.
+pub(crate) fn paths(object: &Microservice) -> &[String] {
     object.spec.route.as_ref().map_or(&[], |route| &route.paths)
 }
 
@@ -62,7 +65,18 @@ mod tests {
         assert_eq!(young.accepted, ["/b"]);
         assert_eq!(young.taken, [("/a".to_owned(), "old".to_owned())]);
         assert_eq!(judge(&all[1], &all), Verdict { accepted: vec!["/a".into()], taken: vec![] });
-        assert!(are_rivals(&all[0], &all[1]) && !are_rivals(&all[0], &all[2]) && !are_rivals(&all[0], &all[0]));
+    }
+
+    #[test]
+    fn a_change_concerns_those_who_ask_for_the_same_path_now_or_did_before() {
+        let all = [object("one", 1, &["/a", "/b"]), object("two", 2, &["/a"]), object("three", 3, &["/c"])];
+        let names = |of: &Microservice, before: &[&str]| {
+            let before: Vec<_> = before.iter().map(|path| (*path).to_owned()).collect();
+            rivals(of, &before, all.iter().collect()).into_iter().map(ResourceExt::name_any).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&all[0], &[]), ["two"]);
+        assert_eq!(names(&all[2], &[]), [""; 0]);
+        assert_eq!(names(&all[2], &["/a", "/c"]), ["one", "two"], "it gives up a path that they wait for");
     }
 
     #[test]

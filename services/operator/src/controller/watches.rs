@@ -1,13 +1,14 @@
 //! What besides an object itself asks for a look at it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     iter, mem,
     sync::Arc,
     time::Duration,
 };
 
 use futures_util::{Stream, StreamExt, future, stream};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Api, ResourceExt,
     api::{ApiResource, DynamicObject},
@@ -30,15 +31,45 @@ const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
 
 type Trigger = ObjectRef<Microservice>;
 
-/// Changes of objects, and with each the others that ask for one of its paths. Not those of a status, which this
-/// operator writes itself.
+/// What each object asked for when it was last looked at.
+#[derive(Default)]
+struct Seen(HashMap<String, Asked>);
+
+/// What tells whether an object asks for the same, and its paths.
+#[derive(PartialEq)]
+struct Asked {
+    uid: Option<String>,
+    generation: Option<i64>,
+    annotations: Option<BTreeMap<String, String>>,
+    paths: Vec<String>,
+}
+
+impl Seen {
+    /// The paths that an object asked for before it changed; `None` where it asks for the same.
+    fn change(&mut self, object: &Microservice) -> Option<Vec<String>> {
+        let ObjectMeta { uid, generation, annotations, .. } = object.metadata.clone();
+        let now = Asked { uid, generation, annotations, paths: routes::paths(object).to_vec() };
+        match self.0.get(&object.name_any()) {
+            Some(before) if *before == now => None,
+            _ => Some(self.0.insert(object.name_any(), now).map(|before| before.paths).unwrap_or_default()),
+        }
+    }
+
+    /// The paths that an object asked for when it went.
+    fn end(&mut self, object: &Microservice) -> Vec<String> {
+        self.0.remove(&object.name_any()).map(|before| before.paths).unwrap_or_default()
+    }
+}
+
+/// Changes of objects, and with each the others that ask for one of its paths, or one that it has given up. Not those
+/// of a status, which this operator writes itself.
 pub(crate) fn objects(
     context: &Arc<Context>,
     writer: Writer<Microservice>,
 ) -> impl Stream<Item = Trigger> + Send + use<> {
     let context = context.clone();
     let api: Api<Microservice> = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    let mut seen = HashMap::new();
+    let mut seen = Seen::default();
     let mut listed = Vec::new();
     watcher(api, watcher::Config::default())
         .default_backoff()
@@ -54,25 +85,21 @@ pub(crate) fn objects(
                 Ok(watcher::Event::InitDone) => mem::take(&mut listed),
                 Ok(watcher::Event::Apply(object)) => vec![object],
                 Ok(watcher::Event::Delete(object)) => {
-                    seen.remove(&object.name_any());
                     context.forget(&object);
-                    vec![object]
+                    let before = seen.end(&object);
+                    return stream::iter(concerned(&context, &object, &before));
                 }
                 Ok(watcher::Event::Init) | Err(_) => Vec::new(),
             };
-            let changed = touched.into_iter().filter(|object| {
-                let metadata = &object.metadata;
-                let asked = (metadata.uid.clone(), metadata.generation, metadata.annotations.clone());
-                seen.insert(object.name_any(), asked.clone()) != Some(asked)
-            });
-            let triggers = changed.flat_map(|object| {
-                let all = context.objects.state();
-                let rivals = all.into_iter().filter(|other| routes::are_rivals(&object, other));
-                let rivals: Vec<_> = rivals.map(|rival| ObjectRef::from_obj(&*rival)).collect();
-                iter::once(ObjectRef::from_obj(&object)).chain(rivals)
-            });
-            stream::iter(triggers.collect::<Vec<_>>())
+            let changed = touched.into_iter().filter_map(|object| Some((seen.change(&object)?, object)));
+            stream::iter(changed.flat_map(|(before, object)| concerned(&context, &object, &before)).collect::<Vec<_>>())
         })
+}
+
+/// An object that changed, and those to whom that may give a path or take one away.
+fn concerned(context: &Context, object: &Microservice, before: &[String]) -> Vec<Trigger> {
+    let rivals = routes::rivals(object, before, context.objects.state());
+    iter::once(ObjectRef::from_obj(object)).chain(rivals.iter().map(|rival| ObjectRef::from_obj(&**rival))).collect()
 }
 
 /// Changes of children, by whatever hand.

@@ -16,29 +16,27 @@ pub(super) fn settle(parts: &mut [Part]) {
         if components.is_empty() && operations.is_empty() {
             continue;
         }
-        let mut rename = |value: &mut Value| {
-            visit(value, &mut |reference| match reference {
-                Reference::Pointer(text) => {
-                    if let Some((key, rest)) = component(text)
-                        && let Some(name) = components.get(&key)
-                    {
-                        *text = pointer(&(key.0, name.clone())) + rest;
-                    }
+        let mut see = |reference: Reference<'_>| match reference {
+            Reference::Pointer(text) => {
+                if let Some((key, rest)) = component(text)
+                    && let Some(name) = components.get(&key)
+                {
+                    *text = pointer(&(key.0, name.clone())) + rest;
                 }
-                Reference::Scheme(scheme) => {
-                    if let Some(name) = components.get(&("securitySchemes".to_owned(), scheme.clone())) {
-                        name.clone_into(scheme);
-                    }
+            }
+            Reference::Scheme(scheme) => {
+                if let Some(name) = components.get(&("securitySchemes".to_owned(), scheme.clone())) {
+                    name.clone_into(scheme);
                 }
-                Reference::Operation(operation) => {
-                    if let Some(name) = operations.get(operation) {
-                        name.clone_into(operation);
-                    }
+            }
+            Reference::Operation(operation) => {
+                if let Some(name) = operations.get(operation) {
+                    name.clone_into(operation);
                 }
-            })
+            }
         };
-        part.paths.values_mut().for_each(&mut rename);
-        part.components.values_mut().for_each(|component| rename(&mut component.value));
+        part.paths.values_mut().for_each(|item| visit(item, &mut see));
+        part.components.values_mut().for_each(|component| visit(&mut component.value, &mut see));
         let renamed = std::mem::take(&mut part.components).into_iter().map(|(key, component)| {
             let name = components.get(&key).cloned();
             ((key.0, name.unwrap_or(key.1)), component)

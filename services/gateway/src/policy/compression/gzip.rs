@@ -18,7 +18,7 @@ use super::Slot;
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Higher levels take more time than what they save is worth on answers made for one client.
-const LEVEL: u32 = 3;
+const LEVEL: u32 = 2;
 
 /// Most bytes that are read, and about most that are made, before some are given on.
 const MAX_READ: usize = 64 * 1024;

@@ -39,6 +39,7 @@ impl http_body::Body for Pieces {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "a piece is one or none")]
 fn data(bytes: impl Into<Bytes>) -> Option<Frame<Bytes>> {
     Some(Frame::data(bytes.into()))
 }
@@ -51,7 +52,9 @@ fn streamed(pieces: impl IntoIterator<Item = Option<Frame<Bytes>>>) -> Pieces {
     Pieces { pieces: pieces.into_iter().collect(), length: None }
 }
 
-fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+type Lines<'a> = &'a [(&'a str, &'a str)];
+
+fn headers(lines: Lines) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in lines {
         headers.append(HeaderName::from_bytes(name.as_bytes()).expect("a name"), value.parse().expect("a value"));
@@ -155,7 +158,7 @@ fn types_that_are_worth_it_are_compressed() {
 
 #[test]
 fn what_must_stay_as_it_is_does() {
-    let cases: &[(u16, &[(&str, &str)], &[(&str, &str)])] = &[
+    let cases: &[(u16, Lines, Lines)] = &[
         (204, &[GZIP], &[JSON]),
         (206, &[GZIP], &[JSON]),
         (200, &[GZIP], &[JSON, ("content-range", "bytes 0-1/2")]),

@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn routes_and_clients_are_counted_apart_and_of_ipv6_a_network_is_one_client() {
         let memory = Memory::new(Duration::from_secs(1));
-        let mut take = |service: &str, route: &str, client: &str| {
+        let take = |service: &str, route: &str, client: &str| {
             memory.update_at(0, service, route, client.parse().expect("an address"), |cell| {
                 *cell += 1;
                 *cell
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn however_many_clients_come_no_more_than_so_many_are_kept() {
-        let memory = Memory::new(Duration::from_secs(3600));
+        let memory = Memory::new(Duration::from_hours(1));
         let bound = 2 * PARTS * MAX_KEYS;
         for client in 0..u32::try_from(bound).expect("few") * 2 {
             count(&memory, 0, client);

@@ -10,6 +10,8 @@ struct Cli {
     policy: PolicyArgs,
 }
 
+type Lines<'a> = &'a [(&'a str, &'a str)];
+
 fn policy(arguments: &[&str]) -> Policy {
     let cli = Cli::try_parse_from([&["test"], arguments].concat()).expect("arguments");
     Policy::new(&cli.policy).expect("a policy")
@@ -110,7 +112,7 @@ fn a_host_cannot_add_to_what_is_said_of_it() {
 
 #[test]
 fn only_websockets_are_passed_on_as_upgrades() {
-    let cases: &[(Version, &[(&str, &str)], bool)] = &[
+    let cases: &[(Version, Lines, bool)] = &[
         (Version::HTTP_11, &[("connection", "Upgrade"), ("upgrade", "websocket")], true),
         (Version::HTTP_11, &[("connection", "keep-alive, upgrade"), ("upgrade", "WebSocket")], true),
         (Version::HTTP_11, &[("connection", "close"), ("upgrade", "websocket")], false),
@@ -140,7 +142,7 @@ fn only_websockets_are_passed_on_as_upgrades() {
 
 #[test]
 fn trailers_are_asked_for_where_the_client_takes_them() {
-    let cases: &[(&[(&str, &str)], &[(&str, &str)])] = &[
+    let cases: &[(Lines, Lines)] = &[
         (&[("te", "trailers")], &[("connection", "te"), ("te", "trailers")]),
         (&[("te", "deflate, Trailers"), ("connection", "te")], &[("connection", "te"), ("te", "trailers")]),
         (&[("te", "gzip")], &[]),

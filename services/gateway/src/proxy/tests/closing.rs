@@ -14,7 +14,7 @@ async fn a_stop_under_load_fails_no_request() {
         Response::new(whole(request.into_body().collect().await.expect("a body").to_bytes()))
     })
     .await;
-    let site = Site::with(&["--drain-delay=300ms"], &[&stub]).await;
+    let site = Site::with(&["--drain-delay=300ms"], &[&stub]);
     let stopped = Arc::new(AtomicBool::new(false));
     let (address, mut clients) = (site.address, JoinSet::new());
     for number in 0..16 {
@@ -66,7 +66,7 @@ async fn a_stop_waits_for_what_is_in_flight() {
         }
     })
     .await;
-    let site = Site::with(&[], &[&stub]).await;
+    let site = Site::with(&[], &[&stub]);
     let mut raw = Raw::connect(site.address).await.expect("a connection");
     raw.send(raw::get("/test")).await.expect("sent");
     eventually("it is in flight", PATIENCE, async || (stub.requests() == 1).then_some(())).await;
@@ -82,7 +82,7 @@ async fn a_stop_waits_for_what_is_in_flight() {
 #[tokio::test]
 async fn clients_that_send_their_head_slowly_hold_nobody_up() {
     let stub = Stub::saying("hello").await;
-    let site = Site::with(&["--max-in-flight=3"], &[&stub]).await;
+    let site = Site::with(&["--max-in-flight=3"], &[&stub]);
     let mut slow = Vec::new();
     for _ in 0..100 {
         let mut raw = Raw::connect(site.address).await.expect("a connection");

@@ -29,10 +29,7 @@ async fn echo() -> Stub {
             if ended {
                 return None;
             }
-            let frame = match body.frame().await {
-                Some(Ok(frame)) => frame,
-                _ => return Some((Ok(trailers("0")), (body, true))),
-            };
+            let Some(Ok(frame)) = body.frame().await else { return Some((Ok(trailers("0")), (body, true))) };
             Some((Ok(frame), (body, false)))
         });
         let body: Body = BodyExt::boxed(StreamBody::new(Box::pin(SyncStream(Mutex::new(Box::pin(frames))))));
@@ -86,7 +83,7 @@ fn status(answer: &Answer) -> Option<&str> {
 #[tokio::test]
 async fn messages_and_trailers_are_passed_through() {
     let (grpc, http) = (echo().await, Stub::saying("http").await);
-    let site = Site::of(&[], with_grpc(&[http.address], Some(vec![grpc.address]))).await;
+    let site = Site::of(&[], with_grpc(&[http.address], Some(vec![grpc.address])));
     for _ in 0..3 {
         let answer = calls(&site, call("\0\0\0\0\x05hello")).await;
         assert_eq!((answer.text(), status(&answer)), ("\0\0\0\0\x05hello", Some("OK")));
@@ -102,7 +99,7 @@ async fn messages_and_trailers_are_passed_through() {
 async fn a_stream_goes_on_for_longer_than_a_request_may_take_both_ways_at_once() {
     let grpc = echo().await;
     let flags = ["--header-timeout=50ms", "--total-timeout=100ms", "--body-limit=10"];
-    let site = Site::of(&flags, with_grpc(&[], Some(vec![grpc.address]))).await;
+    let site = Site::of(&flags, with_grpc(&[], Some(vec![grpc.address])));
     let (sender, mut receiver) = tokio::sync::mpsc::channel::<Bytes>(1);
     let frames = stream::poll_fn(move |cx| {
         receiver.poll_recv(cx).map(|data| data.map(|data| io::Result::Ok(Frame::data(data))))
@@ -124,7 +121,7 @@ async fn a_stream_goes_on_for_longer_than_a_request_may_take_both_ways_at_once()
 #[tokio::test]
 async fn where_there_is_no_answer_the_call_has_a_status() {
     let stub = Stub::saying("http").await;
-    let site = Site::of(&[], with_grpc(&[stub.address], Some(vec![nobody().await]))).await;
+    let site = Site::of(&[], with_grpc(&[stub.address], Some(vec![nobody().await])));
     let answer = calls(&site, call("x")).await;
     assert_eq!((answer.status.as_u16(), status(&answer)), (200, Some("UNAVAILABLE")));
     assert!(answer.headers.contains_key("x-request-id"));
@@ -140,7 +137,7 @@ async fn where_there_is_no_answer_the_call_has_a_status() {
 #[tokio::test]
 async fn a_call_that_was_not_sent_goes_to_another_endpoint_and_one_that_was_does_not() {
     let good = echo().await;
-    let site = Site::of(&[], with_grpc(&[], Some(vec![nobody().await, good.address]))).await;
+    let site = Site::of(&[], with_grpc(&[], Some(vec![nobody().await, good.address])));
     for _ in 0..10 {
         assert_eq!(status(&calls(&site, call("x")).await), Some("OK"));
     }
@@ -159,7 +156,7 @@ async fn a_call_that_was_not_sent_goes_to_another_endpoint_and_one_that_was_does
 #[tokio::test]
 async fn a_connection_that_has_ended_is_made_again() {
     let first = echo().await;
-    let site = Site::of(&[], with_grpc(&[], Some(vec![first.address]))).await;
+    let site = Site::of(&[], with_grpc(&[], Some(vec![first.address])));
     assert_eq!(status(&calls(&site, call("x")).await), Some("OK"));
     let address = first.kill().await;
     let again = Stub::at(address, async |_| {

@@ -16,7 +16,7 @@ async fn told_ids() -> Stub {
 #[tokio::test]
 async fn a_request_has_an_id_and_a_trace_that_its_service_and_its_log_line_know_too() {
     let stub = told_ids().await;
-    let site = Site::with(&[], &[&stub]).await;
+    let site = Site::with(&[], &[&stub]);
     let answer = site.get("/test").await;
     let (id, traceparent) = answer.text().split_once(' ').expect("two");
     assert_eq!(answer.headers.get_all("x-request-id").iter().collect::<Vec<_>>(), [id]);
@@ -34,7 +34,7 @@ async fn a_request_has_an_id_and_a_trace_that_its_service_and_its_log_line_know_
 async fn an_id_and_a_trace_that_come_are_passed_on_if_they_make_sense() {
     const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
     let stub = told_ids().await;
-    let site = Site::with(&[], &[&stub]).await;
+    let site = Site::with(&[], &[&stub]);
     let with = async |id: &str, trace: &str| {
         let mut request = request(Method::GET, "/test", "");
         for (name, value) in [("x-request-id", id), ("traceparent", trace), ("tracestate", "a=b")] {
@@ -57,7 +57,7 @@ async fn each_request_is_counted_under_its_route() {
         Response::builder().status(status).body(whole("hello")).expect("a response")
     })
     .await;
-    let site = Site::with(&[], &[&stub]).await;
+    let site = Site::with(&[], &[&stub]);
     for path in ["/test", "/test/1", "/test/2", "/test/missing", "/elsewhere"] {
         site.get(path).await;
     }
@@ -67,21 +67,21 @@ async fn each_request_is_counted_under_its_route() {
         (format!("http_requests_total{{{labels}}}"), format!("http_request_duration_seconds_count{{{labels}}}"))
     };
     for (labels, expected) in [
-        (count("/test", "test", "GET", "200"), 3.0),
-        (count("/test", "test", "GET", "404"), 1.0),
-        (count("/test", "test", "POST", "200"), 1.0),
-        (count("unmatched", "", "GET", "404"), 1.0),
+        (count("/test", "test", "GET", "200"), 3),
+        (count("/test", "test", "GET", "404"), 1),
+        (count("/test", "test", "POST", "200"), 1),
+        (count("unmatched", "", "GET", "404"), 1),
     ] {
         site.metric_becomes(&labels.0, expected).await;
         site.metric_becomes(&labels.1, expected).await;
     }
-    assert_eq!(site.metric("http_requests_in_flight"), 0.0);
+    assert_eq!(site.metric("http_requests_in_flight"), 0);
 }
 
 #[tokio::test]
 async fn each_request_is_one_line_of_the_log() {
     let stub = Stub::saying("hello").await;
-    let site = Site::with(&[], &[&stub]).await;
+    let site = Site::with(&[], &[&stub]);
     site.get("/test/a%22b?secret=1").await;
     site.post("/elsewhere", "x").await;
     let mut client = http_2(site.address).await;
@@ -108,7 +108,7 @@ async fn each_request_is_one_line_of_the_log() {
 #[tokio::test]
 async fn a_request_whose_client_does_not_wait_for_the_answer_is_noted_as_such() {
     let stub = Stub::answering(async |_| std::future::pending().await).await;
-    let site = Site::with(&["--header-timeout=60s"], &[&stub]).await;
+    let site = Site::with(&["--header-timeout=60s"], &[&stub]);
     let mut client = http_2(site.address).await;
     let request = Request::get("http://a/test").body(Full::new(Bytes::new())).expect("a request");
     let waiting = tokio::spawn(client.send_request(request));
@@ -116,5 +116,5 @@ async fn a_request_whose_client_does_not_wait_for_the_answer_is_noted_as_such() 
     waiting.abort();
     let line = &site.log(1).await[0];
     assert_eq!((&line["status"], &line["complete"]), (&499.into(), &false.into()));
-    site.metric_becomes("http_requests_in_flight", 0.0).await;
+    site.metric_becomes("http_requests_in_flight", 0).await;
 }

@@ -30,7 +30,7 @@ async fn noting() -> (Stub, Arc<Mutex<Vec<u8>>>) {
 #[tokio::test]
 async fn what_is_refused_reaches_no_service() {
     let (stub, noted) = noting().await;
-    let site = Site::with(&[], &[&stub]).await;
+    let site = Site::with(&[], &[&stub]);
     for request in [
         "POST /test HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /test/smuggled HTTP/1.1\r\nhost: a\r\n\r\n",
         "POST /test HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ncontent-length: 40\r\n\r\n0\r\n\r\n",
@@ -55,7 +55,7 @@ async fn what_is_refused_reaches_no_service() {
 #[tokio::test]
 async fn a_body_that_is_chunked_badly_is_a_400_and_ends_the_request_to_the_service() {
     let (stub, noted) = noting().await;
-    let site = Site::with(&[], &[&stub]).await;
+    let site = Site::with(&[], &[&stub]);
     let mut raw = Raw::connect(site.address).await.expect("a connection");
     let body = "5\r\nhi\r\n0\r\n\r\nGET /test/smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
     raw.send(format!("POST /test HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{body}"))
@@ -76,7 +76,7 @@ async fn what_is_sent_on_is_framed_by_what_was_read() {
         ("Transfer-Encoding: Chunked", "2;x=y\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n", "transfer-encoding: chunked\r\n"),
     ] {
         let (stub, noted) = noting().await;
-        let site = Site::with(&[], &[&stub]).await;
+        let site = Site::with(&[], &[&stub]);
         for method in ["POST", "GET", "DELETE"] {
             noted.lock().expect("a lock").clear();
             let mut raw = Raw::connect(site.address).await.expect("a connection");

@@ -46,7 +46,7 @@ async fn upgraded(site: &Site) -> TcpStream {
 #[tokio::test]
 async fn bytes_go_both_ways_until_both_ends_have_ended() {
     let stub = echo().await;
-    let site = Site::with(&["--total-timeout=200ms", "--header-timeout=100ms"], &[&stub]).await;
+    let site = Site::with(&["--total-timeout=200ms", "--header-timeout=100ms"], &[&stub]);
     let mut stream = upgraded(&site).await;
     // No HTTP, and longer than any time limit of a request.
     for piece in ["\0\r\n\r\n", "GET / HTTP/1.1\n\n", "\u{1f980}"] {
@@ -57,21 +57,21 @@ async fn bytes_go_both_ways_until_both_ends_have_ended() {
         assert_eq!(echo, piece.as_bytes());
     }
     // It is none of the requests in flight.
-    assert_eq!(site.metric("http_requests_in_flight"), 0.0);
-    assert_eq!(site.metric(r#"gateway_upstream_requests_in_flight{service="test"}"#), 1.0);
+    assert_eq!(site.metric("http_requests_in_flight"), 0);
+    assert_eq!(site.metric(r#"gateway_upstream_requests_in_flight{service="test"}"#), 1);
     stream.shutdown().await.expect("half closed");
     let mut rest = Vec::new();
     timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("in time").expect("the rest");
     assert_eq!(rest, b"bye");
     let line = &site.log(1).await[0];
     assert_eq!((&line["status"], &line["bytes"]), (&101.into(), &(5 + 5 + 16 + 4 + 3).into()));
-    site.metric_becomes(r#"gateway_upstream_requests_in_flight{service="test"}"#, 0.0).await;
+    site.metric_becomes(r#"gateway_upstream_requests_in_flight{service="test"}"#, 0).await;
 }
 
 #[tokio::test]
 async fn much_goes_through() {
     let stub = echo().await;
-    let site = Site::with(&[], &[&stub]).await;
+    let site = Site::with(&[], &[&stub]);
     let (mut from, mut to) = upgraded(&site).await.into_split();
     let sent: Vec<u8> = (0..10_000_000_u32).map(|number| number.to_le_bytes()[0] ^ number.to_le_bytes()[2]).collect();
     let sending = tokio::spawn({
@@ -90,7 +90,7 @@ async fn much_goes_through() {
 #[tokio::test]
 async fn an_answer_other_than_101_is_an_answer() {
     let stub = Stub::saying("no").await;
-    let site = Site::with(&[], &[&stub]).await;
+    let site = Site::with(&[], &[&stub]);
     let mut raw = Raw::connect(site.address).await.expect("a connection");
     for _ in 0..2 {
         raw.send(UPGRADE).await.expect("sent");
@@ -106,7 +106,7 @@ async fn other_protocols_are_not_asked_for() {
         Response::new(stub::whole("plain"))
     })
     .await;
-    let site = Site::with(&[], &[&stub]).await;
+    let site = Site::with(&[], &[&stub]);
     let mut raw = Raw::connect(site.address).await.expect("a connection");
     let head = "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n";
     raw.send(format!("GET /test HTTP/1.1\r\nhost: a\r\n{head}\r\n")).await.expect("sent");
@@ -117,7 +117,7 @@ async fn other_protocols_are_not_asked_for() {
 #[tokio::test]
 async fn a_stop_does_not_wait_for_a_tunnel_that_does_not_end() {
     let stub = echo().await;
-    let site = Site::with(&["--shutdown-timeout=60s"], &[&stub]).await;
+    let site = Site::with(&["--shutdown-timeout=60s"], &[&stub]);
     let mut stream = upgraded(&site).await;
     let stopped = tokio::spawn(site.running.stop());
     stream.write_all(b"still").await.expect("sent");

@@ -1,0 +1,208 @@
+"""The gateway and its peers, nginx and HAProxy, in front of one upstream that all of them share."""
+
+import http.client
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import tools
+from harness.databases import ROOT
+from harness.processes import Process, await_answer, cpu_seconds, free_port
+from harness.sides import Builds
+
+PEERS = ROOT / "bench/peers"
+PROBE = "/inventory/100000"
+# About what `GET /inventory/{id}` answers, and something that is worth compressing.
+ANSWER = (
+    '{"product_id":"100000","stock":42,"on_hand":45,"reserved":3,"name":"A garden chair of ash wood, oiled",'
+    '"updated_at":"2026-01-31T12:00:00Z"'
+)
+LONG = json.dumps([f"chair {number}" for number in range(150)])
+# What arrives at an endpoint, as nginx names it.
+SEEN = json.dumps({
+    "request_id": "$http_x_request_id", "forwarded_for": "$http_x_forwarded_for",
+    "forwarded_proto": "$http_x_forwarded_proto",
+})[:-1]  # fmt: skip
+TOO_LARGE = 64 * 1024 * 1024
+LOG_DEADLINE = 5  # seconds
+# HAProxy drops a line where two threads write at once: some 0.02%.
+LOG_LOSS = 0.001
+
+
+@dataclass
+class Upstream:
+    """What the proxies pass requests on to: two endpoints, and one at every loopback address."""
+
+    process: Process
+    a: int
+    b: int
+    many: int
+    status: int
+
+    def requests(self) -> int:
+        """How many it has been sent."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.status, timeout=5)
+        try:
+            connection.request("GET", "/")
+            seen = connection.getresponse().read().decode()
+        finally:
+            connection.close()
+        return int(re.search(r"^ \d+ \d+ (\d+)", seen, re.MULTILINE)[1])
+
+
+@dataclass
+class Proxy:
+    """A gateway that is up: ours or a peer."""
+
+    name: str
+    process: Process
+    port: int
+    access_log: Path
+
+    def empty_log(self) -> None:
+        """Keeps the rounds from filling the disk."""
+        os.truncate(self.access_log, 0)
+
+    def check_log(self, answered: int) -> None:
+        """Ends the benchmark where requests that were answered have no line; they may be written late."""
+        deadline = time.monotonic() + LOG_DEADLINE
+        while (lines := _lines(self.access_log)) < answered * (1 - LOG_LOSS):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"bench: {self.name}: {lines} lines of access log for {answered} requests")
+            time.sleep(0.1)
+
+    def cpu(self) -> float:
+        """Seconds of CPU it has used."""
+        return cpu_seconds(self.process.pid)
+
+
+@contextmanager
+def upstream(builds: Builds) -> Iterator[Upstream]:
+    """The upstream, serving."""
+    ports = {name: free_port() for name in ("a", "b", "many", "status")}
+    texts = {"ANSWER": ANSWER, "LONG": LONG, "SEEN": SEEN}
+    with _nginx(builds, PEERS / "upstream/nginx.conf", "upstream", ports | texts) as (process, _home):
+        for name in ("a", "b", "many"):
+            await_answer(process, ports[name], PROBE)
+        yield Upstream(process, **ports)
+
+
+@contextmanager
+def nginx(builds: Builds, a: int, b: int) -> Iterator[Proxy]:
+    """nginx, serving; the endpoints are those at these ports."""
+    ports = {"port": free_port(), "a": a, "b": b}
+    with _nginx(builds, PEERS / "nginx/nginx.conf", "nginx", ports) as (process, home):
+        await_answer(process, ports["port"], PROBE)
+        yield Proxy("nginx", process, ports["port"], home / "access.log")
+
+
+@contextmanager
+def haproxy(builds: Builds, a: int, b: int) -> Iterator[Proxy]:
+    """HAProxy, serving; the endpoints are those at these ports."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(dir=builds.logs) as home:
+        template = PEERS / "haproxy/haproxy.cfg"
+        config = _filled(template, Path(home), {"port": port, "a": a, "b": b})
+        log = builds.logs / "haproxy.log"
+        with Process([tools.find("haproxy"), "-db", "-f", str(config)], dict(os.environ), log) as process:
+            await_answer(process, port, PROBE)
+            yield Proxy("haproxy", process, port, log)
+
+
+@contextmanager
+def gateway(builds: Builds, settings: dict[str, str], probe: str = PROBE) -> Iterator[Proxy]:
+    """Our gateway, serving, with these settings besides its defaults."""
+    port, log = free_port(), builds.logs / "gateway.log"
+    env = {
+        **os.environ,
+        "HTTP_ADDR": f"127.0.0.1:{port}",
+        "ADMIN_ADDR": "127.0.0.1:0",
+        "DRAIN_DELAY": "0s",
+        # All that it can do is on; the limit is one that no load reaches.
+        "RATE_LIMIT": "10000000/s",
+        **settings,
+    }
+    with Process([str(builds.binaries / "gateway"), "serve"], env, log) as process:
+        await_answer(process, port, probe)
+        yield Proxy("gateway", process, port, log)
+
+
+def routed_by_flags(a: int, b: int) -> dict[str, str]:
+    """The gateway's settings outside a cluster; the endpoints are those at these ports."""
+    return {"ROUTES": f"inventory:/inventory=http://127.0.0.1:{a},http://127.0.0.1:{b}"}
+
+
+def check(proxy: Proxy) -> None:
+    """Ends the benchmark where a proxy does not do what it is measured for."""
+    expect = _expectation(proxy)
+    body = {"Content-Length": str(TOO_LARGE)}
+    expect("one answer", json.loads(_ask(proxy.port, PROBE).body)["stock"] == 42)
+    expect("no service, 404", _ask(proxy.port, "/nobody").status == 404)
+    expect("too large a body, 413", _ask(proxy.port, PROBE, "POST", body).status == 413)
+
+    forged = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https"}
+    answer = _ask(proxy.port, "/inventory/seen", headers=forged)
+    seen = json.loads(answer.body)
+    expect("the client's address", seen["forwarded_for"] == "127.0.0.1")
+    expect("the client's scheme", seen["forwarded_proto"] == "http")
+    expect("a request id", seen["request_id"] and answer.headers.get("X-Request-ID") == seen["request_id"])
+
+    expect("compression", _ask(proxy.port, "/inventory/long", headers={"Accept-Encoding": "gzip"})
+           .headers.get("Content-Encoding") == "gzip")  # fmt: skip
+    endpoints = {json.loads(_ask(proxy.port, PROBE).body)["endpoint"] for _ in range(100)}
+    expect("both endpoints", endpoints == {"a", "b"})
+
+
+@dataclass
+class Answer:
+    """An answer, read to its end."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+def _ask(port: int, path: str, method: str = "GET", headers: dict[str, str] | None = None) -> Answer:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request(method, path, headers=headers or {})
+        response = connection.getresponse()
+        return Answer(response.status, response.headers, response.read())
+    finally:
+        connection.close()
+
+
+def _expectation(proxy: Proxy) -> Callable[[str, object], None]:
+    def expect(what: str, holds: object) -> None:
+        if not holds:
+            raise SystemExit(f"bench: {proxy.name} does not do what it is measured for: {what}")
+
+    return expect
+
+
+@contextmanager
+def _nginx(builds: Builds, template: Path, name: str, values: dict) -> Iterator[tuple[Process, Path]]:
+    with tempfile.TemporaryDirectory(dir=builds.logs) as folder:
+        home = Path(folder)
+        command = [tools.find("nginx"), "-e", "stderr", "-p", folder, "-c", str(_filled(template, home, values))]
+        with Process(command, dict(os.environ), builds.logs / f"{name}.log") as process:
+            yield process, home
+
+
+def _filled(template: Path, home: Path, values: dict) -> Path:
+    """A configuration in `home`: each `@NAME@` of the template is one of the values."""
+    named = {name.upper(): str(value) for name, value in values.items()} | {"HOME": str(home)}
+    filled = home / template.name
+    filled.write_text(re.sub(r"@([A-Z]+)@", lambda found: named[found[1]], template.read_text()))
+    return filled
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as log:
+        return sum(part.count(b"\n") for part in iter(lambda: log.read(1 << 20), b""))
