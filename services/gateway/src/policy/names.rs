@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, StatusCode, header};
 macro_rules! names {
     ($(#[$doc:meta])* $list:ident, $contains:ident, $test:ident, [$($name:literal),+ $(,)?]) => {
         $(#[$doc])*
+        #[allow(dead_code, reason = "of some lists only the tests need the names themselves")]
         const $list: &[&str] = &[$($name),+];
 
         fn $contains(name: &str) -> bool {
