@@ -187,13 +187,22 @@ mod tests {
         (gate.clone(), Arc::new(Batcher::spawn(Sizes(gate), capacity, 64)))
     }
 
+    /// Waits until what was asked is taken, and the tasks that were let ahead have run.
+    async fn begun<H: OpenHandler>(batcher: &Batcher<H>) {
+        while batcher.queue.capacity() < batcher.queue.max_capacity() {
+            task::yield_now().await;
+        }
+        task::yield_now().await;
+        task::yield_now().await;
+    }
+
     #[tokio::test]
     async fn requests_that_arrive_meanwhile_share_the_next_batch() {
         let (gate, batcher) = start(64);
         let first = batcher.ask(0);
         tokio::pin!(first);
         assert!(first.as_mut().now_or_never().is_none());
-        tokio::task::yield_now().await; // the batch of one is in flight
+        begun(&batcher).await;
         let rest = futures_util::future::join_all((1..=5).map(|number| batcher.ask(number)));
         tokio::pin!(rest);
         assert!(rest.as_mut().now_or_never().is_none());
@@ -225,7 +234,7 @@ mod tests {
         let first = batcher.ask(0);
         tokio::pin!(first);
         assert!(first.as_mut().now_or_never().is_none());
-        tokio::task::yield_now().await; // the batch of one is in flight
+        begun(&batcher).await;
         assert!(batcher.ask(1).now_or_never().is_none(), "asked, and gone");
         let last = batcher.ask(2);
         tokio::pin!(last);
@@ -243,7 +252,7 @@ mod tests {
         let first = batcher.ask(1);
         tokio::pin!(first, all);
         assert!(first.as_mut().now_or_never().is_none());
-        tokio::task::yield_now().await; // the batch of one is in flight
+        begun(&batcher).await;
         assert!(all.as_mut().now_or_never().is_none());
         gate.add_permits(2);
         assert_eq!(first.await, Ok((1, 4)));
