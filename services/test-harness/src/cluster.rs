@@ -37,8 +37,13 @@ pub struct Namespace {
 impl Namespace {
     /// Makes one of this name that refuses pods that are not `restricted`.
     pub async fn create_restricted(name: String) -> Self {
+        Self::create_enforcing(name, "restricted").await
+    }
+
+    /// Makes one of this name whose pods keep this Pod Security Standard: `restricted`, or `privileged` for any pod.
+    pub async fn create_enforcing(name: String, standard: &str) -> Self {
         let client = Client::try_default().await.expect("a kube context");
-        let labels = json!({ "pod-security.kubernetes.io/enforce": "restricted" });
+        let labels = json!({ "pod-security.kubernetes.io/enforce": standard });
         let object: Object =
             serde_json::from_value(json!({ "metadata": { "name": name, "labels": labels } })).expect("it");
         Api::all(client.clone()).create(&PostParams::default(), &object).await.expect("a namespace");

@@ -62,14 +62,18 @@ impl Running {
 
     /// Forwards a port of this machine to a Service's port 8080; the URL to use.
     pub async fn forward(namespace: &str, service: &str) -> (Self, String) {
-        let target = format!("service/{service}");
-        let arguments = ["port-forward", "--namespace", namespace, &target, ":8080"];
+        Self::forward_to(namespace, &format!("service/{service}")).await
+    }
+
+    /// The same to one object, such as `pod/NAME`.
+    pub async fn forward_to(namespace: &str, target: &str) -> (Self, String) {
+        let arguments = ["port-forward", "--namespace", namespace, target, ":8080"];
         // It takes a pod of the Service that may not run yet, as where the autoscaler has just asked for one more.
         let begun = Instant::now();
         let forward = loop {
             match Self::try_start("kubectl", &arguments, "Forwarding from 127").await {
                 Some(forward) => break forward,
-                None => assert!(begun.elapsed() < SOON, "kubectl forwards to no pod of {service}"),
+                None => assert!(begun.elapsed() < SOON, "kubectl forwards to no pod of {target}"),
             }
             time::sleep(Duration::from_millis(500)).await;
         };

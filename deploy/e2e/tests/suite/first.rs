@@ -12,13 +12,14 @@ use crate::{
 /// The lines of the notes that a user types, carried out: what is forwarded answers what is asked.
 pub async fn the_notes_lead_to_a_first_request(on: Arc<Release>) {
     let client = reqwest::Client::new();
+    let forward = format!("kubectl port-forward --namespace {} service/gateway 8080:8080", on.name);
+    assert!(on.notes.contains(&forward), "the notes say `{forward}`:\n{}", on.notes);
+    let (_forward, url) = Running::forward(&on.name, "gateway").await;
     for service in ["users", "inventory"] {
-        let forward = format!("kubectl port-forward --namespace {} service/{service} ", on.name);
-        assert!(on.notes.contains(&forward), "the notes say `{forward}`:\n{}", on.notes);
         let request = on.notes.lines().find(|line| line.contains("curl") && line.contains(&format!("/{service}")));
         let request = request.unwrap_or_else(|| panic!("the notes have a request for {service}:\n{}", on.notes));
-        let (_forward, url) = Running::forward(&on.name, service).await;
-        let path = request.split("http://127.0.0.1:").nth(1).and_then(|rest| rest.split_once('/')).expect("a path").1;
+        let path =
+            request.split("http://127.0.0.1:8080").nth(1).and_then(|rest| rest.split_once('/')).expect("a path").1;
         let path = path.split(' ').next().expect("a path");
         let body = request.split('\'').nth_back(1).expect("a body").to_owned();
         let request = client.post(format!("{url}/{path}")).header("content-type", "application/json").body(body);
@@ -40,14 +41,18 @@ pub async fn helm_test_passes(on: Arc<Release>) {
     assert!(said.as_ref().is_ok_and(|said| said.contains("Succeeded")), "{said:?}");
 }
 
-/// The chart's Role is that of the operator's own manifests.
-pub async fn the_operator_may_do_what_its_manifests_say(on: Arc<Release>) {
+/// The chart's Roles are those of the operator's own manifests.
+pub async fn operator_and_gateway_may_do_what_the_manifests_say(on: Arc<Release>) {
     let text = fs::read_to_string(root().join("deploy/operator/operator.yaml")).expect("the manifests");
     let documents: Vec<Value> = serde_saphyr::from_multiple(&text).expect("YAML");
-    let role = documents.into_iter().find(|document| document["kind"] == "Role").expect("a Role");
-    let there = on.kubectl(&["get", "role", "hedgerow-operator", "--output", "json"]).await.expect("a Role");
-    let there: Value = serde_json::from_str(&there).expect("JSON");
-    assert_eq!(there["rules"], role["rules"]);
+    let roles: Vec<_> = documents.into_iter().filter(|document| document["kind"] == "Role").collect();
+    assert_eq!(roles.len(), 2);
+    for role in roles {
+        let name = role["metadata"]["name"].as_str().expect("a name");
+        let there = on.kubectl(&["get", "role", name, "--output", "json"]).await.expect("a Role");
+        let there: Value = serde_json::from_str(&there).expect("JSON");
+        assert_eq!(there["rules"], role["rules"], "{name}");
+    }
 }
 
 /// What the chart renders, as the API server's strictest reading has it; and the same bytes each time.

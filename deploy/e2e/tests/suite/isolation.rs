@@ -33,6 +33,9 @@ pub async fn only_who_is_admitted_connects(on: Arc<Release>) {
     let (answered, seen) = probe(&on, &["get", inventory], true).await;
     println!("admitted: {seen}");
     assert!(answered && seen.contains("200"), "an admitted pod reaches inventory: {seen}");
+    let (answered, seen) = probe(&on, &["get", "http://gateway:8080/inventory/e2e"], false).await;
+    println!("a stranger, through the gateway: {seen}");
+    assert!(answered && seen.contains("200"), "everyone reaches the gateway, and it inventory: {seen}");
     for (who, admitted, target) in
         [("a stranger", false, inventory), ("a stranger", false, postgres), ("a client", true, postgres)]
     {

@@ -9,6 +9,7 @@ mod command;
 mod data;
 mod failures;
 mod first;
+mod gateway;
 mod isolation;
 mod prometheus;
 mod release;
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
     let cases = cases![
         first::the_notes_lead_to_a_first_request,
         first::helm_test_passes,
-        first::the_operator_may_do_what_its_manifests_say,
+        first::operator_and_gateway_may_do_what_the_manifests_say,
         first::everything_rendered_is_accepted_strictly,
         isolation::credentials_open_their_own_database_only,
         isolation::only_who_is_admitted_connects,
@@ -50,6 +51,14 @@ fn main() -> ExitCode {
         rollouts::evictions_and_deletions_fail_no_request,
         rollouts::a_failing_migration_leaves_the_old_version_serving,
         rollouts::an_upgrade_without_a_change_restarts_nothing,
+        gateway::requests_of_one_connection_go_to_every_pod,
+        gateway::an_upgrade_behind_the_gateway_and_of_it_fails_no_request,
+        gateway::evictions_and_deletions_behind_the_gateway_and_of_it_fail_no_request,
+        gateway::fewer_pods_fail_no_request,
+        gateway::killed_pods_fail_no_request_that_may_be_repeated,
+        gateway::a_route_is_live_at_once_and_gone_at_once,
+        gateway::the_older_of_two_keeps_its_path,
+        gateway::clients_do_not_notice_that_the_api_server_is_away,
         scaling::the_autoscaler_follows_the_load,
         scaling::a_service_of_ones_own_gets_everything,
         together::a_wishlist_has_the_stock_of_inventory,

@@ -10,7 +10,7 @@ use test_harness::cluster::{SOON, eventually};
 
 use crate::{
     command::Running,
-    release::Release,
+    release::{Release, SERVICES},
     tool::{BOTH, STOCK, Tool, names, summary},
 };
 
@@ -86,11 +86,11 @@ fn configuration(namespace: &str, api: &str) -> Value {
 pub async fn every_pod_is_scraped_and_every_request_counted(on: Arc<Release>) {
     let prometheus = Prometheus::start(&on.name).await;
     let mut pods: BTreeSet<String> = BTreeSet::new();
-    for name in ["users", "inventory"] {
+    for name in SERVICES {
         pods.extend(names(&on.pods(name).await));
     }
     pods.extend(on.operators().await);
-    assert_eq!(pods.len(), 6, "{pods:?}");
+    assert_eq!(pods.len(), 8, "{pods:?}");
     eventually("every pod is up, and nothing else is scraped", SOON, async || {
         let up = prometheus.query("up").await;
         up.iter().all(|(_, value)| *value > 0.5) && up.into_iter().map(|(pod, _)| pod).collect::<BTreeSet<_>>() == pods

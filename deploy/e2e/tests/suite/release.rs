@@ -11,6 +11,9 @@ use tokio::time::Instant;
 
 use crate::{command::run, tool::names};
 
+/// The services of the chart.
+pub const SERVICES: [&str; 3] = ["users", "inventory", "gateway"];
+
 /// What pods of the suite carry to be admitted by users and inventory.
 pub const ADMITTED: &str = "hedgerow.dev/e2e";
 
@@ -44,7 +47,7 @@ impl Release {
         println!("helm install --wait: {:.1} s", took.as_secs_f64());
         assert!(took < Duration::from_mins(2), "an install takes under two minutes");
         // What `--wait` waited for is there.
-        for name in ["users", "inventory"] {
+        for name in SERVICES {
             let object = release.get(name).await;
             assert!(is(&object, "Ready", "True", "Ready"), "{name}: {:#?}", object.status);
         }
@@ -86,6 +89,12 @@ impl Release {
     pub async fn uninstall(&self) {
         let arguments = ["uninstall", "hedgerow", "--namespace", &self.name, "--wait", "--timeout", "2m"];
         run("helm", &arguments).await.unwrap_or_else(|error| panic!("helm uninstall: {error}"));
+    }
+
+    /// `helm upgrade`, until this service runs this image only.
+    pub async fn upgrade_one(&self, name: &str, image: &str) {
+        self.upgrade(&[&format!("services.{name}.image={}", json!(image))]).await.expect("an upgrade");
+        self.runs(name, image).await;
     }
 
     /// `kubectl` in the namespace.

@@ -12,73 +12,81 @@ use serde_json::json;
 use test_harness::cluster::{SOON, eventually, image, is, message, within};
 
 use crate::{
-    release::{Release, next, next_tag},
+    release::{Release, SERVICES, next, next_tag},
     tool::{Load, Summary, is_ready, names},
 };
 
 /// Requests a second, over both services.
 const RATE: u32 = 240;
 
-fn none_failed(what: &str, summary: &Summary) {
+/// Not one request failed, and the load was kept up.
+pub fn none_failed(what: &str, summary: &Summary, rate: u32) {
     println!("{what}: {summary:?}");
     assert_eq!(summary.failed, 0, "{what}: {summary:?}");
-    assert!(summary.rate >= 200.0, "{what}: the load was kept up: {summary:?}");
+    assert!(summary.rate >= f64::from(rate) * 0.8, "{what}: the load was kept up: {summary:?}");
 }
 
 /// The whole release to another version, and back: operator, definition of the kind, and services.
 pub async fn an_upgrade_and_its_rollback_fail_no_request(on: Arc<Release>) {
     let load = Load::start(&on, RATE).await;
     on.upgrade(&[&format!("image.tag={}", json!(next_tag()))]).await.expect("an upgrade");
-    for name in ["users", "inventory"] {
+    for name in SERVICES {
         on.runs(name, &next(name)).await;
     }
-    none_failed("upgrade", &load.stop().await);
+    none_failed("upgrade", &load.stop().await, RATE);
 
     let load = Load::start(&on, RATE).await;
     crate::command::run("helm", &["rollback", "hedgerow", "--namespace", &on.name, "--wait", "--timeout", "4m"])
         .await
         .expect("a rollback");
-    for name in ["users", "inventory"] {
+    for name in SERVICES {
         on.runs(name, &image(name)).await;
     }
-    none_failed("rollback", &load.stop().await);
+    none_failed("rollback", &load.stop().await, RATE);
 }
 
 pub async fn evictions_and_deletions_fail_no_request(on: Arc<Release>) {
     let load = Load::start(&on, RATE).await;
     for name in ["users", "inventory"] {
-        // A pod that is not ready may be evicted in any case.
-        eventually("two pods are ready", SOON, async || {
-            let pods = on.pods(name).await;
-            pods.len() == 2 && pods.iter().all(is_ready)
-        })
-        .await;
-        let before = names(&on.pods(name).await);
-        let [one, other] = &before[..] else { panic!("two pods of {name}: {before:?}") };
-        // The budget: one at a time.
-        let (pods, parameters) = (impatient(&on).await, EvictParams::default());
-        let (first, second) = tokio::join!(pods.evict(one, &parameters), pods.evict(other, &parameters));
-        let left = if first.is_ok() { other } else { one };
-        match (first, second) {
-            (Ok(_), Err(kube::Error::Api(refusal))) | (Err(kube::Error::Api(refusal)), Ok(_))
-                if refusal.code == 429 =>
-            {
-                println!("{name}: {}", refusal.message);
-            }
-            more => {
-                let there = on.kubectl(&["get", "pods,pdb", "--output=wide"]).await;
-                panic!("one of two evictions is refused: {more:?}\n{}", there.unwrap_or_default())
-            }
-        }
-        eventually("the other may go", SOON, async || pods.evict(left, &parameters).await.is_ok()).await;
-        replaced(&on, name, &before).await;
+        evict_all(&on, name).await;
+        delete_all(&on, name).await;
+    }
+    none_failed("evictions and deletions", &load.stop().await, RATE);
+}
 
-        for pod in names(&on.pods(name).await) {
-            pods.delete(&pod, &DeleteParams::default()).await.expect("it is deleted");
-            replaced(&on, name, &[pod]).await;
+/// Evicts both pods of a service, of which the budget lets one go at a time.
+pub async fn evict_all(on: &Release, name: &str) {
+    // A pod that is not ready may be evicted in any case.
+    eventually("two pods are ready", SOON, async || {
+        let pods = on.pods(name).await;
+        pods.len() == 2 && pods.iter().all(is_ready)
+    })
+    .await;
+    let before = names(&on.pods(name).await);
+    let [one, other] = &before[..] else { panic!("two pods of {name}: {before:?}") };
+    let (pods, parameters) = (impatient(on).await, EvictParams::default());
+    let (first, second) = tokio::join!(pods.evict(one, &parameters), pods.evict(other, &parameters));
+    let left = if first.is_ok() { other } else { one };
+    match (first, second) {
+        (Ok(_), Err(kube::Error::Api(refusal))) | (Err(kube::Error::Api(refusal)), Ok(_)) if refusal.code == 429 => {
+            println!("{name}: {}", refusal.message);
+        }
+        more => {
+            let there = on.kubectl(&["get", "pods,pdb", "--output=wide"]).await;
+            panic!("one of two evictions is refused: {more:?}\n{}", there.unwrap_or_default())
         }
     }
-    none_failed("evictions and deletions", &load.stop().await);
+    eventually("the other may go", SOON, async || pods.evict(left, &parameters).await.is_ok()).await;
+    replaced(on, name, &before).await;
+}
+
+/// Deletes the pods of a service, one after the other.
+pub async fn delete_all(on: &Release, name: &str) {
+    let pods: Api<Pod> = on.api();
+    for pod in names(&on.pods(name).await) {
+        pods.delete(&pod, &DeleteParams::default()).await.expect("it is deleted");
+        replaced(on, name, &[pod]).await;
+    }
 }
 
 /// The pods, by a client that does not repeat what was refused until it is not.
@@ -114,21 +122,21 @@ pub async fn a_failing_migration_leaves_the_old_version_serving(on: Arc<Release>
     println!("users: {}", message(&object, "Ready"));
     assert!(message(&object, "Ready").contains(".sql"), "it names the file: {}", message(&object, "Ready"));
     assert_eq!(names(&on.pods("users").await), before, "the old version's pods");
-    none_failed("a failed migration", &load.stop().await);
+    none_failed("a failed migration", &load.stop().await, RATE);
 
     let load = Load::start(&on, RATE).await;
     on.upgrade(&[&format!("services.users.image={}", json!(next("users")))]).await.expect("the fixed image");
     on.runs("users", &next("users")).await;
     on.upgrade(&[]).await.expect("the chart's own image again");
     on.runs("users", &image("users")).await;
-    none_failed("the fixed image", &load.stop().await);
+    none_failed("the fixed image", &load.stop().await, RATE);
 }
 
 pub async fn an_upgrade_without_a_change_restarts_nothing(on: Arc<Release>) {
     on.upgrade(&[]).await.expect("an upgrade");
     let before = on.running().await;
     on.upgrade(&[]).await.expect("an upgrade");
-    for name in ["users", "inventory"] {
+    for name in SERVICES {
         on.ready(name).await;
     }
     assert_eq!(on.running().await, before);

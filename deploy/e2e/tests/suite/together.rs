@@ -131,7 +131,7 @@ pub async fn a_hot_product_is_not_oversold_though_pods_go(on: Arc<Release>) {
     on.ready("inventory").await;
 }
 
-async fn set(on: &Release, product: &str, stock: u64) {
+pub async fn set(on: &Release, product: &str, stock: u64) {
     let (_forward, url) = Running::forward(&on.name, "inventory").await;
     let request = reqwest::Client::new().post(format!("{url}/inventory/{product}")).json(&json!({ "stock": stock }));
     assert_eq!(request.send().await.expect("an answer").status(), 201);

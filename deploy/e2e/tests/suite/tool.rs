@@ -146,6 +146,14 @@ impl Load {
         Self::of(Tool::start_load(namespace, both.map(str::to_owned), "30m", rate).await).await
     }
 
+    /// GET and POST on both services through the gateway, 32 connections, no retries.
+    pub async fn through_gateway(namespace: &Namespace, rate: u32) -> Self {
+        let both = [&BOTH[..], &STOCK].concat();
+        let both = both.iter().map(|word| word.replace("//users:", "//gateway:").replace("//inventory:", "//gateway:"));
+        let both: [String; 12] = both.collect::<Vec<_>>().try_into().expect("twelve");
+        Self::of(Tool::start_load(namespace, both, "30m", rate).await).await
+    }
+
     /// A load that has begun.
     pub async fn of(tool: Tool) -> Self {
         let load = Self(tool);

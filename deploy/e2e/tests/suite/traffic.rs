@@ -33,7 +33,7 @@ pub async fn two_replicas_share_the_load(on: Arc<Release>) {
 }
 
 /// The requests that each pod of inventory has counted.
-async fn counts(on: &Release) -> BTreeMap<String, f64> {
+pub async fn counts(on: &Release) -> BTreeMap<String, f64> {
     let mut counts = BTreeMap::new();
     for pod in names(&on.pods("inventory").await) {
         let metrics = on.metrics(&pod).await;

@@ -112,6 +112,33 @@ impl Pauses {
 mod tests {
     use super::*;
 
+    use k8s_openapi::api::core::v1::Service;
+    use kube::Client;
+    use tokio::{io::AsyncReadExt, net::TcpListener};
+
+    /// One that takes connections and requests, and says nothing. The clock goes as fast as nobody has anything to do.
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_is_silent_counts_as_a_failure() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let mut config = Config::new(url.parse().expect("a URL"));
+        limit(&mut config);
+        let api = Api::<Service>::default_namespaced(Client::try_from(config).expect("a client"));
+        let failures = IntCounter::new("failures", "of the test").expect("a counter");
+        let mut watching = Box::pin(watch(api, "services", failures.clone()));
+        assert!(matches!(watching.next().await, Some(Event::Init)));
+        let watching = tokio::spawn(async move { watching.next().await });
+        let (mut connection, _) = listener.accept().await.expect("a connection");
+        let mut head = [0; 1024];
+        assert!(connection.read(&mut head).await.expect("a request") > 0);
+        let begun = time::Instant::now();
+        while failures.get() == 0 {
+            assert!(begun.elapsed() <= SILENCE + Duration::from_secs(2), "it waits for an answer");
+            time::sleep(Duration::from_secs(1)).await;
+        }
+        watching.abort();
+    }
+
     #[test]
     fn pauses_grow_up_to_a_bound_and_are_short_again_after_calm() {
         let (mut pauses, begin) = (Pauses::default(), Instant::now());

@@ -1,0 +1,78 @@
+//! Through the gateway: whatever becomes of the pods behind it, and of its own when they are asked to go, no request
+//! fails.
+
+mod away;
+mod killed;
+mod routes;
+
+use std::sync::Arc;
+
+use serde_json::json;
+use test_harness::cluster::image;
+
+pub use self::{
+    away::clients_do_not_notice_that_the_api_server_is_away,
+    killed::killed_pods_fail_no_request_that_may_be_repeated,
+    routes::{a_route_is_live_at_once_and_gone_at_once, the_older_of_two_keeps_its_path},
+};
+use crate::{
+    release::{Release, SERVICES, next},
+    rollouts::{delete_all, evict_all, none_failed},
+    tool::{Load, Tool, summary},
+    traffic::counts,
+};
+
+/// Requests a second.
+const RATE: u32 = 500;
+
+/// A Service spreads connections; the gateway spreads requests.
+pub async fn requests_of_one_connection_go_to_every_pod(on: Arc<Release>) {
+    let before = counts(&on).await;
+    let url = "http://gateway:8080/inventory/e2e";
+    let arguments = ["load", "--duration", "5s", "--connections", "1", "--rate", "100", "--get", url];
+    let (succeeded, log) = Tool::start(&on, &arguments, false).await.end().await;
+    let summary = summary(&log);
+    assert!(succeeded, "{summary:?}");
+    let after = counts(&on).await;
+    let shares: Vec<f64> = after.iter().map(|(pod, count)| count - before.get(pod).unwrap_or(&0.0)).collect();
+    println!("requests by pod: {shares:?}");
+    assert_eq!(shares.len(), 2);
+    assert!(shares.iter().all(|share| *share > shares.iter().sum::<f64>() * 0.3), "{shares:?}");
+}
+
+pub async fn an_upgrade_behind_the_gateway_and_of_it_fails_no_request(on: Arc<Release>) {
+    for name in ["inventory", "gateway"] {
+        let load = Load::through_gateway(&on, RATE).await;
+        on.upgrade_one(name, &next(name)).await;
+        on.upgrade_one(name, &image(name)).await;
+        none_failed(&format!("an upgrade of {name}, and back"), &load.stop().await, RATE);
+    }
+    on.upgrade(&[]).await.expect("the chart's own images again");
+}
+
+pub async fn evictions_and_deletions_behind_the_gateway_and_of_it_fail_no_request(on: Arc<Release>) {
+    for name in SERVICES {
+        let load = Load::through_gateway(&on, RATE).await;
+        evict_all(&on, name).await;
+        delete_all(&on, name).await;
+        none_failed(&format!("evictions and deletions of {name}"), &load.stop().await, RATE);
+    }
+}
+
+pub async fn fewer_pods_fail_no_request(on: Arc<Release>) {
+    let pods =
+        |count: u32| SERVICES.map(|name| format!("services.{name}.scaling={}", json!({ "min": count, "max": count })));
+    let (many, few) = (pods(4), pods(2));
+    on.upgrade(&many.each_ref().map(String::as_str)).await.expect("an upgrade");
+    for name in SERVICES {
+        on.wait(name, "four pods", |object| object.status.as_ref().is_some_and(|status| status.ready_replicas == 4))
+            .await;
+    }
+    let load = Load::through_gateway(&on, RATE).await;
+    on.upgrade(&few.each_ref().map(String::as_str)).await.expect("an upgrade");
+    for name in SERVICES {
+        on.wait(name, "two pods", |object| object.status.as_ref().is_some_and(|status| status.replicas == 2)).await;
+    }
+    none_failed("from four pods to two", &load.stop().await, RATE);
+    on.upgrade(&[]).await.expect("an upgrade");
+}
