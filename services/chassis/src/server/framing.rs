@@ -20,6 +20,8 @@ pub(super) struct Framing {
     state: State,
     /// The part of a head that has come, when it comes in pieces.
     head: Vec<u8>,
+    /// Whether the last byte that came is the CR of an empty line before a head.
+    is_empty_line: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -98,10 +100,13 @@ impl Framing {
 
     /// Takes what belongs to a head.
     fn head(&mut self, bytes: &[u8]) -> Result<usize, Refused> {
-        if self.head.is_empty() && bytes[0] == b'\r' {
+        if self.head.is_empty() && (bytes[0] == b'\r' || self.is_empty_line && bytes[0] == b'\n') {
             // Empty lines before a request are passed over (RFC 9112, section 2.2); hyper sees to their LF.
-            return Ok(bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count());
+            let length = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+            self.is_empty_line = bytes[length - 1] == b'\r';
+            return Ok(length);
         }
+        self.is_empty_line = false;
         let (seen, before) = (self.head.len(), self.head.last().copied().unwrap_or_default());
         if seen == 0 {
             if let Some(end) = end_of_head(bytes, 0) {
