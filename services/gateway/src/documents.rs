@@ -31,6 +31,7 @@ const PAGE: &str = "/docs";
 /// The documents of all services.
 pub(crate) struct Documents {
     services: Services,
+    lifetime: Duration,
     /// Held while the services are asked: whoever comes meanwhile gets the same answer.
     merged: Mutex<Option<Merged>>,
     page: page::Page,
@@ -53,7 +54,7 @@ struct File {
 
 impl Documents {
     pub(crate) fn new(services: Services) -> Self {
-        Self { services, merged: Mutex::default(), page: page::Page::default() }
+        Self { services, lifetime: LIFETIME, merged: Mutex::default(), page: page::Page::default() }
     }
 
     /// Whether a path is one of the gateway's own where no service claims it. A request for it is to be brought to
@@ -81,7 +82,7 @@ impl Documents {
         let mut held = self.merged.lock().await;
         if let Some(merged) = &*held
             && merged.services == services
-            && merged.at.elapsed() < LIFETIME
+            && merged.at.elapsed() < self.lifetime
         {
             return merged.file.clone();
         }

@@ -101,6 +101,18 @@ async fn services_are_asked_once_for_all_who_come_meanwhile_and_soon_after() {
 }
 
 #[tokio::test]
+async fn services_are_asked_again_after_a_while() {
+    let (address, requests) = endpoint(document_of("/a")).await;
+    let (_services, mut documents) = documents(vec![service("a", vec![address])]);
+    documents.lifetime = Duration::from_millis(20);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while requests.load(Ordering::SeqCst) < 3 {
+        assert!(Instant::now() < deadline, "asked {} times", requests.load(Ordering::SeqCst));
+        merged(&documents).await;
+    }
+}
+
+#[tokio::test]
 async fn services_are_followed_as_they_come_and_go() {
     let (a, asked_a) = endpoint(document_of("/a")).await;
     let (b, _) = endpoint(document_of("/b")).await;

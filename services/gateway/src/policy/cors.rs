@@ -56,7 +56,7 @@ pub(super) struct Cors {
     max_age: HeaderValue,
 }
 
-/// The origin that a request comes from, where it is allowed.
+/// The origins whose pages may read the answer.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Asked(Option<HeaderValue>);
 
@@ -113,15 +113,14 @@ impl Cors {
     }
 
     pub(super) fn see(&self, headers: &HeaderMap) -> Asked {
-        let origin = headers.get(header::ORIGIN);
-        let allowed = origin.filter(|origin| match &self.origins {
-            None => true,
-            Some(origins) => origin.to_str().is_ok_and(|origin| origins.contains(origin)),
-        });
-        Asked(allowed.map(|origin| match self.origins {
-            None => HeaderValue::from_static("*"),
-            Some(_) => origin.clone(),
-        }))
+        Asked(match &self.origins {
+            // Also without an origin: caches keep one answer for all.
+            None => Some(HeaderValue::from_static("*")),
+            Some(origins) => {
+                let origin = headers.get(header::ORIGIN);
+                origin.filter(|origin| origin.to_str().is_ok_and(|origin| origins.contains(origin))).cloned()
+            }
+        })
     }
 
     /// The answer to a preflight: which methods and headers a page may use. The browser compares them itself, and lets
