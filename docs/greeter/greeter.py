@@ -48,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
 
 class Api(Handler):
     def do_GET(self):
-        name = self.path.strip("/") or "world"
+        name = self.path.removeprefix("/greetings").strip("/") or "world"  # Routed paths come as they are.
         try:
             with connect() as database, database.cursor() as cursor:
                 cursor.execute(
