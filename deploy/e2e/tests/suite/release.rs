@@ -91,12 +91,6 @@ impl Release {
         run("helm", &arguments).await.unwrap_or_else(|error| panic!("helm uninstall: {error}"));
     }
 
-    /// `helm upgrade`, until this service runs this image only.
-    pub async fn upgrade_one(&self, name: &str, image: &str) {
-        self.upgrade(&[&format!("services.{name}.image={}", json!(image))]).await.expect("an upgrade");
-        self.runs(name, image).await;
-    }
-
     /// `kubectl` in the namespace.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String, String> {
         run("kubectl", &[&["--namespace", &self.name], arguments].concat()).await

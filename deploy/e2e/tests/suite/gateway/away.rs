@@ -21,11 +21,12 @@ use super::{
     RATE,
     killed::Killer,
     routes::{Doors, echo},
+    upgrade,
 };
 use crate::{
     release::Release,
     rollouts::none_failed,
-    tool::{Load, is_ready, names},
+    tool::{Load, Tool, is_ready, names},
 };
 
 const RELAY: &str = "e2e-relay";
@@ -45,7 +46,8 @@ pub async fn clients_do_not_notice_that_the_api_server_is_away(on: Arc<Release>)
         { "name": "KUBERNETES_SERVICE_HOST", "value": "kubernetes" },
         { "name": "KUBERNETES_SERVICE_PORT", "value": "443" },
     ]);
-    on.upgrade(&[&format!("services.gateway.env={env}")]).await.expect("the gateway is ready by the relay");
+    // The gateway is ready by the relay alone.
+    upgrade(&on, 2, &[&format!("services.gateway.env={env}")]).await;
     let doors = Doors::open(&on).await;
     let killer = Killer::prepare(&on).await;
     let before = on.running().await;
@@ -68,7 +70,7 @@ pub async fn clients_do_not_notice_that_the_api_server_is_away(on: Arc<Release>)
 
     // Nor does a pod that dies meanwhile matter to whoever may repeat a request.
     let gets = ["--get", "http://gateway:8080/users?limit=1"].map(str::to_owned);
-    let load = Load::of(crate::tool::Tool::start_load(&on, gets, "30m", RATE).await).await;
+    let load = Load::of(Tool::start_load(&on, gets, "30m", RATE).await).await;
     killer.kill(&on, &on.pods("users").await[0]).await;
     none_failed("and a pod is killed", &load.stop().await, RATE);
 

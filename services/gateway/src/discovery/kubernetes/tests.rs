@@ -189,21 +189,21 @@ async fn a_pod_with_two_addresses_is_one_endpoint() {
 async fn of_two_services_that_claim_one_path_the_older_has_it() {
     let scene = Scene::new(ApiServer::default());
     let server = &scene.server;
-    service(server, "young", "2026-01-02T00:00:00Z", &paths(&["/orders", "/young"]));
-    scene.until(|services| services.len() == 1 && services[0].paths == ["/orders", "/young"]).await;
-    service(server, "old", "2026-01-01T00:00:00Z", &paths(&["/orders/", "/old"]));
-    let services = scene.until(|services| services.len() == 2 && services[1].paths == ["/young"]).await;
-    assert_eq!(services[0].paths, ["/old", "/orders"]);
+    service(server, "a-younger", "2026-01-02T00:00:00Z", &paths(&["/orders", "/its-own"]));
+    scene.until(|services| services.len() == 1 && services[0].paths == ["/its-own", "/orders"]).await;
+    service(server, "older", "2026-01-01T00:00:00Z", &paths(&["/orders/", "/older"]));
+    let services = scene.until(|services| services.len() == 2 && services[0].paths == ["/its-own"]).await;
+    assert_eq!(services[1].paths, ["/older", "/orders"]);
     assert!((scene.metric("gateway_conflicting_paths") - 1.0).abs() < 0.5);
     // Of twins the name decides; who is left without a path has no route.
     service(server, "a-twin", "2026-01-01T00:00:00Z", &paths(&["/orders"]));
     scene
-        .until(|services| services.len() == 3 && services[0].paths == ["/orders"] && services[1].paths == ["/old"])
+        .until(|services| services.len() == 3 && services[0].paths == ["/orders"] && services[2].paths == ["/older"])
         .await;
-    service(server, "old", "2026-01-01T00:00:00Z", &paths(&["/orders"]));
+    service(server, "older", "2026-01-01T00:00:00Z", &paths(&["/orders"]));
     scene.until(|services| services.len() == 2).await;
     server.delete(&format!("{SERVICES}/a-twin"));
-    scene.until(|services| services.len() == 2 && services[0].name == "old" && services[0].paths == ["/orders"]).await;
+    scene.until(|services| services.len() == 2 && services[1].paths == ["/orders"]).await;
 }
 
 #[tokio::test]
