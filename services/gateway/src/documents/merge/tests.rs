@@ -194,12 +194,13 @@ fn operations_are_found_under_their_service() {
 
 #[test]
 fn a_service_without_a_usable_document_is_named_and_the_others_are_shown() {
-    let names = ["absent", "dangling", "external", "good", "odd", "relative", "scheme", "strange", "swagger"];
+    let names = ["absent", "dangling", "deep", "external", "good", "odd", "relative", "scheme", "strange", "swagger"];
     let services = names.map(|name| service(name, &[&format!("/{name}")]));
     let reference = |pointer: &str| json!({"get": {"responses": {"200": {"$ref": pointer}}}});
     let documents = vec![
         Err(Absence::NoAnswer),
         Ok(document(&json!({"/dangling": {"get": of_schema("Lost")}}), &json!({}))),
+        Ok(document(&json!({"/deep": {"get": of_schema("A/properties/lost")}}), &json!({"A": {"properties": {}}}))),
         Ok(document(&json!({"/external": reference("https://example.org/a.json#/x")}), &json!({}))),
         Ok(document(&json!({"/good": {"get": of_schema("A")}}), &json!({"A": {}}))),
         Ok(document(&json!({"/elsewhere": {"get": {}}}), &json!({}))),
@@ -216,6 +217,7 @@ fn a_service_without_a_usable_document_is_named_and_the_others_are_shown() {
     let expected = [
         ("absent", Absence::NoAnswer),
         ("dangling", Absence::Dangling),
+        ("deep", Absence::Dangling),
         ("odd", Absence::NothingRouted),
         ("relative", Absence::Dangling),
         ("scheme", Absence::Dangling),

@@ -126,16 +126,19 @@ impl Encoder {
             let kept = IDLE.try_with(|idle| idle.try_borrow_mut().ok()?.pop()).ok().flatten();
             kept.unwrap_or_else(|| Compress::new_gzip(Compression::new(LEVEL), 15))
         });
-        let before = compress.total_in();
         let mut rest = input;
         loop {
             output.reserve((rest.len() / 4).clamp(512, MAX_MADE));
+            let (before, length) = (compress.total_in(), output.len());
             let status = compress.compress_vec(rest, output, flush)?;
             let taken = usize::try_from(compress.total_in() - before).unwrap_or(usize::MAX);
-            rest = input.get(taken..).unwrap_or_default();
+            rest = rest.get(taken..).unwrap_or_default();
             // With room left in the output, there is nothing more to come.
             if status == Status::StreamEnd || (rest.is_empty() && output.len() < output.capacity()) {
                 break;
+            }
+            if taken == 0 && output.len() == length {
+                return Err("the compressor goes no further".into());
             }
         }
         self.holds = matches!(flush, FlushCompress::None);
