@@ -6,6 +6,7 @@
 
 mod admin;
 pub mod batch;
+pub mod chunked;
 mod cli;
 mod conditional;
 mod current;

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     admin::{self, Checks},
     life::{Life, Phase},
-    server::{App, Server},
+    server::{App, Server, Workers},
     telemetry,
 };
 
@@ -162,6 +162,8 @@ pub struct Running {
     shutdown_timeout: Duration,
     phases: watch::Sender<Phase>,
     servers: TaskTracker,
+    /// Tasks run there that outlive the server's connections: what came of an upgraded one.
+    workers: Workers,
 }
 
 impl Bound {
@@ -180,6 +182,7 @@ impl Bound {
             shutdown_timeout: args.shutdown_timeout,
             phases,
             servers: TaskTracker::new(),
+            workers: Workers::default(),
         };
         Ok(Self { http, admin, running, life })
     }
@@ -205,7 +208,8 @@ impl Bound {
 
     /// Serves requests, probes and metrics.
     pub fn start(self, server: Server, app: impl App, checks: Checks, registry: Registry) -> Running {
-        let Self { http, admin, running, life } = self;
+        let Self { http, admin, mut running, life } = self;
+        running.workers = server.workers.clone();
         running.servers.spawn(server.serve(http, app, life));
         running.servers.close();
         // The admin port answers until the process ends, or a draining pod would look dead.
@@ -230,6 +234,7 @@ impl Running {
         } else {
             tracing::warn!(?timeout, "stopped with requests still in flight");
         }
+        drop(self.workers);
         timeout.saturating_sub(begun.elapsed())
     }
 }

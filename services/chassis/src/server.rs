@@ -80,7 +80,7 @@ impl Default for Limits {
 #[derive(Default)]
 pub struct Server {
     pub(crate) limits: Limits,
-    workers: Workers,
+    pub(crate) workers: Workers,
     strict: bool,
 }
 

@@ -109,7 +109,8 @@ impl Shared {
             if idle {
                 thread::park();
             }
-            thread::park_timeout(PAUSE);
+            // Not parked: the first line of each thread would end the pause in which others are to come.
+            thread::sleep(PAUSE);
         }
     }
 }

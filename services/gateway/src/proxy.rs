@@ -227,7 +227,9 @@ impl Proxy {
         let on_upgrade = parts.extensions.remove::<OnUpgrade>().filter(|_| policy::is_upgrade(&parts));
         record.trace(&mut parts.headers);
         self.policy.to_upstream(&mut parts, client);
-        prepare(&mut parts, is_grpc)?;
+        if is_grpc {
+            put_host_in_target(&mut parts)?;
+        }
         let keep = !is_grpc && may_repeat(&parts);
         let source = Source::new(body, limit, keep);
         let call = Call { parts, source, upstream: route.upstream.clone(), worker: record.worker(), is_grpc };
@@ -274,18 +276,11 @@ fn no_host() -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "the request does not say for which host it is")
 }
 
-/// Makes a request one for an endpoint: in origin form, and in the endpoint's version of HTTP.
-fn prepare(parts: &mut Parts, is_grpc: bool) -> Result<(), Problem> {
-    parts.extensions.clear();
-    parts.version = Version::HTTP_11;
-    let target = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-    let uri = Uri::builder().path_and_query(target);
-    let uri = if is_grpc {
-        let host = parts.headers.remove(header::HOST).ok_or_else(no_host)?;
-        uri.scheme(Scheme::HTTP).authority(host.as_bytes())
-    } else {
-        uri
-    };
+/// Makes a request one by HTTP/2, which has the host in its target.
+fn put_host_in_target(parts: &mut Parts) -> Result<(), Problem> {
+    let host = parts.headers.remove(header::HOST).ok_or_else(no_host)?;
+    let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+    let uri = Uri::builder().scheme(Scheme::HTTP).authority(host.as_bytes()).path_and_query(path);
     parts.uri = uri.build().map_err(|_| no_host())?;
     Ok(())
 }

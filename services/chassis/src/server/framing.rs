@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind};
 use tokio::io::ReadBuf;
 
 use super::MAX_HEAD;
+use crate::chunked::Chunked;
 
 /// What hyper gets instead of a head that is refused: no head in whatever place, so that it answers 400 and closes.
 const REFUSAL: &[u8] = b"\0\r\n\r\n";
@@ -30,28 +31,9 @@ enum State {
     Head,
     /// So many bytes are left of a body with a length.
     Body(u64),
-    Chunk(Chunk),
+    Chunks(Chunked),
     /// hyper refuses what is there.
     Over,
-}
-
-/// Where in a chunked body (RFC 9112, section 7.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Chunk {
-    Size {
-        size: u64,
-        digits: u8,
-    },
-    Extension(u64),
-    SizeEnd(u64),
-    Data(u64),
-    DataEnd,
-    DataLineEnd,
-    /// At the beginning of a line of the trailers, or at the end of the body.
-    Trailer,
-    TrailerLine,
-    TrailerLineEnd,
-    LastLineEnd,
 }
 
 impl Framing {
@@ -83,14 +65,14 @@ impl Framing {
                         left => State::Body(left),
                     };
                 }
-                State::Chunk(chunk) => {
-                    let Ok((length, next)) = chunk.step(bytes) else {
+                State::Chunks(chunked) => {
+                    let Ok((length, next)) = chunked.step(bytes) else {
                         self.state = State::Over;
                         buffer.set_filled(from);
                         return Err(ErrorKind::InvalidData.into());
                     };
                     at += length;
-                    self.state = next;
+                    self.state = next.map_or(State::Head, State::Chunks);
                 }
                 State::Over => return Ok(()),
             }
@@ -188,7 +170,7 @@ fn after(head: &[u8]) -> Result<State, Refused> {
     }
     match (length, chunked) {
         (Some(_), true) => Err(Refused),
-        (None, true) => Ok(State::Chunk(Chunk::START)),
+        (None, true) => Ok(State::Chunks(Chunked::START)),
         (None | Some(0), false) => Ok(State::Head),
         (Some(length), false) => Ok(State::Body(length)),
     }
@@ -197,36 +179,4 @@ fn after(head: &[u8]) -> Result<State, Refused> {
 fn digits(text: &[u8]) -> Option<u64> {
     let text = text.iter().all(u8::is_ascii_digit).then(|| str::from_utf8(text))?;
     text.ok()?.parse().ok()
-}
-
-impl Chunk {
-    const START: Self = Self::Size { size: 0, digits: 0 };
-
-    /// Takes some of the bytes, at least one, and returns how many and what is next.
-    fn step(self, bytes: &[u8]) -> Result<(usize, State), Refused> {
-        if let Self::Data(left) = self {
-            let length = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let left = left - length as u64;
-            return Ok((length, State::Chunk(if left == 0 { Self::DataEnd } else { Self::Data(left) })));
-        }
-        let next = match (self, bytes[0]) {
-            (Self::Size { size, digits }, byte) if byte.is_ascii_hexdigit() && digits < 16 => {
-                let digit = char::from(byte).to_digit(16).ok_or(Refused)?;
-                Self::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
-            }
-            (Self::Size { size, digits: 1.. } | Self::Extension(size), b'\r') => Self::SizeEnd(size),
-            (Self::Size { size, digits: 1.. }, b';') => Self::Extension(size),
-            (Self::Extension(size), byte) if byte != b'\n' => Self::Extension(size),
-            (Self::SizeEnd(0) | Self::TrailerLineEnd, b'\n') => Self::Trailer,
-            (Self::SizeEnd(size), b'\n') => Self::Data(size),
-            (Self::DataEnd, b'\r') => Self::DataLineEnd,
-            (Self::DataLineEnd, b'\n') => Self::START,
-            (Self::Trailer, b'\r') => Self::LastLineEnd,
-            (Self::TrailerLine, b'\r') => Self::TrailerLineEnd,
-            (Self::Trailer | Self::TrailerLine, byte) if byte != b'\n' => Self::TrailerLine,
-            (Self::LastLineEnd, b'\n') => return Ok((1, State::Head)),
-            _ => return Err(Refused),
-        };
-        Ok((1, State::Chunk(next)))
-    }
 }

@@ -17,9 +17,9 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-/// The threads; none: the runtime of whoever serves. They end when this is dropped.
-#[derive(Default)]
-pub struct Workers(Vec<Worker>);
+/// The threads; none: the runtime of whoever serves. They end, with all that runs on them, when the last clone is dropped.
+#[derive(Clone, Default)]
+pub struct Workers(Arc<[Worker]>);
 
 struct Worker {
     handle: Handle,

@@ -47,7 +47,9 @@ pub(super) struct Deadline {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Cut {
     #[error("the service did not send all of its answer")]
-    Upstream(#[from] hyper::Error),
+    Http1(#[source] http1::Error),
+    #[error("the service did not send all of its answer")]
+    Grpc(#[source] hyper::Error),
     #[error("the answer took too long")]
     Timeout,
 }
@@ -108,7 +110,7 @@ impl Body for Answer {
         match self.get_mut() {
             Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Self::Http1(body) => body.poll_frame(cx),
-            Self::Grpc(answer) => Pin::new(&mut answer.body).poll_frame(cx).map_err(Cut::Upstream),
+            Self::Grpc(answer) => Pin::new(&mut answer.body).poll_frame(cx).map_err(Cut::Grpc),
         }
     }
 
@@ -140,8 +142,8 @@ impl Http1 {
             return Poll::Ready(Some(Err(Cut::Timeout)));
         }
         if let Poll::Ready(Some(Err(error))) = &frame {
-            self.upstream.metrics.failed(http1::kind(error));
+            self.upstream.metrics.failed(error.kind());
         }
-        frame.map_err(Cut::Upstream)
+        frame.map_err(Cut::Http1)
     }
 }

@@ -6,12 +6,11 @@
 //! or when a repetition with the same key finds out. If the other endpoint has no answer, that one is given. All
 //! retries come out of the service's budget, but for those after a connection that was idle turned out to be closed.
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{io, mem, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chassis::Problem;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
-use http_body::Body;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts, response};
 use tokio::{net::TcpStream, select, time::Instant};
 
 use super::{
@@ -56,14 +55,18 @@ pub(super) enum Reply {
 struct Failed {
     kind: UpstreamError,
     reason: String,
-    /// The request, where nothing of it was sent.
-    unsent: Option<Request<Outgoing>>,
-    fault: Option<Fault>,
+    /// Nothing of the request was sent.
+    is_unsent: bool,
 }
 
 impl Failed {
     fn new(kind: UpstreamError, reason: impl Into<String>) -> Self {
-        Self { kind, reason: reason.into(), unsent: None, fault: None }
+        Self { kind, reason: reason.into(), is_unsent: false }
+    }
+
+    /// Where no connection was made.
+    fn to_connect(error: &io::Error) -> Self {
+        Self { kind: UpstreamError::Connect, reason: error.to_string(), is_unsent: true }
     }
 }
 
@@ -75,7 +78,7 @@ pub(super) fn may_repeat(parts: &Parts) -> bool {
 
 impl Proxy {
     /// Sends a request until there is an answer, or there is to be none.
-    pub(super) async fn forward(&self, mut call: Call, record: &mut Record) -> Result<Reply, Problem> {
+    pub(super) async fn forward(&self, call: Call, record: &mut Record) -> Result<Reply, Problem> {
         let upstream = call.upstream.clone();
         let Some(group) = upstream.group(call.is_grpc) else {
             return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "this route takes no gRPC"));
@@ -86,7 +89,6 @@ impl Proxy {
         let mut deadline = (!call.is_grpc).then(|| Deadline::new(begun + self.times.total));
         let mut tried = Vec::new();
         let mut second_best = None;
-        let mut unsent = None;
         loop {
             let now = self.now();
             let Some(endpoint) = group.pick(&tried, now) else {
@@ -95,8 +97,7 @@ impl Proxy {
             };
             let address = endpoint.address;
             record.upstream = Some(address);
-            let request = unsent.take().unwrap_or_else(|| call.request(repeats));
-            let result = self.attempt(&call, &endpoint, request, repeats, deadline.as_mut()).await;
+            let result = self.attempt(&call, &endpoint, repeats, deadline.as_mut()).await;
 
             let now = self.now();
             tried.push(address);
@@ -122,11 +123,11 @@ impl Proxy {
                 }
                 Err(failed) => failed,
             };
-            if let Some(fault) = failed.fault.or_else(|| call.source.fault()) {
+            if let Some(fault) = call.source.fault() {
                 return Err(self.refusal(fault));
             }
             note_failure(&upstream, group, &endpoint, failed.kind, &failed.reason, now);
-            let may_retry = if failed.unsent.is_some() {
+            let may_retry = if failed.is_unsent {
                 // Where nobody listens, only another one can help.
                 group.endpoints().iter().any(|endpoint| !tried.contains(&endpoint.address))
             } else {
@@ -141,7 +142,6 @@ impl Proxy {
             }
             record.retries += 1;
             upstream.metrics.retries.inc();
-            unsent = failed.unsent;
         }
     }
 
@@ -150,99 +150,64 @@ impl Proxy {
         &self,
         call: &Call,
         endpoint: &Arc<Endpoint>,
-        request: Request<Outgoing>,
         repeats: bool,
         deadline: Option<&mut Deadline>,
     ) -> Result<Reply, Failed> {
         let lease = Lease::new(endpoint.clone(), &call.upstream.metrics.in_flight);
-        let Some(deadline) = deadline else { return self.attempt_grpc(call, lease, request).await };
+        let Some(deadline) = deadline else { return self.attempt_grpc(call, lease).await };
         select! {
             biased;
-            result = self.attempt_http(call, lease, request, repeats) => result,
+            result = self.attempt_http(call, lease, repeats) => result,
             () = deadline.or_after(self.times.header) => {
                 Err(Failed::new(UpstreamError::Timeout, "no head of an answer came in time"))
             }
         }
     }
 
-    async fn attempt_http(
-        &self,
-        call: &Call,
-        lease: Lease,
-        mut request: Request<Outgoing>,
-        repeats: bool,
-    ) -> Result<Reply, Failed> {
+    async fn attempt_http(&self, call: &Call, lease: Lease, repeats: bool) -> Result<Reply, Failed> {
         let (endpoint, worker) = (lease.endpoint().clone(), call.worker);
         let mut fresh_only = false;
         loop {
             let idle = if fresh_only { None } else { endpoint.take(worker) };
             let was_idle = idle.is_some();
             let mut connection = match idle {
-                Some(mut idle) => {
-                    // A request that must not be sent twice is worth a closer look.
-                    if !idle.is_alive(!repeats).await {
-                        continue;
-                    }
-                    idle
-                }
-                None => match Connection::open(endpoint.address, self.times.connect).await {
-                    Ok(connection) => connection,
-                    Err(error) => {
-                        let failed = Failed::new(UpstreamError::Connect, error.to_string());
-                        return Err(Failed { unsent: Some(request), ..failed });
-                    }
-                },
+                // A request that must not be sent twice is worth a closer look.
+                Some(idle) if !idle.is_alive(!repeats) => continue,
+                Some(idle) => idle,
+                None => Connection::open(endpoint.address, self.times.connect)
+                    .await
+                    .map_err(|error| Failed::to_connect(&error))?,
             };
-            let error = match connection.send(request).await {
-                Ok(response) => return call.reply(response, connection, lease).await,
-                Err(Failure::NotSent(unsent)) if was_idle => {
-                    request = *unsent;
-                    continue;
-                }
-                Err(Failure::NotSent(unsent)) => {
-                    let failed = Failed::new(UpstreamError::Reset, "the connection was closed at once");
-                    return Err(Failed { unsent: Some(*unsent), ..failed });
-                }
-                Err(Failure::Sent(error)) => error,
+            let (error, is_unsent) = match connection.send(&call.parts, call.source.outgoing()).await {
+                Ok(answer) => return call.reply(answer, connection, lease),
+                Err(Failure::NotSent(_)) if was_idle => continue,
+                Err(Failure::NotSent(error)) => (error, true),
+                Err(Failure::Sent(error)) => (error, false),
             };
-            let kind = http1::kind(&error);
+            let kind = error.kind();
             let closed = was_idle && kind == UpstreamError::Reset && call.source.fault().is_none();
             if closed && repeats && call.source.may_be_sent_again() {
                 // It was closed while the request was on its way: no fault of the endpoint.
                 fresh_only = true;
-                request = call.again();
                 continue;
             }
-            return Err(Failed { fault: call.source.fault(), ..Failed::new(kind, chassis::observe::chain(&error)) });
+            return Err(Failed { kind, reason: chassis::observe::chain(&error), is_unsent });
         }
     }
 
     /// gRPC has no limit but the caller's own: a stream may be silent for hours.
-    async fn attempt_grpc(&self, call: &Call, lease: Lease, mut request: Request<Outgoing>) -> Result<Reply, Failed> {
+    async fn attempt_grpc(&self, call: &Call, lease: Lease) -> Result<Reply, Failed> {
         let (endpoint, mut again) = (lease.endpoint().clone(), true);
         loop {
             let sender = endpoint.grpc(call.worker).get(endpoint.address, self.times.connect).await;
-            let failure = match sender {
-                Ok(mut sender) => match http2::send(&mut sender, request).await {
-                    Ok(response) => return Ok(Reply::Answer(response.map(|body| Answer::grpc(body, lease)))),
-                    Err(failure) => failure,
-                },
-                Err(error) => {
-                    let failed = Failed::new(UpstreamError::Connect, error.to_string());
-                    return Err(Failed { unsent: Some(request), ..failed });
-                }
+            let mut sender = sender.map_err(|error| Failed::to_connect(&error))?;
+            let http2::Failure { error, is_unsent } = match http2::send(&mut sender, call.grpc()).await {
+                Ok(response) => return Ok(Reply::Answer(response.map(|body| Answer::grpc(body, lease)))),
+                Err(failure) => failure,
             };
-            match failure {
-                // The connection was about to end.
-                Failure::NotSent(unsent) if mem::take(&mut again) => request = *unsent,
-                Failure::NotSent(unsent) => {
-                    let failed = Failed::new(UpstreamError::Reset, "the connection was closed at once");
-                    return Err(Failed { unsent: Some(*unsent), ..failed });
-                }
-                Failure::Sent(error) => {
-                    let failed = Failed::new(http1::kind(&error), chassis::observe::chain(&error));
-                    return Err(Failed { fault: call.source.fault(), ..failed });
-                }
+            // The connection was about to end.
+            if !(is_unsent && mem::take(&mut again)) {
+                return Err(Failed { kind: http2::kind(&error), reason: chassis::observe::chain(&error), is_unsent });
             }
         }
     }
@@ -257,51 +222,27 @@ impl Proxy {
 }
 
 impl Call {
-    /// The request for an endpoint; `keep`: it may be needed again.
-    fn request(&mut self, keep: bool) -> Request<Outgoing> {
-        if keep {
-            return self.again();
-        }
-        let headers = mem::take(&mut self.parts.headers);
-        self.with(headers)
-    }
-
-    fn again(&self) -> Request<Outgoing> {
-        self.with(self.parts.headers.clone())
-    }
-
-    fn with(&self, headers: http::HeaderMap) -> Request<Outgoing> {
+    /// The request as one by HTTP/2.
+    fn grpc(&self) -> Request<Outgoing> {
         let mut request = Request::new(self.source.outgoing());
         *request.method_mut() = self.parts.method.clone();
         *request.uri_mut() = self.parts.uri.clone();
-        *request.headers_mut() = headers;
-        if self.is_grpc {
-            *request.version_mut() = Version::HTTP_2;
-        } else if request.body().size_hint().exact().is_none() {
-            // Said here, as hyper takes a GET without a length for one without a body.
-            request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
+        *request.headers_mut() = self.parts.headers.clone();
+        *request.version_mut() = Version::HTTP_2;
         request
     }
 
     /// An answer as it is passed on.
-    async fn reply(
-        &self,
-        response: Response<hyper::body::Incoming>,
-        connection: Box<Connection>,
-        lease: Lease,
-    ) -> Result<Reply, Failed> {
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+    fn reply(&self, answer: response::Parts, connection: Box<Connection>, lease: Lease) -> Result<Reply, Failed> {
+        if answer.status == StatusCode::SWITCHING_PROTOCOLS {
             if !self.parts.headers.contains_key(header::UPGRADE) {
                 return Err(Failed::new(UpstreamError::Protocol, "it answered 101, which was not asked for"));
             }
-            let (stream, early) = connection.into_stream().await;
-            return Ok(Reply::Upgraded { head: response.map(|_| ()), stream, early, lease });
+            let (stream, early) = connection.into_stream();
+            return Ok(Reply::Upgraded { head: Response::from_parts(answer, ()), stream, early, lease });
         }
-        let (parts, body) = response.into_parts();
-        let mut body = http1::Answer::new(body, connection, lease, self.worker);
-        body.begin().await;
-        Ok(Reply::Answer(Response::from_parts(parts, Answer::http1(body, self.upstream.clone()))))
+        let body = http1::Answer::new(connection, lease, self.worker);
+        Ok(Reply::Answer(Response::from_parts(answer, Answer::http1(body, self.upstream.clone()))))
     }
 }
 
@@ -365,9 +306,7 @@ fn note_failure(
 fn problem(upstream: &Upstream, failed: &Failed, has_effects: bool) -> Problem {
     let name = &upstream.name;
     let problem = match failed.kind {
-        _ if failed.unsent.is_some() => {
-            Problem::unavailable(format!("{name} cannot be reached; try again in a moment"))
-        }
+        _ if failed.is_unsent => Problem::unavailable(format!("{name} cannot be reached; try again in a moment")),
         UpstreamError::Timeout if has_effects => Problem::outcome_unknown_as(StatusCode::GATEWAY_TIMEOUT),
         UpstreamError::Timeout => Problem::new(StatusCode::GATEWAY_TIMEOUT, format!("{name} did not answer in time")),
         _ if has_effects => Problem::outcome_unknown_as(StatusCode::BAD_GATEWAY),

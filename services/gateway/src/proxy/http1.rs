@@ -1,193 +1,208 @@
 //! Connections to endpoints by HTTP/1.1.
 //!
-//! A connection has no task of its own: whoever waits for its answer, or reads its body, drives it. So a request wakes
-//! one task and not three, and a connection that is idle costs nothing until it is looked at again.
+//! A connection has no task of its own: whoever waits for its answer, or reads its body, drives it, and so a request
+//! wakes one task. It has buffers only while it has a request, so that one that is idle takes next to no memory.
+
+mod answer;
+mod head;
+mod upload;
 
 use std::{
     future::poll_fn,
     io,
-    os::fd::{AsRawFd, RawFd},
-    pin::{Pin, pin},
+    net::SocketAddr,
+    os::fd::AsRawFd,
+    pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
-use hyper::{
-    body::Incoming,
-    client::conn::http1::{self, SendRequest},
-};
-use hyper_util::rt::TokioIo;
+use bytes::{Bytes, BytesMut};
+use http::{StatusCode, request, response};
+use http_body::Frame;
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt::TcpUserTimeout};
 use tokio::{net::TcpStream, time};
+use tokio_util::io::poll_read_buf;
 
-use super::{endpoint::Lease, outgoing::Outgoing};
+use super::outgoing::{Fault, Outgoing};
 use crate::metrics::UpstreamError;
+pub(super) use answer::Answer;
+use head::Rest;
+use upload::Upload;
 
 /// How long what was sent may go unacknowledged, in milliseconds: a machine that is gone says nothing.
 const UNACKNOWLEDGED: u32 = 5_000;
 
-/// The longest head of an answer, in bytes, and the most headers in it.
-const MAX_HEAD: usize = 64 * 1024;
-const MAX_HEADERS: usize = 200;
+/// How much is read at once, in bytes: at first, and at most, where there is always more.
+const FIRST_READ: usize = 8 * 1024;
+const LONGEST_READ: usize = 128 * 1024;
 
 /// A connection; at any time at most one request is on it.
 pub(super) struct Connection {
-    sender: SendRequest<Outgoing>,
-    http: http1::Connection<TokioIo<TcpStream>, Outgoing>,
-    socket: RawFd,
-    ended: bool,
+    stream: TcpStream,
+    /// What was read and belongs to nobody yet.
+    read: BytesMut,
+    /// How much is read next.
+    next_read: usize,
+    /// The request, while not all of it is sent.
+    upload: Option<Box<Upload>>,
+    /// What is still to come of the answer.
+    rest: Rest,
+    /// Whether another request may follow.
+    is_kept: bool,
 }
 
-/// Why there is no answer.
+/// Why there is no answer, or not all of it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("the connection failed")]
+    Io(#[from] io::Error),
+    #[error("the connection was closed before the end of the answer")]
+    Closed,
+    #[error("it answered what is no HTTP: {0}")]
+    Protocol(&'static str),
+    #[error("the request could not be read")]
+    Request(#[from] Fault),
+}
+
+impl Error {
+    /// What it is called in the metrics.
+    pub(super) fn kind(&self) -> UpstreamError {
+        if matches!(self, Self::Protocol(_)) { UpstreamError::Protocol } else { UpstreamError::Reset }
+    }
+}
+
+/// Why a request has no answer.
 pub(super) enum Failure {
-    /// Nothing was sent: here is the request again.
-    NotSent(Box<Request<Outgoing>>),
-    /// The request, or some of it, was sent.
-    Sent(hyper::Error),
+    /// Nothing of it was sent; its body is as it was.
+    NotSent(Error),
+    /// It was sent, or some of it.
+    Sent(Error),
 }
 
 /// Connects, within a time.
-pub(super) async fn connect(address: std::net::SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+pub(super) async fn connect(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
     let stream = time::timeout(limit, TcpStream::connect(address)).await??;
     stream.set_nodelay(true)?;
     setsockopt(&stream, TcpUserTimeout, &UNACKNOWLEDGED)?;
     Ok(stream)
 }
 
-/// What an error of hyper's is called in the metrics.
-pub(super) fn kind(error: &hyper::Error) -> UpstreamError {
-    if error.is_parse() { UpstreamError::Protocol } else { UpstreamError::Reset }
-}
-
 impl Connection {
-    pub(super) async fn open(address: std::net::SocketAddr, limit: Duration) -> io::Result<Box<Self>> {
-        let stream = connect(address, limit).await?;
-        let socket = stream.as_raw_fd();
-        let mut builder = http1::Builder::new();
-        builder.max_header_size(MAX_HEAD).max_headers(MAX_HEADERS);
-        let (sender, http) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        Ok(Box::new(Self { sender, http, socket, ended: false }))
+    pub(super) async fn open(address: SocketAddr, limit: Duration) -> io::Result<Box<Self>> {
+        Ok(Box::new(Self {
+            stream: connect(address, limit).await?,
+            read: BytesMut::new(),
+            next_read: FIRST_READ,
+            upload: None,
+            rest: Rest::Nothing,
+            is_kept: true,
+        }))
     }
 
-    /// Whether a connection that was idle is still of use. `closely`: also what the kernel has and nobody was told of
-    /// yet is looked at, which costs a system call.
-    pub(super) async fn is_alive(&mut self, closely: bool) -> bool {
-        let polled = poll_fn(|cx| Poll::Ready(self.poll(cx))).await;
-        polled.is_pending() && self.sender.is_ready() && !(closely && self.has_something_to_read())
+    /// Whether a connection that was idle is still of use: one has nothing to read but its end. `closely`: also what the
+    /// kernel has and nobody was told of yet is looked at, which costs a system call.
+    pub(super) fn is_alive(&self, closely: bool) -> bool {
+        let is_silent = |read: io::Result<usize>| read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        let peek = || recv(self.stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+        let has_ended = !is_silent(self.stream.try_read(&mut [0]));
+        !has_ended && (!closely || is_silent(peek().map_err(io::Error::from)))
     }
 
-    /// An idle connection has nothing to read but its end.
-    fn has_something_to_read(&self) -> bool {
-        // While `http` has its socket, this number is that socket's.
-        let read = recv(self.socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
-        read != Err(nix::errno::Errno::EAGAIN)
+    /// Sends a request and waits for the head of its answer; the rest of the request goes while the answer is read.
+    pub(super) async fn send(&mut self, head: &request::Parts, body: Outgoing) -> Result<response::Parts, Failure> {
+        self.upload = Some(Box::new(Upload::new(head, body)));
+        poll_fn(|cx| self.poll_answer(cx, head)).await
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.ended {
-            // An error comes to the request too.
-            let _ = ready!(self.http.poll_without_shutdown(cx));
-            self.ended = true;
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        request: &request::Parts,
+    ) -> Poll<Result<response::Parts, Failure>> {
+        if let Err(error) = self.poll_upload(cx) {
+            return Poll::Ready(Err(match self.upload.take() {
+                Some(upload) if !upload.has_begun() => {
+                    upload.give_back();
+                    Failure::NotSent(error)
+                }
+                _ => Failure::Sent(error),
+            }));
         }
-        Poll::Ready(())
+        loop {
+            match head::parse(&mut self.read, &request.method).map_err(Failure::Sent)? {
+                // Others follow it (RFC 9110, section 15.2).
+                Some(answer) if is_interim(answer.parts.status) => {}
+                Some(answer) => {
+                    (self.rest, self.is_kept) = (answer.rest, answer.is_kept);
+                    return Poll::Ready(Ok(answer.parts));
+                }
+                None if ready!(self.poll_read(cx)).map_err(Failure::Sent)? == 0 => {
+                    return Poll::Ready(Err(Failure::Sent(Error::Closed)));
+                }
+                None => {}
+            }
+        }
     }
 
-    /// Sends a request and waits for the head of its answer.
-    pub(super) async fn send(&mut self, request: Request<Outgoing>) -> Result<Response<Incoming>, Failure> {
-        let mut answer = pin!(self.sender.try_send_request(request));
-        let answer = poll_fn(|cx| {
-            // In this order: the answer is there once the connection was driven.
-            let _ = self.poll(cx);
-            answer.as_mut().poll(cx)
-        });
-        answer.await.map_err(|mut error| match error.take_message() {
-            Some(request) => Failure::NotSent(Box::new(request)),
-            None => Failure::Sent(error.into_error()),
-        })
+    /// Sends what there is to send.
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        let Some(upload) = &mut self.upload else { return Ok(()) };
+        match upload.poll(cx, &mut self.stream) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(Ok(())) => {
+                self.upload = None;
+                Ok(())
+            }
+            // An endpoint that wants no more of it may have answered before it closed.
+            Poll::Ready(Err(Error::Io(_))) if upload.has_begun() => {
+                (self.upload, self.is_kept) = (None, false);
+                Ok(())
+            }
+            Poll::Ready(Err(error)) => Err(error),
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
+        self.read.reserve(self.next_read);
+        let count = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.read))?;
+        if count >= self.next_read {
+            self.next_read = (self.next_read * 2).min(LONGEST_READ);
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    /// Reads a part of the answer's body.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        self.poll_upload(cx)?;
+        loop {
+            if let Some(frame) = self.rest.take(&mut self.read)? {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            if self.rest.is_nothing() {
+                return Poll::Ready(None);
+            }
+            if ready!(self.poll_read(cx))? == 0 {
+                let ended = self.rest.ends_with_connection().then_some(()).ok_or(Error::Closed);
+                return Poll::Ready(ended.err().map(Err));
+            }
+        }
+    }
+
+    /// After an answer: the connection, without its buffers, if another request may follow. One that has more to read
+    /// than the answer is nothing to rely on, and one that is still sending has no use for the rest.
+    fn into_idle(mut self: Box<Self>) -> Option<Box<Self>> {
+        let is_idle = self.is_kept && self.upload.is_none() && self.rest.is_nothing() && self.read.is_empty();
+        (self.read, self.next_read) = (BytesMut::new(), FIRST_READ);
+        is_idle.then_some(self)
     }
 
     /// After an answer of 101: the connection itself, and what was read of it beyond the answer.
-    pub(super) async fn into_stream(mut self: Box<Self>) -> (TcpStream, Bytes) {
-        poll_fn(|cx| self.poll(cx)).await;
-        let parts = self.http.into_parts();
-        (parts.io.into_inner(), parts.read_buf)
+    pub(super) fn into_stream(self) -> (TcpStream, Bytes) {
+        (self.stream, self.read.freeze())
     }
 }
 
-/// The body of an answer, which drives its connection, and gives it back at the end.
-pub(super) struct Answer {
-    body: Incoming,
-    connection: Option<Box<Connection>>,
-    lease: Option<Lease>,
-    worker: usize,
-}
-
-impl Answer {
-    pub(super) fn new(body: Incoming, connection: Box<Connection>, lease: Lease, worker: usize) -> Self {
-        Self { body, connection: Some(connection), lease: Some(lease), worker }
-    }
-
-    /// To be called when there is an answer, before it is passed on: one without a body has no end to be noticed.
-    pub(super) async fn begin(&mut self) {
-        if self.body.is_end_stream() {
-            poll_fn(|cx| {
-                self.finish(cx);
-                Poll::Ready(())
-            })
-            .await;
-        }
-    }
-
-    /// The body is there in full.
-    fn finish(&mut self, cx: &mut Context<'_>) {
-        let (Some(mut connection), Some(lease)) = (self.connection.take(), self.lease.take()) else { return };
-        // Once more, for it to notice the end itself. One that is not ready has not sent all of its request, or closes.
-        if connection.poll(cx).is_pending() && connection.sender.is_ready() {
-            lease.endpoint().put(self.worker, connection);
-        }
-    }
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = &mut *self;
-        let mut frame = Pin::new(&mut this.body).poll_frame(cx);
-        if frame.is_pending()
-            && let Some(connection) = &mut this.connection
-        {
-            // It reads only what is asked for, which was done just now.
-            let _ = connection.poll(cx);
-            frame = Pin::new(&mut this.body).poll_frame(cx);
-        }
-        match ready!(frame) {
-            Some(Ok(frame)) => {
-                if this.body.is_end_stream() {
-                    this.finish(cx);
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Some(Err(error)) => {
-                (this.connection, this.lease) = (None, None);
-                Poll::Ready(Some(Err(error)))
-            }
-            None => {
-                this.finish(cx);
-                Poll::Ready(None)
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+fn is_interim(status: StatusCode) -> bool {
+    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
 }

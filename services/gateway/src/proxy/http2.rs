@@ -15,10 +15,8 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync;
 
-use super::{
-    http1::{self, Failure},
-    outgoing::Outgoing,
-};
+use super::{http1, outgoing::Outgoing};
+use crate::metrics::UpstreamError;
 
 /// A peer is asked whether it is there this often while calls wait for it, and has so long for its answer.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
@@ -66,13 +64,25 @@ impl Shared {
     }
 }
 
+/// What an error is called in the metrics.
+pub(super) fn kind(error: &hyper::Error) -> UpstreamError {
+    if error.is_parse() { UpstreamError::Protocol } else { UpstreamError::Reset }
+}
+
+/// Why a call has no answer.
+pub(super) struct Failure {
+    pub(super) error: hyper::Error,
+    /// Nothing of it was sent; its body is as it was.
+    pub(super) is_unsent: bool,
+}
+
 /// Sends a call and waits for the head of its answer.
 pub(super) async fn send(
     sender: &mut SendRequest<Outgoing>,
     request: Request<Outgoing>,
 ) -> Result<Response<Incoming>, Failure> {
-    sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
-        Some(request) => Failure::NotSent(Box::new(request)),
-        None => Failure::Sent(error.into_error()),
+    sender.try_send_request(request).await.map_err(|mut error| {
+        let is_unsent = error.take_message().is_some();
+        Failure { error: error.into_error(), is_unsent }
     })
 }

@@ -35,7 +35,8 @@ struct State {
     body: RequestBody,
     /// What has been read, while that is kept.
     kept: Option<Vec<Bytes>>,
-    trailers: Option<http::HeaderMap>,
+    /// What was read, not kept, and not sent after all.
+    put_back: Option<Bytes>,
     read: u64,
     limit: u64,
     ended: bool,
@@ -50,13 +51,13 @@ impl Source {
             return Self { state: None, size };
         }
         let kept = keep.then(Vec::new);
-        let state = State { body, kept, trailers: None, read: 0, limit, ended: false, fault: None };
+        let state = State { body, kept, put_back: None, read: 0, limit, ended: false, fault: None };
         Self { state: Some(Arc::new(Mutex::new(state))), size }
     }
 
     /// The body, to be sent once.
     pub(super) fn outgoing(&self) -> Outgoing {
-        Outgoing { source: self.clone(), next: 0, ended: false }
+        Outgoing { source: self.clone(), next: 0 }
     }
 
     /// Whether all that was read is still there.
@@ -86,6 +87,9 @@ impl State {
         if let Some(fault) = self.fault {
             return Poll::Ready(Some(Err(fault)));
         }
+        if let Some(piece) = self.put_back.take() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
         let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
             Some(Ok(frame)) => frame,
             Some(Err(_)) => return self.fail(Fault::Client),
@@ -111,9 +115,7 @@ impl State {
             }
             Err(frame) => {
                 self.ended = true;
-                let Ok(trailers) = frame.into_trailers() else { return Poll::Ready(None) };
-                self.trailers = self.kept.is_some().then(|| trailers.clone());
-                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+                Poll::Ready(Some(Ok(frame)))
             }
         }
     }
@@ -129,8 +131,15 @@ pub(super) struct Outgoing {
     source: Source,
     /// The number of the kept piece that is next; once none is kept, of no meaning.
     next: usize,
-    /// Its trailers were sent.
-    ended: bool,
+}
+
+impl Outgoing {
+    /// Takes back what it gave last, as that was not sent.
+    pub(super) fn put_back(&self, piece: Bytes) {
+        if let Some(mut state) = self.source.lock().filter(|state| state.kept.is_none()) {
+            state.put_back = Some(piece);
+        }
+    }
 }
 
 impl Body for Outgoing {
@@ -145,24 +154,17 @@ impl Body for Outgoing {
             this.next += 1;
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
-        if state.ended {
-            let rest = if this.ended { None } else { state.trailers.clone() };
-            this.ended = true;
-            return Poll::Ready(rest.map(|trailers| Ok(Frame::trailers(trailers))));
+        if state.ended && state.put_back.is_none() {
+            return Poll::Ready(None);
         }
         let frame = ready!(state.poll_read(cx));
-        match &frame {
-            Some(Ok(frame)) if frame.is_data() => this.next += 1,
-            _ => this.ended = true,
-        }
+        this.next += 1;
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
         self.source.lock().is_none_or(|state| {
-            state.ended
-                && (self.ended || state.trailers.is_none())
-                && state.kept.as_ref().is_none_or(|kept| kept.len() <= self.next)
+            state.ended && state.put_back.is_none() && state.kept.as_ref().is_none_or(|kept| kept.len() <= self.next)
         })
     }
 

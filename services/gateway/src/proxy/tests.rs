@@ -48,6 +48,7 @@ struct Site {
     services: watch::Sender<Arc<[Service]>>,
     registry: Registry,
     log: Sink,
+    life: Life,
     running: Running,
     _writer: Writer,
 }
@@ -109,11 +110,12 @@ impl Site {
             life: bound.life().clone(),
             tasks: bound.tasks().clone(),
         };
+        let life = bound.life().clone();
         let gateway = Gateway::start(&proxy, surroundings);
         let server = Server::default().strict().on(Workers::start(workers).expect("threads"));
         let checks = Checks { live: Arc::new(|| Ok(())), ready: Arc::new(|| Ok(())) };
         let running = bound.start(server, gateway, checks, registry.clone());
-        Self { address: running.http, services: sender, registry, log, running, _writer: writer }
+        Self { address: running.http, services: sender, registry, log, life, running, _writer: writer }
     }
 
     /// Tells which services there are from now on.

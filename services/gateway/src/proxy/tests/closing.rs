@@ -1,7 +1,6 @@
 //! A gateway that stops while it is busy, and clients that are slow.
 
-use std::sync::atomic::AtomicBool;
-
+use chassis::Phase;
 use test_harness::raw::{self, Raw};
 use tokio::{sync::Notify, task::JoinSet};
 
@@ -15,10 +14,9 @@ async fn a_stop_under_load_fails_no_request() {
     })
     .await;
     let site = Site::with(&["--drain-delay=300ms"], &[&stub]);
-    let stopped = Arc::new(AtomicBool::new(false));
     let (address, mut clients) = (site.address, JoinSet::new());
     for number in 0..16 {
-        let stopped = stopped.clone();
+        let life = site.life.clone();
         clients.spawn(async move {
             let mut count = 0;
             // A connection that says it closes is followed by another one, until there is nobody any more.
@@ -30,7 +28,7 @@ async fn a_stop_under_load_fails_no_request() {
                     let answer = match raw.answer().await {
                         Ok(answer) => answer,
                         // Accepted by the kernel after the gateway's last look.
-                        Err(_) if stopped.load(Ordering::SeqCst) => return count,
+                        Err(_) if life.phase() == Phase::Stopping => return count,
                         Err(error) => panic!("no answer: {error}"),
                     };
                     assert_eq!((answer.status, &answer.body), (200, &body));
@@ -45,8 +43,6 @@ async fn a_stop_under_load_fails_no_request() {
     }
     eventually("they are busy", PATIENCE, async || (stub.requests() > 200).then_some(())).await;
     let stop = tokio::spawn(site.running.stop());
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    stopped.store(true, Ordering::SeqCst);
     tokio::time::timeout(PATIENCE, stop).await.expect("it stops").expect("no panic");
     let counts = clients.join_all().await;
     assert_eq!(counts.iter().sum::<i32>(), i32::try_from(stub.requests()).expect("a count"));

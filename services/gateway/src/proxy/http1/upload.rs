@@ -1,0 +1,163 @@
+//! A request on its way to an endpoint: its head, and its body as it comes.
+
+use std::{
+    io::{Cursor, ErrorKind, Write},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes, buf::Chain};
+use http::{Method, header, request::Parts, uri::PathAndQuery};
+use http_body::Body;
+use tokio::net::TcpStream;
+use tokio_util::io::poll_write_buf;
+
+use super::Error;
+use crate::proxy::outgoing::{Fault, Outgoing};
+
+/// What is being written: what is made here, a piece of the body, and what ends a chunk.
+type Pieces = Chain<Chain<Cursor<Vec<u8>>, Bytes>, &'static [u8]>;
+
+/// A request, or what is left of it.
+pub(super) struct Upload {
+    pieces: Pieces,
+    body: Outgoing,
+    rest: Rest,
+    progress: Progress,
+}
+
+/// What is still to come of the body, after the pieces.
+enum Rest {
+    Nothing,
+    Length(u64),
+    Chunks,
+}
+
+#[derive(PartialEq, Eq)]
+enum Progress {
+    /// The body was not asked for its beginning yet.
+    New,
+    /// Nothing was written.
+    Ready,
+    /// Something was.
+    Begun,
+}
+
+impl Upload {
+    pub(super) fn new(head: &Parts, body: Outgoing) -> Self {
+        let length = body.size_hint().exact();
+        let rest = match length {
+            Some(0) => Rest::Nothing,
+            Some(length) => Rest::Length(length),
+            None => Rest::Chunks,
+        };
+        let head = Cursor::new(write_head(head, length));
+        Self { pieces: head.chain(Bytes::new()).chain(b""), body, rest, progress: Progress::New }
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.progress == Progress::Begun
+    }
+
+    /// Gives back what was taken of the body and not sent.
+    pub(super) fn give_back(mut self) {
+        let piece = std::mem::take(self.pieces.first_mut().last_mut());
+        if !piece.is_empty() {
+            self.body.put_back(piece);
+        }
+    }
+
+    /// Sends as much as there is and the endpoint takes.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, stream: &mut TcpStream) -> Poll<Result<(), Error>> {
+        if self.progress == Progress::New {
+            self.progress = Progress::Ready;
+            // What has come of the body goes with the head.
+            if let Poll::Ready(Err(fault)) = self.poll_piece(cx) {
+                return Poll::Ready(Err(fault.into()));
+            }
+        }
+        loop {
+            while self.pieces.has_remaining() {
+                if ready!(poll_write_buf(Pin::new(&mut *stream), cx, &mut self.pieces))? == 0 {
+                    return Poll::Ready(Err(Error::Io(ErrorKind::WriteZero.into())));
+                }
+                self.progress = Progress::Begun;
+            }
+            if matches!(self.rest, Rest::Nothing) {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_piece(cx))?;
+        }
+    }
+
+    /// Takes the next piece of the body; of the pieces nothing is left, but for the head, where that was not sent.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        if matches!(self.rest, Rest::Nothing) {
+            return Poll::Ready(Ok(()));
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx)).transpose()?;
+        let data = frame.and_then(|frame| frame.into_data().ok());
+        let mut made = std::mem::take(self.pieces.first_mut().first_mut()).into_inner();
+        if self.has_begun() {
+            made.clear();
+        }
+        let (piece, end) = match (&mut self.rest, data) {
+            (Rest::Length(left), Some(data)) => {
+                *left = left.checked_sub(data.len() as u64).ok_or(Fault::Client)?;
+                if *left == 0 {
+                    self.rest = Rest::Nothing;
+                }
+                (data, &b""[..])
+            }
+            (Rest::Length(_), None) => return Poll::Ready(Err(Fault::Client)),
+            // A chunk without content would be the last.
+            (_, Some(data)) if data.is_empty() => (data, &b""[..]),
+            (_, Some(data)) => {
+                let _ = write!(made, "{:x}\r\n", data.len());
+                (data, &b"\r\n"[..])
+            }
+            (_, None) => {
+                made.extend_from_slice(b"0\r\n\r\n");
+                self.rest = Rest::Nothing;
+                (Bytes::new(), &b""[..])
+            }
+        };
+        self.pieces = Cursor::new(made).chain(piece).chain(end);
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A request's head, in origin form (RFC 9112, section 3.2.1); how long its body is says the body itself.
+fn write_head(parts: &Parts, length: Option<u64>) -> Vec<u8> {
+    let mut head = Vec::with_capacity(1024);
+    let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    head.extend_from_slice(parts.method.as_str().as_bytes());
+    head.extend_from_slice(if target.starts_with(['/', '*']) { b" " } else { b" /" });
+    head.extend_from_slice(target.as_bytes());
+    head.extend_from_slice(b" HTTP/1.1\r\n");
+    let mut says_length = false;
+    for (name, value) in &parts.headers {
+        match *name {
+            header::CONTENT_LENGTH => says_length = true,
+            // A request's trailers end here, as a recipient may do (RFC 9110, section 6.5.1): services that take them
+            // for headers would believe what no rule of the gateway was applied to.
+            header::TRANSFER_ENCODING | header::TRAILER => {}
+            _ => {
+                head.extend_from_slice(name.as_str().as_bytes());
+                head.extend_from_slice(b": ");
+                head.extend_from_slice(value.as_bytes());
+                head.extend_from_slice(b"\r\n");
+            }
+        }
+    }
+    match length {
+        None => head.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        // Of these methods a body is expected, so none is said (RFC 9110, section 8.6).
+        Some(0) if !says_length && !matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) => {}
+        Some(length) => {
+            let _ = write!(head, "content-length: {length}\r\n");
+        }
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
