@@ -22,9 +22,6 @@ use prometheus::{
 const METHODS: [Method; 7] =
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 
-/// Hundreds of statuses: 1xx to 5xx. Of others there is one, `other`.
-const CLASSES: usize = 5;
-
 /// How a request to an endpoint went wrong; its name is a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UpstreamError {
@@ -80,21 +77,21 @@ pub(crate) struct RouteMetrics {
     all: Metrics,
     service: Box<str>,
     route: Box<str>,
-    methods: [OnceLock<Box<MethodMetrics>>; METHODS.len() + 1],
+    /// Of each method the statuses that were seen, in that order. They are few.
+    methods: [OnceLock<Box<Answers>>; METHODS.len() + 1],
     retired: AtomicBool,
-}
-
-#[derive(Default)]
-struct MethodMetrics {
-    classes: [OnceLock<Box<[OnceLock<Answers>; 100]>>; CLASSES],
-    other: OnceLock<Answers>,
 }
 
 /// What is known of answers with one method and status.
 struct Answers {
+    status: Status,
     count: IntCounter,
     durations: Histogram,
+    next: OnceLock<Box<Self>>,
 }
+
+/// A status as a label; `None`: one above 599.
+type Status = Option<StatusCode>;
 
 /// Those of a service.
 pub(crate) struct ServiceMetrics {
@@ -198,44 +195,38 @@ impl RouteMetrics {
         if self.retired.load(Ordering::Relaxed) {
             return;
         }
-        let index = METHODS.iter().position(|known| known == method).unwrap_or(METHODS.len());
-        let slot = self.methods[index].get_or_init(Box::default).slot(status);
-        let answers = slot.get_or_init(|| self.answers(index, status));
+        let method = METHODS.iter().position(|known| known == method).unwrap_or(METHODS.len());
+        let status = Some(status).filter(|status| status.as_u16() < 600);
+        let mut next = &self.methods[method];
+        let answers = loop {
+            let answers = next.get_or_init(|| Box::new(self.answers(method, status)));
+            if answers.status == status {
+                break answers;
+            }
+            next = &answers.next;
+        };
         answers.count.inc();
         answers.durations.observe(duration.as_secs_f64());
     }
 
-    fn answers(&self, method: usize, status: StatusCode) -> Answers {
-        let labels = &[&*self.service, &*self.route, method_label(method), status_label(&status)];
-        let all = &self.all;
-        Answers { count: all.requests.with_label_values(labels), durations: all.durations.with_label_values(labels) }
+    fn answers(&self, method: usize, status: Status) -> Answers {
+        let labels = &self.labels(method, &status);
+        let (count, durations) =
+            (self.all.requests.with_label_values(labels), self.all.durations.with_label_values(labels));
+        Answers { status, count, durations, next: OnceLock::new() }
     }
-}
 
-impl MethodMetrics {
-    fn slot(&self, status: StatusCode) -> &OnceLock<Answers> {
-        let (class, rest) = (usize::from(status.as_u16() / 100), usize::from(status.as_u16() % 100));
-        match self.classes.get(class.wrapping_sub(1)) {
-            Some(class) => &class.get_or_init(|| Box::new([const { OnceLock::new() }; 100]))[rest],
-            None => &self.other,
-        }
+    fn labels<'a>(&'a self, method: usize, status: &'a Status) -> [&'a str; 4] {
+        let status = status.as_ref().map_or("other", StatusCode::as_str);
+        [&self.service, &self.route, method_label(method), status]
     }
-}
 
-impl RouteMetrics {
     /// Shows them no longer: the route is gone. Requests that are still in flight are not counted.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
-        for (index, method) in self.methods.iter().enumerate() {
-            let Some(method) = method.get() else { continue };
-            let seen = (100..600).filter_map(|status| StatusCode::from_u16(status).ok());
-            let seen = seen.filter(|status| {
-                let class = method.classes[usize::from(status.as_u16() / 100) - 1].get();
-                class.is_some_and(|class| class[usize::from(status.as_u16() % 100)].get().is_some())
-            });
-            let other = method.other.get().is_some().then_some("other".to_owned());
-            for status in seen.map(|status| status.as_str().to_owned()).chain(other) {
-                let labels = &[&*self.service, &*self.route, method_label(index), &status];
+        for (method, first) in self.methods.iter().enumerate() {
+            for answers in std::iter::successors(first.get(), |answers| answers.next.get()) {
+                let labels = &self.labels(method, &answers.status);
                 // It is there: it was seen.
                 let _ = self.all.requests.remove_label_values(labels);
                 let _ = self.all.durations.remove_label_values(labels);
@@ -267,10 +258,6 @@ impl ServiceMetrics {
 fn method_label(index: usize) -> &'static str {
     const LABELS: [&str; METHODS.len()] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
     LABELS.get(index).copied().unwrap_or("OTHER")
-}
-
-fn status_label(status: &StatusCode) -> &str {
-    if status.as_u16() < 600 { status.as_str() } else { "other" }
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ const IDLE: usize = 128;
 /// An address that answers requests.
 pub(super) struct Endpoint {
     pub(super) address: SocketAddr,
+    /// The address as text.
+    pub(super) label: Box<str>,
     pub(super) health: Health,
     in_flight: AtomicUsize,
     /// Discovery does not know it any more.
@@ -43,6 +45,7 @@ impl Endpoint {
     pub(super) fn new(address: SocketAddr, workers: usize) -> Self {
         Self {
             address,
+            label: address.to_string().into(),
             health: Health::default(),
             in_flight: AtomicUsize::new(0),
             left: AtomicBool::new(false),

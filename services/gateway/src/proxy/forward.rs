@@ -11,11 +11,11 @@ use std::{io, mem, sync::Arc, time::Duration};
 use bytes::Bytes;
 use chassis::Problem;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts, response};
-use tokio::{net::TcpStream, select, time::Instant};
+use tokio::{net::TcpStream, time::Instant};
 
 use super::{
     Proxy,
-    answer::{Answer, Deadline},
+    answer::Answer,
     endpoint::{Endpoint, Lease},
     http1::{self, Connection, Failure},
     http2,
@@ -86,7 +86,7 @@ impl Proxy {
         upstream.budget.request();
         let repeats = !call.is_grpc && may_repeat(&call.parts);
         let begun = Instant::from_std(record.begun());
-        let mut deadline = (!call.is_grpc).then(|| Deadline::new(begun + self.times.total));
+        let limit = (!call.is_grpc).then(|| begun + self.times.total);
         let mut tried = Vec::new();
         let mut second_best = None;
         loop {
@@ -96,15 +96,17 @@ impl Proxy {
                 return Err(Problem::unavailable(detail));
             };
             let address = endpoint.address;
-            record.upstream = Some(address);
-            let result = self.attempt(&call, &endpoint, repeats, deadline.as_mut()).await;
+            record.upstream = Some(endpoint.clone());
+            let result = self.attempt(&call, &endpoint, repeats, limit).await;
 
             let now = self.now();
-            tried.push(address);
             let failed = match result {
                 Ok(mut reply) => {
                     note_answer(&upstream, group, &endpoint, reply.status(), now);
                     let is_none = matches!(reply.status(), StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE);
+                    if is_none {
+                        tried.push(address);
+                    }
                     let retry = is_none
                         && repeats
                         && tried.len() < MOST_TRIES
@@ -113,7 +115,7 @@ impl Proxy {
                         && upstream.budget.retry(now);
                     if !retry {
                         call.source.forget();
-                        reply.set_deadline(deadline);
+                        reply.set_limit(limit);
                         return Ok(reply);
                     }
                     record.retries += 1;
@@ -123,6 +125,7 @@ impl Proxy {
                 }
                 Err(failed) => failed,
             };
+            tried.push(address);
             if let Some(fault) = call.source.fault() {
                 return Err(self.refusal(fault));
             }
@@ -133,7 +136,7 @@ impl Proxy {
             } else {
                 repeats && call.source.may_be_sent_again()
             };
-            let in_time = deadline.as_ref().is_none_or(|deadline| deadline.at > Instant::now());
+            let in_time = limit.is_none_or(|limit| limit > Instant::now());
             if !(may_retry && in_time && tried.len() < MOST_TRIES && upstream.budget.retry(now)) {
                 return match second_best {
                     Some(reply) => Ok(reply),
@@ -151,20 +154,15 @@ impl Proxy {
         call: &Call,
         endpoint: &Arc<Endpoint>,
         repeats: bool,
-        deadline: Option<&mut Deadline>,
+        limit: Option<Instant>,
     ) -> Result<Reply, Failed> {
         let lease = Lease::new(endpoint.clone(), &call.upstream.metrics.in_flight);
-        let Some(deadline) = deadline else { return self.attempt_grpc(call, lease).await };
-        select! {
-            biased;
-            result = self.attempt_http(call, lease, repeats) => result,
-            () = deadline.or_after(self.times.header) => {
-                Err(Failed::new(UpstreamError::Timeout, "no head of an answer came in time"))
-            }
-        }
+        let Some(limit) = limit else { return self.attempt_grpc(call, lease).await };
+        let until = limit.min(Instant::now() + self.times.header);
+        self.attempt_http(call, lease, repeats, until).await
     }
 
-    async fn attempt_http(&self, call: &Call, lease: Lease, repeats: bool) -> Result<Reply, Failed> {
+    async fn attempt_http(&self, call: &Call, lease: Lease, repeats: bool, until: Instant) -> Result<Reply, Failed> {
         let (endpoint, worker) = (lease.endpoint().clone(), call.worker);
         let mut fresh_only = false;
         loop {
@@ -174,11 +172,13 @@ impl Proxy {
                 // A request that must not be sent twice is worth a closer look.
                 Some(idle) if !idle.is_alive(!repeats) => continue,
                 Some(idle) => idle,
-                None => Connection::open(endpoint.address, self.times.connect)
-                    .await
-                    .map_err(|error| Failed::to_connect(&error))?,
+                None => {
+                    let limit = self.times.connect.min(until.saturating_duration_since(Instant::now()));
+                    let opened = Connection::open(endpoint.address, limit).await;
+                    opened.map_err(|error| Failed::to_connect(&error))?
+                }
             };
-            let (error, is_unsent) = match connection.send(&call.parts, call.source.outgoing()).await {
+            let (error, is_unsent) = match connection.send(&call.parts, call.source.outgoing(), until).await {
                 Ok(answer) => return call.reply(answer, connection, lease),
                 Err(Failure::NotSent(_)) if was_idle => continue,
                 Err(Failure::NotSent(error)) => (error, true),
@@ -255,11 +255,11 @@ impl Reply {
     }
 
     /// Limits the time for the rest of an answer, but not of one that is meant to go on: events, as they happen.
-    fn set_deadline(&mut self, deadline: Option<Deadline>) {
-        let Self::Answer(response) = self else { return };
+    fn set_limit(&mut self, until: Option<Instant>) {
+        let (Self::Answer(response), Some(until)) = (self, until) else { return };
         let media_type = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
         if !media_type.starts_with(b"text/event-stream") {
-            response.body_mut().set_deadline(deadline);
+            response.body_mut().set_limit(until);
         }
     }
 }

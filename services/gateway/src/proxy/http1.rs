@@ -3,6 +3,7 @@
 //! A connection has no task of its own: whoever waits for its answer, or reads its body, drives it, and so a request
 //! wakes one task. It has buffers only while it has a request, so that one that is idle takes next to no memory.
 
+mod alarm;
 mod answer;
 mod head;
 mod upload;
@@ -21,11 +22,15 @@ use bytes::{Bytes, BytesMut};
 use http::{StatusCode, request, response};
 use http_body::Frame;
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt::TcpUserTimeout};
-use tokio::{net::TcpStream, time};
+use tokio::{
+    net::TcpStream,
+    time::{self, Instant},
+};
 use tokio_util::io::poll_read_buf;
 
 use super::outgoing::{Fault, Outgoing};
 use crate::metrics::UpstreamError;
+use alarm::Alarm;
 pub(super) use answer::Answer;
 use head::Rest;
 use upload::Upload;
@@ -50,6 +55,7 @@ pub(super) struct Connection {
     rest: Rest,
     /// Whether another request may follow.
     is_kept: bool,
+    alarm: Alarm,
 }
 
 /// Why there is no answer, or not all of it.
@@ -61,6 +67,8 @@ pub(crate) enum Error {
     Closed,
     #[error("it answered what is no HTTP: {0}")]
     Protocol(&'static str),
+    #[error("it did not come in time")]
+    Timeout,
     #[error("the request could not be read")]
     Request(#[from] Fault),
 }
@@ -68,7 +76,11 @@ pub(crate) enum Error {
 impl Error {
     /// What it is called in the metrics.
     pub(super) fn kind(&self) -> UpstreamError {
-        if matches!(self, Self::Protocol(_)) { UpstreamError::Protocol } else { UpstreamError::Reset }
+        match self {
+            Self::Protocol(_) => UpstreamError::Protocol,
+            Self::Timeout => UpstreamError::Timeout,
+            Self::Io(_) | Self::Closed | Self::Request(_) => UpstreamError::Reset,
+        }
     }
 }
 
@@ -97,6 +109,7 @@ impl Connection {
             upload: None,
             rest: Rest::Nothing,
             is_kept: true,
+            alarm: Alarm::new(Instant::now() + limit),
         }))
     }
 
@@ -109,10 +122,24 @@ impl Connection {
         !has_ended && (!closely || is_silent(peek().map_err(io::Error::from)))
     }
 
-    /// Sends a request and waits for the head of its answer; the rest of the request goes while the answer is read.
-    pub(super) async fn send(&mut self, head: &request::Parts, body: Outgoing) -> Result<response::Parts, Failure> {
+    /// Sends a request and waits until then for the head of its answer; the rest of the request goes while the answer is
+    /// read.
+    pub(super) async fn send(
+        &mut self,
+        head: &request::Parts,
+        body: Outgoing,
+        until: Instant,
+    ) -> Result<response::Parts, Failure> {
         self.upload = Some(Box::new(Upload::new(head, body)));
-        poll_fn(|cx| self.poll_answer(cx, head)).await
+        poll_fn(|cx| {
+            let answer = self.poll_answer(cx, head);
+            if answer.is_pending() {
+                ready!(self.alarm.poll(cx, until));
+                return Poll::Ready(Err(Failure::Sent(Error::Timeout)));
+            }
+            answer
+        })
+        .await
     }
 
     fn poll_answer(

@@ -3,11 +3,11 @@
 use std::{
     error::Error,
     io::Write,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use tracing::Span;
 
-use super::{Proxy, table::Route};
+use super::{Proxy, endpoint::Endpoint, table::Route};
 use crate::access_log::write_string;
 
 /// The status of a request whose client went away before there was an answer, as nginx has it.
@@ -35,7 +35,7 @@ pub(super) struct Record {
     traceparent: Option<HeaderValue>,
     span: Span,
     pub(super) route: Option<Arc<Route>>,
-    pub(super) upstream: Option<SocketAddr>,
+    pub(super) upstream: Option<Arc<Endpoint>>,
     pub(super) retries: u32,
     status: Option<StatusCode>,
     bytes: u64,
@@ -110,7 +110,7 @@ impl Record {
         }
     }
 
-    fn write(&self, line: &mut Vec<u8>, time: &[u8]) {
+    fn write(&self, line: &mut Vec<u8>, time: &[u8], taken: Duration) {
         let text = |line: &mut Vec<u8>, name: &str, value: &[u8]| {
             line.extend_from_slice(name.as_bytes());
             write_string(line, value);
@@ -119,7 +119,8 @@ impl Record {
         text(line, ",\"level\":\"INFO\",\"message\":\"access\",\"method\":", self.method.as_str().as_bytes());
         text(line, ",\"path\":", self.uri.path().as_bytes());
         let status = self.status.map_or(CLIENT_CLOSED, |status| status.as_u16());
-        let _ = write!(line, ",\"status\":{status},\"duration\":{:.6}", self.begun.elapsed().as_secs_f64());
+        let (seconds, micros) = (taken.as_secs(), taken.subsec_micros());
+        let _ = write!(line, ",\"status\":{status},\"duration\":{seconds}.{micros:06}");
         let _ = write!(line, ",\"bytes\":{},\"client\":\"{}\"", self.bytes, self.client);
         let version = match self.version {
             Version::HTTP_2 => "2",
@@ -131,8 +132,9 @@ impl Record {
             text(line, ",\"service\":", route.upstream.name.as_bytes());
             text(line, ",\"route\":", route.path.as_bytes());
         }
-        if let Some(upstream) = self.upstream {
-            let _ = write!(line, ",\"upstream\":\"{upstream}\",\"retries\":{}", self.retries);
+        if let Some(upstream) = &self.upstream {
+            text(line, ",\"upstream\":", upstream.label.as_bytes());
+            let _ = write!(line, ",\"retries\":{}", self.retries);
         }
         text(line, ",\"request_id\":", self.request_id.as_bytes());
         if let Some(trace) = self.traceparent.as_ref().and_then(|value| value.as_bytes().get(3..35)) {
@@ -148,14 +150,15 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         self.leave_flight();
+        let taken = self.begun.elapsed();
         let status = self.status.or(StatusCode::from_u16(CLIENT_CLOSED).ok()).unwrap_or_default();
         let route = self.route.as_ref().map_or(&self.proxy.unmatched, |route| &route.metrics);
-        route.answered(&self.method, status, self.begun.elapsed());
+        route.answered(&self.method, status, taken);
         if !self.span.is_disabled() {
             observe::relayed(&self.span, status);
         }
         if let Some(log) = &self.proxy.access_log {
-            log.line(self.worker, |line, time| self.write(line, time));
+            log.line(self.worker, |line, time| self.write(line, time, taken));
         }
     }
 }

@@ -7,6 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
 
 use super::{Connection, Error, head::Rest};
 use crate::proxy::endpoint::Lease;
@@ -16,6 +17,8 @@ pub(crate) struct Answer {
     /// What came with the head, where that is all of it.
     whole: Option<Bytes>,
     source: Option<Source>,
+    /// When all of it has to be there.
+    until: Option<Instant>,
 }
 
 struct Source {
@@ -48,9 +51,14 @@ impl Answer {
         let source = Source { connection, lease, worker };
         if is_there {
             source.finish();
-            return Self { whole, source: None };
+            return Self { whole, source: None, until: None };
         }
-        Self { whole, source: Some(source) }
+        Self { whole, source: Some(source), until: None }
+    }
+
+    /// Limits the time for what is still to come.
+    pub(in crate::proxy) fn set_limit(&mut self, until: Instant) {
+        self.until = Some(until);
     }
 }
 
@@ -64,7 +72,14 @@ impl Body for Answer {
             return Poll::Ready(Some(Ok(Frame::data(whole))));
         }
         let Some(source) = &mut this.source else { return Poll::Ready(None) };
-        let frame = ready!(source.connection.poll_body(cx));
+        let mut frame = source.connection.poll_body(cx);
+        if frame.is_pending()
+            && let Some(until) = this.until
+            && source.connection.alarm.poll(cx, until).is_ready()
+        {
+            frame = Poll::Ready(Some(Err(Error::Timeout)));
+        }
+        let frame = ready!(frame);
         let is_over = match &frame {
             Some(Ok(_)) => source.connection.rest.is_nothing(),
             Some(Err(_)) => {

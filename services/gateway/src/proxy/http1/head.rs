@@ -184,3 +184,6 @@ fn parse_trailers(text: &[u8]) -> Result<Option<HeaderMap>, Error> {
         _ => Err(Error::Protocol("its trailers are malformed")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -161,3 +161,46 @@ fn write_head(parts: &Parts, length: Option<u64>) -> Vec<u8> {
     head.extend_from_slice(b"\r\n");
     head
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, Request};
+
+    use super::*;
+
+    fn head(method: Method, target: &str, headers: &[(&'static str, &'static str)], length: Option<u64>) -> String {
+        let mut parts = Request::new(()).into_parts().0;
+        (parts.method, parts.uri) = (method, target.parse().expect("a target"));
+        for (name, value) in headers {
+            parts.headers.append(*name, HeaderValue::from_static(value));
+        }
+        String::from_utf8(write_head(&parts, length)).expect("text")
+    }
+
+    #[test]
+    fn the_target_is_in_origin_form() {
+        for (target, line) in [
+            ("/users?a=b", "GET /users?a=b HTTP/1.1\r\n\r\n"),
+            ("http://shop.example/users?a=b", "GET /users?a=b HTTP/1.1\r\n\r\n"),
+            ("http://shop.example", "GET / HTTP/1.1\r\n\r\n"),
+            ("http://shop.example?a=b", "GET /?a=b HTTP/1.1\r\n\r\n"),
+            ("*", "GET * HTTP/1.1\r\n\r\n"),
+        ] {
+            assert_eq!(head(Method::GET, target, &[], Some(0)), line, "{target}");
+        }
+    }
+
+    #[test]
+    fn the_length_is_that_of_the_body_and_trailers_end_here() {
+        let headers =
+            [("transfer-encoding", "chunked"), ("content-length", "7"), ("trailer", "x"), ("a", "1"), ("a", "2")];
+        let framed = |method, length| head(method, "/", &headers[..], length);
+        let unframed = |method, length| head(method, "/", &headers[2..], length);
+        let (get, post) = ("GET / HTTP/1.1\r\na: 1\r\na: 2\r\n", "POST / HTTP/1.1\r\na: 1\r\na: 2\r\n");
+        assert_eq!(framed(Method::POST, Some(5)), format!("{post}content-length: 5\r\n\r\n"));
+        assert_eq!(framed(Method::POST, None), format!("{post}transfer-encoding: chunked\r\n\r\n"));
+        assert_eq!(framed(Method::GET, Some(0)), format!("{get}content-length: 0\r\n\r\n"));
+        assert_eq!(unframed(Method::GET, Some(0)), format!("{get}\r\n"));
+        assert_eq!(unframed(Method::POST, Some(0)), format!("{post}content-length: 0\r\n\r\n"));
+    }
+}
