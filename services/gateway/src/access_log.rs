@@ -180,7 +180,10 @@ pub(crate) fn write_string(line: &mut Vec<u8>, text: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{self, Receiver, Sender};
+    use std::{
+        sync::mpsc::{self, Receiver, Sender},
+        time::Instant,
+    };
 
     use super::*;
 
@@ -194,6 +197,20 @@ mod tests {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let _ = self.let_go.recv();
             self.written.lock().expect("a lock").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Tells of each write.
+    struct Counting(Sender<()>);
+
+    impl Write for Counting {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.send(());
             Ok(bytes.len())
         }
 
@@ -242,6 +259,23 @@ mod tests {
             assert!(numbers.eq((0..1000).map(Ok::<usize, _>)), "{written}");
         }
         assert_eq!((written.lines().count(), dropped.get()), (2000, 0));
+    }
+
+    #[test]
+    fn lines_that_come_within_a_pause_are_written_at_once() {
+        let (write, writes) = mpsc::channel();
+        let dropped = IntCounter::new("dropped", "dropped").expect("a metric");
+        let (log, writer) = AccessLog::start(1, dropped, Counting(write)).expect("a thread");
+        let begun = Instant::now();
+        while begun.elapsed() < PAUSE * 4 {
+            log.line(0, |line, _| line.extend_from_slice(b"a line"));
+            thread::yield_now();
+        }
+        let most = begun.elapsed().as_millis() / PAUSE.as_millis() + 1;
+        drop(writer);
+        // The last one is what was left at the end.
+        let count = writes.try_iter().count() as u128;
+        assert!((2..=most + 1).contains(&count), "{count} of {most}");
     }
 
     #[test]

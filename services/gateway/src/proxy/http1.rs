@@ -149,7 +149,8 @@ impl Connection {
     ) -> Poll<Result<response::Parts, Failure>> {
         if let Err(error) = self.poll_upload(cx) {
             return Poll::Ready(Err(match self.upload.take() {
-                Some(upload) if !upload.has_begun() => {
+                // Where the body itself is at fault, another connection is no help.
+                Some(upload) if !upload.has_begun() && !matches!(error, Error::Request(_)) => {
                     upload.give_back();
                     Failure::NotSent(error)
                 }
@@ -161,7 +162,8 @@ impl Connection {
                 // Others follow it (RFC 9110, section 15.2).
                 Some(answer) if is_interim(answer.parts.status) => {}
                 Some(answer) => {
-                    (self.rest, self.is_kept) = (answer.rest, answer.is_kept);
+                    self.rest = answer.rest;
+                    self.is_kept &= answer.is_kept;
                     return Poll::Ready(Ok(answer.parts));
                 }
                 None if ready!(self.poll_read(cx)).map_err(Failure::Sent)? == 0 => {
