@@ -193,14 +193,23 @@ pub fn relay(path: &str, headers: &mut HeaderMap, method: &'static str, route: &
         inject(&span, headers);
     }
     if !headers.get(TRACEPARENT).is_some_and(is_traceparent) {
-        // As sampled: it is for the service to decide, as for a request that comes without.
-        let (trace, parent) = (rand::random_range(1..=u128::MAX), rand::random_range(1..=u64::MAX));
-        if let Ok(made) = HeaderValue::try_from(format!("00-{trace:032x}-{parent:016x}-01")) {
-            headers.insert(TRACEPARENT, made);
-        }
+        headers.insert(TRACEPARENT, new_trace());
         headers.remove(TRACESTATE);
     }
     span
+}
+
+/// A `traceparent` of nobody's; as sampled: it is for the service to decide, as for a request that comes without.
+fn new_trace() -> HeaderValue {
+    // Neither id may be zero (W3C Trace Context, section 3.2.2), which chance will not bring about.
+    let ids: [u8; 24] = rand::random();
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
+    let digits = |byte: u8| [byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[usize::from(digit)]);
+    for (index, byte) in ids.into_iter().enumerate() {
+        let at = if index < 16 { 3 + 2 * index } else { 4 + 2 * index };
+        text[at..at + 2].copy_from_slice(&digits(byte));
+    }
+    HeaderValue::from_maybe_shared(Bytes::from_owner(text)).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
 /// Ends the span of a request that was passed on.

@@ -263,9 +263,9 @@ mod tests {
 
     #[test]
     fn lines_that_come_within_a_pause_are_written_at_once() {
-        let (write, writes) = mpsc::channel();
+        let (sink, writes) = mpsc::channel();
         let dropped = IntCounter::new("dropped", "dropped").expect("a metric");
-        let (log, writer) = AccessLog::start(1, dropped, Counting(write)).expect("a thread");
+        let (log, writer) = AccessLog::start(1, dropped, Counting(sink)).expect("a thread");
         let begun = Instant::now();
         while begun.elapsed() < PAUSE * 4 {
             log.line(0, |line, _| line.extend_from_slice(b"a line"));

@@ -32,6 +32,9 @@ const LINGER: Duration = Duration::from_secs(10);
 /// for here, under a time limit: hyper has none for it.
 const HTTP_2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// Up to how many bytes pieces are made one before they are written.
+const SHORT: usize = 1024;
+
 /// A connection that does not wait for its client without end.
 pub(super) struct Connection {
     stream: TcpStream,
@@ -140,7 +143,16 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let write = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let length: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let write = if length <= SHORT {
+            // A head and a short body: to copy them costs less than what the kernel does for a list of pieces.
+            let mut whole = [0; SHORT];
+            let mut rest = &mut whole[..];
+            bufs.iter().for_each(|buf| rest.put_slice(buf));
+            Pin::new(&mut self.stream).poll_write(cx, &whole[..length])
+        } else {
+            Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        };
         self.limited(cx, write)
     }
 

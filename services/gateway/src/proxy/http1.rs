@@ -11,6 +11,7 @@ mod upload;
 use std::{
     future::poll_fn,
     io,
+    mem::MaybeUninit,
     net::SocketAddr,
     os::fd::AsRawFd,
     pin::Pin,
@@ -18,11 +19,12 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use http::{StatusCode, request, response};
+use bytes::{Buf, Bytes, BytesMut};
+use http::{Method, StatusCode, request, response};
 use http_body::Frame;
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt::TcpUserTimeout};
 use tokio::{
+    io::{AsyncRead, ReadBuf},
     net::TcpStream,
     time::{self, Instant},
 };
@@ -32,7 +34,7 @@ use super::outgoing::{Fault, Outgoing};
 use crate::metrics::UpstreamError;
 use alarm::Alarm;
 pub(super) use answer::Answer;
-use head::Rest;
+use head::{Head, Rest};
 use upload::Upload;
 
 /// How long what was sent may go unacknowledged, in milliseconds: a machine that is gone says nothing.
@@ -158,20 +160,43 @@ impl Connection {
             }));
         }
         loop {
-            match head::parse(&mut self.read, &request.method).map_err(Failure::Sent)? {
-                // Others follow it (RFC 9110, section 15.2).
-                Some(answer) if is_interim(answer.parts.status) => {}
-                Some(answer) => {
-                    self.rest = answer.rest;
-                    self.is_kept &= answer.is_kept;
-                    return Poll::Ready(Ok(answer.parts));
-                }
-                None if ready!(self.poll_read(cx)).map_err(Failure::Sent)? == 0 => {
-                    return Poll::Ready(Err(Failure::Sent(Error::Closed)));
-                }
-                None => {}
+            if let Some(head) = ready!(self.poll_head(cx, &request.method)).map_err(Failure::Sent)? {
+                self.rest = head.rest;
+                self.is_kept &= head.is_kept;
+                return Poll::Ready(Ok(head.parts));
             }
         }
+    }
+
+    /// Reads, and returns the head of the answer once it is there.
+    fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<Option<Head>, Error>> {
+        // Most answers come whole, and are short: what is needed of them is copied, and no buffer is made.
+        let mut space = [MaybeUninit::uninit(); FIRST_READ];
+        let mut buffer = ReadBuf::uninit(&mut space);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+        let mut read = buffer.filled();
+        if read.is_empty() {
+            return Poll::Ready(Err(Error::Closed));
+        }
+        if !self.read.is_empty() {
+            self.read.extend_from_slice(read);
+            read = &self.read;
+        }
+        let (mut found, mut length) = (None, 0);
+        while let Some((head, end)) = head::parse(&read[length..], method)? {
+            length += end;
+            // Others follow it (RFC 9110, section 15.2).
+            if !is_interim(head.parts.status) {
+                found = Some(head);
+                break;
+            }
+        }
+        if self.read.is_empty() {
+            self.read = BytesMut::from(&read[length..]);
+        } else {
+            self.read.advance(length);
+        }
+        Poll::Ready(Ok(found))
     }
 
     /// Sends what there is to send.

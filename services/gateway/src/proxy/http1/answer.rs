@@ -1,6 +1,7 @@
 //! The body of an answer, which drives its connection, and gives it back at the end.
 
 use std::{
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -44,7 +45,11 @@ impl Answer {
             Rest::Chunks(..) | Rest::Connection => usize::MAX,
         };
         let is_there = connection.upload.is_none() && connection.read.len() >= length;
-        let whole = (is_there && length > 0).then(|| connection.read.split_to(length).freeze());
+        // Where nothing follows, as it should be, there is nothing to share.
+        let whole = (is_there && length > 0).then(|| match &mut connection.read {
+            read if read.len() == length => mem::take(read).freeze(),
+            read => read.split_to(length).freeze(),
+        });
         if is_there {
             connection.rest = Rest::Nothing;
         }

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use chassis::chunked::{Chunked, Part};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, response};
 use http_body::{Frame, SizeHint};
@@ -32,11 +32,9 @@ pub(super) enum Rest {
     Connection,
 }
 
-/// Takes a head from what was read, if all of it is there; one of 1xx is an answer that others follow.
-pub(super) fn parse(read: &mut BytesMut, method: &Method) -> Result<Option<Head>, Error> {
-    if read.is_empty() {
-        return Ok(None);
-    }
+/// Finds the head at the beginning of what was read, and its length, if all of it is there; one of 1xx is an answer that
+/// others follow.
+pub(super) fn parse(read: &[u8], method: &Method) -> Result<Option<(Head, usize)>, Error> {
     let mut space = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut []);
     let status = ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, read, &mut space);
@@ -52,7 +50,6 @@ pub(super) fn parse(read: &mut BytesMut, method: &Method) -> Result<Option<Head>
     let status = StatusCode::from_u16(parsed.code.unwrap_or_default());
     let status = status.map_err(|_| Error::Protocol("its status is none"))?;
     let headers = header_map(parsed.headers)?;
-    read.advance(length);
 
     let rest = rest(status, &headers, is_1_1, method)?;
     let is_kept = !matches!(rest, Rest::Connection)
@@ -60,7 +57,7 @@ pub(super) fn parse(read: &mut BytesMut, method: &Method) -> Result<Option<Head>
         && if is_1_1 { !has_option(&headers, "close") } else { has_option(&headers, "keep-alive") };
     let mut parts = Response::new(()).into_parts().0;
     (parts.status, parts.headers) = (status, headers);
-    Ok(Some(Head { parts, rest, is_kept }))
+    Ok(Some((Head { parts, rest, is_kept }, length)))
 }
 
 fn header_map(parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, Error> {

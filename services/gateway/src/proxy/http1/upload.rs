@@ -9,7 +9,7 @@ use std::{
 use bytes::{Buf, Bytes, buf::Chain};
 use http::{Method, header, request::Parts, uri::PathAndQuery};
 use http_body::Body;
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWrite, net::TcpStream};
 use tokio_util::io::poll_write_buf;
 
 use super::Error;
@@ -78,7 +78,16 @@ impl Upload {
         }
         loop {
             while self.pieces.has_remaining() {
-                if ready!(poll_write_buf(Pin::new(&mut *stream), cx, &mut self.pieces))? == 0 {
+                // A single piece is not worth a list.
+                let single = self.pieces.chunk();
+                let written = if single.len() == self.pieces.remaining() {
+                    let count = ready!(Pin::new(&mut *stream).poll_write(cx, single))?;
+                    self.pieces.advance(count);
+                    count
+                } else {
+                    ready!(poll_write_buf(Pin::new(&mut *stream), cx, &mut self.pieces))?
+                };
+                if written == 0 {
                     return Poll::Ready(Err(Error::Io(ErrorKind::WriteZero.into())));
                 }
                 self.progress = Progress::Begun;

@@ -1,3 +1,5 @@
+use bytes::Buf;
+
 use super::*;
 
 /// All that follows from an answer that comes in pieces of so many bytes: its head's status, its body, its trailers,
@@ -9,7 +11,8 @@ fn answer(method: &Method, text: &str, size: usize) -> Outcome {
     let mut read = BytesMut::new();
     let refused = |error: Error| error.to_string();
     let mut head = loop {
-        if let Some(head) = parse(&mut read, method).map_err(refused)? {
+        if let Some((head, length)) = parse(&read, method).map_err(refused)? {
+            read.advance(length);
             break head;
         }
         read.extend_from_slice(pieces.next().ok_or("no head")?);
