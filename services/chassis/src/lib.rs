@@ -5,6 +5,7 @@
 //! [`main`] turns it into a process that keeps the contract of `docs/ARCHITECTURE.md`.
 
 mod admin;
+pub mod alarm;
 pub mod batch;
 pub mod chunked;
 mod cli;

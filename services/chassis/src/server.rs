@@ -5,6 +5,7 @@ mod app;
 mod body;
 mod framing;
 mod io;
+mod timer;
 mod workers;
 
 use std::{
@@ -29,6 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::life::{Life, Phase};
 use io::Connection;
+use timer::ConnectionTimer;
 
 pub use app::{App, Peer};
 pub use body::RequestBody;
@@ -217,7 +219,7 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, life: Life, limits
         let _ = time::timeout(limits.write_timeout, connection).await;
     } else {
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
+            .timer(ConnectionTimer::new(limits.header_read_timeout))
             .header_read_timeout(limits.header_read_timeout)
             .half_close(true)
             .max_header_size(MAX_HEAD)

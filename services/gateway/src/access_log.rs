@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn lines_that_come_within_a_pause_are_written_at_once() {
-        let (sink, writes) = mpsc::channel();
+        let (sink, taken) = mpsc::channel();
         let dropped = IntCounter::new("dropped", "dropped").expect("a metric");
         let (log, writer) = AccessLog::start(1, dropped, Counting(sink)).expect("a thread");
         let begun = Instant::now();
@@ -274,7 +274,7 @@ mod tests {
         let most = begun.elapsed().as_millis() / PAUSE.as_millis() + 1;
         drop(writer);
         // The last one is what was left at the end.
-        let count = writes.try_iter().count() as u128;
+        let count = taken.try_iter().count() as u128;
         assert!((2..=most + 1).contains(&count), "{count} of {most}");
     }
 

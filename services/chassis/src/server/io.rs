@@ -148,7 +148,9 @@ impl AsyncWrite for Connection {
             // A head and a short body: to copy them costs less than what the kernel does for a list of pieces.
             let mut whole = [0; SHORT];
             let mut rest = &mut whole[..];
-            bufs.iter().for_each(|buf| rest.put_slice(buf));
+            for buf in bufs {
+                rest.put_slice(buf);
+            }
             Pin::new(&mut self.stream).poll_write(cx, &whole[..length])
         } else {
             Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)

@@ -3,7 +3,6 @@
 //! A connection has no task of its own: whoever waits for its answer, or reads its body, drives it, and so a request
 //! wakes one task. It has buffers only while it has a request, so that one that is idle takes next to no memory.
 
-mod alarm;
 mod answer;
 mod head;
 mod upload;
@@ -20,6 +19,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
+use chassis::alarm::Alarm;
 use http::{Method, StatusCode, request, response};
 use http_body::Frame;
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt::TcpUserTimeout};
@@ -32,7 +32,6 @@ use tokio_util::io::poll_read_buf;
 
 use super::outgoing::{Fault, Outgoing};
 use crate::metrics::UpstreamError;
-use alarm::Alarm;
 pub(super) use answer::Answer;
 use head::{Head, Rest};
 use upload::Upload;

@@ -9,15 +9,17 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A timer that is left as it was set for an earlier request, as long as it does not end too late: when it ends early it
 /// is set again. So it is set once in the time that a request may take, and not for each of them.
-pub(super) struct Alarm(Pin<Box<Sleep>>);
+pub struct Alarm(Pin<Box<Sleep>>);
 
 impl Alarm {
-    pub(super) fn new(at: Instant) -> Self {
+    /// A timer, set to a time at which a request may end.
+    #[must_use]
+    pub fn new(at: Instant) -> Self {
         Self(Box::pin(sleep_until(at)))
     }
 
     /// Waits for a time.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<()> {
+    pub fn poll(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<()> {
         if self.0.deadline() > at {
             self.0.as_mut().reset(at);
         }
