@@ -113,9 +113,11 @@ impl State {
                 self.ended = self.body.is_end_stream();
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
-            Err(frame) => {
+            // Trailers end here, as a recipient may have it (RFC 9110, section 6.5.1): services that take them for headers
+            // would believe what no rule of the gateway was applied to.
+            Err(_) => {
                 self.ended = true;
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(None)
             }
         }
     }

@@ -148,8 +148,7 @@ fn write_head(parts: &Parts, length: Option<u64>) -> Vec<u8> {
     for (name, value) in &parts.headers {
         match *name {
             header::CONTENT_LENGTH => says_length = true,
-            // A request's trailers end here, as a recipient may do (RFC 9110, section 6.5.1): services that take them
-            // for headers would believe what no rule of the gateway was applied to.
+            // Trailers do not come; see `outgoing`.
             header::TRANSFER_ENCODING | header::TRAILER => {}
             _ => {
                 head.extend_from_slice(name.as_str().as_bytes());
