@@ -19,14 +19,14 @@ use tokio::time;
 /// taken for dead: its end may have been lost, with a node for instance.
 const WATCH: u32 = 30;
 const SILENCE: Duration = Duration::from_secs(35);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Objects that are listed at once: what a page takes in memory is a multiple of what is kept of it.
 const PAGE: u32 = 100;
 
 /// The first pause after a failure, and the longest. A restart of the API server is to be noticed soon after its end.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A failure this long after the one before is the first of others.
 const CALM: Duration = Duration::from_mins(1);
 /// While it fails again and again, it is logged this often.
