@@ -51,6 +51,13 @@ impl Scene {
         .await;
     }
 
+    /// The same, where a pause may come first.
+    async fn until_caught_up(&self, such: impl FnMut(&Arc<[Service]>) -> bool) {
+        let mut services = self.discovery.services.clone();
+        let caught_up = time::timeout(Duration::from_secs(10), services.wait_for(such)).await;
+        caught_up.expect("in time").expect("it goes on");
+    }
+
     async fn until_ready(&self) {
         let mut complete = self.discovery.complete.clone();
         time::timeout(Duration::from_secs(1), complete.wait_for(|complete| *complete))
@@ -255,12 +262,25 @@ async fn what_was_known_last_stays_while_the_api_server_is_away() {
     assert!(scene.discovery.ready().is_ok() && scene.discovery.live().is_ok());
     scene.until_they_are(BOTH).await;
     scene.server.stop_refusing();
-    let catch_up = async {
-        while scene.discovery.services.borrow().len() != 1 {
-            time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    time::timeout(Duration::from_secs(10), catch_up).await.expect("in time");
+    scene.until_caught_up(|services| services.len() == 1).await;
+    scene.until_they_are(&BOTH[1..]).await;
+}
+
+#[tokio::test]
+async fn a_watch_that_is_answered_and_ends_at_once_is_a_failure_like_others() {
+    let scene = Scene::new(orders_and_users());
+    scene.until_they_are(BOTH).await;
+    let _ = scene.server.take_requests();
+    let begun = time::Instant::now();
+    scene.server.end_watches();
+    scene.until_it_failed(12.0).await;
+    // That is one of the two watches six times, with five pauses in between.
+    assert!(begun.elapsed() >= Duration::from_millis(50 + 100 + 200 + 400 + 800) / 2, "{:?}", begun.elapsed());
+    let requests = scene.server.take_requests();
+    assert!(requests.len() <= 12, "{requests:?}");
+    scene.server.stop_ending_watches();
+    scene.server.delete(&format!("{SERVICES}/orders"));
+    scene.until_caught_up(|services| services.len() == 1).await;
     scene.until_they_are(&BOTH[1..]).await;
 }
 
@@ -281,12 +301,7 @@ async fn a_list_counts_once_it_is_complete() {
     assert!(scene.discovery.services.borrow().len() >= 151);
     scene.server.stop_refusing();
     service(&scene.server, "a001", "2026-01-03T00:00:00Z", &paths(&["/changed"]));
-    let catch_up = async {
-        while scene.discovery.services.borrow()[0].paths != ["/changed"] {
-            time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    time::timeout(Duration::from_secs(10), catch_up).await.expect("in time");
+    scene.until_caught_up(|services| services[0].paths == ["/changed"]).await;
     assert_eq!(scene.discovery.services.borrow().len(), 151);
 }
 
