@@ -204,20 +204,17 @@ impl Proxy {
         if !target::is_unambiguous(parts.uri.path()) {
             return Err(Problem::new(StatusCode::BAD_REQUEST, "the path has a dot segment; resolve it"));
         }
-        if Documents::may_answer(parts.uri.path())
-            && let Some(response) = self.documents.answer(&parts).await
-        {
-            return Ok((response.map(Answer::Own), None));
+        if let Some(own) = self.documents.route(parts.uri.path()) {
+            if let Some(preflight) = self.admit(&parts, "gateway", own, client, quota)? {
+                return Ok((preflight, None));
+            }
+            return Ok((self.documents.answer(&parts).await.map(Answer::Own), None));
         }
         let route = self.table.load().find(parts.uri.path()).cloned();
         let route = route.ok_or_else(|| Problem::not_found("no service has this path"))?;
         record.route = Some(route.clone());
-        if let Some(response) = self.policy.preflight(&parts) {
-            return Ok((response.map(|()| Answer::default()), None));
-        }
-        *quota = self.policy.limit(&route.upstream.name, &route.path, client);
-        if let Some(quota) = quota.as_ref().filter(|quota| !quota.allowed) {
-            return Err(quota.problem());
+        if let Some(preflight) = self.admit(&parts, &route.upstream.name, &route.path, client, quota)? {
+            return Ok((preflight, None));
         }
         let limit = if is_grpc { u64::MAX } else { self.body_limit };
         if body.size_hint().lower() > limit {
@@ -242,6 +239,25 @@ impl Proxy {
             (Reply::Upgraded { .. }, None) => {
                 Err(Problem::new(StatusCode::BAD_GATEWAY, "the service changed protocol"))
             }
+        }
+    }
+
+    /// Whether a request may go on to its route: it may be too many, or a preflight, whose answer this is.
+    fn admit(
+        &self,
+        parts: &Parts,
+        service: &str,
+        route: &str,
+        client: &Client,
+        quota: &mut Option<Quota>,
+    ) -> Result<Option<Response<Answer>>, Problem> {
+        if let Some(preflight) = self.policy.preflight(parts) {
+            return Ok(Some(preflight.map(|()| Answer::default())));
+        }
+        *quota = self.policy.limit(service, route, client);
+        match quota {
+            Some(quota) if !quota.allowed => Err(quota.problem()),
+            _ => Ok(None),
         }
     }
 

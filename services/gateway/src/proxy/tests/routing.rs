@@ -43,6 +43,36 @@ async fn a_request_goes_to_the_service_of_its_path_with_its_target_as_it_stands(
 }
 
 #[tokio::test]
+async fn the_documents_are_the_gateways_own_unless_a_service_claims_their_path() {
+    let stub = named("test").await;
+    let site = Site::of(&["--cors-origins=https://shop.example"], vec![service("test", &["/"], &[stub.address])]);
+    for path in ["/docs/", "/openapi.json"] {
+        assert_eq!(site.get(path).await.status, 200, "{path}");
+        assert_eq!(site.send(request(Method::HEAD, path, "")).await.body, "", "{path}");
+        let answer = site.post(path, "x").await;
+        assert_eq!((answer.problem().0, answer.header("allow")), (405, Some("GET, HEAD")), "{path}");
+        let mut preflight = request(Method::OPTIONS, path, "");
+        for (name, value) in [("origin", "https://shop.example"), ("access-control-request-method", "GET")] {
+            preflight.headers_mut().insert(name, http::HeaderValue::from_static(value));
+        }
+        let answer = site.send(preflight).await;
+        assert_eq!((answer.status.as_u16(), answer.header("allow")), (204, None), "{path}");
+        assert_eq!(answer.header("access-control-allow-origin"), Some("https://shop.example"), "{path}");
+        assert!(answer.headers.contains_key("access-control-allow-methods"), "{path}");
+    }
+    assert_eq!(stub.requests(), 1, "for its document");
+
+    site.told(vec![service("test", &["/docs"], &[stub.address])]).await;
+    for method in [Method::GET, Method::POST] {
+        assert_eq!(
+            site.send(request(method.clone(), "/docs/x", "")).await.text(),
+            format!("test {method} /docs/x shop.example")
+        );
+    }
+    assert_eq!(site.get("/openapi.json").await.status, 200);
+}
+
+#[tokio::test]
 async fn a_path_that_could_be_resolved_is_refused() {
     let stub = named("users").await;
     let site = Site::of(&[], vec![service("users", &["/users", "/"], &[stub.address])]);
