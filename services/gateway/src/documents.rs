@@ -16,7 +16,10 @@ use chassis::Problem;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use http_body_util::Full;
 use sha2::{Digest, Sha256};
-use tokio::sync::Mutex;
+use tokio::{
+    sync::Mutex,
+    task::{JoinError, spawn_blocking},
+};
 
 use crate::services::{Service, Services};
 
@@ -34,7 +37,7 @@ pub(crate) struct Documents {
     services: Services,
     lifetime: Duration,
     /// Held while the services are asked: whoever comes meanwhile gets the same answer.
-    merged: Mutex<Option<Merged>>,
+    merged: Arc<Mutex<Option<Merged>>>,
     page: page::Page,
 }
 
@@ -55,7 +58,7 @@ struct File {
 
 impl Documents {
     pub(crate) fn new(services: Services) -> Self {
-        Self { services, lifetime: LIFETIME, merged: Mutex::default(), page: page::Page::default() }
+        Self { services, lifetime: LIFETIME, merged: Arc::default(), page: page::Page::default() }
     }
 
     /// The prefix by which a path is the gateway's own, unless a service claims that: the route of a request that is to
@@ -70,7 +73,10 @@ impl Documents {
             return not_allowed();
         }
         match request.uri.path() {
-            DOCUMENT => self.document().await.answer(&request.headers),
+            DOCUMENT => match self.document().await {
+                Ok(file) => file.answer(&request.headers),
+                Err(error) => Problem::internal(error).into_http().map(Full::new),
+            },
             "/" | PAGE => redirect(),
             path => match path.strip_prefix("/docs/").and_then(|path| self.page.file(path)) {
                 Some(file) => file.answer(&request.headers),
@@ -79,21 +85,34 @@ impl Documents {
         }
     }
 
-    async fn document(&self) -> File {
+    async fn document(&self) -> Result<File, JoinError> {
+        let mut held = self.merged.clone().lock_owned().await;
         let services = self.services.borrow().clone();
-        let mut held = self.merged.lock().await;
         if let Some(merged) = &*held
             && merged.services == services
             && merged.at.elapsed() < self.lifetime
         {
-            return merged.file.clone();
+            return Ok(merged.file.clone());
         }
-        let documents = fetch::all(&services).await;
-        let document = merge::merge(&services, documents);
-        let file = File::new(HeaderValue::from_static("application/json"), document.to_string().into());
-        *held = Some(Merged { services, at: Instant::now(), file: file.clone() });
-        file
+        // It goes on when the client has gone: else clients that come and go could have the services asked without end.
+        let asked = tokio::spawn(async move {
+            let file = ask(services.clone()).await?;
+            *held = Some(Merged { services, at: Instant::now(), file: file.clone() });
+            Ok(file)
+        });
+        asked.await?
     }
+}
+
+/// Asks the services, and merges what they say: on a thread that has no requests to serve meanwhile.
+async fn ask(services: Arc<[Service]>) -> Result<File, JoinError> {
+    let documents = fetch::all(&services).await;
+    let merging = spawn_blocking(move || {
+        let documents = documents.into_iter().map(|document| document.and_then(|bytes| fetch::parse(&bytes)));
+        let document = merge::merge(&services, documents.collect());
+        File::new(HeaderValue::from_static("application/json"), document.to_string().into())
+    });
+    merging.await
 }
 
 impl File {

@@ -61,7 +61,7 @@ impl Absence {
 }
 
 /// The documents of services, in their order.
-pub(super) async fn all(services: &[Service]) -> Vec<Result<Value, Absence>> {
+pub(super) async fn all(services: &[Service]) -> Vec<Result<Bytes, Absence>> {
     let mut documents = vec![Err(Absence::NoAnswer); services.len()];
     let endpoints: Vec<_> = services.iter().map(|service| service.http.clone()).collect();
     let fetched = stream::iter(endpoints.into_iter().enumerate())
@@ -76,8 +76,16 @@ pub(super) async fn all(services: &[Service]) -> Vec<Result<Value, Absence>> {
     documents
 }
 
+/// Reads a document.
+pub(super) fn parse(bytes: &[u8]) -> Result<Value, Absence> {
+    match serde_json::from_slice(bytes) {
+        Ok(document @ Value::Object(_)) => Ok(document),
+        _ => Err(Absence::NotOpenApi),
+    }
+}
+
 /// Asks one endpoint, and another one where there is nobody at the first.
-async fn of_service(mut endpoints: Vec<SocketAddr>) -> Result<Value, Absence> {
+async fn of_service(mut endpoints: Vec<SocketAddr>) -> Result<Bytes, Absence> {
     endpoints.shuffle(&mut rand::rng());
     let asked = async {
         let mut outcome = Err(Absence::NoEndpoint);
@@ -89,11 +97,7 @@ async fn of_service(mut endpoints: Vec<SocketAddr>) -> Result<Value, Absence> {
         }
         outcome
     };
-    let bytes = time::timeout(TIMEOUT, asked).await.unwrap_or(Err(Absence::NoAnswer))?;
-    match serde_json::from_slice(&bytes) {
-        Ok(document @ Value::Object(_)) => Ok(document),
-        _ => Err(Absence::NotOpenApi),
-    }
+    time::timeout(TIMEOUT, asked).await.unwrap_or(Err(Absence::NoAnswer))
 }
 
 async fn of_endpoint(endpoint: SocketAddr) -> Result<Bytes, Absence> {

@@ -4,6 +4,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+use futures_util::FutureExt as _;
 use http::Request;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
@@ -106,6 +107,17 @@ async fn services_are_asked_once_for_all_who_come_meanwhile_and_soon_after() {
     let (_services, documents) = documents(vec![service("a", vec![address])]);
     let all = futures_util::future::join_all((0..10).map(|_| merged(&documents))).await;
     assert!(all.iter().all(|document| paths(document) == ["/a"]));
+    assert_eq!(requests.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn clients_that_go_away_do_not_have_services_asked_again() {
+    let (address, requests) = endpoint(document_of("/a")).await;
+    let (_services, documents) = documents(vec![service("a", vec![address])]);
+    for _ in 0..10 {
+        assert!(merged(&documents).now_or_never().is_none(), "it takes longer to ask");
+    }
+    assert_eq!(paths(&merged(&documents).await), ["/a"]);
     assert_eq!(requests.load(Ordering::SeqCst), 1);
 }
 
