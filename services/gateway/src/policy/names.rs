@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use http::{HeaderMap, HeaderName, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 /// Makes a list of names and a function that tells whether a name is in it. The function compares with each, which the
 /// compiler makes a look at the length for nearly all of them: faster than any search, and this is done for every header
@@ -27,6 +27,8 @@ names! {
         "connection",
         "http2-settings",
         "keep-alive",
+        // Of no standard: a program that sees headers as variables would take `HTTP_PROXY` for a proxy of its own.
+        "proxy",
         "proxy-authenticate",
         "proxy-authentication-info",
         "proxy-authorization",
@@ -45,16 +47,27 @@ names! {
         "cf-connecting-ipv6",
         "client-ip",
         "fastly-client-ip",
+        "fly-client-ip",
         "forwarded",
+        "front-end-https",
+        "http-client-ip",
+        "http-x-forwarded-for",
+        "proxy-client-ip",
         "true-client-ip",
+        "wl-proxy-client-ip",
+        "x-apigateway-api-userinfo",
+        "x-azure-clientip",
+        "x-azure-socketip",
         "x-client-dn",
         "x-client-ip",
         "x-client-verify",
         "x-cluster-client-ip",
+        "x-endpoint-api-userinfo",
         "x-forwarded",
         "x-groups",
         "x-jwt-assertion",
         "x-jwt-payload",
+        "x-originating-ip",
         "x-rewrite-url",
         "x-roles",
         "x-scheme",
@@ -192,12 +205,13 @@ impl FromStr for Pattern {
             return Err("is no header name, nor the beginning of one followed by *");
         }
         let is_prefix = stem.len() < name.len();
+        let stem = &*plain(stem);
         let covers = |own: &&str| if is_prefix { own.starts_with(stem) } else { *own == stem };
         let mut needed = [END_TO_END, END_TO_END_PREFIXES, HOP_BY_HOP].into_iter().flatten();
         if is_end_to_end(stem) || needed.any(covers) {
             return Err("is a header that HTTP itself needs");
         }
-        Ok(if is_prefix { Self::Prefix(stem.to_owned()) } else { Self::Name(name) })
+        Ok(if is_prefix { Self::Prefix(stem.to_owned()) } else { Self::Name(stem.to_owned()) })
     }
 }
 
@@ -215,9 +229,23 @@ impl Names {
         Self { dropped: args.drop_headers.clone(), kept: args.keep_headers.clone() }
     }
 
-    /// Removes from a request what ends at the gateway.
+    /// Removes from a request what ends at the gateway, be it a header or a trailer: of these HTTP/1.1 has none that are
+    /// not announced.
     pub(super) fn strip_request(&self, headers: &mut HeaderMap) {
         strip(headers, |name| self.is_dropped(name));
+        if !headers.contains_key(header::TRAILER) {
+            return;
+        }
+        let lines = headers.get_all(header::TRAILER).iter().filter_map(|line| line.to_str().ok());
+        let names = lines.flat_map(|line| line.split(',')).filter_map(|name| HeaderName::try_from(name.trim()).ok());
+        let names: Vec<_> = names.filter(|name| !self.is_dropped(name.as_str())).collect();
+        let announced = names.iter().map(HeaderName::as_str).collect::<Vec<_>>().join(", ");
+        headers.remove(header::TRAILER);
+        if let Ok(announced) = HeaderValue::from_str(&announced)
+            && !names.is_empty()
+        {
+            headers.insert(header::TRAILER, announced);
+        }
     }
 
     fn is_dropped(&self, name: &str) -> bool {
@@ -225,7 +253,7 @@ impl Names {
         // x-forwarded-for. So they are judged by what they may be taken for, and that must not be a header that the
         // gateway answers for.
         if name.bytes().any(|byte| !byte.is_ascii_alphanumeric() && byte != b'-') {
-            let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+            let plain = plain(name);
             return is_end_to_end(&plain) || self.is_dropped(&plain);
         }
         (may_end_here(name) && is_hop_by_hop(name))
@@ -240,7 +268,7 @@ pub(super) fn strip_answer(status: StatusCode, headers: &mut HeaderMap) {
     strip(headers, |name| is_hop_by_hop(name) || name == "server" || name == "x-powered-by");
     if let Some(protocol) = upgrade {
         headers.insert(header::UPGRADE, protocol);
-        headers.insert(header::CONNECTION, http::HeaderValue::from_static("upgrade"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     }
 }
 
@@ -266,6 +294,11 @@ fn strip(headers: &mut HeaderMap, is_refused: impl Fn(&str) -> bool) {
     }
 }
 
+/// The name that a service may take another one for: with `-` for all but letters and digits.
+fn plain(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
+}
+
 fn is_identity(name: &str) -> bool {
     may_end_here(name)
         && (is_named_identity(name) || (begins_as_identity(name) && !IDENTITY_EXCEPTIONS.contains(&name)))
@@ -273,7 +306,7 @@ fn is_identity(name: &str) -> bool {
 
 /// Whether one of the names above may begin like this: most headers are told by their first letter.
 fn may_end_here(name: &str) -> bool {
-    matches!(name.as_bytes().first(), Some(b'c' | b'f' | b'h' | b'k' | b'p' | b'r' | b's' | b't' | b'u' | b'x'))
+    matches!(name.as_bytes().first(), Some(b'c' | b'f' | b'h' | b'k' | b'p' | b'r' | b's' | b't' | b'u' | b'w' | b'x'))
 }
 
 fn is_end_to_end(name: &str) -> bool {

@@ -1,4 +1,3 @@
-use http::HeaderValue;
 use proptest::prelude::*;
 
 use super::*;
@@ -74,6 +73,11 @@ fn what_belongs_to_the_connection_or_tells_who_the_client_is_ends_here() {
         "X-Envoy-External-Address",
         "True-Client-IP",
         "CF-Connecting-IP",
+        "Proxy",
+        "Proxy-Client-IP",
+        "WL-Proxy-Client-IP",
+        "Front-End-Https",
+        "X-Originating-IP",
     ] {
         assert!(!passes(name), "{name}");
     }
@@ -131,6 +135,8 @@ fn names_that_a_service_may_take_for_others_end_here() {
         "if_match",
         "user_agent",
         "x~real|ip",
+        "http_client_ip",
+        "wl_proxy_client_ip",
     ] {
         assert!(!passes(name), "{name}");
     }
@@ -138,7 +144,7 @@ fn names_that_a_service_may_take_for_others_end_here() {
 
 #[test]
 fn flags_add_names_and_take_some_off() {
-    let names = names(&["X-Tenant", "x-team-*"], &["x-forwarded-user", "x-auth-request-*"]);
+    let names = names(&["X_Tenant", "x-team-*"], &["x-forwarded-user", "x_auth_request_*"]);
     let lines = [
         ("x-tenant", "1"),
         ("x_tenant", "1"),
@@ -185,6 +191,26 @@ fn a_connection_header_has_removed_what_it_names_but_nothing_for_the_far_end() {
     ];
     let expected = ["authorization", "content-length", "host", "if-match", "x-mine", "x-request-id"];
     assert_eq!(left(&names(&[], &[]), &lines), expected);
+}
+
+#[test]
+fn what_is_no_header_of_a_request_is_no_trailer_of_it() {
+    let cases: &[(&[&str], Option<&str>)] = &[
+        (&["X-User-Id"], None),
+        (&["x-forwarded-for, x_user_id, connection, Proxy"], None),
+        (&["X-Checksum, X-User-Id", "x-tenant", "content-digest"], Some("x-checksum, content-digest")),
+        (&["x-checksum"], Some("x-checksum")),
+        (&["x checksum", "", "\u{e9}"], None),
+    ];
+    let names = names(&["x-tenant"], &[]);
+    for (given, expected) in cases {
+        let given =
+            given.iter().map(|line| (header::TRAILER, HeaderValue::from_bytes(line.as_bytes()).expect("a value")));
+        let mut headers = given.collect();
+        names.strip_request(&mut headers);
+        let left: Vec<_> = headers.get_all(header::TRAILER).iter().map(|line| line.to_str().expect("text")).collect();
+        assert_eq!(left, expected.iter().copied().collect::<Vec<_>>());
+    }
 }
 
 #[test]

@@ -99,6 +99,22 @@ async fn a_target_in_absolute_form_says_which_host_is_meant() {
 }
 
 #[tokio::test]
+async fn a_trailer_is_nothing_that_a_header_may_not_be() {
+    let stub = Stub::answering(async |request| {
+        let trailers = request.into_body().collect().await.expect("a body").trailers().cloned();
+        let names: Vec<_> = trailers.iter().flat_map(HeaderMap::keys).map(ToString::to_string).collect();
+        Response::new(whole(names.join(" ")))
+    })
+    .await;
+    let site = Site::with(&[], &[&stub]);
+    let mut raw = Raw::connect(site.address).await.expect("a connection");
+    let head = "POST /test HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntrailer: x-user-id, x-checksum\r\n\r\n";
+    let body = "1\r\nx\r\n0\r\nx-user-id: admin\r\nx-checksum: 1\r\nx-forwarded-for: 6.6.6.6\r\n\r\n";
+    raw.send(format!("{head}{body}")).await.expect("sent");
+    assert_eq!(raw.answer().await.expect("an answer").body, "x-checksum");
+}
+
+#[tokio::test]
 async fn http_2_in_front_is_http_1_behind() {
     let stub = named("users").await;
     let site = Site::of(&[], vec![service("users", &["/users"], &[stub.address])]);
