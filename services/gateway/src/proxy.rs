@@ -224,7 +224,7 @@ impl Proxy {
         let on_upgrade = parts.extensions.remove::<OnUpgrade>().filter(|_| policy::is_upgrade(&parts));
         record.trace(&mut parts.headers);
         self.policy.to_upstream(&mut parts, client);
-        prepare(&mut parts, is_grpc)?;
+        prepare(&mut parts, is_grpc, &route.upstream.name)?;
         let keep = !is_grpc && may_repeat(&parts);
         let source = Source::new(body, limit, keep);
         let call = Call { parts, source, upstream: route.upstream.clone(), worker: record.worker(), is_grpc };
@@ -280,10 +280,20 @@ fn make_host_known(parts: &mut Parts) -> Result<(), Problem> {
         let host = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, host)| host);
         let host = HeaderValue::from_str(host).map_err(|_| no_host())?;
         parts.headers.insert(header::HOST, host);
-    } else if parts.version != Version::HTTP_10 && !parts.headers.contains_key(header::HOST) {
-        return Err(no_host());
+        return Ok(());
     }
-    Ok(())
+    match parts.headers.get(header::HOST) {
+        Some(host) if is_host(host.as_bytes()) => Ok(()),
+        Some(_) => Err(Problem::new(StatusCode::BAD_REQUEST, "the request's host is none")),
+        None if parts.version == Version::HTTP_10 => Ok(()),
+        None => Err(no_host()),
+    }
+}
+
+/// Whether a Host header has only characters that one may have (RFC 3986, section 3.2.2), and a port: services make
+/// URLs of it.
+fn is_host(host: &[u8]) -> bool {
+    host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte))
 }
 
 fn no_host() -> Problem {
@@ -291,7 +301,7 @@ fn no_host() -> Problem {
 }
 
 /// Makes a request one for an endpoint: in origin form, and in the endpoint's version of HTTP.
-fn prepare(parts: &mut Parts, is_grpc: bool) -> Result<(), Problem> {
+fn prepare(parts: &mut Parts, is_grpc: bool, service: &str) -> Result<(), Problem> {
     parts.extensions.clear();
     parts.version = Version::HTTP_11;
     let target = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
@@ -300,6 +310,10 @@ fn prepare(parts: &mut Parts, is_grpc: bool) -> Result<(), Problem> {
         let host = parts.headers.remove(header::HOST).ok_or_else(no_host)?;
         uri.scheme(Scheme::HTTP).authority(host.as_bytes())
     } else {
+        // Of HTTP/1.0; by HTTP/1.1 there must be a host.
+        if !parts.headers.contains_key(header::HOST) {
+            parts.headers.insert(header::HOST, HeaderValue::from_str(service).map_err(|_| no_host())?);
+        }
         uri
     };
     parts.uri = uri.build().map_err(|_| no_host())?;

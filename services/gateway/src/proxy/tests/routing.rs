@@ -115,6 +115,29 @@ async fn a_trailer_is_nothing_that_a_header_may_not_be() {
 }
 
 #[tokio::test]
+async fn a_service_is_always_told_a_host_that_is_one() {
+    let stub = named("users").await;
+    let site = Site::of(&[], vec![service("users", &["/users"], &[stub.address])]);
+    let answer = async |request: &str| {
+        let mut raw = Raw::connect(site.address).await.expect("a connection");
+        raw.send(request).await.expect("sent");
+        raw.answer().await.expect("an answer")
+    };
+    assert_eq!(answer("GET /users HTTP/1.0\r\n\r\n").await.body, "users GET /users users");
+    for host in ["a", "a:80", "[::1]:80", "xn--caf-dma.example", "a_b.example"] {
+        let answer = answer(&format!("GET /users HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        assert_eq!(answer.body, format!("users GET /users {host}"));
+    }
+    for host in ["a/b", "a b", "user@a", "a?b", "a#b", "a\"b", "a\\b", "<a>", "caf\u{e9}"] {
+        for version in ["1.0", "1.1"] {
+            let answer = answer(&format!("GET /users HTTP/{version}\r\nhost: {host}\r\n\r\n")).await;
+            assert_eq!(answer.status, 400, "{host}");
+        }
+    }
+    assert_eq!(stub.requests(), 6);
+}
+
+#[tokio::test]
 async fn http_2_in_front_is_http_1_behind() {
     let stub = named("users").await;
     let site = Site::of(&[], vec![service("users", &["/users"], &[stub.address])]);
