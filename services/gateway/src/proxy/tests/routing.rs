@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use test_harness::raw::Raw;
 use tokio::task::JoinSet;
 
-use super::{stub::whole, *};
+use super::{
+    stub::{read_head, whole, write_answer},
+    *,
+};
 
 /// Tells the service, and what it was asked.
 async fn named(name: &'static str) -> Stub {
@@ -174,6 +177,10 @@ async fn services_appear_move_and_go_at_once() {
     site.tell(vec![service("first", &["/b"], &[first.address]), service("second", &["/a"], &[second.address])]);
     becomes("/b", "first").await;
     assert!(site.get("/a").await.text().starts_with("second"));
+    // As many routes as before, and each another one's.
+    site.tell(vec![service("first", &["/a"], &[first.address]), service("second", &["/b"], &[second.address])]);
+    becomes("/a", "first").await;
+    assert!(site.get("/b").await.text().starts_with("second"));
     site.tell(vec![service("first", &["/b"], &[]), service("second", &["/a"], &[second.address])]);
     eventually("it has no endpoint", PATIENCE, async || (site.get("/b").await.status == 503).then_some(())).await;
     let answer = site.get("/b").await;
@@ -181,6 +188,35 @@ async fn services_appear_move_and_go_at_once() {
     site.tell(Vec::new());
     eventually("it is gone", PATIENCE, async || (site.get("/b").await.status == 404).then_some(())).await;
     assert_eq!(site.metric("gateway_routes"), 0);
+}
+
+#[tokio::test]
+async fn of_a_service_that_is_gone_nothing_is_left() {
+    let ended = Arc::new(AtomicBool::new(false));
+    let stub = Stub::raw({
+        let ended = ended.clone();
+        move |mut stream, _| {
+            let ended = ended.clone();
+            async move {
+                while read_head(&mut stream).await.is_some() {
+                    write_answer(&mut stream, "hello").await;
+                }
+                ended.store(true, Ordering::SeqCst);
+            }
+        }
+    })
+    .await;
+    let site = Site::with(&[], &[&stub]);
+    let metrics = || TextEncoder::new().encode_to_string(&site.registry.gather()).expect("text");
+    assert_eq!(site.get("/test").await.text(), "hello");
+    eventually("it is counted", PATIENCE, async || {
+        metrics().contains(r#"http_requests_total{method="GET",route="/test""#).then_some(())
+    })
+    .await;
+    site.told(Vec::new()).await;
+    let soon = Duration::from_secs(5);
+    eventually("no connection is kept", soon, async || ended.load(Ordering::SeqCst).then_some(())).await;
+    eventually("no metric names it", soon, async || (!metrics().contains(r#"service="test""#)).then_some(())).await;
 }
 
 /// While requests come without a pause: other services and routes change, endpoints come and go.
