@@ -108,8 +108,9 @@ impl Documents {
 async fn ask(services: Arc<[Service]>) -> Result<File, JoinError> {
     let documents = fetch::all(&services).await;
     let merging = spawn_blocking(move || {
+        // One after the other: of each only what is shown is kept.
         let documents = documents.into_iter().map(|document| document.and_then(|bytes| fetch::parse(&bytes)));
-        let document = merge::merge(&services, documents.collect());
+        let document = merge::merge(&services, documents);
         File::new(HeaderValue::from_static("application/json"), document.to_string().into())
     });
     merging.await

@@ -180,6 +180,22 @@ async fn services_that_have_no_document_hold_nobody_up_for_long() {
 }
 
 #[tokio::test]
+async fn no_more_is_read_than_fits_whatever_the_number_of_services() {
+    let mut services = Vec::new();
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        let document =
+            json!({"openapi": "3.1.0", "paths": {format!("/{name}"): {"get": {"responses": {}}}}}).to_string();
+        let (address, _) = endpoint(response(200, &(document + &" ".repeat(3 * 1024 * 1024)))).await;
+        services.push(service(name, vec![address]));
+    }
+    let (_services, documents) = documents(services);
+    let document = merged(&documents).await;
+    let reasons: Vec<_> = absent(&document).into_iter().map(|(_, reason)| reason).collect();
+    assert_eq!(reasons, ["the documents of all services are too long together"]);
+    assert_eq!(paths(&document).len(), 5);
+}
+
+#[tokio::test]
 async fn another_endpoint_is_asked_where_one_is_gone() {
     let (address, _) = endpoint(document_of("/a")).await;
     let gone = nobody().await;

@@ -314,6 +314,6 @@ proptest! {
             prop_assert_eq!(given, found);
         }
         // And the same twice is the same.
-        prop_assert_eq!(merge(&services, documents.into_iter().map(Ok).collect()), whole);
+        prop_assert_eq!(merge(&services, documents.into_iter().map(Ok)), whole);
     }
 }
