@@ -1,6 +1,9 @@
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    known::{IDENTITY, IDENTITY_PREFIXES},
+    *,
+};
 
 fn names(dropped: &[&str], kept: &[&str]) -> Names {
     let patterns = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("a pattern")).collect();
