@@ -12,10 +12,14 @@ use std::{
 };
 
 use bytes::Bytes;
+use chassis::Problem;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use http_body_util::Full;
 use sha2::{Digest, Sha256};
-use tokio::sync::Mutex;
+use tokio::{
+    sync::Mutex,
+    task::{JoinError, spawn_blocking},
+};
 
 use crate::services::{Service, Services};
 
@@ -33,7 +37,7 @@ pub(crate) struct Documents {
     services: Services,
     lifetime: Duration,
     /// Held while the services are asked: whoever comes meanwhile gets the same answer.
-    merged: Mutex<Option<Merged>>,
+    merged: Arc<Mutex<Option<Merged>>>,
     page: page::Page,
 }
 
@@ -54,44 +58,62 @@ struct File {
 
 impl Documents {
     pub(crate) fn new(services: Services) -> Self {
-        Self { services, lifetime: LIFETIME, merged: Mutex::default(), page: page::Page::default() }
+        Self { services, lifetime: LIFETIME, merged: Arc::default(), page: page::Page::default() }
     }
 
-    /// Whether a path is one of the gateway's own where no service claims it. A request for it is to be brought to
-    /// [`Self::answer`] before any service.
-    pub(crate) fn may_answer(path: &str) -> bool {
-        own_prefix(path).is_some()
+    /// The prefix by which a path is the gateway's own, unless a service claims that: the route of a request that is to
+    /// be brought to [`Self::answer`], and to no service.
+    pub(crate) fn route(&self, path: &str) -> Option<&'static str> {
+        own_prefix(path).filter(|own| !is_claimed(&self.services.borrow(), path, own))
     }
 
-    /// The answer to a GET or HEAD of one of the documents; `None` where the path is not theirs, or a service's.
-    pub(crate) async fn answer(&self, request: &Parts) -> Option<Response<Full<Bytes>>> {
-        let path = request.uri.path();
-        let own = own_prefix(path)?;
+    /// The answer to a request for a path that has such a route.
+    pub(crate) async fn answer(&self, request: &Parts) -> Response<Full<Bytes>> {
+        if !matches!(request.method, Method::GET | Method::HEAD) {
+            return not_allowed();
+        }
+        match request.uri.path() {
+            DOCUMENT => match self.document().await {
+                Ok(file) => file.answer(&request.headers),
+                Err(error) => Problem::internal(error).into_http().map(Full::new),
+            },
+            "/" | PAGE => redirect(),
+            path => match path.strip_prefix("/docs/").and_then(|path| self.page.file(path)) {
+                Some(file) => file.answer(&request.headers),
+                None => Problem::not_found("the page has no such file").into_http().map(Full::new),
+            },
+        }
+    }
+
+    async fn document(&self) -> Result<File, JoinError> {
+        let mut held = self.merged.clone().lock_owned().await;
         let services = self.services.borrow().clone();
-        if !matches!(request.method, Method::GET | Method::HEAD) || is_claimed(&services, path, own) {
-            return None;
-        }
-        match path {
-            DOCUMENT => Some(self.document(services).await.answer(&request.headers)),
-            "/" | PAGE => Some(redirect()),
-            _ => Some(self.page.file(path.strip_prefix("/docs/")?)?.answer(&request.headers)),
-        }
-    }
-
-    async fn document(&self, services: Arc<[Service]>) -> File {
-        let mut held = self.merged.lock().await;
         if let Some(merged) = &*held
             && merged.services == services
             && merged.at.elapsed() < self.lifetime
         {
-            return merged.file.clone();
+            return Ok(merged.file.clone());
         }
-        let documents = fetch::all(&services).await;
-        let document = merge::merge(&services, documents);
-        let file = File::new(HeaderValue::from_static("application/json"), document.to_string().into());
-        *held = Some(Merged { services, at: Instant::now(), file: file.clone() });
-        file
+        // It goes on when the client has gone: else clients that come and go could have the services asked without end.
+        let asked = tokio::spawn(async move {
+            let file = ask(services.clone()).await?;
+            *held = Some(Merged { services, at: Instant::now(), file: file.clone() });
+            Ok(file)
+        });
+        asked.await?
     }
+}
+
+/// Asks the services, and merges what they say: on a thread that has no requests to serve meanwhile.
+async fn ask(services: Arc<[Service]>) -> Result<File, JoinError> {
+    let documents = fetch::all(&services).await;
+    let merging = spawn_blocking(move || {
+        // One after the other: of each only what is shown is kept.
+        let documents = documents.into_iter().map(|document| document.and_then(|bytes| fetch::parse(&bytes)));
+        let document = merge::merge(&services, documents);
+        File::new(HeaderValue::from_static("application/json"), document.to_string().into())
+    });
+    merging.await
 }
 
 impl File {
@@ -145,6 +167,12 @@ fn is_claimed(services: &[Service], path: &str, own: &str) -> bool {
 fn is_under(prefix: &str, path: &str) -> bool {
     let prefix = prefix.trim_end_matches('/');
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn not_allowed() -> Response<Full<Bytes>> {
+    let mut response = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this is only to be read").into_http();
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    response.map(Full::new)
 }
 
 fn redirect() -> Response<Full<Bytes>> {

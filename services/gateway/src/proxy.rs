@@ -5,6 +5,7 @@ mod budget;
 mod endpoint;
 mod forward;
 mod health;
+mod host;
 mod http1;
 mod http2;
 mod outgoing;
@@ -27,11 +28,7 @@ use chassis::{
     server::{App, Peer, RequestBody},
 };
 use clap::Args;
-use http::{
-    HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
-    request::Parts,
-    uri::{PathAndQuery, Scheme},
-};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
@@ -200,24 +197,21 @@ impl Proxy {
         if parts.method == Method::CONNECT {
             return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "this is no proxy to other hosts"));
         }
-        make_host_known(&mut parts)?;
+        host::check(&mut parts)?;
         if !target::is_unambiguous(parts.uri.path()) {
             return Err(Problem::new(StatusCode::BAD_REQUEST, "the path has a dot segment; resolve it"));
         }
-        if Documents::may_answer(parts.uri.path())
-            && let Some(response) = self.documents.answer(&parts).await
-        {
-            return Ok((response.map(Answer::Own), None));
+        if let Some(own) = self.documents.route(parts.uri.path()) {
+            if let Some(preflight) = self.admit(&parts, "gateway", own, client, quota)? {
+                return Ok((preflight, None));
+            }
+            return Ok((self.documents.answer(&parts).await.map(Answer::Own), None));
         }
         let route = self.table.load().find(parts.uri.path()).cloned();
         let route = route.ok_or_else(|| Problem::not_found("no service has this path"))?;
         record.route = Some(route.clone());
-        if let Some(response) = self.policy.preflight(&parts) {
-            return Ok((response.map(|()| Answer::default()), None));
-        }
-        *quota = self.policy.limit(&route.upstream.name, &route.path, client);
-        if let Some(quota) = quota.as_ref().filter(|quota| !quota.allowed) {
-            return Err(quota.problem());
+        if let Some(preflight) = self.admit(&parts, &route.upstream.name, &route.path, client, quota)? {
+            return Ok((preflight, None));
         }
         let limit = if is_grpc { u64::MAX } else { self.body_limit };
         if body.size_hint().lower() > limit {
@@ -228,7 +222,9 @@ impl Proxy {
         record.trace(&mut parts.headers);
         self.policy.to_upstream(&mut parts, client);
         if is_grpc {
-            put_host_in_target(&mut parts)?;
+            host::put_in_target(&mut parts)?;
+        } else {
+            host::name_if_missing(&mut parts.headers, &route.upstream.name)?;
         }
         let keep = !is_grpc && may_repeat(&parts);
         let source = Source::new(body, limit, keep);
@@ -247,6 +243,25 @@ impl Proxy {
         }
     }
 
+    /// Whether a request may go on to its route: it may be too many, or a preflight, whose answer this is.
+    fn admit(
+        &self,
+        parts: &Parts,
+        service: &str,
+        route: &str,
+        client: &Client,
+        quota: &mut Option<Quota>,
+    ) -> Result<Option<Response<Answer>>, Problem> {
+        if let Some(preflight) = self.policy.preflight(parts) {
+            return Ok(Some(preflight.map(|()| Answer::default())));
+        }
+        *quota = self.policy.limit(service, route, client);
+        match quota {
+            Some(quota) if !quota.allowed => Err(quota.problem()),
+            _ => Ok(None),
+        }
+    }
+
     fn too_large(&self) -> Problem {
         let detail = format!("a request's body may have at most {} bytes", self.body_limit);
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
@@ -258,31 +273,6 @@ fn is_grpc(parts: &Parts) -> bool {
     let media_type = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     parts.version == Version::HTTP_2
         && media_type.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest, [] | [b'+' | b';', ..]))
-}
-
-/// Makes `Host` say what the request's authority says, where it has one (RFC 9112, section 3.2.2).
-fn make_host_known(parts: &mut Parts) -> Result<(), Problem> {
-    if let Some(authority) = parts.uri.authority() {
-        let host = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, host)| host);
-        let host = HeaderValue::from_str(host).map_err(|_| no_host())?;
-        parts.headers.insert(header::HOST, host);
-    } else if parts.version != Version::HTTP_10 && !parts.headers.contains_key(header::HOST) {
-        return Err(no_host());
-    }
-    Ok(())
-}
-
-fn no_host() -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, "the request does not say for which host it is")
-}
-
-/// Makes a request one by HTTP/2, which has the host in its target.
-fn put_host_in_target(parts: &mut Parts) -> Result<(), Problem> {
-    let host = parts.headers.remove(header::HOST).ok_or_else(no_host)?;
-    let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-    let uri = Uri::builder().scheme(Scheme::HTTP).authority(host.as_bytes()).path_and_query(path);
-    parts.uri = uri.build().map_err(|_| no_host())?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -58,6 +58,16 @@ impl ApiServer {
         self.state().history.break_watches();
     }
 
+    /// Ends all watches without an error, and those that are begun from now on at once.
+    pub fn end_watches(&self) {
+        self.state().history.end_watches(true);
+    }
+
+    /// Lets watches go on again.
+    pub fn stop_ending_watches(&self) {
+        self.state().history.end_watches(false);
+    }
+
     /// Forgets what happened: a watch can no longer go on from there.
     pub fn forget_history(&self) {
         self.state().history.forget();

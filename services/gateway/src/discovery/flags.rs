@@ -171,7 +171,12 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_a_route_is_said() {
+        let long = format!("{}:/users=http://a:1", "a".repeat(64));
+        assert!(parse(&long[1..]).is_ok());
         for (text, what) in [
+            (long.as_str(), "no name"),
+            ("users-:/users=http://a:1", "no name"),
+            ("users:/users=http://a:0", "a host and a port only"),
             ("users", "the form"),
             ("/users=http://a:1", "the form"),
             ("Users:/users=http://a:1", "no name"),

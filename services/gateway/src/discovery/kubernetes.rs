@@ -15,7 +15,7 @@ mod tests;
 use anyhow::Context as _;
 use futures_util::{Stream, StreamExt, stream};
 use k8s_openapi::api::{core, discovery::v1::EndpointSlice};
-use kube::{Api, Client, Config, core::PartialObjectMeta, runtime::watcher::Event};
+use kube::{Client, Config, core::PartialObjectMeta, runtime::watcher::Event};
 use prometheus::Registry;
 
 use self::{metrics::Metrics, patience::watch, table::Table};
@@ -52,8 +52,8 @@ pub(super) async fn start(namespace: Option<&str>, registry: &Registry, publishe
 fn changes(client: &Client, namespace: &str, metrics: &Metrics) -> impl Stream<Item = Change> + Send + use<> {
     let (services, slices) = ("services", "endpointslices");
     let (of_services, of_slices) = (metrics.failures(services), metrics.failures(slices));
-    let services = watch(Api::<Service>::namespaced(client.clone(), namespace), services, of_services);
-    let slices = watch(Api::<EndpointSlice>::namespaced(client.clone(), namespace), slices, of_slices);
+    let services = watch(client, namespace, services, of_services);
+    let slices = watch(client, namespace, slices, of_slices);
     stream::select(services.map(Change::Service), slices.map(Change::Slice))
 }
 

@@ -27,6 +27,9 @@ const AT_A_TIME: usize = 64;
 /// The longest document that is taken, in bytes.
 const MAX_LENGTH: usize = 4 * 1024 * 1024;
 
+/// The same for all documents together: read, they take some ten times as much memory.
+const MAX_LENGTH_OF_ALL: usize = 16 * 1024 * 1024;
+
 /// Why there is no document of a service, for its users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Absence {
@@ -38,6 +41,8 @@ pub(super) enum Absence {
     NoDocument,
     /// Longer than anybody reads.
     TooLong,
+    /// With those that came before it.
+    TooLongTogether,
     /// Neither OpenAPI 3.0 nor 3.1.
     NotOpenApi,
     /// It names parts that it does not have.
@@ -53,6 +58,7 @@ impl Absence {
             Self::NoAnswer => "it does not answer",
             Self::NoDocument => "it has no document",
             Self::TooLong => "its document is too long",
+            Self::TooLongTogether => "the documents of all services are too long together",
             Self::NotOpenApi => "its document is not one of OpenAPI 3.0 or 3.1",
             Self::Dangling => "its document refers to parts that it does not have",
             Self::NothingRouted => "its document describes no path that is routed to it",
@@ -61,14 +67,19 @@ impl Absence {
 }
 
 /// The documents of services, in their order.
-pub(super) async fn all(services: &[Service]) -> Vec<Result<Value, Absence>> {
+pub(super) async fn all(services: &[Service]) -> Vec<Result<Bytes, Absence>> {
     let mut documents = vec![Err(Absence::NoAnswer); services.len()];
+    let mut left = MAX_LENGTH_OF_ALL;
     let endpoints: Vec<_> = services.iter().map(|service| service.http.clone()).collect();
     let fetched = stream::iter(endpoints.into_iter().enumerate())
         .map(|(index, endpoints)| async move { (index, of_service(endpoints).await) })
         .buffer_unordered(AT_A_TIME)
         .for_each(|(index, document)| {
-            documents[index] = document;
+            documents[index] = document.and_then(|bytes| {
+                let rest = left.checked_sub(bytes.len()).ok_or(Absence::TooLongTogether)?;
+                left = rest;
+                Ok(bytes)
+            });
             std::future::ready(())
         });
     // Those that have not come by then are not waited for.
@@ -76,8 +87,16 @@ pub(super) async fn all(services: &[Service]) -> Vec<Result<Value, Absence>> {
     documents
 }
 
+/// Reads a document.
+pub(super) fn parse(bytes: &[u8]) -> Result<Value, Absence> {
+    match serde_json::from_slice(bytes) {
+        Ok(document @ Value::Object(_)) => Ok(document),
+        _ => Err(Absence::NotOpenApi),
+    }
+}
+
 /// Asks one endpoint, and another one where there is nobody at the first.
-async fn of_service(mut endpoints: Vec<SocketAddr>) -> Result<Value, Absence> {
+async fn of_service(mut endpoints: Vec<SocketAddr>) -> Result<Bytes, Absence> {
     endpoints.shuffle(&mut rand::rng());
     let asked = async {
         let mut outcome = Err(Absence::NoEndpoint);
@@ -89,11 +108,7 @@ async fn of_service(mut endpoints: Vec<SocketAddr>) -> Result<Value, Absence> {
         }
         outcome
     };
-    let bytes = time::timeout(TIMEOUT, asked).await.unwrap_or(Err(Absence::NoAnswer))?;
-    match serde_json::from_slice(&bytes) {
-        Ok(document @ Value::Object(_)) => Ok(document),
-        _ => Err(Absence::NotOpenApi),
-    }
+    time::timeout(TIMEOUT, asked).await.unwrap_or(Err(Absence::NoAnswer))
 }
 
 async fn of_endpoint(endpoint: SocketAddr) -> Result<Bytes, Absence> {

@@ -13,7 +13,7 @@ use crate::services::Service;
 
 /// Merges the documents of services, which come in the same order. Each is cut to what is routed to its service; where
 /// two have different components, or operations, of one name, these get the names of their services before their own.
-pub(super) fn merge(services: &[Service], documents: Vec<Result<Value, Absence>>) -> Value {
+pub(super) fn merge(services: &[Service], documents: impl IntoIterator<Item = Result<Value, Absence>>) -> Value {
     let mut parts = Vec::new();
     let mut absent = Vec::new();
     for (service, document) in services.iter().zip(documents) {

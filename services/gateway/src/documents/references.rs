@@ -1,5 +1,7 @@
 //! Finds, in a part of an OpenAPI document, the names by which it refers to other parts.
 
+use std::collections::HashSet;
+
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
@@ -103,9 +105,10 @@ fn name_variants(members: &mut Map<String, Value>) {
             *name = pointer(&("schemas".to_owned(), name.clone()));
         }
     }
+    let named: HashSet<String> = mapping.values().filter_map(|schema| schema.as_str().map(str::to_owned)).collect();
     for variant in variants {
         if let Some(((_, name), _)) = component(&variant)
-            && !mapping.values().any(|schema| *schema == variant.as_str())
+            && !named.contains(&variant)
         {
             mapping.entry(name).or_insert(variant.into());
         }

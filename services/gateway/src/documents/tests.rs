@@ -4,6 +4,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+use futures_util::FutureExt as _;
 use http::Request;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
@@ -63,19 +64,28 @@ fn documents(services: Vec<Service>) -> (watch::Sender<Arc<[Service]>>, Document
     (sender, Documents::new(receiver))
 }
 
-async fn get(documents: &Documents, path: &str, lines: &[(&str, &str)]) -> Option<(StatusCode, HeaderMap, Bytes)> {
-    let mut request = Request::get(path);
+async fn ask(
+    documents: &Documents,
+    method: Method,
+    path: &str,
+    lines: &[(&str, &str)],
+) -> (StatusCode, HeaderMap, Bytes) {
+    let mut request = Request::builder().method(method).uri(path);
     for (name, value) in lines {
         request = request.header(*name, *value);
     }
     let (parts, ()) = request.body(()).expect("a request").into_parts();
     let answer: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(documents.answer(&parts));
-    let (parts, body) = answer.await?.into_parts();
-    Some((parts.status, parts.headers, body.collect().await.expect("a body").to_bytes()))
+    let (parts, body) = answer.await.into_parts();
+    (parts.status, parts.headers, body.collect().await.expect("a body").to_bytes())
+}
+
+async fn get(documents: &Documents, path: &str, lines: &[(&str, &str)]) -> (StatusCode, HeaderMap, Bytes) {
+    ask(documents, Method::GET, path, lines).await
 }
 
 async fn merged(documents: &Documents) -> Value {
-    let (status, headers, body) = get(documents, "/openapi.json", &[]).await.expect("an answer");
+    let (status, headers, body) = get(documents, "/openapi.json", &[]).await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(headers.get(header::CONTENT_TYPE), Some(&HeaderValue::from_static("application/json")));
     assert_eq!(headers.get(header::CACHE_CONTROL), Some(&HeaderValue::from_static("no-cache")));
@@ -97,6 +107,17 @@ async fn services_are_asked_once_for_all_who_come_meanwhile_and_soon_after() {
     let (_services, documents) = documents(vec![service("a", vec![address])]);
     let all = futures_util::future::join_all((0..10).map(|_| merged(&documents))).await;
     assert!(all.iter().all(|document| paths(document) == ["/a"]));
+    assert_eq!(requests.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn clients_that_go_away_do_not_have_services_asked_again() {
+    let (address, requests) = endpoint(document_of("/a")).await;
+    let (_services, documents) = documents(vec![service("a", vec![address])]);
+    for _ in 0..10 {
+        assert!(merged(&documents).now_or_never().is_none(), "it takes longer to ask");
+    }
+    assert_eq!(paths(&merged(&documents).await), ["/a"]);
     assert_eq!(requests.load(Ordering::SeqCst), 1);
 }
 
@@ -159,6 +180,22 @@ async fn services_that_have_no_document_hold_nobody_up_for_long() {
 }
 
 #[tokio::test]
+async fn no_more_is_read_than_fits_whatever_the_number_of_services() {
+    let mut services = Vec::new();
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        let document =
+            json!({"openapi": "3.1.0", "paths": {format!("/{name}"): {"get": {"responses": {}}}}}).to_string();
+        let (address, _) = endpoint(response(200, &(document + &" ".repeat(3 * 1024 * 1024)))).await;
+        services.push(service(name, vec![address]));
+    }
+    let (_services, documents) = documents(services);
+    let document = merged(&documents).await;
+    let reasons: Vec<_> = absent(&document).into_iter().map(|(_, reason)| reason).collect();
+    assert_eq!(reasons, ["the documents of all services are too long together"]);
+    assert_eq!(paths(&document).len(), 5);
+}
+
+#[tokio::test]
 async fn another_endpoint_is_asked_where_one_is_gone() {
     let (address, _) = endpoint(document_of("/a")).await;
     let gone = nobody().await;
@@ -172,14 +209,14 @@ async fn another_endpoint_is_asked_where_one_is_gone() {
 async fn who_has_it_is_told_so() {
     let (_services, documents) = documents(Vec::new());
     for path in ["/openapi.json", "/docs/swagger-ui.css"] {
-        let (_, headers, _) = get(&documents, path, &[]).await.expect("an answer");
+        let (_, headers, _) = get(&documents, path, &[]).await;
         let tag = headers.get(header::ETAG).and_then(|tag| tag.to_str().ok()).expect("a tag").to_owned();
         for known in [tag.clone(), format!("\"x\", {tag}"), tag.replace("W/", ""), "*".to_owned()] {
-            let (status, again, body) = get(&documents, path, &[("if-none-match", &known)]).await.expect("an answer");
+            let (status, again, body) = get(&documents, path, &[("if-none-match", &known)]).await;
             assert_eq!((status, body.len()), (StatusCode::NOT_MODIFIED, 0), "{known}");
             assert_eq!(again.get(header::ETAG), headers.get(header::ETAG));
         }
-        let (status, ..) = get(&documents, path, &[("if-none-match", "W/\"x\"")]).await.expect("an answer");
+        let (status, ..) = get(&documents, path, &[("if-none-match", "W/\"x\"")]).await;
         assert_eq!(status, StatusCode::OK);
     }
 }
@@ -188,50 +225,65 @@ async fn who_has_it_is_told_so() {
 async fn the_page_has_all_its_files_and_shows_the_document() {
     let (_services, documents) = documents(Vec::new());
     for path in ["/", "/docs"] {
-        let (status, headers, _) = get(&documents, path, &[]).await.expect("an answer");
+        let (status, headers, _) = get(&documents, path, &[]).await;
         assert_eq!(status, StatusCode::TEMPORARY_REDIRECT);
         assert_eq!(headers.get(header::LOCATION), Some(&HeaderValue::from_static("/docs/")));
     }
-    let (_, headers, page) = get(&documents, "/docs/", &[]).await.expect("the page");
+    let (_, headers, page) = get(&documents, "/docs/", &[]).await;
     assert_eq!(headers.get(header::CONTENT_TYPE), Some(&HeaderValue::from_static("text/html")));
     let page = String::from_utf8_lossy(&page).into_owned();
     let quoted = page.split('"').filter(|text| text.starts_with("./"));
     let files: Vec<_> = quoted.map(|text| text.trim_start_matches("./")).collect();
     assert!(files.contains(&"swagger-ui-bundle.js"), "{files:?}");
     for file in files {
-        assert!(get(&documents, &format!("/docs/{file}"), &[]).await.is_some(), "{file}");
+        assert_eq!(get(&documents, &format!("/docs/{file}"), &[]).await.0, StatusCode::OK, "{file}");
     }
-    let (_, _, script) = get(&documents, "/docs/swagger-initializer.js", &[]).await.expect("a file");
+    let (_, _, script) = get(&documents, "/docs/swagger-initializer.js", &[]).await;
     let script = String::from_utf8_lossy(&script).into_owned();
     assert!(script.contains("\"url\": \"/openapi.json\"") && script.contains("\"validatorUrl\": \"none\""), "{script}");
-    assert!(get(&documents, "/docs/none.js", &[]).await.is_none());
+    assert_eq!(get(&documents, "/docs/none.js", &[]).await.0, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
-async fn other_paths_and_methods_and_what_a_service_claims_are_not_answered() {
-    let answered = async |paths: &[&str], method: Method, path: &str| {
+async fn they_are_only_to_be_read() {
+    let (_services, documents) = documents(Vec::new());
+    for path in ["/", "/docs", "/docs/", "/docs/none.js", "/openapi.json"] {
+        for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
+            let (status, headers, _) = ask(&documents, method.clone(), path, &[]).await;
+            assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+            assert_eq!(headers.get(header::ALLOW), Some(&HeaderValue::from_static("GET, HEAD")), "{method} {path}");
+        }
+        assert_ne!(ask(&documents, Method::HEAD, path, &[]).await.0, StatusCode::METHOD_NOT_ALLOWED, "{path}");
+    }
+}
+
+#[test]
+fn other_paths_and_what_a_service_claims_are_not_the_gateways_own() {
+    let route = |paths: &[&str], path: &str| {
         let mut service = service("a", Vec::new());
         service.paths = paths.iter().map(|path| (*path).to_owned()).collect();
-        let (_services, documents) = documents(vec![service]);
-        let (parts, ()) = Request::builder().method(method).uri(path).body(()).expect("a request").into_parts();
-        let is_answered = documents.answer(&parts).await.is_some();
-        assert!(!is_answered || Documents::may_answer(path));
-        is_answered
+        documents(vec![service]).1.route(path)
     };
-    for path in ["/", "/docs", "/docs/", "/docs/index.html", "/openapi.json"] {
-        assert!(answered(&[], Method::GET, path).await, "{path}");
-        assert!(answered(&[], Method::HEAD, path).await, "{path}");
-        assert!(!answered(&[], Method::POST, path).await, "{path}");
+    for (path, own) in [
+        ("/", "/"),
+        ("/docs", "/docs"),
+        ("/docs/", "/docs"),
+        ("/docs/index.html", "/docs"),
+        ("/docs/nothing", "/docs"),
+        ("/openapi.json", "/openapi.json"),
+    ] {
+        assert_eq!(route(&[], path), Some(own), "{path}");
     }
-    for path in ["/docsy", "/openapi.json/x", "/users", "/docs/nothing"] {
-        assert!(!answered(&[], Method::GET, path).await, "{path}");
+    for path in ["/docsy", "/openapi.json/x", "/users", "//docs", "*", ""] {
+        assert_eq!(route(&[], path), None, "{path}");
     }
     // Who claims all but what others have does not have these.
-    assert!(answered(&["/"], Method::GET, "/docs/").await);
-    assert!(answered(&["/"], Method::GET, "/openapi.json").await);
-    assert!(!answered(&["/"], Method::GET, "/").await);
-    assert!(!answered(&["/docs"], Method::GET, "/docs/").await);
-    assert!(!answered(&["/docs/index.html"], Method::GET, "/docs/index.html").await);
-    assert!(answered(&["/docs/more"], Method::GET, "/docs/index.html").await);
-    assert!(!answered(&["/openapi.json"], Method::GET, "/openapi.json").await);
+    assert_eq!(route(&["/"], "/docs/"), Some("/docs"));
+    assert_eq!(route(&["/"], "/openapi.json"), Some("/openapi.json"));
+    assert_eq!(route(&["/"], "/"), None);
+    assert_eq!(route(&["/docs"], "/docs/"), None);
+    assert_eq!(route(&["/docs"], "/openapi.json"), Some("/openapi.json"));
+    assert_eq!(route(&["/docs/index.html"], "/docs/index.html"), None);
+    assert_eq!(route(&["/docs/more"], "/docs/index.html"), Some("/docs"));
+    assert_eq!(route(&["/openapi.json"], "/openapi.json"), None);
 }

@@ -102,9 +102,9 @@ impl Quota {
         Problem::of_kind(StatusCode::TOO_MANY_REQUESTS, "rate-limited", detail)
     }
 
-    /// In seconds; a wait of less than one would be read as none.
+    /// In seconds: at least one, as whoever is refused has to wait for some time.
     fn retry_after(&self) -> u64 {
-        seconds(self.verdict.next_after).max(1)
+        seconds(self.verdict.next_after)
     }
 }
 

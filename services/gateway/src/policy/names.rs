@@ -1,160 +1,12 @@
 //! Which headers end at the gateway, by their names.
 
+mod known;
+
 use std::str::FromStr;
 
-use http::{HeaderMap, HeaderName, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-/// Makes a list of names and a function that tells whether a name is in it. The function compares with each, which the
-/// compiler makes a look at the length for nearly all of them: faster than any search, and this is done for every header
-/// of every request.
-macro_rules! names {
-    ($(#[$doc:meta])* $list:ident, $contains:ident, $test:ident, [$($name:literal),+ $(,)?]) => {
-        $(#[$doc])*
-        #[allow(dead_code, reason = "of some lists only the tests need the names themselves")]
-        const $list: &[&str] = &[$($name),+];
-
-        fn $contains(name: &str) -> bool {
-            names!($test, name, $($name),+)
-        }
-    };
-    (is, $given:ident, $($name:literal),+) => { matches!($given, $($name)|+) };
-    (begins, $given:ident, $($name:literal),+) => { $($given.starts_with($name))||+ };
-}
-
-names! {
-    /// Headers that belong to one connection (RFC 9110, section 7.6.1). `trailer` is none of them: trailers are
-    /// passed on, and so is their announcement, without which HTTP/1.1 would not carry them.
-    HOP_BY_HOP, is_hop_by_hop, is, [
-        "connection",
-        "http2-settings",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authentication-info",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "transfer-encoding",
-        "upgrade",
-    ]
-}
-
-names! {
-    /// Headers by which services believe a gateway about who the client is or what it asked for.
-    IDENTITY, is_named_identity, is, [
-        "cf-connecting-ip",
-        "cf-connecting-ipv6",
-        "client-ip",
-        "fastly-client-ip",
-        "forwarded",
-        "true-client-ip",
-        "x-client-dn",
-        "x-client-ip",
-        "x-client-verify",
-        "x-cluster-client-ip",
-        "x-forwarded",
-        "x-groups",
-        "x-jwt-assertion",
-        "x-jwt-payload",
-        "x-rewrite-url",
-        "x-roles",
-        "x-scheme",
-        "x-url-scheme",
-        "x-user",
-        "x-userinfo",
-        "x-username",
-    ]
-}
-
-names! {
-    /// The same, by how they begin.
-    IDENTITY_PREFIXES, begins_as_identity, begins, [
-        "cf-access-",
-        "remote-",
-        "ssl-client-",
-        "x-amzn-oidc-",
-        "x-auth-",
-        "x-authenticated-",
-        "x-authentik-",
-        "x-client-cert",
-        "x-consumer-",
-        "x-credential-",
-        "x-envoy-",
-        "x-forwarded-",
-        "x-goog-authenticated-user-",
-        "x-goog-iap-",
-        "x-ms-client-principal",
-        "x-ms-token-",
-        "x-original-",
-        "x-pomerium-",
-        "x-real-",
-        "x-remote-",
-        "x-ssl-",
-        "x-user-",
-        "x-vouch-",
-        "x-webauth-",
-    ]
-}
-
-/// What such a beginning does not mean: a client's own credentials, which a service checks, and its own name for
-/// itself, as gRPC-Web sends it.
-const IDENTITY_EXCEPTIONS: [&str; 3] = ["x-auth-key", "x-auth-token", "x-user-agent"];
-
-names! {
-    /// Headers for the far end that a Connection header cannot have removed, whatever it names (RFC 9110 forbids naming
-    /// them): else a client could take a request's id, credentials or conditions from it on its way.
-    END_TO_END, is_named_end_to_end, is, [
-        "accept",
-        "age",
-        "allow",
-        "authorization",
-        "baggage",
-        "cache-control",
-        "cookie",
-        "date",
-        "etag",
-        "expect",
-        "expires",
-        "from",
-        "host",
-        "idempotency-key",
-        "last-modified",
-        "link",
-        "location",
-        "origin",
-        "pragma",
-        "prefer",
-        "priority",
-        "range",
-        "ratelimit",
-        "ratelimit-policy",
-        "referer",
-        "referrer-policy",
-        "retry-after",
-        "set-cookie",
-        "strict-transport-security",
-        "traceparent",
-        "tracestate",
-        "trailer",
-        "user-agent",
-        "vary",
-        "www-authenticate",
-        "x-request-id",
-    ]
-}
-
-names! {
-    /// The same, by how they begin.
-    END_TO_END_PREFIXES, begins_as_end_to_end, begins, [
-        "accept-",
-        "access-control-",
-        "content-",
-        "grpc-",
-        "if-",
-        "sec-",
-        "x-content-",
-        "x-frame-",
-    ]
-}
+use known::{END_TO_END, END_TO_END_PREFIXES, HOP_BY_HOP, is_end_to_end, is_hop_by_hop, is_identity, may_end_here};
 
 /// Names of headers that end at the gateway or, as exceptions, do not.
 #[derive(Debug, Clone, clap::Args)]
@@ -191,11 +43,13 @@ impl FromStr for Pattern {
             return Err("is no header name, nor the beginning of one followed by *");
         }
         let is_prefix = stem.len() < name.len();
-        let is_needed = |own: &&str| if is_prefix { own.starts_with(stem) } else { *own == stem };
-        if is_end_to_end(stem) || END_TO_END.iter().chain(HOP_BY_HOP).any(is_needed) {
+        let stem = &*plain(stem);
+        let covers = |own: &&str| if is_prefix { own.starts_with(stem) } else { *own == stem };
+        let mut needed = [END_TO_END, END_TO_END_PREFIXES, HOP_BY_HOP].into_iter().flatten();
+        if is_end_to_end(stem) || needed.any(covers) {
             return Err("is a header that HTTP itself needs");
         }
-        Ok(if is_prefix { Self::Prefix(stem.to_owned()) } else { Self::Name(name) })
+        Ok(if is_prefix { Self::Prefix(stem.to_owned()) } else { Self::Name(stem.to_owned()) })
     }
 }
 
@@ -213,9 +67,10 @@ impl Names {
         Self { dropped: args.drop_headers.clone(), kept: args.keep_headers.clone() }
     }
 
-    /// Removes from a request what ends at the gateway.
+    /// Removes from a request what ends at the gateway, of which its trailers are a part; see `outgoing`.
     pub(super) fn strip_request(&self, headers: &mut HeaderMap) {
         strip(headers, |name| self.is_dropped(name));
+        headers.remove(header::TRAILER);
     }
 
     fn is_dropped(&self, name: &str) -> bool {
@@ -223,7 +78,7 @@ impl Names {
         // x-forwarded-for. So they are judged by what they may be taken for, and that must not be a header that the
         // gateway answers for.
         if name.bytes().any(|byte| !byte.is_ascii_alphanumeric() && byte != b'-') {
-            let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+            let plain = plain(name);
             return is_end_to_end(&plain) || self.is_dropped(&plain);
         }
         (may_end_here(name) && is_hop_by_hop(name))
@@ -238,7 +93,7 @@ pub(super) fn strip_answer(status: StatusCode, headers: &mut HeaderMap) {
     strip(headers, |name| is_hop_by_hop(name) || name == "server" || name == "x-powered-by");
     if let Some(protocol) = upgrade {
         headers.insert(header::UPGRADE, protocol);
-        headers.insert(header::CONNECTION, http::HeaderValue::from_static("upgrade"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     }
 }
 
@@ -264,18 +119,9 @@ fn strip(headers: &mut HeaderMap, is_refused: impl Fn(&str) -> bool) {
     }
 }
 
-fn is_identity(name: &str) -> bool {
-    may_end_here(name)
-        && (is_named_identity(name) || (begins_as_identity(name) && !IDENTITY_EXCEPTIONS.contains(&name)))
-}
-
-/// Whether one of the names above may begin like this: most headers are told by their first letter.
-fn may_end_here(name: &str) -> bool {
-    matches!(name.as_bytes().first(), Some(b'c' | b'f' | b'h' | b'k' | b'p' | b'r' | b's' | b't' | b'u' | b'x'))
-}
-
-fn is_end_to_end(name: &str) -> bool {
-    is_named_end_to_end(name) || begins_as_end_to_end(name)
+/// The name that a service may take another one for: with `-` for all but letters and digits.
+fn plain(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
 }
 
 #[cfg(test)]

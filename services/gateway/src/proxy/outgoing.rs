@@ -90,36 +90,31 @@ impl State {
         if let Some(piece) = self.put_back.take() {
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
-        let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-            Some(Ok(frame)) => frame,
-            Some(Err(_)) => return self.fail(Fault::Client),
-            None => {
-                self.ended = true;
-                return Poll::Ready(None);
+        let data = loop {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)).map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => break data,
+                // Trailers end here, as a recipient may have it (RFC 9110, section 6.5.1): services that take them for
+                // headers would believe what no rule of the gateway was applied to.
+                Some(Ok(Err(_))) => {}
+                Some(Err(_)) => return self.fail(Fault::Client),
+                None => {
+                    self.ended = true;
+                    return Poll::Ready(None);
+                }
             }
         };
-        match frame.into_data() {
-            Ok(data) => {
-                self.read = self.read.saturating_add(data.len() as u64);
-                if self.read > self.limit {
-                    return self.fail(Fault::TooLarge);
-                }
-                if self.read > KEPT as u64 {
-                    self.kept = None;
-                }
-                if let Some(kept) = &mut self.kept {
-                    kept.push(data.clone());
-                }
-                self.ended = self.body.is_end_stream();
-                Poll::Ready(Some(Ok(Frame::data(data))))
-            }
-            // Trailers end here, as a recipient may have it (RFC 9110, section 6.5.1): services that take them for headers
-            // would believe what no rule of the gateway was applied to.
-            Err(_) => {
-                self.ended = true;
-                Poll::Ready(None)
-            }
+        self.read = self.read.saturating_add(data.len() as u64);
+        if self.read > self.limit {
+            return self.fail(Fault::TooLarge);
         }
+        if self.read > KEPT as u64 {
+            self.kept = None;
+        }
+        if let Some(kept) = &mut self.kept {
+            kept.push(data.clone());
+        }
+        self.ended = self.body.is_end_stream();
+        Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
     fn fail(&mut self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {

@@ -19,6 +19,8 @@ struct Record {
     forgotten: u64,
     /// How often the watches were broken.
     breaks: u64,
+    /// Whether watches end as soon as there is nothing to tell.
+    ending: bool,
     /// Version, collection, and the event as it is sent.
     events: Vec<(u64, String, Value)>,
 }
@@ -57,7 +59,11 @@ impl History {
         });
     }
 
-    /// All events of a collection that are later than a version, one a line, until the watches are broken.
+    pub(super) fn end_watches(&self, ending: bool) {
+        self.record.send_modify(|record| record.ending = ending);
+    }
+
+    /// All events of a collection that are later than a version, one a line, until the watches are broken or ended.
     pub(super) fn watch(&self, collection: &str, since: u64) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
         let record = self.record.subscribe();
         let breaks = record.borrow().breaks;
@@ -78,7 +84,7 @@ impl History {
                     later.next().map(|(version, _, event)| Ok((*version, event.clone())))
                 };
                 let found = {
-                    let reached = record.wait_for(|record| next(record).is_some()).await.ok()?;
+                    let reached = record.wait_for(|record| record.ending || next(record).is_some()).await.ok()?;
                     next(&reached)?
                 };
                 Some(match found {

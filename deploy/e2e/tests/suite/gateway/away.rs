@@ -32,9 +32,9 @@ use crate::{
 const RELAY: &str = "e2e-relay";
 /// How long it is away.
 const AWAY: Duration = Duration::from_mins(1);
-/// How soon the gateway knows what happened meanwhile: a connection that is given up after 5 s, the longest pause between
-/// two tries, 5 s as well, and some.
-const CAUGHT_UP: Duration = Duration::from_secs(15);
+/// How soon the gateway knows what happened meanwhile: a connection that is given up after 2 s, the longest pause between
+/// two tries, 2 s as well, and some for the relay's new pod to be known.
+const CAUGHT_UP: Duration = Duration::from_secs(10);
 
 pub async fn clients_do_not_notice_that_the_api_server_is_away(on: Arc<Release>) {
     let service = json!({

@@ -51,6 +51,13 @@ impl Scene {
         .await;
     }
 
+    /// The same, where a pause may come first.
+    async fn until_caught_up(&self, such: impl FnMut(&Arc<[Service]>) -> bool) {
+        let mut services = self.discovery.services.clone();
+        let caught_up = time::timeout(Duration::from_secs(10), services.wait_for(such)).await;
+        caught_up.expect("in time").expect("it goes on");
+    }
+
     async fn until_ready(&self) {
         let mut complete = self.discovery.complete.clone();
         time::timeout(Duration::from_secs(1), complete.wait_for(|complete| *complete))
@@ -173,6 +180,31 @@ async fn an_ending_endpoint_is_used_only_where_none_is_ready() {
 }
 
 #[tokio::test]
+async fn what_the_conditions_of_an_endpoint_leave_unsaid_is_taken_as_kubernetes_has_it() {
+    let scene = Scene::new(ApiServer::default());
+    service(&scene.server, "users", "2026-01-01T00:00:00Z", &paths(&["/users"]));
+    let not_ready = ("10.0.0.1", json!({ "ready": false }));
+    let ending = ("10.0.0.2", json!({ "ready": false, "terminating": true }));
+    slice(&scene.server, "one", "users", "IPv4", &[not_ready.clone(), ending.clone()]);
+    scene.until_they_are(&[("users", &["10.0.0.2:8080"])]).await;
+    let unsaid = ("10.0.0.3", Value::Null);
+    slice(&scene.server, "one", "users", "IPv4", &[not_ready, ending, unsaid]);
+    scene.until_they_are(&[("users", &["10.0.0.3:8080"])]).await;
+}
+
+#[tokio::test]
+async fn what_is_said_twice_counts_once() {
+    let scene = Scene::new(ApiServer::default());
+    service(&scene.server, "users", "2026-01-01T00:00:00Z", &paths(&["/users", "/friends", "/users/"]));
+    for name in ["one", "two"] {
+        slice(&scene.server, name, "users", "IPv4", &[("10.0.0.1", ready())]);
+    }
+    scene.until_they_are(&[("users", &["10.0.0.1:8080"])]).await;
+    assert_eq!(scene.discovery.services.borrow()[0].paths, ["/friends", "/users"]);
+    assert!(scene.metric("gateway_conflicting_paths") < 0.5);
+}
+
+#[tokio::test]
 async fn a_pod_with_two_addresses_is_one_endpoint() {
     let scene = Scene::new(ApiServer::default());
     service(&scene.server, "users", "2026-01-01T00:00:00Z", &paths(&["/users"]));
@@ -231,15 +263,18 @@ async fn a_route_that_is_not_understood_is_ignored_and_shown() {
 
 #[tokio::test]
 async fn it_is_ready_once_both_kinds_are_known() {
-    let server = orders_and_users();
-    server.refuse(Method::GET, "/endpointslices", StatusCode::FORBIDDEN, "no");
-    let scene = Scene::new(server);
-    scene.until_it_failed(2.0).await;
-    assert!(scene.discovery.ready().is_err());
-    assert!(scene.discovery.services.borrow().is_empty(), "a service without its endpoints would be told to be down");
-    scene.server.stop_refusing();
-    scene.until_ready().await;
-    scene.until_they_are(BOTH).await;
+    for kind in ["/services", "/endpointslices"] {
+        let server = orders_and_users();
+        server.refuse(Method::GET, kind, StatusCode::FORBIDDEN, "no");
+        let scene = Scene::new(server);
+        scene.until_it_failed(2.0).await;
+        assert!(scene.discovery.ready().is_err(), "{kind}");
+        let known = scene.discovery.services.borrow().len();
+        assert_eq!(known, 0, "a service without its endpoints would be told to be down");
+        scene.server.stop_refusing();
+        scene.until_ready().await;
+        scene.until_they_are(BOTH).await;
+    }
 }
 
 #[tokio::test]
@@ -255,12 +290,25 @@ async fn what_was_known_last_stays_while_the_api_server_is_away() {
     assert!(scene.discovery.ready().is_ok() && scene.discovery.live().is_ok());
     scene.until_they_are(BOTH).await;
     scene.server.stop_refusing();
-    let catch_up = async {
-        while scene.discovery.services.borrow().len() != 1 {
-            time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    time::timeout(Duration::from_secs(10), catch_up).await.expect("in time");
+    scene.until_caught_up(|services| services.len() == 1).await;
+    scene.until_they_are(&BOTH[1..]).await;
+}
+
+#[tokio::test]
+async fn a_watch_that_is_answered_and_ends_at_once_is_a_failure_like_others() {
+    let scene = Scene::new(orders_and_users());
+    scene.until_they_are(BOTH).await;
+    let _ = scene.server.take_requests();
+    let begun = time::Instant::now();
+    scene.server.end_watches();
+    scene.until_it_failed(12.0).await;
+    // That is one of the two watches six times, with five pauses in between.
+    assert!(begun.elapsed() >= Duration::from_millis(50 + 100 + 200 + 400 + 800) / 2, "{:?}", begun.elapsed());
+    let requests = scene.server.take_requests();
+    assert!(requests.len() <= 12, "{requests:?}");
+    scene.server.stop_ending_watches();
+    scene.server.delete(&format!("{SERVICES}/orders"));
+    scene.until_caught_up(|services| services.len() == 1).await;
     scene.until_they_are(&BOTH[1..]).await;
 }
 
@@ -279,15 +327,12 @@ async fn a_list_counts_once_it_is_complete() {
     scene.server.break_watches();
     scene.until_it_failed(6.0).await;
     assert!(scene.discovery.services.borrow().len() >= 151);
+    // It was on that page.
+    scene.server.delete(&format!("{SERVICES}/a002"));
     scene.server.stop_refusing();
     service(&scene.server, "a001", "2026-01-03T00:00:00Z", &paths(&["/changed"]));
-    let catch_up = async {
-        while scene.discovery.services.borrow()[0].paths != ["/changed"] {
-            time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    time::timeout(Duration::from_secs(10), catch_up).await.expect("in time");
-    assert_eq!(scene.discovery.services.borrow().len(), 151);
+    scene.until_caught_up(|services| services[0].paths == ["/changed"]).await;
+    assert_eq!(scene.discovery.services.borrow().len(), 150);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde_json::Value;
 
-use super::part::Part;
+use super::part::{Component, Part};
 use crate::documents::references::{Key, Reference, component, pointer, visit};
 
 /// Gives new names where several parts use one for different things.
@@ -68,19 +68,22 @@ fn conflicts(parts: &[Part]) -> BTreeSet<Key> {
         shared.entry(key).or_default().push(component);
     }
     shared.retain(|_, components| components.len() > 1);
-    let mut conflicts = BTreeSet::new();
-    loop {
-        let before = conflicts.len();
-        for (key, components) in &shared {
-            let is_one = components.windows(2).all(|two| two[0].value == two[1].value);
-            if !is_one || components.iter().any(|component| !component.references.is_disjoint(&conflicts)) {
-                conflicts.insert((*key).clone());
-            }
-        }
-        if conflicts.len() == before {
-            return conflicts;
+    let mut users: HashMap<&Key, Vec<&Key>> = HashMap::new();
+    for (key, components) in &shared {
+        for reference in components.iter().flat_map(|component| &component.references) {
+            users.entry(reference).or_default().push(key);
         }
     }
+    let differ = |components: &[&Component]| components.windows(2).any(|two| two[0].value != two[1].value);
+    let mut found: Vec<&Key> =
+        shared.iter().filter(|(_, components)| differ(components)).map(|(key, _)| *key).collect();
+    let mut conflicts = BTreeSet::new();
+    while let Some(key) = found.pop() {
+        if conflicts.insert(key.clone()) {
+            found.extend(users.get(key).into_iter().flatten());
+        }
+    }
+    conflicts
 }
 
 /// The new names of each part's operations. They have a name in the whole document, so that clients' generators can make

@@ -1,6 +1,6 @@
 //! The part of the document that one service brings.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use http::Uri;
 use serde_json::{Map, Value, json};
@@ -101,15 +101,17 @@ impl Part {
             used.extend(tags.iter().cloned());
             operation.insert("tags".to_owned(), tags.into());
         }
+        let own = document["tags"].as_array().into_iter().flatten();
+        let own = own.filter_map(|tag| Some((name(tag["name"].as_str()?), tag["description"].as_str()?)));
+        let whole = document["info"]["description"].as_str().map(|text| (service.clone(), text));
+        let mut descriptions = HashMap::new();
+        for (tag, text) in own.chain(whole) {
+            descriptions.entry(tag).or_insert(text);
+        }
         for tag in used {
             let mut described = json!({"name": tag});
-            let own = document["tags"].as_array().into_iter().flatten();
-            let own = own.filter(|own| own["name"].as_str().is_some_and(|own| name(own) == tag));
-            let whole = (tag == service).then(|| &document["info"]);
-            for source in own.chain(whole) {
-                if let (Some(Value::String(text)), None) = (source.get("description"), described.get("description")) {
-                    described["description"] = text.as_str().into();
-                }
+            if let Some(text) = descriptions.get(&tag) {
+                described["description"] = (*text).into();
             }
             self.tags.push(described);
         }

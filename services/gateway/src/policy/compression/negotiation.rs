@@ -70,6 +70,7 @@ mod tests {
             (&["gzip"], Choice::Gzip),
             (&["GZIP"], Choice::Gzip),
             (&["x-gzip"], Choice::Gzip),
+            (&["gzip, x-gzip;q=0"], Choice::Gzip),
             (&["gzip, deflate, br, zstd"], Choice::Gzip),
             (&["br", "gzip"], Choice::Gzip),
             (&["br;q=1.0, gzip;q=0.2, *;q=0"], Choice::OnlyGzip),

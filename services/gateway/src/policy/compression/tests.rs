@@ -213,6 +213,15 @@ fn an_answer_to_head_varies_as_that_to_get_does() {
 }
 
 #[test]
+fn what_varies_already_is_not_said_to_twice() {
+    for vary in ["Accept-Encoding", "origin, accept-encoding", "*"] {
+        let (parts, body) = apply(&[GZIP], 200, &[JSON, ("vary", vary)], whole(long()));
+        assert!(is_gzip(&body));
+        assert_eq!(parts.headers.get_all(header::VARY).iter().collect::<Vec<_>>(), [vary]);
+    }
+}
+
+#[test]
 fn it_can_be_off() {
     let off = Compression::new(&CompressionArgs { compression: false });
     let mut parts = Response::new(()).into_parts().0;
@@ -250,6 +259,24 @@ fn a_stream_is_not_held_back() {
 }
 
 #[test]
+fn content_that_comes_to_next_to_nothing_does_not_hold_its_thread() {
+    let read = std::cell::Cell::new(0);
+    let zeros = std::iter::repeat_with(|| {
+        read.set(read.get() + 1);
+        Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(&[0; 16 * 1024])))
+    });
+    let compression = compression();
+    let mut parts = Response::new(()).into_parts().0;
+    parts.headers = headers(&[JSON]);
+    let body = http_body_util::StreamBody::new(futures_util::stream::iter(zeros));
+    let mut body = compression.apply(false, &compression.see(&headers(&[GZIP])), &mut parts, body);
+    for pieces in [4, 8, 12] {
+        let frame = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(frame, Poll::Ready(Some(Ok(_)))) && read.get() <= pieces, "{} were read", read.get());
+    }
+}
+
+#[test]
 fn trailers_come_after_the_end() {
     let trailers = headers(&[("checked", "yes")]);
     let pieces = [data(long()), Some(Frame::trailers(trailers.clone()))];
@@ -278,6 +305,8 @@ fn a_broken_answer_is_not_ended_as_a_whole_one() {
             other => panic!("{other:?}"),
         }
     }
+    let after = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
+    assert!(matches!(after, Poll::Ready(None)) && body.is_end_stream(), "nothing comes after an error");
     let mut decoder = GzDecoder::new(Vec::new());
     let read = decoder.write_all(&made.concat()).and_then(|()| decoder.try_finish());
     assert!(made.is_empty() || read.is_err());

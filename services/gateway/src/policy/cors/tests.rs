@@ -26,6 +26,7 @@ fn answer(cors: &Cors, origin: Option<&str>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("https://service.example"));
     headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("*"));
     headers.insert(header::VARY, HeaderValue::from_static("accept"));
     cors.apply(&cors.see(&request), &mut headers);
     headers

@@ -88,6 +88,27 @@ fn behind_trusted_proxies_a_service_is_told_of_the_way_from_the_client_on() {
 }
 
 #[test]
+fn the_way_is_told_in_its_order_and_the_port_as_a_trusted_proxy_says() {
+    let given = [
+        ("host", "gateway.internal:8080"),
+        ("x-forwarded-for", "203.0.113.1, 10.0.0.7, 10.0.0.8"),
+        ("x-forwarded-port", "8443"),
+    ];
+    let parts = request(Version::HTTP_11, "/users", &given);
+    let sent = sent(&policy(&["--trusted-hops", "3"]), "10.0.0.9:1000", parts);
+    for (name, value) in [
+        (
+            "forwarded",
+            "for=203.0.113.1;proto=http;host=\"gateway.internal:8080\", for=10.0.0.7, for=10.0.0.8, for=10.0.0.9",
+        ),
+        ("x-forwarded-for", "203.0.113.1, 10.0.0.7, 10.0.0.8, 10.0.0.9"),
+        ("x-forwarded-port", "8443"),
+    ] {
+        assert!(sent.contains(&(name.to_owned(), value.to_owned())), "{sent:?}");
+    }
+}
+
+#[test]
 fn the_host_of_a_request_without_that_header_is_its_authority() {
     let parts = request(Version::HTTP_2, "http://shop.example/users", &[]);
     let expected = [
@@ -137,6 +158,15 @@ fn only_websockets_are_passed_on_as_upgrades() {
             .collect();
         let passed = lines(&[("connection", "upgrade"), ("upgrade", "websocket")]);
         assert_eq!(connection, if *expected { passed } else { Vec::new() }, "{version:?} {given:?}");
+    }
+}
+
+#[test]
+fn only_a_get_is_an_upgrade() {
+    for (method, expected) in [(Method::GET, true), (Method::HEAD, false), (Method::POST, false)] {
+        let mut parts = request(Version::HTTP_11, "/", &[("connection", "upgrade"), ("upgrade", "websocket")]);
+        parts.method = method;
+        assert_eq!(is_upgrade(&parts), expected, "{}", parts.method);
     }
 }
 

@@ -148,8 +148,7 @@ fn write_head(parts: &Parts, length: Option<u64>) -> Vec<u8> {
     for (name, value) in &parts.headers {
         match *name {
             header::CONTENT_LENGTH => says_length = true,
-            // Trailers do not come; see `outgoing`.
-            header::TRANSFER_ENCODING | header::TRAILER => {}
+            header::TRANSFER_ENCODING => {}
             _ => {
                 head.extend_from_slice(name.as_str().as_bytes());
                 head.extend_from_slice(b": ");
@@ -199,9 +198,8 @@ mod tests {
     }
 
     #[test]
-    fn the_length_is_that_of_the_body_and_trailers_end_here() {
-        let headers =
-            [("transfer-encoding", "chunked"), ("content-length", "7"), ("trailer", "x"), ("a", "1"), ("a", "2")];
+    fn the_length_is_that_of_the_body() {
+        let headers = [("transfer-encoding", "chunked"), ("content-length", "7"), ("a", "1"), ("a", "2")];
         let framed = |method, length| head(method, "/", &headers[..], length);
         let unframed = |method, length| head(method, "/", &headers[2..], length);
         let (get, post) = ("GET / HTTP/1.1\r\na: 1\r\na: 2\r\n", "POST / HTTP/1.1\r\na: 1\r\na: 2\r\n");

@@ -144,6 +144,31 @@ async fn requests_beyond_the_limit_are_refused_at_once() {
 }
 
 #[tokio::test]
+async fn each_route_has_a_quota_of_requests_and_the_documents_have_theirs() {
+    let stub = Stub::saying("hello").await;
+    let site = Site::with(&["--rate-limit=2/h", "--cors-origins=*"], &[&stub]);
+    for paths in [["/test", "/test/1", "/test/2"], ["/docs/", "/docs/index.css", "/docs/none"], ["/openapi.json"; 3]] {
+        for (path, left) in paths.iter().zip(["r=1;t=1800", "r=0;t=3600"]) {
+            let answer = site.get(path).await;
+            assert_eq!(answer.header("ratelimit"), Some(format!("\"client\";{left}").as_str()), "{path}");
+            assert_ne!(answer.status, 429, "{path}");
+        }
+        for method in [Method::GET, Method::POST, Method::OPTIONS] {
+            let answer = site.send(request(method.clone(), paths[2], "")).await;
+            assert_eq!(answer.problem(), (429, "rate-limited".to_owned()), "{method} {}", paths[2]);
+            assert!(answer.headers.contains_key("retry-after"));
+        }
+        // No page asks for preflights, its browser does.
+        let mut preflight = request(Method::OPTIONS, paths[2], "");
+        for (name, value) in [("origin", "https://shop.example"), ("access-control-request-method", "GET")] {
+            preflight.headers_mut().insert(name, http::HeaderValue::from_static(value));
+        }
+        assert_eq!(site.send(preflight).await.status, 204, "{}", paths[2]);
+    }
+    assert_eq!(stub.requests(), 2 + 1, "once for its document");
+}
+
+#[tokio::test]
 async fn a_body_that_is_too_long_is_refused_by_its_length_at_once() {
     let stub = Stub::saying("hello").await;
     let site = Site::with(&["--body-limit=1000"], &[&stub]);

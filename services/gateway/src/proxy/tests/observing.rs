@@ -51,6 +51,22 @@ async fn an_id_and_a_trace_that_come_are_passed_on_if_they_make_sense() {
 }
 
 #[tokio::test]
+async fn every_answer_tells_browsers_to_be_careful_and_none_what_software_it_is_of() {
+    let stub = Stub::answering(async |_| {
+        let response = Response::builder().header("server", "nginx").header("x-frame-options", "SAMEORIGIN");
+        response.body(whole("hello")).expect("a response")
+    })
+    .await;
+    let site = Site::with(&[], &[&stub]);
+    for (path, frames) in [("/test", "SAMEORIGIN"), ("/openapi.json", "DENY"), ("/nobody", "DENY")] {
+        let answer = site.get(path).await;
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
+        assert_eq!(answer.headers.get_all("x-frame-options").iter().collect::<Vec<_>>(), [frames], "{path}");
+        assert_eq!(answer.header("server"), None, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn each_request_is_counted_under_its_route() {
     let stub = Stub::answering(async |request| {
         let status = if request.uri().path().ends_with("missing") { 404 } else { 200 };

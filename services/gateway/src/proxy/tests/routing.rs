@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use test_harness::raw::Raw;
 use tokio::task::JoinSet;
 
-use super::{stub::whole, *};
+use super::{
+    stub::{read_head, whole, write_answer},
+    *,
+};
 
 /// Tells the service, and what it was asked.
 async fn named(name: &'static str) -> Stub {
@@ -43,6 +46,36 @@ async fn a_request_goes_to_the_service_of_its_path_with_its_target_as_it_stands(
 }
 
 #[tokio::test]
+async fn the_documents_are_the_gateways_own_unless_a_service_claims_their_path() {
+    let stub = named("test").await;
+    let site = Site::of(&["--cors-origins=https://shop.example"], vec![service("test", &["/"], &[stub.address])]);
+    for path in ["/docs/", "/openapi.json"] {
+        assert_eq!(site.get(path).await.status, 200, "{path}");
+        assert_eq!(site.send(request(Method::HEAD, path, "")).await.body, "", "{path}");
+        let answer = site.post(path, "x").await;
+        assert_eq!((answer.problem().0, answer.header("allow")), (405, Some("GET, HEAD")), "{path}");
+        let mut preflight = request(Method::OPTIONS, path, "");
+        for (name, value) in [("origin", "https://shop.example"), ("access-control-request-method", "GET")] {
+            preflight.headers_mut().insert(name, http::HeaderValue::from_static(value));
+        }
+        let answer = site.send(preflight).await;
+        assert_eq!((answer.status.as_u16(), answer.header("allow")), (204, None), "{path}");
+        assert_eq!(answer.header("access-control-allow-origin"), Some("https://shop.example"), "{path}");
+        assert!(answer.headers.contains_key("access-control-allow-methods"), "{path}");
+    }
+    assert_eq!(stub.requests(), 1, "for its document");
+
+    site.told(vec![service("test", &["/docs"], &[stub.address])]).await;
+    for method in [Method::GET, Method::POST] {
+        assert_eq!(
+            site.send(request(method.clone(), "/docs/x", "")).await.text(),
+            format!("test {method} /docs/x shop.example")
+        );
+    }
+    assert_eq!(site.get("/openapi.json").await.status, 200);
+}
+
+#[tokio::test]
 async fn a_path_that_could_be_resolved_is_refused() {
     let stub = named("users").await;
     let site = Site::of(&[], vec![service("users", &["/users", "/"], &[stub.address])]);
@@ -66,6 +99,48 @@ async fn a_target_in_absolute_form_says_which_host_is_meant() {
     let mut raw = Raw::connect(site.address).await.expect("a connection");
     raw.send("OPTIONS * HTTP/1.1\r\nhost: a.example\r\n\r\n").await.expect("sent");
     assert_eq!(raw.answer().await.expect("an answer").status, 404);
+}
+
+#[tokio::test]
+async fn the_trailers_of_a_request_end_here() {
+    let stub = Stub::answering(async |request| {
+        let is_announced = request.headers().contains_key("trailer");
+        let body = request.into_body().collect().await.expect("a body");
+        Response::new(whole(format!("{is_announced} {:?} {:?}", body.trailers().cloned(), body.to_bytes())))
+    })
+    .await;
+    let site = Site::with(&[], &[&stub]);
+    let mut raw = Raw::connect(site.address).await.expect("a connection");
+    let head = "POST /test HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntrailer: x-user-id, x-checksum\r\n\r\n";
+    let body = "1\r\nx\r\n0\r\nx-user-id: admin\r\nx-checksum: 1\r\nx-forwarded-for: 6.6.6.6\r\n\r\n";
+    for _ in 0..2 {
+        raw.send(format!("{head}{body}")).await.expect("sent");
+        let answer = raw.answer().await.expect("an answer");
+        assert_eq!((&*answer.body, answer.closes()), ("false None b\"x\"", false));
+    }
+}
+
+#[tokio::test]
+async fn a_service_is_always_told_a_host_that_is_one() {
+    let stub = named("users").await;
+    let site = Site::of(&[], vec![service("users", &["/users"], &[stub.address])]);
+    let answer = async |request: &str| {
+        let mut raw = Raw::connect(site.address).await.expect("a connection");
+        raw.send(request).await.expect("sent");
+        raw.answer().await.expect("an answer")
+    };
+    assert_eq!(answer("GET /users HTTP/1.0\r\n\r\n").await.body, "users GET /users users");
+    for host in ["a", "a:80", "[::1]:80", "xn--caf-dma.example", "a_b.example"] {
+        let answer = answer(&format!("GET /users HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        assert_eq!(answer.body, format!("users GET /users {host}"));
+    }
+    for host in ["a/b", "a b", "user@a", "a?b", "a#b", "a\"b", "a\\b", "<a>", "caf\u{e9}"] {
+        for version in ["1.0", "1.1"] {
+            let answer = answer(&format!("GET /users HTTP/{version}\r\nhost: {host}\r\n\r\n")).await;
+            assert_eq!(answer.status, 400, "{host}");
+        }
+    }
+    assert_eq!(stub.requests(), 6);
 }
 
 #[tokio::test]
@@ -105,6 +180,10 @@ async fn services_appear_move_and_go_at_once() {
     site.tell(vec![service("first", &["/b"], &[first.address]), service("second", &["/a"], &[second.address])]);
     becomes("/b", "first").await;
     assert!(site.get("/a").await.text().starts_with("second"));
+    // As many routes as before, and each another one's.
+    site.tell(vec![service("first", &["/a"], &[first.address]), service("second", &["/b"], &[second.address])]);
+    becomes("/a", "first").await;
+    assert!(site.get("/b").await.text().starts_with("second"));
     site.tell(vec![service("first", &["/b"], &[]), service("second", &["/a"], &[second.address])]);
     eventually("it has no endpoint", PATIENCE, async || (site.get("/b").await.status == 503).then_some(())).await;
     let answer = site.get("/b").await;
@@ -112,6 +191,35 @@ async fn services_appear_move_and_go_at_once() {
     site.tell(Vec::new());
     eventually("it is gone", PATIENCE, async || (site.get("/b").await.status == 404).then_some(())).await;
     assert_eq!(site.metric("gateway_routes"), 0);
+}
+
+#[tokio::test]
+async fn of_a_service_that_is_gone_nothing_is_left() {
+    let ended = Arc::new(AtomicBool::new(false));
+    let stub = Stub::raw({
+        let ended = ended.clone();
+        move |mut stream, _| {
+            let ended = ended.clone();
+            async move {
+                while read_head(&mut stream).await.is_some() {
+                    write_answer(&mut stream, "hello").await;
+                }
+                ended.store(true, Ordering::SeqCst);
+            }
+        }
+    })
+    .await;
+    let site = Site::with(&[], &[&stub]);
+    let metrics = || TextEncoder::new().encode_to_string(&site.registry.gather()).expect("text");
+    assert_eq!(site.get("/test").await.text(), "hello");
+    eventually("it is counted", PATIENCE, async || {
+        metrics().contains(r#"http_requests_total{method="GET",route="/test""#).then_some(())
+    })
+    .await;
+    site.told(Vec::new()).await;
+    let soon = Duration::from_secs(5);
+    eventually("no connection is kept", soon, async || ended.load(Ordering::SeqCst).then_some(())).await;
+    eventually("no metric names it", soon, async || (!metrics().contains(r#"service="test""#)).then_some(())).await;
 }
 
 /// While requests come without a pause: other services and routes change, endpoints come and go.
