@@ -8,7 +8,7 @@ mod routes;
 use std::sync::Arc;
 
 use serde_json::json;
-use test_harness::cluster::image;
+use test_harness::cluster::{SOON, eventually, image};
 
 pub use self::{
     away::clients_do_not_notice_that_the_api_server_is_away,
@@ -18,7 +18,7 @@ pub use self::{
 use crate::{
     release::{Release, SERVICES, next},
     rollouts::{delete_all, evict_all, none_failed},
-    tool::{Load, Tool, summary},
+    tool::{Load, Tool, probe, summary},
     traffic::counts,
 };
 
@@ -89,4 +89,23 @@ pub async fn fewer_pods_fail_no_request(on: Arc<Release>) {
     }
     none_failed("from four pods to two", &load.stop().await, RATE);
     on.upgrade(&[]).await.expect("an upgrade");
+}
+
+/// Who is not in the cluster has no Service's address; a node's is as good.
+pub async fn a_node_port_leads_in_from_outside(on: Arc<Release>) {
+    let read = async |path: &str| {
+        let arguments = ["get", "service", "gateway", "-o", &format!("jsonpath={path}")];
+        on.kubectl(&arguments).await.expect("it is read").trim().to_owned()
+    };
+    on.upgrade(&[r#"services.gateway.service={"type":"NodePort"}"#]).await.expect("an upgrade");
+    eventually("the Service has a port of the nodes", SOON, async || read("{.spec.type}").await == "NodePort").await;
+    let port = read("{.spec.ports[?(@.name==\"http\")].nodePort}").await;
+    let nodes = ["get", "nodes", "-o", "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}"];
+    let node = on.kubectl(&nodes).await.expect("a node");
+    let url = format!("http://{}:{port}/inventory/e2e", node.trim());
+    let (answered, seen) = probe(&on, &["get", &url], false).await;
+    assert!(answered, "{url}: {seen}");
+
+    on.upgrade(&[]).await.expect("an upgrade");
+    eventually("the Service is as before", SOON, async || read("{.spec.type}").await == "ClusterIP").await;
 }

@@ -59,6 +59,7 @@ fn main() -> ExitCode {
         gateway::a_route_is_live_at_once_and_gone_at_once,
         gateway::the_older_of_two_keeps_its_path,
         gateway::clients_do_not_notice_that_the_api_server_is_away,
+        gateway::a_node_port_leads_in_from_outside,
         scaling::the_autoscaler_follows_the_load,
         scaling::a_service_of_ones_own_gets_everything,
         together::a_wishlist_has_the_stock_of_inventory,
