@@ -2,6 +2,7 @@
 
 mod balancing;
 mod closing;
+mod connections;
 mod grpc;
 mod limits;
 mod observing;
