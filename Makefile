@@ -67,7 +67,7 @@ check-manifests: ## Check that they are up to date
 images: ## Build the container images, with docker, podman or buildah (`deploy/images help` has more)
 	@deploy/images
 
-fuzz: install-postgres ## Send both services what their API documents allow and forbid (needs python3 and curl)
+fuzz: install-postgres ## Send both services, and the gateway, what their API documents allow and forbid (needs python3 and curl)
 	cargo build --release $(LOCAL)
 	fuzz/run
 
