@@ -103,7 +103,8 @@ pub async fn a_node_port_leads_in_from_outside(on: Arc<Release>) {
     let nodes = ["get", "nodes", "-o", "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}"];
     let node = on.kubectl(&nodes).await.expect("a node");
     let url = format!("http://{}:{port}/inventory/e2e", node.trim());
-    let (answered, seen) = probe(&on, &["get", &url], false).await;
+    // Each node follows in its own time.
+    let (answered, seen) = probe(&on, &["wait", &url], false).await;
     assert!(answered, "{url}: {seen}");
 
     on.upgrade(&[]).await.expect("an upgrade");
