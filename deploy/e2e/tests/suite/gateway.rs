@@ -40,24 +40,12 @@ pub async fn requests_of_one_connection_go_to_every_pod(on: Arc<Release>) {
     assert!(shares.iter().all(|share| *share > shares.iter().sum::<f64>() * 0.3), "{shares:?}");
 }
 
-/// Values by which every service has so many pods, whatever the load: who counts pods cannot have an autoscaler.
-fn pods(count: u32) -> [String; 3] {
-    SERVICES.map(|name| format!("services.{name}.scaling={}", json!({ "min": count, "max": count })))
-}
-
-/// `helm upgrade` to so many pods of each service, and these values.
-async fn upgrade(on: &Release, count: u32, more: &[&str]) {
-    let pods = pods(count);
-    let values: Vec<_> = pods.iter().map(String::as_str).chain(more.iter().copied()).collect();
-    on.upgrade(&values).await.expect("an upgrade");
-}
-
 pub async fn an_upgrade_behind_the_gateway_and_of_it_fails_no_request(on: Arc<Release>) {
-    upgrade(&on, 2, &[]).await;
+    on.upgrade_to(2, &[]).await;
     for name in ["inventory", "gateway"] {
         let load = Load::through_gateway(&on, RATE).await;
         for image in [next(name), image(name)] {
-            upgrade(&on, 2, &[&format!("services.{name}.image={}", json!(image))]).await;
+            on.upgrade_to(2, &[&format!("services.{name}.image={}", json!(image))]).await;
             on.runs(name, &image).await;
         }
         none_failed(&format!("an upgrade of {name}, and back"), &load.stop().await, RATE);
@@ -66,7 +54,7 @@ pub async fn an_upgrade_behind_the_gateway_and_of_it_fails_no_request(on: Arc<Re
 }
 
 pub async fn evictions_and_deletions_behind_the_gateway_and_of_it_fail_no_request(on: Arc<Release>) {
-    upgrade(&on, 2, &[]).await;
+    on.upgrade_to(2, &[]).await;
     for name in SERVICES {
         let load = Load::through_gateway(&on, RATE).await;
         evict_all(&on, name).await;
@@ -77,13 +65,13 @@ pub async fn evictions_and_deletions_behind_the_gateway_and_of_it_fail_no_reques
 }
 
 pub async fn fewer_pods_fail_no_request(on: Arc<Release>) {
-    upgrade(&on, 4, &[]).await;
+    on.upgrade_to(4, &[]).await;
     for name in SERVICES {
         on.wait(name, "four pods", |object| object.status.as_ref().is_some_and(|status| status.ready_replicas == 4))
             .await;
     }
     let load = Load::through_gateway(&on, RATE).await;
-    upgrade(&on, 2, &[]).await;
+    on.upgrade_to(2, &[]).await;
     for name in SERVICES {
         on.wait(name, "two pods", |object| object.status.as_ref().is_some_and(|status| status.replicas == 2)).await;
     }

@@ -84,19 +84,18 @@ fn configuration(namespace: &str, api: &str) -> Value {
 
 /// `up` is 1 for each pod, and the counters are those of the requests that were sent, to the last one.
 pub async fn every_pod_is_scraped_and_every_request_counted(on: Arc<Release>) {
+    on.upgrade_to(2, &[]).await;
     let prometheus = Prometheus::start(&on.name).await;
-    let mut pods: BTreeSet<String> = BTreeSet::new();
-    for name in SERVICES {
-        pods.extend(names(&on.pods(name).await));
-    }
-    pods.extend(on.operators().await);
-    assert_eq!(pods.len(), 8, "{pods:?}");
     eventually("every pod is up, and nothing else is scraped", SOON, async || {
+        let mut pods: BTreeSet<String> = on.operators().await.into_iter().collect();
+        for name in SERVICES {
+            pods.extend(names(&on.pods(name).await));
+        }
         let up = prometheus.query("up").await;
-        up.iter().all(|(_, value)| *value > 0.5) && up.into_iter().map(|(pod, _)| pod).collect::<BTreeSet<_>>() == pods
+        let are_well = up.iter().all(|(_, value)| *value > 0.5);
+        are_well && pods.len() == 8 && up.into_iter().map(|(pod, _)| pod).collect::<BTreeSet<_>>() == pods
     })
     .await;
-    println!("up: {pods:?}");
 
     let requests = r#"sum by (app) (http_requests_total{route!="unmatched"})"#;
     let total = async || prometheus.query(requests).await.iter().map(|(_, value)| value).sum::<f64>();
@@ -117,4 +116,5 @@ pub async fn every_pod_is_scraped_and_every_request_counted(on: Arc<Release>) {
     let counted = total().await - before;
     println!("sent {sent}, counted {counted}");
     assert!((counted - f64::from(sent)).abs() < 0.5, "sent {sent}, counted {counted}");
+    on.upgrade(&[]).await.expect("an upgrade");
 }

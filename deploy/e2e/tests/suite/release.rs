@@ -70,6 +70,14 @@ impl Release {
         self.helm(&["upgrade", "hedgerow", "helm/hedgerow", "--wait", "--timeout", "4m"], values).await
     }
 
+    /// The same with so many pods of each service, whatever the load: who counts pods cannot have an autoscaler. The
+    /// upgrade without values gives it back.
+    pub async fn upgrade_to(&self, pods: u32, values: &[&str]) {
+        let pods = SERVICES.map(|name| format!("services.{name}.scaling={}", json!({ "min": pods, "max": pods })));
+        let values: Vec<_> = pods.iter().map(String::as_str).chain(values.iter().copied()).collect();
+        self.upgrade(&values).await.expect("an upgrade");
+    }
+
     async fn helm(&self, command: &[&str], values: &[&str]) -> Result<String, String> {
         let installation = format!("operator.installation={}", json!(self.name));
         let users = image("users");

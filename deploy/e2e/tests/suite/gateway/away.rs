@@ -21,7 +21,6 @@ use super::{
     RATE,
     killed::Killer,
     routes::{Doors, echo},
-    upgrade,
 };
 use crate::{
     release::Release,
@@ -48,7 +47,7 @@ pub async fn clients_do_not_notice_that_the_api_server_is_away(on: Arc<Release>)
         { "name": "KUBERNETES_SERVICE_PORT", "value": "443" },
     ]);
     // The gateway is ready by the relay alone.
-    upgrade(&on, 2, &[&format!("services.gateway.env={env}")]).await;
+    on.upgrade_to(2, &[&format!("services.gateway.env={env}")]).await;
     let doors = Doors::open(&on).await;
     let killer = Killer::prepare(&on).await;
     let before = on.running().await;

@@ -7,7 +7,6 @@ use kube::{Api, ResourceExt, api::LogParams, runtime::wait::await_condition};
 use serde_json::json;
 use test_harness::cluster::{Namespace, SOON, eventually, image, within};
 
-use super::upgrade;
 use crate::{
     release::Release,
     rollouts::none_failed,
@@ -21,7 +20,7 @@ const RATE: u32 = 250;
 /// Each pod of both services, one after the other. A GET may be sent to another pod, and so may a POST with an
 /// `Idempotency-Key`, which is yet done once.
 pub async fn killed_pods_fail_no_request_that_may_be_repeated(on: Arc<Release>) {
-    upgrade(&on, 2, &[]).await;
+    on.upgrade_to(2, &[]).await;
     let killer = Killer::prepare(&on).await;
     set(&on, "killed", 1_000_000).await;
     let gateway = "http://gateway:8080";
