@@ -27,6 +27,7 @@ const RATE: u32 = 500;
 
 /// A Service spreads connections; the gateway spreads requests.
 pub async fn requests_of_one_connection_go_to_every_pod(on: Arc<Release>) {
+    on.upgrade_to(2, &[]).await;
     let before = counts(&on).await;
     let url = "http://gateway:8080/inventory/e2e";
     let arguments = ["load", "--duration", "5s", "--connections", "1", "--rate", "100", "--get", url];
@@ -38,6 +39,7 @@ pub async fn requests_of_one_connection_go_to_every_pod(on: Arc<Release>) {
     println!("requests by pod: {shares:?}");
     assert_eq!(shares.len(), 2);
     assert!(shares.iter().all(|share| *share > shares.iter().sum::<f64>() * 0.3), "{shares:?}");
+    on.upgrade(&[]).await.expect("an upgrade");
 }
 
 pub async fn an_upgrade_behind_the_gateway_and_of_it_fails_no_request(on: Arc<Release>) {

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::ListParams};
 use operator::api::Microservice;
 use serde_json::json;
-use test_harness::cluster::{Namespace, image, is};
+use test_harness::cluster::{Namespace, SOON, eventually, image, is};
 use tokio::time::Instant;
 
 use crate::{command::run, tool::names};
@@ -72,10 +72,19 @@ impl Release {
 
     /// The same with so many pods of each service, whatever the load: who counts pods cannot have an autoscaler. The
     /// upgrade without values gives it back.
-    pub async fn upgrade_to(&self, pods: u32, values: &[&str]) {
-        let pods = SERVICES.map(|name| format!("services.{name}.scaling={}", json!({ "min": pods, "max": pods })));
+    pub async fn upgrade_to(&self, count: usize, values: &[&str]) {
+        let pods = SERVICES.map(|name| format!("services.{name}.scaling={}", json!({ "min": count, "max": count })));
         let values: Vec<_> = pods.iter().map(String::as_str).chain(values.iter().copied()).collect();
         self.upgrade(&values).await.expect("an upgrade");
+        eventually("there are so many pods, and no others", SOON, async || {
+            for name in SERVICES {
+                if self.pods(name).await.len() != count {
+                    return false;
+                }
+            }
+            true
+        })
+        .await;
     }
 
     async fn helm(&self, command: &[&str], values: &[&str]) -> Result<String, String> {

@@ -9,6 +9,7 @@ use crate::{
 
 /// Connections are what a Service spreads, at random: of 64, each of two pods gets fewer than 13 once in ten million.
 pub async fn two_replicas_share_the_load(on: Arc<Release>) {
+    on.upgrade_to(2, &[]).await;
     let before = counts(&on).await;
     let arguments = [
         "load",
@@ -30,6 +31,7 @@ pub async fn two_replicas_share_the_load(on: Arc<Release>) {
     println!("requests by pod: {shares:?}");
     assert_eq!(shares.len(), 2);
     assert!(shares.iter().all(|share| *share > shares.iter().sum::<f64>() * 0.2), "{shares:?}");
+    on.upgrade(&[]).await.expect("an upgrade");
 }
 
 /// The requests that each pod of inventory has counted.
