@@ -67,7 +67,7 @@ impl Names {
         Self { dropped: args.drop_headers.clone(), kept: args.keep_headers.clone() }
     }
 
-    /// Removes from a request what ends at the gateway, of which its trailers are a part; see `outgoing`.
+    /// Removes from a request what ends at the gateway, of which its trailers are a part; see `proxy::outgoing`.
     pub(super) fn strip_request(&self, headers: &mut HeaderMap) {
         strip(headers, |name| self.is_dropped(name));
         headers.remove(header::TRAILER);
