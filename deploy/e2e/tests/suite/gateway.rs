@@ -44,7 +44,7 @@ pub async fn requests_of_one_connection_go_to_every_pod(on: Arc<Release>) {
 
 pub async fn an_upgrade_behind_the_gateway_and_of_it_fails_no_request(on: Arc<Release>) {
     on.upgrade_to(2, &[]).await;
-    for name in ["inventory", "gateway"] {
+    for name in SERVICES {
         let load = Load::through_gateway(&on, RATE).await;
         for image in [next(name), image(name)] {
             on.upgrade_to(2, &[&format!("services.{name}.image={}", json!(image))]).await;
