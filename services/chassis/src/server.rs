@@ -5,6 +5,7 @@ mod app;
 mod body;
 mod framing;
 mod io;
+mod streams;
 mod timer;
 mod workers;
 
@@ -30,6 +31,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::life::{Life, Phase};
 use io::Connection;
+use streams::{Answer, Streams};
 use timer::ConnectionTimer;
 
 pub use app::{App, Peer};
@@ -47,9 +49,9 @@ pub const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take nothing at all of what is being sent to it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How old an HTTP/2 connection gets before GOAWAY, after which its streams have [`WRITE_TIMEOUT`] to finish. A client
-/// that answers pings and opens no window for its streams is noticed by no other limit: nothing is written to it. It
-/// also brings clients to new replicas.
+/// How old an HTTP/2 connection gets before GOAWAY, after which its streams go on to their ends, but for those of a client
+/// that takes nothing for [`WRITE_TIMEOUT`]: one that answers pings and opens no window is noticed by no other limit, as
+/// nothing is written to it. The age also brings clients to new replicas.
 const HTTP_2_AGE: Duration = Duration::from_mins(5);
 
 /// Once stopping, how long an idle connection may still bring a request: one that its client sent before it could
@@ -173,10 +175,12 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, life: Life, limits
     if strict && version < Version::HTTP_2 {
         connection.watch_framing();
     }
+    let streams = (version == Version::HTTP_2).then(Streams::default);
     let service = service_fn({
-        let life = life.clone();
+        let (life, streams) = (life.clone(), streams.clone());
         move |request: Request<Incoming>| {
             let (app, life, upgraded) = (app.clone(), life.clone(), upgraded.clone());
+            let stream = streams.as_ref().map(Streams::begin);
             let version = request.version();
             async move {
                 let (parts, body) = request.into_parts();
@@ -188,13 +192,13 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, life: Life, limits
                 } else if version < Version::HTTP_2 && (life.phase() > Phase::Serving || !ended.get()) {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<_, Infallible>(response)
+                Ok::<_, Infallible>(response.map(|body| Answer::new(body, stream)))
             }
         }
     });
     let io = TokioIo::new(connection);
     // How a connection ended is its client's affair: there is nothing to do about it here.
-    if version == Version::HTTP_2 {
+    if let Some(streams) = streams {
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(limits.header_read_timeout)
@@ -216,12 +220,15 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, life: Life, limits
             _ = connection.as_mut() => return,
             () = goaway => connection.as_mut().graceful_shutdown(),
         }
-        let _ = time::timeout(limits.write_timeout, connection).await;
+        select! {
+            biased;
+            _ = connection => {}
+            () = streams.stuck_for(limits.write_timeout) => {}
+        }
     } else {
         let connection = http1::Builder::new()
             .timer(ConnectionTimer::new(limits.header_read_timeout))
             .header_read_timeout(limits.header_read_timeout)
-            .half_close(true)
             .max_header_size(MAX_HEAD)
             .max_headers(MAX_HEADERS)
             .serve_connection(io, service)

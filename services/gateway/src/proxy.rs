@@ -144,7 +144,7 @@ impl App for Gateway {
         let (mut parts, body) = request.into_parts();
         let client = proxy.policy.client(peer.address, &parts.headers);
         let seen = proxy.policy.see(&parts, &client);
-        let is_grpc = is_grpc(&parts);
+        let (is_grpc, is_head) = (is_grpc(&parts), parts.method == Method::HEAD);
         let id = request_id(&parts.headers);
         parts.headers.insert(REQUEST_ID, id.clone());
         let mut record = Record::begin(proxy.clone(), peer.worker, &parts, client.address, id.clone());
@@ -155,6 +155,7 @@ impl App for Gateway {
             (if is_grpc { problem.into_grpc() } else { problem.into_http().map(Answer::from) }, None)
         });
         record.answered(response.status());
+        let response = if is_head { answer::to_head(response) } else { response };
         let mut response = proxy.policy.to_client(&seen, response);
         // That of the endpoint's is its own affair.
         *response.version_mut() = Version::HTTP_11;

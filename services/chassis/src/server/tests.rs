@@ -8,6 +8,7 @@ use axum::{
     routing::{get, post},
 };
 use bytes::Bytes;
+use futures_util::stream;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2::{self, SendRequest};
 use test_harness::{
@@ -35,13 +36,23 @@ const LIMITS: Limits = Limits {
 const LARGE: usize = 1024 * 1024;
 const PREFACE: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A server, with a page that waits until it is let go.
+/// A server, with a page that waits until it is let go, and one of events that it is let go for one by one.
 struct Server {
     address: SocketAddr,
     phases: watch::Sender<Phase>,
     waiting: Arc<Notify>,
     go: Arc<Notify>,
+    given_up: Arc<Notify>,
     task: JoinHandle<()>,
+}
+
+/// A request, until it has an answer.
+struct Unanswered(Arc<Notify>);
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
 }
 
 type Http2 = (SendRequest<Empty<Bytes>>, JoinHandle<hyper::Result<()>>);
@@ -55,7 +66,7 @@ async fn server_with(limits: Limits) -> Server {
 }
 
 async fn server_of(server: super::Server) -> Server {
-    let (waiting, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let [waiting, go, given_up] = std::array::from_fn(|_| Arc::new(Notify::new()));
     let app = Router::new()
         .route("/", get(async || "hello"))
         .route("/length", post(async |body: Bytes| body.len().to_string()))
@@ -64,11 +75,26 @@ async fn server_of(server: super::Server) -> Server {
         .route(
             "/wait",
             get({
-                let (waiting, go) = (waiting.clone(), go.clone());
+                let (waiting, go, given_up) = (waiting.clone(), go.clone(), given_up.clone());
                 async move || {
+                    let unanswered = Unanswered(given_up);
                     waiting.notify_one();
                     go.notified().await;
+                    std::mem::forget(unanswered);
                     "waited"
+                }
+            }),
+        )
+        .route(
+            "/events",
+            get({
+                let go = go.clone();
+                async move || {
+                    let events = stream::unfold(go, async |go| {
+                        go.notified().await;
+                        Some((Ok::<_, Infallible>("event"), go))
+                    });
+                    axum::body::Body::from_stream(events)
                 }
             }),
         );
@@ -76,7 +102,7 @@ async fn server_of(server: super::Server) -> Server {
     let address = listener.local_addr().expect("an address");
     let (phases, life) = Life::new();
     let task = tokio::spawn(server.serve(listener, app, life));
-    Server { address, phases, waiting, go, task }
+    Server { address, phases, waiting, go, given_up, task }
 }
 
 impl Server {

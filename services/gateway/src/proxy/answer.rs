@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{Response, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -58,6 +59,18 @@ impl Answer {
             answer.body.set_limit(until);
         }
     }
+}
+
+/// Leaves the body out of an answer of the gateway's own to HEAD, and says how long it is (RFC 9110, section 9.3.2). By
+/// HTTP/2 hyper would send it.
+pub(super) fn to_head(mut response: Response<Answer>) -> Response<Answer> {
+    if let Answer::Own(body) = response.body()
+        && let Some(length @ 1..) = body.size_hint().exact()
+    {
+        response.headers_mut().entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
+        *response.body_mut() = Answer::default();
+    }
+    response
 }
 
 impl From<Bytes> for Answer {

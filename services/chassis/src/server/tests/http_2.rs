@@ -15,6 +15,33 @@ async fn an_http_2_client_that_opens_no_window_is_given_up() {
     server.stop().await;
 }
 
+/// A service may have nothing to say for hours.
+#[tokio::test]
+async fn an_answer_that_waits_for_the_service_outlives_the_age_of_its_connection() {
+    let limits = Limits { http_2_age: Duration::from_millis(1), write_timeout: Duration::from_millis(20), ..LIMITS };
+    let server = server_with(limits).await;
+    let (mut sender, connection) = server.http_2().await;
+    let answer = sender.send_request(request("/events")).await.expect("the head of an answer");
+    let mut events = answer.into_body();
+    for _ in 0..2 {
+        // Other connections come and go meanwhile.
+        let begun = Instant::now();
+        while begun.elapsed() < limits.write_timeout * 5 {
+            let (mut sender, other) = server.http_2_with_window(Some(0)).await;
+            let stuck = sender.send_request(request("/large")).await;
+            time::timeout(PATIENCE, other).await.expect("closed").expect("no panic").ok();
+            drop(stuck);
+        }
+        server.go.notify_one();
+        let event = events.frame().await.expect("an event").expect("it is whole");
+        assert_eq!(event.data_ref().expect("data"), "event");
+    }
+    assert!(!connection.is_finished());
+    drop(events);
+    connection.await.expect("no panic").expect("it ends with its last stream");
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn http_2_without_tls_is_served_on_the_same_port() {
     let server = server().await;

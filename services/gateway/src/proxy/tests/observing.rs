@@ -1,6 +1,12 @@
 //! What is told of requests: headers, metrics, the access log.
 
-use super::{stub::whole, *};
+use test_harness::raw::Raw;
+use tokio::io::AsyncReadExt;
+
+use super::{
+    stub::{read_head, whole},
+    *,
+};
 
 /// Says what ids came with the request.
 async fn told_ids() -> Stub {
@@ -123,14 +129,60 @@ async fn each_request_is_one_line_of_the_log() {
 
 #[tokio::test]
 async fn a_request_whose_client_does_not_wait_for_the_answer_is_noted_as_such() {
-    let stub = Stub::answering(async |_| std::future::pending().await).await;
+    let ended = Arc::new(AtomicUsize::new(0));
+    let stub = Stub::raw({
+        let ended = ended.clone();
+        move |mut stream, _| {
+            let ended = ended.clone();
+            async move {
+                read_head(&mut stream).await;
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+                ended.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    })
+    .await;
     let site = Site::with(&["--header-timeout=60s"], &[&stub]);
+    let begun = async |count| {
+        eventually("it is with the service", PATIENCE, async || (stub.connections() == count).then_some(())).await;
+    };
     let mut client = http_2(site.address).await;
     let request = Request::get("http://a/test").body(Full::new(Bytes::new())).expect("a request");
     let waiting = tokio::spawn(client.send_request(request));
-    eventually("it is with the service", PATIENCE, async || (stub.requests() == 1).then_some(())).await;
+    begun(1).await;
     waiting.abort();
-    let line = &site.log(1).await[0];
-    assert_eq!((&line["status"], &line["complete"]), (&499.into(), &false.into()));
+
+    let mut raw = Raw::connect(site.address).await.expect("a connection");
+    raw.send("GET /test HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("sent");
+    begun(2).await;
+    drop(raw);
+
+    for line in site.log(2).await {
+        assert_eq!((&line["status"], &line["complete"]), (&499.into(), &false.into()));
+    }
     site.metric_becomes("http_requests_in_flight", 0).await;
+    let told = async || (ended.load(Ordering::SeqCst) == 2).then_some(());
+    eventually("the service is told", PATIENCE, told).await;
+    assert_eq!(stub.connections(), 2, "it is not sent again");
+}
+
+#[tokio::test]
+async fn a_head_request_that_the_gateway_answers_itself_has_no_body_and_is_complete() {
+    let site = Site::with(&[], &[]);
+    let mut client = http_2(site.address).await;
+    let paths = ["/nobody", "/test", "/openapi.json"];
+    for path in paths {
+        let head = |host: &str| Request::head(format!("{host}{path}")).header("host", "a").body(Full::default());
+        let two = client.send_request(head("http://a").expect("a request")).await.expect("an answer");
+        let two = Answer::read(two).await.expect("no body, and no error");
+        let one = site.send(head("").expect("a request")).await;
+        let got = site.get(path).await;
+        for answer in [&one, &two] {
+            assert_eq!((answer.status, &*answer.body), (got.status, &b""[..]), "{path}");
+            assert_eq!(answer.header("content-length"), Some(&*got.body.len().to_string()), "{path}");
+        }
+    }
+    for line in site.log(paths.len() * 3).await {
+        assert_eq!(line["complete"], Value::Null, "{line}");
+    }
 }

@@ -278,3 +278,28 @@ async fn a_client_that_goes_away_ends_its_request() {
     site.metric_becomes("http_requests_in_flight", 0).await;
     site.metric_becomes(r#"gateway_upstream_requests_in_flight{service="test"}"#, 0).await;
 }
+
+/// Of one that has nothing to say for a while nothing else is heard either.
+#[tokio::test]
+async fn a_client_of_silent_events_that_goes_away_is_noticed() {
+    let ended = Arc::new(Notify::new());
+    let stub = Stub::raw({
+        let ended = ended.clone();
+        move |mut stream, _| {
+            let ended = ended.clone();
+            async move {
+                read_head(&mut stream).await;
+                let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+                let _ = stream.write_all(head).await;
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+                ended.notify_one();
+            }
+        }
+    })
+    .await;
+    let site = Site::with(&[], &[&stub]);
+    let answer = http_1(site.address).await.send_request(request(Method::GET, "/test", "")).await.expect("a head");
+    drop(answer);
+    tokio::time::timeout(PATIENCE, ended.notified()).await.expect("the service is told");
+    site.metric_becomes("http_requests_in_flight", 0).await;
+}

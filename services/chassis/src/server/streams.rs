@@ -1,0 +1,113 @@
+//! What the streams of an HTTP/2 connection wait for. Where all of them wait for their client, and it takes nothing, the
+//! connection is of no use; one that waits for the service may be silent for hours, as events and gRPC are.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time;
+
+/// The streams of one connection.
+#[derive(Clone, Default)]
+pub(super) struct Streams(Arc<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    /// Streams that wait for the service.
+    waiting: AtomicUsize,
+    /// Pieces of answers that were asked for: there was room for them.
+    pieces: AtomicU64,
+}
+
+/// One of them, which waits for the service at first.
+pub(super) struct Stream {
+    streams: Streams,
+    waits: bool,
+}
+
+impl Streams {
+    /// A stream has begun.
+    pub(super) fn begin(&self) -> Stream {
+        let mut stream = Stream { streams: self.clone(), waits: false };
+        stream.set(true);
+        stream
+    }
+
+    /// Waits until for so long no stream has waited for the service, and no client has taken anything.
+    pub(super) async fn stuck_for(&self, limit: Duration) {
+        loop {
+            let before = self.0.pieces.load(Ordering::Relaxed);
+            time::sleep(limit).await;
+            let waiting = self.0.waiting.load(Ordering::Relaxed);
+            if waiting == 0 && self.0.pieces.load(Ordering::Relaxed) == before {
+                return;
+            }
+        }
+    }
+}
+
+impl Stream {
+    fn set(&mut self, waits: bool) {
+        match (self.waits, waits) {
+            (false, true) => _ = self.streams.0.waiting.fetch_add(1, Ordering::Relaxed),
+            (true, false) => _ = self.streams.0.waiting.fetch_sub(1, Ordering::Relaxed),
+            _ => {}
+        }
+        self.waits = waits;
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}
+
+pin_project! {
+    /// The body of an answer on its stream; by HTTP/1.1 there is none to follow.
+    pub(super) struct Answer<B> {
+        #[pin]
+        body: B,
+        stream: Option<Stream>,
+    }
+}
+
+impl<B> Answer<B> {
+    pub(super) fn new(body: B, stream: Option<Stream>) -> Self {
+        Self { body, stream }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for Answer<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.project();
+        let frame = this.body.poll_frame(cx);
+        if let Some(stream) = this.stream {
+            stream.set(frame.is_pending());
+            if frame.is_ready() {
+                stream.streams.0.pieces.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
