@@ -58,8 +58,9 @@ pub fn read<T>(message: T, limit: Duration) -> tonic::Request<T> {
 /// The channel to a peer, for the clients generated from its API; for calls with one message each way. A call without a
 /// deadline gets one of 15 s.
 ///
-/// A call is sent a second time, where another address is ready to that, if it changes nothing ([`read`]) and failed
-/// before its deadline. If it was certainly not sent it is sent again, whatever it does.
+/// If a call was certainly not sent it is sent again, whatever it does. One that changes nothing ([`read`]) is sent a
+/// second time, to another address if there is one: when its connection was lost before the deadline, and, where another
+/// address is ready, when the answer was UNAVAILABLE or half of the time is over.
 #[derive(Clone)]
 pub struct Channel(Arc<Peer>);
 
@@ -192,9 +193,14 @@ impl Peer {
                     self.budget.succeeded();
                     return Ok(response);
                 }
-                // It answers, and has no answer: only another one may.
-                Ok(Ok(response)) if !(may_repeat && others) => return Ok(response),
-                Ok(Ok(_)) => self.away(),
+                // It answers, and has no answer: only another one may. Whether it will have one soon, its health says.
+                Ok(Ok(response)) => {
+                    lease.doubt();
+                    if !(may_repeat && others) {
+                        return Ok(response);
+                    }
+                    self.away()
+                }
                 Ok(Err(Failure::NotSent)) => {
                     lease.doubt();
                     continue;

@@ -33,8 +33,10 @@ pub enum Manner {
     Slow,
     /// It says nothing any more, and keeps its connections.
     Frozen,
-    /// It says that it cannot tell the stock.
+    /// It says that it cannot tell the stock, and does not say that it is unwell.
     Unavailable,
+    /// It says that it cannot do anything.
+    Unwell,
 }
 
 struct Shared {
@@ -104,6 +106,7 @@ async fn misbehave(State(shared): State<Arc<Shared>>, request: Request, next: Ne
         Manner::Frozen => std::future::pending().await,
         Manner::Slow if about_stock => std::future::pending().await,
         Manner::Unavailable if about_stock => Status::unavailable("not now").into_http(),
+        Manner::Unwell => Status::unavailable("not now").into_http(),
         _ => next.run(request).await,
     }
 }

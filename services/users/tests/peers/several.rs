@@ -98,3 +98,20 @@ async fn where_one_cannot_tell_another_is_asked(pool: PgPool) {
     assert!(!users.shows_stock().await);
     assert!(first.calls() + second.calls() <= before + 2, "asked twice at most");
 }
+
+/// It answers faster than those that work, and so would be asked more than they are.
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn one_that_becomes_unwell_is_left_at_once(pool: PgPool) {
+    let [first, second] = [Fake::start().await, Fake::start().await];
+    let users = Users::start(&pool, &[first.address, second.address]).await;
+    all_are_used(&users, &[&first, &second]).await;
+    first.behave(Manner::Unwell);
+    let before = first.calls();
+    // More than there are repetitions for.
+    for _ in 0..100 {
+        assert!(users.shows_stock().await);
+    }
+    assert!(first.calls() - before <= 2, "{} calls", first.calls() - before);
+    first.behave(Manner::Sound);
+    all_are_used(&users, &[&first, &second]).await;
+}
