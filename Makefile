@@ -72,6 +72,7 @@ fuzz: install-postgres ## Send both services, and the gateway, what their API do
 	fuzz/run
 
 bench: install-postgres ## Compare the speed with others
+	cargo build --release $(LOCAL) --package bench-sqlx
 	bench/run
 
 install-postgres: ## Install a Postgres server where there is none

@@ -37,7 +37,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("content-type", "text/plain")
         self.send_header("content-length", str(len(text)))
-        if draining.is_set():  # Clients move to another pod.
+        has_body = self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers
+        if draining.is_set() or has_body:  # Clients move to another pod; a body that nobody reads is no next request.
             self.send_header("connection", "close")
         self.end_headers()
         self.wfile.write(text.encode())
