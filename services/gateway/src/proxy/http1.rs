@@ -131,7 +131,9 @@ impl Connection {
         body: Outgoing,
         until: Instant,
     ) -> Result<response::Parts, Failure> {
-        self.upload = Some(Box::new(Upload::new(head, body)));
+        let upload = Upload::new(head, body);
+        self.is_kept &= !upload.is_last();
+        self.upload = Some(Box::new(upload));
         poll_fn(|cx| {
             let answer = self.poll_answer(cx, head);
             if answer.is_pending() {

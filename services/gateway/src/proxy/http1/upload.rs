@@ -24,6 +24,7 @@ pub(super) struct Upload {
     body: Outgoing,
     rest: Rest,
     progress: Progress,
+    is_last: bool,
 }
 
 /// What is still to come of the body, after the pieces.
@@ -51,8 +52,16 @@ impl Upload {
             Some(length) => Rest::Length(length),
             None => Rest::Chunks,
         };
-        let head = Cursor::new(write_head(head, length));
-        Self { pieces: head.chain(Bytes::new()).chain(b""), body, rest, progress: Progress::New }
+        let is_last = length != Some(0) && !expects_body(&head.method);
+        let head = Cursor::new(write_head(head, length, is_last));
+        Self { pieces: head.chain(Bytes::new()).chain(b""), body, rest, progress: Progress::New, is_last }
+    }
+
+    /// Whether no request may follow it on its connection: it has a body, and a method of which its service may expect
+    /// none. One that leaves the body unread takes it for the next request, and the answer to that would be the answer to
+    /// whoever has the connection then.
+    pub(super) fn is_last(&self) -> bool {
+        self.is_last
     }
 
     pub(super) fn has_begun(&self) -> bool {
@@ -136,8 +145,13 @@ impl Upload {
     }
 }
 
+/// Whether a request of this method has a body as a rule.
+fn expects_body(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
+}
+
 /// A request's head, in origin form (RFC 9112, section 3.2.1); how long its body is says the body itself.
-fn write_head(parts: &Parts, length: Option<u64>) -> Vec<u8> {
+fn write_head(parts: &Parts, length: Option<u64>, is_last: bool) -> Vec<u8> {
     let mut head = Vec::with_capacity(1024);
     let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     head.extend_from_slice(parts.method.as_str().as_bytes());
@@ -160,10 +174,13 @@ fn write_head(parts: &Parts, length: Option<u64>) -> Vec<u8> {
     match length {
         None => head.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         // Of these methods a body is expected, so none is said (RFC 9110, section 8.6).
-        Some(0) if !says_length && !matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) => {}
+        Some(0) if !says_length && !expects_body(&parts.method) => {}
         Some(length) => {
             let _ = write!(head, "content-length: {length}\r\n");
         }
+    }
+    if is_last {
+        head.extend_from_slice(b"connection: close\r\n");
     }
     head.extend_from_slice(b"\r\n");
     head
@@ -181,7 +198,8 @@ mod tests {
         for (name, value) in headers {
             parts.headers.append(*name, HeaderValue::from_static(value));
         }
-        String::from_utf8(write_head(&parts, length)).expect("text")
+        let is_last = length != Some(0) && !expects_body(&parts.method);
+        String::from_utf8(write_head(&parts, length, is_last)).expect("text")
     }
 
     #[test]

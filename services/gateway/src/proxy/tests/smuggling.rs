@@ -4,7 +4,10 @@
 use test_harness::raw::Raw;
 use tokio::io::AsyncReadExt;
 
-use super::*;
+use super::{
+    stub::{read_head, write_answer},
+    *,
+};
 
 /// Notes all bytes that come to it, and answers each read.
 async fn noting() -> (Stub, Arc<Mutex<Vec<u8>>>) {
@@ -18,7 +21,7 @@ async fn noting() -> (Stub, Arc<Mutex<Vec<u8>>>) {
                 to.lock().expect("a lock").append(&mut bytes);
                 let ends = { to.lock().expect("a lock").ends_with(b"\r\n\r\n") };
                 if ends || to.lock().expect("a lock").ends_with(b"hello") {
-                    stub::write_answer(&mut stream, "ok").await;
+                    write_answer(&mut stream, "ok").await;
                 }
             }
         }
@@ -99,6 +102,33 @@ async fn what_is_sent_on_is_framed_by_what_was_read() {
             } else {
                 assert!(bodies.ends_with("0\r\n\r\n") && !bodies.contains("x=y"), "{bodies}");
             }
+        }
+    }
+}
+
+/// Of these methods a service may expect no body: what it leaves unread it takes for the next request, and its answer to
+/// that would be another client's.
+#[tokio::test]
+async fn no_request_follows_one_whose_body_its_service_may_leave_unread() {
+    for method in ["GET", "DELETE", "OPTIONS", "BREW"] {
+        for (framing, body) in
+            [("content-length: 5", "hello"), ("transfer-encoding: chunked", "5\r\nhello\r\n0\r\n\r\n")]
+        {
+            let stub = Stub::raw(async |mut stream, number| {
+                while let Some(head) = read_head(&mut stream).await {
+                    let is_last = head.contains("connection: close\r\n");
+                    write_answer(&mut stream, &format!("connection {number}, the last: {is_last}")).await;
+                }
+            })
+            .await;
+            let site = Site::with(&[], &[&stub]);
+            let mut raw = Raw::connect(site.address).await.expect("a connection");
+            raw.send(format!("{method} /test HTTP/1.1\r\nhost: a\r\n{framing}\r\n\r\n{body}")).await.expect("sent");
+            let answer = raw.answer().await.expect("an answer");
+            assert_eq!(answer.body, "connection 0, the last: true", "{method} {framing}");
+            raw.send("GET /test HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("sent");
+            let answer = raw.answer().await.expect("an answer");
+            assert_eq!(answer.body, "connection 1, the last: false", "{method} {framing}");
         }
     }
 }
