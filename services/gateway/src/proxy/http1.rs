@@ -22,7 +22,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use chassis::alarm::Alarm;
 use http::{Method, StatusCode, request, response};
 use http_body::Frame;
-use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt::TcpUserTimeout};
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use tokio::{
     io::{AsyncRead, ReadBuf},
     net::TcpStream,
@@ -36,8 +36,13 @@ pub(super) use answer::Answer;
 use head::{Head, Rest};
 use upload::Upload;
 
-/// How long what was sent may go unacknowledged, in milliseconds: a machine that is gone says nothing.
-const UNACKNOWLEDGED: u32 = 5_000;
+/// A machine that is gone says nothing. One that was silent for so long, in seconds, is asked whether it is there, so
+/// often at such intervals. There is no `TCP_USER_TIMEOUT` here: it takes for gone who is there and does not read for a
+/// while, and counts instead of the number of questions. What is not asked is who has not acknowledged what was sent: for
+/// that a request by HTTP/1.1 has its time limits, HTTP/2 has pings, and a tunnel a limit of its own.
+const SILENT: u32 = 5;
+const ASK_EVERY: u32 = 2;
+const ASK_TIMES: u32 = 3;
 
 /// How much is read at once, in bytes: at first, and at most, where there is always more.
 const FIRST_READ: usize = 8 * 1024;
@@ -97,7 +102,10 @@ pub(super) enum Failure {
 pub(super) async fn connect(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
     let stream = time::timeout(limit, TcpStream::connect(address)).await??;
     stream.set_nodelay(true)?;
-    setsockopt(&stream, TcpUserTimeout, &UNACKNOWLEDGED)?;
+    setsockopt(&stream, sockopt::KeepAlive, &true)?;
+    setsockopt(&stream, sockopt::TcpKeepIdle, &SILENT)?;
+    setsockopt(&stream, sockopt::TcpKeepInterval, &ASK_EVERY)?;
+    setsockopt(&stream, sockopt::TcpKeepCount, &ASK_TIMES)?;
     Ok(stream)
 }
 

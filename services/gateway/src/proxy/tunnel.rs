@@ -11,6 +11,7 @@ use bytes::Bytes;
 use chassis::{Life, Phase};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{
     io::{self, AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
@@ -21,6 +22,11 @@ use super::{endpoint::Lease, record::Record};
 
 /// How long nothing at all may come from either side: one that is there says so now and then, by pings for instance.
 const IDLE: Duration = Duration::from_mins(10);
+
+/// How long what was sent to a service may go unacknowledged, or unread with its buffers full, in milliseconds. A machine
+/// that is gone says nothing, and the kernel itself would send again for a quarter of an hour; nothing else limits the
+/// time of a tunnel whose client goes on sending. Long, as one who does not read for a while may be there.
+const UNACKNOWLEDGED: u32 = 60_000;
 
 /// Once the process stops, how long a tunnel may go on. Its ends cannot be told to finish: they see it close, and connect
 /// again, to another replica.
@@ -42,6 +48,8 @@ impl Tunnel {
         // It comes once the answer was written.
         let Ok(client) = client.await else { return };
         record.leave_flight();
+        // Without it a service that is gone is only noticed later.
+        let _ = setsockopt(&service, sockopt::TcpUserTimeout, &UNACKNOWLEDGED);
         let mut client = TokioIo::new(client);
         let (sent, active) = (AtomicU64::new(0), AtomicBool::new(false));
         let copy = async {

@@ -303,3 +303,26 @@ async fn a_client_of_silent_events_that_goes_away_is_noticed() {
     tokio::time::timeout(PATIENCE, ended.notified()).await.expect("the service is told");
     site.metric_becomes("http_requests_in_flight", 0).await;
 }
+
+/// It is there all the while: its kernel answers probes.
+#[tokio::test]
+async fn a_service_may_read_nothing_for_a_while() {
+    const LENGTH: usize = 900_000;
+    let stub = Stub::raw(async |mut stream, _| {
+        let Some(seen) = read_head(&mut stream).await else { return };
+        let mut read = seen.split_once("\r\n\r\n").map_or(0, |(_, body)| body.len());
+        // For longer than a machine that is gone may be silent.
+        tokio::time::sleep(Duration::from_millis(6500)).await;
+        let mut buffer = vec![0; 64 * 1024];
+        while read < LENGTH {
+            match stream.read(&mut buffer).await {
+                Ok(length @ 1..) => read += length,
+                _ => return,
+            }
+        }
+        stub::write_answer(&mut stream, "all of it").await;
+    })
+    .await;
+    let site = Site::with(&[], &[&stub]);
+    assert_eq!(site.post("/test", &"x".repeat(LENGTH)).await.text(), "all of it");
+}
