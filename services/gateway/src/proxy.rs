@@ -54,7 +54,8 @@ pub(crate) struct ProxyArgs {
     /// How long a connection to an endpoint may take to be made
     #[arg(long, env, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
     connect_timeout: Duration,
-    /// How long an endpoint may take to begin its answer; longer than services take for a request (15 s)
+    /// How long an endpoint may take to begin its answer once it has the request, and a client to send more of that;
+    /// longer than services take for a request (15 s)
     #[arg(long, env, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
     header_timeout: Duration,
     /// How long a request may take in all, retries and the whole answer included, but for gRPC, events and tunnels

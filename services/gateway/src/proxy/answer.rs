@@ -94,7 +94,9 @@ impl Body for Answer {
             Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Self::Http1(answer) => {
                 let frame = ready!(Pin::new(&mut answer.body).poll_frame(cx));
-                if let Some(Err(error)) = &frame {
+                if let Some(Err(error)) = &frame
+                    && !error.is_of_client()
+                {
                     answer.upstream.metrics.failed(error.kind());
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Cut::Http1)))

@@ -17,7 +17,7 @@ use super::{
     Proxy,
     answer::Answer,
     endpoint::{Endpoint, Lease},
-    http1::{self, Connection, Failure},
+    http1::{self, Connection, Failure, Limits},
     http2,
     outgoing::{Fault, Outgoing, Source},
     record::Record,
@@ -158,11 +158,12 @@ impl Proxy {
     ) -> Result<Reply, Failed> {
         let lease = Lease::new(endpoint.clone(), &call.upstream.metrics.in_flight);
         let Some(limit) = limit else { return self.attempt_grpc(call, lease).await };
-        let until = limit.min(Instant::now() + self.times.header);
-        self.attempt_http(call, lease, repeats, until).await
+        let header = self.times.header;
+        let limits = Limits { until: limit.min(Instant::now() + header), header, total: limit };
+        self.attempt_http(call, lease, repeats, limits).await
     }
 
-    async fn attempt_http(&self, call: &Call, lease: Lease, repeats: bool, until: Instant) -> Result<Reply, Failed> {
+    async fn attempt_http(&self, call: &Call, lease: Lease, repeats: bool, limits: Limits) -> Result<Reply, Failed> {
         let (endpoint, worker) = (lease.endpoint().clone(), call.worker);
         let mut fresh_only = false;
         loop {
@@ -173,12 +174,12 @@ impl Proxy {
                 Some(idle) if !idle.is_alive(!repeats) => continue,
                 Some(idle) => idle,
                 None => {
-                    let limit = self.times.connect.min(until.saturating_duration_since(Instant::now()));
+                    let limit = self.times.connect.min(limits.until.saturating_duration_since(Instant::now()));
                     let opened = Connection::open(endpoint.address, limit).await;
                     opened.map_err(|error| Failed::to_connect(&error))?
                 }
             };
-            let (error, is_unsent) = match connection.send(&call.parts, call.source.outgoing(), until).await {
+            let (error, is_unsent) = match connection.send(&call.parts, call.source.outgoing(), limits).await {
                 Ok(answer) => return call.reply(answer, connection, lease),
                 Err(Failure::NotSent(_)) if was_idle => continue,
                 Err(Failure::NotSent(error)) => (error, true),
@@ -216,6 +217,7 @@ impl Proxy {
     fn refusal(&self, fault: Fault) -> Problem {
         match fault {
             Fault::TooLarge => self.too_large(),
+            Fault::Slow => Problem::new(StatusCode::REQUEST_TIMEOUT, "the request's body did not arrive in time"),
             Fault::Client => Problem::new(StatusCode::BAD_REQUEST, "the request's body is malformed or not complete"),
         }
     }

@@ -10,7 +10,7 @@ mod upload;
 use std::{
     future::poll_fn,
     io,
-    mem::MaybeUninit,
+    mem::{self, MaybeUninit},
     net::SocketAddr,
     os::fd::AsRawFd,
     pin::Pin,
@@ -88,6 +88,22 @@ impl Error {
             Self::Io(_) | Self::Closed | Self::Request(_) => UpstreamError::Reset,
         }
     }
+
+    /// Whether the endpoint has no part in it.
+    pub(super) fn is_of_client(&self) -> bool {
+        matches!(self, Self::Request(_))
+    }
+}
+
+/// How long an answer is waited for.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    /// When it has to begin, if all of the request is sent at once.
+    pub(super) until: Instant,
+    /// How long it may take to begin once the request is sent, or to take more of that.
+    pub(super) header: Duration,
+    /// When all has to be over.
+    pub(super) total: Instant,
 }
 
 /// Why a request has no answer.
@@ -131,26 +147,38 @@ impl Connection {
         !has_ended && (!closely || is_silent(peek().map_err(io::Error::from)))
     }
 
-    /// Sends a request and waits until then for the head of its answer; the rest of the request goes while the answer is
-    /// read.
+    /// Sends a request and waits for the head of its answer; the rest of the request goes while the answer is read. The
+    /// time begins anew whenever more of the request was sent: who sends it may be slow, and goes on.
     pub(super) async fn send(
         &mut self,
         head: &request::Parts,
         body: Outgoing,
-        until: Instant,
+        limits: Limits,
     ) -> Result<response::Parts, Failure> {
         let upload = Upload::new(head, body);
         self.is_kept &= !upload.is_last();
         self.upload = Some(Box::new(upload));
+        // A request that is sent at once, as most are, needs no second look at the clock.
+        let (mut until, mut was_sending) = (limits.until, false);
         poll_fn(|cx| {
             let answer = self.poll_answer(cx, head);
-            if answer.is_pending() {
-                ready!(self.alarm.poll(cx, until));
-                return Poll::Ready(Err(Failure::Sent(Error::Timeout)));
+            if answer.is_ready() {
+                return answer;
             }
-            answer
+            let has_moved = self.upload.as_mut().is_none_or(|upload| upload.has_moved());
+            if mem::replace(&mut was_sending, self.upload.is_some()) && has_moved {
+                until = limits.total.min(Instant::now() + limits.header);
+            }
+            ready!(self.alarm.poll(cx, until));
+            Poll::Ready(Err(Failure::Sent(self.overdue())))
         })
         .await
+    }
+
+    /// Whose fault it is that the time is over.
+    fn overdue(&self) -> Error {
+        let waiting = self.upload.as_ref().filter(|upload| upload.waits_for_client());
+        waiting.map_or(Error::Timeout, |upload| upload.give_up(Fault::Slow).into())
     }
 
     fn poll_answer(

@@ -21,6 +21,8 @@ pub(crate) enum Fault {
     TooLarge,
     #[error("the client did not send the whole body")]
     Client,
+    #[error("the client did not send the whole body in time")]
+    Slow,
 }
 
 /// The body of a request that is to be sent, however often.
@@ -135,6 +137,13 @@ impl Outgoing {
     pub(super) fn put_back(&self, piece: Bytes) {
         if let Some(mut state) = self.source.lock().filter(|state| state.kept.is_none()) {
             state.put_back = Some(piece);
+        }
+    }
+
+    /// Says that there is to be no more of it.
+    pub(super) fn give_up(&self, fault: Fault) {
+        if let Some(mut state) = self.source.lock() {
+            state.fault = Some(fault);
         }
     }
 }

@@ -82,7 +82,7 @@ impl Body for Answer {
             && let Some(until) = this.until
             && source.connection.alarm.poll(cx, until).is_ready()
         {
-            frame = Poll::Ready(Some(Err(Error::Timeout)));
+            frame = Poll::Ready(Some(Err(source.connection.overdue())));
         }
         let frame = ready!(frame);
         let is_over = match &frame {

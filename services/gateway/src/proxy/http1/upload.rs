@@ -2,6 +2,7 @@
 
 use std::{
     io::{Cursor, ErrorKind, Write},
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -25,6 +26,7 @@ pub(super) struct Upload {
     rest: Rest,
     progress: Progress,
     is_last: bool,
+    has_moved: bool,
 }
 
 /// What is still to come of the body, after the pieces.
@@ -54,7 +56,8 @@ impl Upload {
         };
         let is_last = length != Some(0) && !expects_body(&head.method);
         let head = Cursor::new(write_head(head, length, is_last));
-        Self { pieces: head.chain(Bytes::new()).chain(b""), body, rest, progress: Progress::New, is_last }
+        let pieces = head.chain(Bytes::new()).chain(&b""[..]);
+        Self { pieces, body, rest, progress: Progress::New, is_last, has_moved: false }
     }
 
     /// Whether no request may follow it on its connection: it has a body, and a method of which its service may expect
@@ -68,9 +71,25 @@ impl Upload {
         self.progress == Progress::Begun
     }
 
+    /// Whether something was written since this was asked last.
+    pub(super) fn has_moved(&mut self) -> bool {
+        mem::take(&mut self.has_moved)
+    }
+
+    /// Whether the endpoint has taken all that has come, and more is to come.
+    pub(super) fn waits_for_client(&self) -> bool {
+        !self.pieces.has_remaining()
+    }
+
+    /// Waits for no more of the body, whoever sends it.
+    pub(super) fn give_up(&self, fault: Fault) -> Fault {
+        self.body.give_up(fault);
+        fault
+    }
+
     /// Gives back what was taken of the body and not sent.
     pub(super) fn give_back(mut self) {
-        let piece = std::mem::take(self.pieces.first_mut().last_mut());
+        let piece = mem::take(self.pieces.first_mut().last_mut());
         if !piece.is_empty() {
             self.body.put_back(piece);
         }
@@ -99,7 +118,7 @@ impl Upload {
                 if written == 0 {
                     return Poll::Ready(Err(Error::Io(ErrorKind::WriteZero.into())));
                 }
-                self.progress = Progress::Begun;
+                (self.progress, self.has_moved) = (Progress::Begun, true);
             }
             if matches!(self.rest, Rest::Nothing) {
                 return Poll::Ready(Ok(()));
@@ -115,7 +134,7 @@ impl Upload {
         }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx)).transpose()?;
         let data = frame.and_then(|frame| frame.into_data().ok());
-        let mut made = std::mem::take(self.pieces.first_mut().first_mut()).into_inner();
+        let mut made = mem::take(self.pieces.first_mut().first_mut()).into_inner();
         if self.has_begun() {
             made.clear();
         }
