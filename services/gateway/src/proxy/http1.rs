@@ -75,6 +75,8 @@ pub(crate) enum Error {
     Protocol(&'static str),
     #[error("it did not come in time")]
     Timeout,
+    #[error("the client did not take all of it in time")]
+    Unread,
     #[error("the request could not be read")]
     Request(#[from] Fault),
 }
@@ -84,14 +86,14 @@ impl Error {
     pub(super) fn kind(&self) -> UpstreamError {
         match self {
             Self::Protocol(_) => UpstreamError::Protocol,
-            Self::Timeout => UpstreamError::Timeout,
+            Self::Timeout | Self::Unread => UpstreamError::Timeout,
             Self::Io(_) | Self::Closed | Self::Request(_) => UpstreamError::Reset,
         }
     }
 
     /// Whether the endpoint has no part in it.
     pub(super) fn is_of_client(&self) -> bool {
-        matches!(self, Self::Request(_))
+        matches!(self, Self::Unread | Self::Request(_))
     }
 }
 

@@ -84,6 +84,14 @@ impl Body for Answer {
         {
             frame = Poll::Ready(Some(Err(source.connection.overdue())));
         }
+        // Where there is always more to read, as who takes it is slow, the alarm is never looked at.
+        let is_late = |until| Instant::now() >= until;
+        if matches!(frame, Poll::Ready(Some(Ok(_))))
+            && !source.connection.rest.is_nothing()
+            && this.until.is_some_and(is_late)
+        {
+            frame = Poll::Ready(Some(Err(Error::Unread)));
+        }
         let frame = ready!(frame);
         let is_over = match &frame {
             Some(Ok(_)) => source.connection.rest.is_nothing(),

@@ -5,6 +5,7 @@ use std::time::Instant;
 use test_harness::raw::{self, Raw};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpSocket,
     sync::Notify,
     task::JoinSet,
 };
@@ -287,4 +288,33 @@ async fn an_endpoint_that_does_not_read_a_body_in_time_is_a_504() {
     *large.body_mut() = Full::new(vec![b'x'; 50_000_000].into());
     assert_eq!(site.send(large).await.problem(), (504, "outcome-unknown".to_owned()));
     assert_eq!(site.metric(r#"gateway_upstream_errors_total{kind="timeout",service="test"}"#), 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_its_client_reads_too_slowly_is_cut_off() {
+    let stub = Stub::raw(async |mut stream, _| {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100000000000\r\n\r\n").await;
+        // So there is always something to read.
+        let piece = vec![b'x'; 64 * 1024];
+        while stream.write_all(&piece).await.is_ok() {}
+    })
+    .await;
+    let site = Site::with(&["--total-timeout=1s"], &[&stub]);
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(64 * 1024).expect("a small one");
+    let mut client = socket.connect(site.address).await.expect("a connection");
+    client.write_all(b"GET /test HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("sent");
+    let reader = tokio::spawn(async move {
+        let mut buffer = vec![0; 256 * 1024];
+        while client.read(&mut buffer).await.is_ok_and(|length| length > 0) {
+            tokio::time::sleep(MOMENT / 5).await;
+        }
+    });
+    let line = &site.log(1).await[0];
+    assert_eq!((&line["status"], &line["complete"]), (&200.into(), &false.into()));
+    assert!(line["duration"].as_f64().is_some_and(|duration| duration >= 1.0), "{line}");
+    // The endpoint had it all.
+    assert_eq!(site.metric(r#"gateway_upstream_errors_total{kind="timeout",service="test"}"#), 0);
+    reader.abort();
 }
