@@ -59,6 +59,13 @@ impl Answer {
             answer.body.set_limit(until);
         }
     }
+
+    /// Sends no more of the request, which goes to another endpoint.
+    pub(super) fn give_up_upload(&mut self) {
+        if let Self::Http1(answer) = self {
+            answer.body.give_up_upload();
+        }
+    }
 }
 
 /// Leaves the body out of an answer of the gateway's own to HEAD, and says how long it is (RFC 9110, section 9.3.2). By

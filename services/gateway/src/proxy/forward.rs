@@ -92,6 +92,9 @@ impl Proxy {
         loop {
             let now = self.now();
             let Some(endpoint) = group.pick(&tried, now) else {
+                if let Some(kept) = second_best {
+                    return Ok(call.give(kept, record));
+                }
                 let detail = format!("{} has no endpoint now; try again in a moment", upstream.name);
                 return Err(Problem::unavailable(detail));
             };
@@ -103,6 +106,7 @@ impl Proxy {
             let failed = match result {
                 Ok(mut reply) => {
                     note_answer(&upstream, group, &endpoint, reply.status(), now);
+                    reply.set_limit(limit);
                     let is_none = matches!(reply.status(), StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE);
                     if is_none {
                         tried.push(address);
@@ -115,12 +119,12 @@ impl Proxy {
                         && upstream.budget.retry(now);
                     if !retry {
                         call.source.forget();
-                        reply.set_limit(limit);
                         return Ok(reply);
                     }
                     record.retries += 1;
                     upstream.metrics.retries.inc();
-                    second_best = Some(reply);
+                    reply.give_up_upload();
+                    second_best = Some((reply, endpoint));
                     continue;
                 }
                 Err(failed) => failed,
@@ -139,7 +143,7 @@ impl Proxy {
             let in_time = limit.is_none_or(|limit| limit > Instant::now());
             if !(may_retry && in_time && tried.len() < MOST_TRIES && upstream.budget.retry(now)) {
                 return match second_best {
-                    Some(reply) => Ok(reply),
+                    Some(kept) => Ok(call.give(kept, record)),
                     None => Err(problem(&upstream, &failed, call.is_grpc || !call.parts.method.is_safe())),
                 };
             }
@@ -234,6 +238,13 @@ impl Call {
         request
     }
 
+    /// The answer that was kept, as that of its endpoint, after another one had none.
+    fn give(&self, (reply, endpoint): (Reply, Arc<Endpoint>), record: &mut Record) -> Reply {
+        self.source.forget();
+        record.upstream = Some(endpoint);
+        reply
+    }
+
     /// An answer as it is passed on.
     fn reply(&self, answer: response::Parts, connection: Box<Connection>, lease: Lease) -> Result<Reply, Failed> {
         if answer.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -253,6 +264,13 @@ impl Reply {
         match self {
             Self::Answer(response) => response.status(),
             Self::Upgraded { .. } => StatusCode::SWITCHING_PROTOCOLS,
+        }
+    }
+
+    /// Sends no more of the request, which goes to another endpoint.
+    fn give_up_upload(&mut self) {
+        if let Self::Answer(response) = self {
+            response.body_mut().give_up_upload();
         }
     }
 

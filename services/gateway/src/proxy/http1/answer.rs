@@ -65,6 +65,15 @@ impl Answer {
     pub(in crate::proxy) fn set_limit(&mut self, until: Instant) {
         self.until = Some(until);
     }
+
+    /// Sends no more of the request, which goes to another endpoint.
+    pub(in crate::proxy) fn give_up_upload(&mut self) {
+        if let Some(Source { connection, .. }) = &mut self.source
+            && connection.upload.take().is_some()
+        {
+            connection.is_kept = false;
+        }
+    }
 }
 
 impl Body for Answer {
