@@ -3,7 +3,10 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -26,28 +29,38 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub(super) struct Shared {
     sender: Mutex<Option<SendRequest<Outgoing>>>,
-    /// One connects, others wait for it.
-    connecting: sync::Mutex<()>,
+    /// One connects, others wait for it; with how that ended last, where it failed.
+    connecting: sync::Mutex<Option<(io::ErrorKind, String)>>,
+    /// How often it failed.
+    failures: AtomicUsize,
 }
 
 impl Shared {
-    /// The connection, which is made where there is none.
+    /// The connection, which is made where there is none. Who waits while another one connects gets what that gets, a
+    /// failure too: else each would wait for its own after those of all before it.
     pub(super) async fn get(&self, address: SocketAddr, limit: Duration) -> io::Result<SendRequest<Outgoing>> {
         if let Some(sender) = self.open() {
             return Ok(sender);
         }
-        let _connecting = self.connecting.lock().await;
+        let failures = self.failures.load(Ordering::Relaxed);
+        let mut failure = self.connecting.lock().await;
         if let Some(sender) = self.open() {
             return Ok(sender);
         }
-        let stream = http1::connect(address, limit).await?;
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
-        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        // It ends when its last sender is gone, or its peer.
-        tokio::spawn(connection);
-        *self.lock() = Some(sender.clone());
-        Ok(sender)
+        if self.failures.load(Ordering::Relaxed) != failures
+            && let Some((kind, reason)) = &*failure
+        {
+            return Err(io::Error::new(*kind, reason.clone()));
+        }
+        let connected = connect(address, limit).await;
+        match &connected {
+            Ok(sender) => *self.lock() = Some(sender.clone()),
+            Err(error) => {
+                *failure = Some((error.kind(), error.to_string()));
+                self.failures.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        connected
     }
 
     /// Lets go of it; calls in flight end.
@@ -62,6 +75,16 @@ impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<SendRequest<Outgoing>>> {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn connect(address: SocketAddr, limit: Duration) -> io::Result<SendRequest<Outgoing>> {
+    let stream = http1::connect(address, limit).await?;
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    // It ends when its last sender is gone, or its peer.
+    tokio::spawn(connection);
+    Ok(sender)
 }
 
 /// What an error is called in the metrics.

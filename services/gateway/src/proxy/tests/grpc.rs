@@ -5,6 +5,7 @@ use std::task::Poll;
 use futures_util::stream;
 use http_body::Frame;
 use http_body_util::StreamBody;
+use tokio::net::TcpSocket;
 
 use super::{
     stub::{Body, nobody, whole},
@@ -168,4 +169,37 @@ async fn a_connection_that_has_ended_is_made_again() {
     })
     .await;
     assert!(again.requests() > 0);
+}
+
+/// Its backlog is full, so it does not answer who connects.
+async fn swallowing() -> (SocketAddr, impl Sized) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    let listener = socket.listen(1).expect("a listener");
+    let address = listener.local_addr().expect("an address");
+    let mut held = Vec::new();
+    while let Ok(connected) = tokio::time::timeout(MOMENT * 3, TcpStream::connect(address)).await {
+        held.push(connected.expect("a connection"));
+    }
+    (address, (listener, held))
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_one_connection_share_its_outcome() {
+    let (address, _held) = swallowing().await;
+    let site = Site::of(&["--connect-timeout=1s"], with_grpc(&[], Some(vec![address])));
+    let client = http_2(site.address).await;
+    let begun = std::time::Instant::now();
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let mut client = client.clone();
+        waiting.spawn(async move {
+            Answer::read(client.send_request(call("x")).await.expect("an answer")).await.expect("all of it")
+        });
+    }
+    for answer in waiting.join_all().await {
+        assert_eq!(status(&answer), Some("UNAVAILABLE"));
+    }
+    // One after the other they take eight seconds.
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
