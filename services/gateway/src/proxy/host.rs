@@ -10,6 +10,10 @@ use http::{
 /// Makes `Host` say what the request's authority says, where it has one (RFC 9112, section 3.2.2).
 pub(super) fn check(parts: &mut Parts) -> Result<(), Problem> {
     if let Some(authority) = parts.uri.authority() {
+        // That form of a target is for CONNECT alone (RFC 9112, section 3.2.3), and has no path.
+        if parts.uri.scheme().is_none() && parts.version != Version::HTTP_2 {
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "the request's target has no path"));
+        }
         let host = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, host)| host);
         let host = HeaderValue::from_str(host).map_err(|_| no_host())?;
         parts.headers.insert(header::HOST, host);

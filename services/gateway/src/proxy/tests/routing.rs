@@ -274,3 +274,18 @@ async fn no_change_costs_a_request() {
         assert_eq!(site.metric(&name), 0, "{kind}");
     }
 }
+
+/// It is that of CONNECT alone (RFC 9112, section 3.2.3), and has no path to route by.
+#[tokio::test]
+async fn a_target_that_is_only_a_host_is_refused() {
+    let stub = named("test").await;
+    let site = Site::of(&[], vec![service("test", &["/"], &[stub.address])]);
+    let mut raw = Raw::connect(site.address).await.expect("a connection");
+    for target in ["foo", "foo:80", "shop.example"] {
+        raw.send(format!("GET {target} HTTP/1.1\r\nhost: shop.example\r\n\r\n")).await.expect("sent");
+        assert_eq!(raw.answer().await.expect("an answer").status, 400, "{target}");
+    }
+    raw.send("GET http://foo HTTP/1.1\r\nhost: shop.example\r\n\r\n").await.expect("sent");
+    assert_eq!(raw.answer().await.expect("an answer").body, "test GET / foo");
+    assert_eq!(stub.requests(), 1);
+}
