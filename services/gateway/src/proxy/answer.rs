@@ -13,7 +13,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::{endpoint::Lease, http1, upstream::Upstream};
+use super::{endpoint::Lease, http1, http2, upstream::Upstream};
 
 /// The body of an answer.
 pub(crate) enum Answer {
@@ -32,6 +32,7 @@ pub(crate) struct Http1 {
 /// From a connection by HTTP/2.
 pub(crate) struct Grpc {
     body: Incoming,
+    upstream: Arc<Upstream>,
     _lease: Lease,
 }
 
@@ -49,8 +50,8 @@ impl Answer {
         Self::Http1(Http1 { body, upstream })
     }
 
-    pub(super) fn grpc(body: Incoming, lease: Lease) -> Self {
-        Self::Grpc(Grpc { body, _lease: lease })
+    pub(super) fn grpc(body: Incoming, lease: Lease, upstream: Arc<Upstream>) -> Self {
+        Self::Grpc(Grpc { body, upstream, _lease: lease })
     }
 
     /// Limits the time for what is still to come.
@@ -108,7 +109,13 @@ impl Body for Answer {
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Cut::Http1)))
             }
-            Self::Grpc(answer) => Pin::new(&mut answer.body).poll_frame(cx).map_err(Cut::Grpc),
+            Self::Grpc(answer) => {
+                let frame = ready!(Pin::new(&mut answer.body).poll_frame(cx));
+                if let Some(Err(error)) = &frame {
+                    answer.upstream.metrics.failed(http2::kind(error));
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Cut::Grpc)))
+            }
         }
     }
 

@@ -207,7 +207,10 @@ impl Proxy {
             let sender = endpoint.grpc(call.worker).get(endpoint.address, self.times.connect).await;
             let mut sender = sender.map_err(|error| Failed::to_connect(&error))?;
             let http2::Failure { error, is_unsent } = match http2::send(&mut sender, call.grpc()).await {
-                Ok(response) => return Ok(Reply::Answer(response.map(|body| Answer::grpc(body, lease)))),
+                Ok(response) => {
+                    let upstream = call.upstream.clone();
+                    return Ok(Reply::Answer(response.map(|body| Answer::grpc(body, lease, upstream))));
+                }
                 Err(failure) => failure,
             };
             // The connection was about to end.

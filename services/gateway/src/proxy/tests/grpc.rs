@@ -2,7 +2,7 @@
 
 use std::task::Poll;
 
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use tokio::net::TcpSocket;
@@ -202,4 +202,33 @@ async fn calls_that_wait_for_one_connection_share_its_outcome() {
     }
     // One after the other they take eight seconds.
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_counted() {
+    let go = Arc::new(tokio::sync::Notify::new());
+    let stub = Stub::answering({
+        let go = go.clone();
+        move |_| {
+            let go = go.clone();
+            async move {
+                let end = stream::once(async move {
+                    go.notified().await;
+                    Err(io::Error::other("broken"))
+                });
+                let frames = stream::once(async { Ok(Frame::data(Bytes::from("begun"))) }).chain(end);
+                Response::builder()
+                    .header("content-type", "application/grpc")
+                    .body(BodyExt::boxed(StreamBody::new(Box::pin(frames))))
+                    .expect("a response")
+            }
+        }
+    })
+    .await;
+    let site = Site::of(&[], with_grpc(&[], Some(vec![stub.address])));
+    let mut answer = http_2(site.address).await.send_request(call("x")).await.expect("an answer");
+    assert_eq!(answer.frame().await.expect("a frame").expect("data").into_data().expect("data"), "begun");
+    go.notify_one();
+    assert!(answer.frame().await.expect("an end").is_err());
+    assert_eq!(site.metric(r#"gateway_upstream_errors_total{kind="reset",service="test"}"#), 1);
 }
