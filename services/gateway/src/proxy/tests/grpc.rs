@@ -232,3 +232,21 @@ async fn an_answer_that_breaks_off_is_counted() {
     assert!(answer.frame().await.expect("an end").is_err());
     assert_eq!(site.metric(r#"gateway_upstream_errors_total{kind="reset",service="test"}"#), 1);
 }
+
+/// The service's own deadline is what the caller has left.
+#[tokio::test]
+async fn the_time_that_a_caller_gives_is_passed_on() {
+    let stub = Stub::answering(async |request| {
+        let timeout = request.headers().get("grpc-timeout").cloned();
+        let mut response =
+            Response::new(whole(timeout.map_or("-".into(), |time| Bytes::copy_from_slice(time.as_bytes()))));
+        response.headers_mut().insert("grpc-status", http::HeaderValue::from_static("0"));
+        response
+    })
+    .await;
+    let site = Site::of(&[], with_grpc(&[], Some(vec![stub.address])));
+    let mut timed = call("x");
+    timed.headers_mut().insert("grpc-timeout", http::HeaderValue::from_static("1500m"));
+    assert_eq!(calls(&site, timed).await.text(), "1500m");
+    assert_eq!(calls(&site, call("x")).await.text(), "-");
+}
