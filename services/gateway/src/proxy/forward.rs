@@ -316,8 +316,7 @@ fn note_failure(
         tracing::debug!(service, endpoint = %address, kind = label, reason, "endpoint failed");
         return;
     };
-    if group.has_another(&[address], now) {
-        endpoint.health.eject(time, now);
+    if group.eject(endpoint, time, now) {
         upstream.metrics.ejections.inc();
         tracing::warn!(service, endpoint = %address, kind = label, reason, ?time, "endpoint is left out");
     } else if chassis::observe::refusal_is_due() {

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -30,11 +30,13 @@ pub(super) struct Group {
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
     /// How many threads serve connections: each has connections of its own.
     workers: usize,
+    /// Of two that fail at once on two threads one is to be left.
+    ejecting: Mutex<()>,
 }
 
 impl Upstream {
     pub(crate) fn new(name: &str, metrics: &Metrics, workers: usize) -> Self {
-        let group = || Group { endpoints: ArcSwap::default(), workers };
+        let group = || Group { endpoints: ArcSwap::default(), workers, ejecting: Mutex::default() };
         Self {
             name: name.into(),
             http: group(),
@@ -112,6 +114,16 @@ impl Group {
         let works = |endpoint: &Endpoint| endpoint.health.state(now) == State::Well;
         self.endpoints.load().iter().any(|endpoint| works(endpoint) && !tried.contains(&endpoint.address))
     }
+
+    /// Leaves an endpoint out for a time, if it is not the last; returns whether it is.
+    pub(super) fn eject(&self, endpoint: &Endpoint, time: Duration, now: Duration) -> bool {
+        let _ejecting = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_left_out = self.has_another(&[endpoint.address], now);
+        if is_left_out {
+            endpoint.health.eject(time, now);
+        }
+        is_left_out
+    }
 }
 
 /// The less busy one of two by chance, among those that will do.
@@ -129,4 +141,30 @@ fn less_busy(endpoints: &[Arc<Endpoint>], will_do: impl Fn(&Endpoint) -> bool) -
     let Some(second) = from(rand::random_range(0..count), Some(first)) else { return Some(&endpoints[first]) };
     let (first, second) = (&endpoints[first], &endpoints[second]);
     Some(if second.in_flight() < first.in_flight() { second } else { first })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use super::*;
+
+    #[test]
+    fn of_two_that_fail_at_once_on_two_threads_one_is_left() {
+        let (now, time) = (Duration::from_secs(1), Duration::from_secs(1));
+        let group = Group { endpoints: ArcSwap::default(), workers: 1, ejecting: Mutex::default() };
+        group.set(&[1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port))));
+        let [first, second] = [0, 1].map(|place| group.endpoints()[place].clone());
+        let (sender, outcome) = mpsc::channel();
+        thread::scope(|scope| {
+            // This thread has seen that the second one works, and is about to leave out the first.
+            let ejecting = group.ejecting.lock().expect("a lock");
+            scope.spawn(|| sender.send(group.eject(&second, time, now)));
+            assert!(outcome.recv_timeout(Duration::from_millis(100)).is_err(), "it has to wait");
+            first.health.eject(time, now);
+            drop(ejecting);
+        });
+        assert_eq!(outcome.recv(), Ok(false));
+        assert!(group.has_another(&[first.address], now));
+    }
 }
