@@ -7,6 +7,7 @@ pub mod app;
 #[cfg(feature = "cluster")]
 pub mod cluster;
 pub mod collector;
+pub mod port;
 pub mod process;
 pub mod raw;
 pub mod rules;

@@ -8,6 +8,7 @@ use futures_util::FutureExt as _;
 use http::Request;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
+use test_harness::port::Port;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -51,12 +52,6 @@ fn document_of(path: &str) -> String {
 
 fn service(name: &str, http: Vec<SocketAddr>) -> Service {
     Service { name: name.to_owned(), paths: vec![format!("/{name}")], http, grpc: None }
-}
-
-/// A place where nobody listens.
-async fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
-    listener.local_addr().expect("an address")
 }
 
 fn documents(services: Vec<Service>) -> (watch::Sender<Arc<[Service]>>, Documents) {
@@ -160,10 +155,11 @@ async fn services_that_have_no_document_hold_nobody_up_for_long() {
     let (endless, _) = endpoint(response(200, &" ".repeat(5 * 1024 * 1024))).await;
     let (noise, _) = endpoint("SSH-2.0-x\r\n".to_owned()).await;
     let (good, _) = endpoint(document_of("/good")).await;
+    let gone = Port::free();
     let cases = [
         ("endless", endless, "its document is too long"),
         ("failing", failing, "it does not answer"),
-        ("gone", nobody().await, "it does not answer"),
+        ("gone", gone.address, "it does not answer"),
         ("good", good, ""),
         ("noise", noise, "it does not answer"),
         ("page", page, "its document is not one of OpenAPI 3.0 or 3.1"),
@@ -198,9 +194,9 @@ async fn no_more_is_read_than_fits_whatever_the_number_of_services() {
 #[tokio::test]
 async fn another_endpoint_is_asked_where_one_is_gone() {
     let (address, _) = endpoint(document_of("/a")).await;
-    let gone = nobody().await;
+    let gone = Port::free();
     for _ in 0..8 {
-        let (_services, documents) = documents(vec![service("a", vec![gone, address])]);
+        let (_services, documents) = documents(vec![service("a", vec![gone.address, address])]);
         assert_eq!(paths(&merged(&documents).await), ["/a"]);
     }
 }

@@ -1,9 +1,10 @@
 //! Which endpoint a request goes to, and on which connection.
 
+use test_harness::port::Port;
 use tokio::{io::AsyncReadExt, sync::Notify, task::JoinSet};
 
 use super::{
-    stub::{nobody, read_head, whole, write_answer},
+    stub::{read_head, whole, write_answer},
     *,
 };
 
@@ -150,7 +151,8 @@ async fn idle_connections_to_an_endpoint_that_leaves_are_closed() {
     let site = Site::with(&[], &[&stub]);
     assert_eq!(site.get("/test").await.text(), "hello");
     assert!(tokio::time::timeout(MOMENT, closed.notified()).await.is_err(), "it is kept");
-    site.tell(vec![service("test", &["/test"], &[nobody().await])]);
+    let nobody = Port::free();
+    site.tell(vec![service("test", &["/test"], &[nobody.address])]);
     tokio::time::timeout(PATIENCE, closed.notified()).await.expect("it is closed");
 }
 

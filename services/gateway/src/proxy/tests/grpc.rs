@@ -5,10 +5,11 @@ use std::task::Poll;
 use futures_util::{StreamExt, stream};
 use http_body::Frame;
 use http_body_util::StreamBody;
+use test_harness::port::Port;
 use tokio::net::TcpSocket;
 
 use super::{
-    stub::{Body, nobody, whole},
+    stub::{Body, whole},
     *,
 };
 
@@ -121,8 +122,8 @@ async fn a_stream_goes_on_for_longer_than_a_request_may_take_both_ways_at_once()
 
 #[tokio::test]
 async fn where_there_is_no_answer_the_call_has_a_status() {
-    let stub = Stub::saying("http").await;
-    let site = Site::of(&[], with_grpc(&[stub.address], Some(vec![nobody().await])));
+    let (stub, nobody) = (Stub::saying("http").await, Port::free());
+    let site = Site::of(&[], with_grpc(&[stub.address], Some(vec![nobody.address])));
     let answer = calls(&site, call("x")).await;
     assert_eq!((answer.status.as_u16(), status(&answer)), (200, Some("UNAVAILABLE")));
     assert!(answer.headers.contains_key("x-request-id"));
@@ -137,8 +138,8 @@ async fn where_there_is_no_answer_the_call_has_a_status() {
 
 #[tokio::test]
 async fn a_call_that_was_not_sent_goes_to_another_endpoint_and_one_that_was_does_not() {
-    let good = echo().await;
-    let site = Site::of(&[], with_grpc(&[], Some(vec![nobody().await, good.address])));
+    let (nobody, good) = (Port::free(), echo().await);
+    let site = Site::of(&[], with_grpc(&[], Some(vec![nobody.address, good.address])));
     for _ in 0..10 {
         assert_eq!(status(&calls(&site, call("x")).await), Some("OK"));
     }
@@ -159,11 +160,10 @@ async fn a_connection_that_has_ended_is_made_again() {
     let first = echo().await;
     let site = Site::of(&[], with_grpc(&[], Some(vec![first.address])));
     assert_eq!(status(&calls(&site, call("x")).await), Some("OK"));
-    let address = first.kill().await;
-    let again = Stub::at(address, async |_| {
-        Response::builder().header("grpc-status", "0").body(whole("")).expect("a response")
-    })
-    .await;
+    let port = first.kill().await;
+    let again =
+        Stub::at(port, async |_| Response::builder().header("grpc-status", "0").body(whole("")).expect("a response"))
+            .await;
     eventually("it is connected", PATIENCE, async || {
         (status(&calls(&site, call("x")).await) == Some("OK")).then_some(())
     })

@@ -2,14 +2,14 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use test_harness::raw::Raw;
+use test_harness::{port::Port, raw::Raw};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::Notify,
 };
 
 use super::{
-    stub::{nobody, read_head, whole, write_answer},
+    stub::{read_head, whole, write_answer},
     *,
 };
 
@@ -41,7 +41,8 @@ async fn where_nobody_listens_any_request_goes_to_another() {
         Response::new(whole(body))
     })
     .await;
-    let site = Site::of(&[], both(nobody().await, stub.address));
+    let nobody = Port::free();
+    let site = Site::of(&[], both(nobody.address, stub.address));
     for number in 0..20 {
         let body = format!("body {number}");
         assert_eq!(site.post("/test", &body).await.text(), body);
@@ -221,9 +222,8 @@ async fn retries_are_limited_by_a_budget() {
 
 #[tokio::test]
 async fn an_endpoint_that_fails_is_left_out_and_comes_back() {
-    let bad = nobody().await;
-    let good = Stub::saying("good").await;
-    let site = Site::of(&[], both(bad, good.address));
+    let (bad, good) = (Port::free(), Stub::saying("good").await);
+    let site = Site::of(&[], both(bad.address, good.address));
     for _ in 0..10 {
         assert_eq!(site.post("/test", "x").await.text(), "good");
     }
@@ -256,16 +256,16 @@ async fn the_last_endpoint_is_never_left_out() {
         assert_eq!(answer.status.as_u16(), if number < 10 { 502 } else { 200 }, "{number}");
     }
     // Nor both of two: the second one failed when it was the last.
-    let dead = nobody().await;
-    site.told(both(flaky.address, dead)).await;
+    let dead = Port::free();
+    site.told(both(flaky.address, dead.address)).await;
     for _ in 0..20 {
         assert_eq!(site.post("/test", "x").await.status, 200);
     }
-    let address = flaky.kill().await;
+    let port = flaky.kill().await;
     for _ in 0..20 {
         assert_eq!(site.post("/test", "x").await.problem(), (503, "about:blank".to_owned()));
     }
-    let again = Stub::at(address, async |_| Response::new(whole("again"))).await;
+    let again = Stub::at(port, async |_| Response::new(whole("again"))).await;
     assert_eq!(site.post("/test", "x").await.text(), "again", "it was not left out");
     drop(again);
 }

@@ -17,18 +17,20 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto::Builder,
 };
+use test_harness::port::Port;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::watch,
     task::JoinSet,
 };
 
 pub(super) type Body = BoxBody<Bytes, std::io::Error>;
 
-/// A service on a free port; its end is that of its connections.
+/// A service; its end is that of its connections.
 pub(super) struct Stub {
     pub(super) address: SocketAddr,
+    port: Port,
     connections: Arc<AtomicUsize>,
     requests: Arc<AtomicUsize>,
     end: watch::Sender<bool>,
@@ -44,11 +46,11 @@ impl Stub {
     where
         F: Future<Output = Response<Body>> + Send + 'static,
     {
-        Self::at("127.0.0.1:0".parse().expect("an address"), handler).await
+        Self::at(Port::free(), handler).await
     }
 
     pub(super) async fn at<F>(
-        address: SocketAddr,
+        port: Port,
         handler: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     ) -> Self
     where
@@ -68,7 +70,7 @@ impl Stub {
                 let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
             }
         };
-        Self::listening(address, requests, serve).await
+        Self::listening(port, requests, serve).await
     }
 
     /// Answers every request with this text.
@@ -81,19 +83,18 @@ impl Stub {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        Self::listening("127.0.0.1:0".parse().expect("an address"), Arc::default(), serve).await
+        Self::listening(Port::free(), Arc::default(), serve).await
     }
 
     async fn listening<F>(
-        address: SocketAddr,
+        port: Port,
         requests: Arc<AtomicUsize>,
         serve: impl Fn(TcpStream, usize) -> F + Clone + Send + Sync + 'static,
     ) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind(address).await.expect("a free port");
-        let address = listener.local_addr().expect("an address");
+        let listener = port.listen().await;
         let connections = Arc::<AtomicUsize>::default();
         let (end, mut ended) = watch::channel(false);
         let count = connections.clone();
@@ -110,7 +111,7 @@ impl Stub {
                 }
             }
         });
-        Self { address, connections, requests, end }
+        Self { address: port.address, port, connections, requests, end }
     }
 
     /// Connections that were made to it.
@@ -123,18 +124,12 @@ impl Stub {
         self.requests.load(Ordering::SeqCst)
     }
 
-    /// Ends it, as a killed process ends: returns once nobody listens any more.
-    pub(super) async fn kill(self) -> SocketAddr {
+    /// Ends it, as a killed process ends: returns once nobody listens any more, and its port to somebody who may.
+    pub(super) async fn kill(self) -> Port {
         self.end.send_replace(true);
         self.end.closed().await;
-        self.address
+        self.port
     }
-}
-
-/// An address where nobody listens.
-pub(super) async fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    listener.local_addr().expect("an address")
 }
 
 /// Reads a request's head, and what has come with it.
