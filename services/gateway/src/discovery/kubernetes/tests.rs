@@ -1,4 +1,7 @@
 //! What the objects of a namespace come to, and what stays of it when the API server is away.
+//!
+//! The API server is in memory, so the clock may stand still while anybody has something to do: what takes time is what
+//! waits for it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -136,7 +139,7 @@ fn orders_and_users() -> ApiServer {
 
 const BOTH: &[(&str, &[&str])] = &[("orders", &["10.0.0.2:8080"]), ("users", &["10.0.0.1:8080"])];
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn services_and_endpoints_come_change_and_go() {
     let scene = Scene::new(orders_and_users());
     scene.until_they_are(BOTH).await;
@@ -160,7 +163,7 @@ async fn services_and_endpoints_come_change_and_go() {
     scene.until_they_are(&BOTH[1..]).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_ending_endpoint_is_used_only_where_none_is_ready() {
     let scene = Scene::new(ApiServer::default());
     let server = &scene.server;
@@ -179,7 +182,7 @@ async fn an_ending_endpoint_is_used_only_where_none_is_ready() {
     scene.until_they_are(&[("users", &["10.0.0.3:8080"])]).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_the_conditions_of_an_endpoint_leave_unsaid_is_taken_as_kubernetes_has_it() {
     let scene = Scene::new(ApiServer::default());
     service(&scene.server, "users", "2026-01-01T00:00:00Z", &paths(&["/users"]));
@@ -192,7 +195,7 @@ async fn what_the_conditions_of_an_endpoint_leave_unsaid_is_taken_as_kubernetes_
     scene.until_they_are(&[("users", &["10.0.0.3:8080"])]).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_said_twice_counts_once() {
     let scene = Scene::new(ApiServer::default());
     service(&scene.server, "users", "2026-01-01T00:00:00Z", &paths(&["/users", "/friends", "/users/"]));
@@ -204,7 +207,7 @@ async fn what_is_said_twice_counts_once() {
     assert!(scene.metric("gateway_conflicting_paths") < 0.5);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_pod_with_two_addresses_is_one_endpoint() {
     let scene = Scene::new(ApiServer::default());
     service(&scene.server, "users", "2026-01-01T00:00:00Z", &paths(&["/users"]));
@@ -217,7 +220,7 @@ async fn a_pod_with_two_addresses_is_one_endpoint() {
     scene.until_they_are(&[("users", &["10.0.0.1:8080", "10.0.0.2:8080"])]).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn of_two_services_that_claim_one_path_the_older_has_it() {
     let scene = Scene::new(ApiServer::default());
     let server = &scene.server;
@@ -238,7 +241,7 @@ async fn of_two_services_that_claim_one_path_the_older_has_it() {
     scene.until(|services| services.len() == 2 && services[1].paths == ["/orders"]).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_route_that_is_not_understood_is_ignored_and_shown() {
     let server = orders_and_users();
     for (name, route) in [
@@ -261,7 +264,7 @@ async fn a_route_that_is_not_understood_is_ignored_and_shown() {
     assert!((scene.metric("gateway_malformed_routes") - 5.0).abs() < 0.5);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn it_is_ready_once_both_kinds_are_known() {
     for kind in ["/services", "/endpointslices"] {
         let server = orders_and_users();
@@ -277,7 +280,7 @@ async fn it_is_ready_once_both_kinds_are_known() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_was_known_last_stays_while_the_api_server_is_away() {
     let scene = Scene::new(orders_and_users());
     scene.until_they_are(BOTH).await;
@@ -294,7 +297,7 @@ async fn what_was_known_last_stays_while_the_api_server_is_away() {
     scene.until_they_are(&BOTH[1..]).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_watch_that_is_answered_and_ends_at_once_is_a_failure_like_others() {
     let scene = Scene::new(orders_and_users());
     scene.until_they_are(BOTH).await;
@@ -312,7 +315,7 @@ async fn a_watch_that_is_answered_and_ends_at_once_is_a_failure_like_others() {
     scene.until_they_are(&BOTH[1..]).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_list_counts_once_it_is_complete() {
     let server = orders_and_users();
     for number in 0..150 {
@@ -335,7 +338,7 @@ async fn a_list_counts_once_it_is_complete() {
     assert_eq!(scene.discovery.services.borrow().len(), 150);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn it_asks_for_its_two_lists_and_watches_only() {
     let scene = Scene::new(orders_and_users());
     scene.until_they_are(BOTH).await;
