@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    thread,
 };
 
 use axum::{
@@ -18,10 +19,8 @@ use contracts::inventory::v1::{
     inventory_server::{Inventory, InventoryServer},
 };
 use http::HeaderMap;
-use tokio::{
-    net::TcpListener,
-    runtime::{Builder, Runtime},
-};
+use test_harness::{port::Port, process::PATIENCE};
+use tokio::runtime::{Builder, Runtime};
 use tonic::{Status, async_trait, service::Routes};
 
 /// How it behaves.
@@ -48,29 +47,30 @@ struct Shared {
 /// An inventory that has 7 of everything; killed when it is dropped.
 pub struct Fake {
     pub address: SocketAddr,
+    pub port: Port,
     shared: Arc<Shared>,
     runtime: Option<Runtime>,
 }
 
 impl Fake {
     pub async fn start() -> Self {
-        Self::start_at(([127, 0, 0, 1], 0).into()).await
+        Self::start_at(Port::free()).await
     }
 
-    pub async fn start_at(address: SocketAddr) -> Self {
+    pub async fn start_at(port: Port) -> Self {
         let shared = Shared { manner: Mutex::new(Manner::Sound), calls: AtomicUsize::new(0), last: Mutex::default() };
         let shared = Arc::new(shared);
         // Its end is the end of all of its connections.
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let routes = Routes::new(InventoryServer::new(Server)).into_axum_router();
         let routes = routes.layer(from_fn_with_state(shared.clone(), misbehave));
+        let its_own = port.clone();
         let listening = runtime.spawn(async move {
-            let listener = TcpListener::bind(address).await.expect("the address is free");
-            let address = listener.local_addr().expect("an address");
-            tokio::spawn(async move { axum::serve(listener, routes).await });
-            address
+            let listener = its_own.listen().await;
+            tokio::spawn(async { axum::serve(listener, routes).await });
         });
-        Self { address: listening.await.expect("it listens"), shared, runtime: Some(runtime) }
+        listening.await.expect("it listens");
+        Self { address: port.address, port, shared, runtime: Some(runtime) }
     }
 
     pub fn behave(&self, manner: Manner) {
@@ -90,8 +90,11 @@ impl Fake {
 }
 
 impl Drop for Fake {
+    /// Waits for its end, so that another one can have its port.
     fn drop(&mut self) {
-        self.runtime.take().expect("it is dropped once").shutdown_background();
+        let runtime = self.runtime.take().expect("it is dropped once");
+        // A runtime cannot be waited for inside another one.
+        let _ = thread::spawn(move || runtime.shutdown_timeout(PATIENCE)).join();
     }
 }
 

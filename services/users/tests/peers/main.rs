@@ -5,7 +5,7 @@ mod one;
 mod several;
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -59,20 +59,17 @@ impl Users {
         eventually("stock is shown", PATIENCE, async || self.shows_stock().await.then_some(())).await;
     }
 
-    /// Checks that no stock is shown, and soon.
+    /// Checks that no stock is shown, and soon: where the machine paused meanwhile, the next time.
     async fn is_degraded_in_time(&self) {
-        let begun = Instant::now();
-        assert!(!self.shows_stock().await);
-        assert!(begun.elapsed() < DEGRADED, "{:?}", begun.elapsed());
+        eventually("an answer comes in time", PATIENCE, async || {
+            let begun = Instant::now();
+            assert!(!self.shows_stock().await);
+            (begun.elapsed() < DEGRADED).then_some(())
+        })
+        .await;
     }
 
     async fn metrics(&self) -> String {
         self.app.admin("/metrics").await.text()
     }
-}
-
-/// An address where nobody listens.
-fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address")
 }

@@ -3,13 +3,16 @@
 use reqwest::Method;
 use serde_json::json;
 use sqlx::PgPool;
-use test_harness::app::{App, join_all};
+use test_harness::{
+    app::{App, join_all},
+    port::Port,
+    process::{PATIENCE, eventually},
+};
 use tokio::net::TcpListener;
 
 use crate::{
     Users,
     fake::{Fake, Manner},
-    nobody,
 };
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -18,13 +21,15 @@ const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-
 async fn the_stock_of_all_products_is_asked_by_one_call(pool: PgPool) {
     let inventory = Fake::start().await;
     let users = Users::with_products(&pool, &[inventory.address], 200).await;
-    users.eventually_shows_stock().await;
-    let before = inventory.calls();
-    let wishlist = users.wishlist().await;
-    let items = wishlist["items"].as_array().expect("items");
-    assert_eq!((items.len(), &wishlist["degraded"]), (200, &json!(false)));
-    assert!(items.iter().all(|item| item["stock"] == 7));
-    assert_eq!(inventory.calls(), before + 1);
+    eventually("stock is shown after one call", PATIENCE, async || {
+        let before = inventory.calls();
+        let wishlist = users.wishlist().await;
+        let items = wishlist["items"].as_array().expect("items");
+        assert_eq!(items.len(), 200);
+        let all = wishlist["degraded"] == false && items.iter().all(|item| item["stock"] == 7);
+        (all && inventory.calls() == before + 1).then_some(())
+    })
+    .await;
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
@@ -32,15 +37,18 @@ async fn the_call_has_a_deadline_and_the_requests_id_and_trace(pool: PgPool) {
     let inventory = Fake::start().await;
     let users = Users::start(&pool, &[inventory.address]).await;
     users.eventually_shows_stock().await;
-    let request = users.app.request(Method::GET, &users.wishlist);
-    let request = request.header("x-request-id", "one-of-mine").header("traceparent", TRACEPARENT);
-    users.app.send(request.header("tracestate", "a=b")).await.json(200);
-    assert_eq!(inventory.header("x-request-id"), "one-of-mine");
+    eventually("the call has most of its time left", PATIENCE, async || {
+        let request = users.app.request(Method::GET, &users.wishlist);
+        let request = request.header("x-request-id", "one-of-mine").header("traceparent", TRACEPARENT);
+        users.app.send(request.header("tracestate", "a=b")).await.json(200);
+        let timeout = inventory.header("grpc-timeout");
+        let micros: u64 = timeout.strip_suffix('u').and_then(|number| number.parse().ok()).expect("microseconds");
+        assert!(micros <= 300_000, "{timeout}");
+        (inventory.header("x-request-id") == "one-of-mine" && micros >= 100_000).then_some(())
+    })
+    .await;
     assert_eq!(inventory.header("traceparent"), TRACEPARENT);
     assert_eq!(inventory.header("tracestate"), "a=b");
-    let timeout = inventory.header("grpc-timeout");
-    let micros: u64 = timeout.strip_suffix('u').and_then(|number| number.parse().ok()).expect("microseconds");
-    assert!((100_000..=300_000).contains(&micros), "{timeout}");
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
@@ -49,40 +57,43 @@ async fn a_slow_inventory_is_not_waited_for_and_used_again_once_it_is_fast(pool:
     let users = Users::start(&pool, &[inventory.address]).await;
     users.eventually_shows_stock().await;
     inventory.behave(Manner::Slow);
-    for _ in 0..3 {
+    let series = "{code=\"DEADLINE_EXCEEDED\",method=\"BatchGetStock\",service=\"hedgerow.inventory.v1.Inventory\"} ";
+    eventually("three calls have ended by their deadline", PATIENCE, async || {
         users.is_degraded_in_time().await;
-    }
-    let text = users.metrics().await;
-    let series =
-        "{code=\"DEADLINE_EXCEEDED\",method=\"BatchGetStock\",service=\"hedgerow.inventory.v1.Inventory\"} 3\n";
-    for name in ["grpc_client_requests_total", "grpc_client_request_duration_seconds_count"] {
-        assert!(text.contains(&format!("\n{name}{series}")), "{name} in {text}");
-    }
+        let text = users.metrics().await;
+        let [calls, durations] = ["requests_total", "request_duration_seconds_count"].map(|name| {
+            let start = format!("grpc_client_{name}{series}");
+            text.lines().find_map(|line| line.strip_prefix(&start)?.parse::<usize>().ok())
+        });
+        assert_eq!(calls, durations, "{text}");
+        calls.filter(|calls| *calls >= 3)
+    })
+    .await;
     inventory.behave(Manner::Sound);
     users.eventually_shows_stock().await;
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
 async fn a_dead_inventory_is_no_error_and_is_found_once_it_lives(pool: PgPool) {
-    let address = nobody();
-    let users = Users::start(&pool, &[address]).await;
+    let port = Port::free();
+    let users = Users::start(&pool, &[port.address]).await;
     for _ in 0..3 {
         users.is_degraded_in_time().await;
     }
-    let _inventory = Fake::start_at(address).await;
+    let _inventory = Fake::start_at(port).await;
     users.eventually_shows_stock().await;
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
 async fn a_restarting_inventory_is_found_again_each_time(pool: PgPool) {
     let mut inventory = Fake::start().await;
-    let address = inventory.address;
-    let users = Users::start(&pool, &[address]).await;
+    let port = inventory.port.clone();
+    let users = Users::start(&pool, &[port.address]).await;
     for _ in 0..3 {
         users.eventually_shows_stock().await;
         drop(inventory);
         users.is_degraded_in_time().await;
-        inventory = Fake::start_at(address).await;
+        inventory = Fake::start_at(port.clone()).await;
     }
     users.eventually_shows_stock().await;
 }
