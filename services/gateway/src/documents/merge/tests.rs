@@ -1,4 +1,7 @@
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    time::Duration,
+};
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -278,6 +281,12 @@ fn schemas() -> impl Strategy<Value = Value> {
     })
 }
 
+/// How long this thread has had a processor, which leaves out all that the machine does besides.
+fn on_processor() -> Duration {
+    let times = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
+    Duration::from_nanos(times.split(' ').next().and_then(|nanos| nanos.parse().ok()).expect("a time"))
+}
+
 #[test]
 fn it_takes_no_longer_than_the_documents_are_long() {
     const COUNT: usize = 5000;
@@ -292,9 +301,10 @@ fn it_takes_no_longer_than_the_documents_are_long() {
         Ok(document(&json!({path: {"get": of_schema("S00000")}}), &schemas.into()))
     };
     let documents = vec![document("/a", "string"), document("/b", "integer")];
-    let begun = std::time::Instant::now();
+    let begun = on_processor();
     let merged = merged(&services, documents);
-    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+    let taken = on_processor().saturating_sub(begun);
+    assert!(taken < Duration::from_secs(5), "{taken:?}");
     assert_eq!(merged["components"]["schemas"].as_object().map(Map::len), Some(2 * COUNT));
 }
 
