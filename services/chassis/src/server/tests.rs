@@ -12,7 +12,7 @@ use futures_util::stream;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2::{self, SendRequest};
 use test_harness::{
-    process::PATIENCE,
+    process::{PATIENCE, eventually},
     raw::{self, Raw},
 };
 use tokio::{
@@ -27,6 +27,7 @@ mod http_2;
 
 use super::*;
 
+/// Limits that are reached soon.
 const LIMITS: Limits = Limits {
     header_read_timeout: Duration::from_millis(400),
     write_timeout: Duration::from_millis(400),
@@ -57,8 +58,9 @@ impl Drop for Unanswered {
 
 type Http2 = (SendRequest<Empty<Bytes>>, JoinHandle<hyper::Result<()>>);
 
+/// One whose limits are of no concern: a pause of the machine is not to reach them.
 async fn server() -> Server {
-    server_with(LIMITS).await
+    server_with(Limits::default()).await
 }
 
 async fn server_with(limits: Limits) -> Server {

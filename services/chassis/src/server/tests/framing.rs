@@ -7,7 +7,7 @@ const LF: &str = "GET / HTTP/1.1\nhost: test\r\n\r\n";
 /// A strict server, whose connections are served on two threads.
 async fn strict() -> Server {
     let workers = Workers::start(2).expect("threads");
-    server_of(super::super::Server { limits: LIMITS, ..Default::default() }.strict().on(workers)).await
+    server_of(super::super::Server::default().strict().on(workers)).await
 }
 
 fn post(headers: &str, body: &str) -> String {
