@@ -6,7 +6,10 @@ use test_harness::process::{PATIENCE, Process, Signal, eventually};
 use tonic::transport::Channel;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use crate::service::{program, serve, url};
+use crate::{
+    drain::LONG,
+    service::{program, serve, url},
+};
 
 async fn connect(service: &Process) -> Channel {
     let url = format!("http://{}", service.grpc.expect("a gRPC port"));
@@ -19,7 +22,7 @@ fn request() -> BatchGetStockRequest {
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
 async fn while_draining_it_serves_and_says_that_it_soon_does_not(pool: PgPool) {
-    let service = serve(&program(&url(&pool)).variable("DRAIN_DELAY", "2s")).await;
+    let service = serve(&program(&url(&pool)).variable("DRAIN_DELAY", LONG)).await;
     let mut kept = InventoryClient::new(connect(&service).await);
     kept.batch_get_stock(request()).await.expect("an answer");
     service.signal(Signal::SIGTERM);
@@ -32,7 +35,6 @@ async fn while_draining_it_serves_and_says_that_it_soon_does_not(pool: PgPool) {
     let mut new = InventoryClient::new(connect(&service).await);
     new.batch_get_stock(request()).await.expect("a new connection is still served");
     kept.batch_get_stock(request()).await.expect("a client that got GOAWAY connects again");
-    assert_eq!(service.ended().await.code(), Some(0));
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
