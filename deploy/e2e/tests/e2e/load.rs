@@ -9,7 +9,11 @@ use e2e::{
     load::{self, Line, Summary},
 };
 use http::StatusCode;
-use tokio::{net::TcpListener, time::Instant};
+use test_harness::{
+    port::Port,
+    process::{PATIENCE, eventually},
+};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::server::{Fate, Server};
@@ -56,11 +60,16 @@ fn assert_failed(summary: &Summary, kind: Kind, count: u64) {
 
 #[tokio::test]
 async fn a_good_server_is_sent_what_was_asked_for() {
-    let (summary, server) = load_on(|_| Fate::Answered, as_it_is).await;
-    assert_eq!((summary.requests, summary.failed, summary.connections), (RATE, 0, 32), "{summary:?}");
-    assert_eq!(server.requests.load(Ordering::Relaxed), RATE);
-    assert_eq!(server.connections.load(Ordering::Relaxed), 32);
-    assert!((150.0..=210.0).contains(&summary.rate), "{summary:?}");
+    // Until the machine has not paused for long at the end: what was due then is sent late.
+    eventually("at the rate that was asked for", PATIENCE, async || {
+        let (summary, server) = load_on(|_| Fate::Answered, as_it_is).await;
+        assert_eq!((summary.requests, summary.failed, summary.connections), (RATE, 0, 32), "{summary:?}");
+        assert_eq!(server.requests.load(Ordering::Relaxed), RATE);
+        assert_eq!(server.connections.load(Ordering::Relaxed), 32);
+        assert!(summary.rate <= 210.0, "{summary:?}");
+        (summary.rate >= 150.0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -97,20 +106,23 @@ async fn each_post_has_a_key_of_its_own_where_that_is_asked_for() {
 #[tokio::test]
 async fn a_stall_is_charged_with_all_that_it_delays() {
     let stall = Duration::from_millis(500);
-    let begun = Instant::now();
-    let stalled = move |_| {
-        let now = begun.elapsed();
-        if now < stall { Fate::Answered } else { Fate::Late((2 * stall).saturating_sub(now)) }
-    };
-    let (summary, _) = load_on(stalled, |load| {
-        load.connections = 2;
-        load.duration = 4 * stall;
+    // Until no stall of the machine is added to it.
+    eventually("a stall is seen as long as it is", PATIENCE, async || {
+        let begun = Instant::now();
+        let stalled = move |_| {
+            let now = begun.elapsed();
+            if now < stall { Fate::Answered } else { Fate::Late((2 * stall).saturating_sub(now)) }
+        };
+        let (summary, _) = load_on(stalled, |load| {
+            load.connections = 2;
+            load.duration = 4 * stall;
+        })
+        .await;
+        assert_eq!((summary.requests, summary.failed), (2 * RATE, 0), "{summary:?}");
+        // A quarter of the requests were due in those 500 ms.
+        ((400.0..600.0).contains(&summary.p99_ms) && summary.p50_ms < 100.0).then_some(())
     })
     .await;
-    assert_eq!((summary.requests, summary.failed), (2 * RATE, 0), "{summary:?}");
-    // A quarter of the requests were due in those 500 ms.
-    assert!((400.0..600.0).contains(&summary.p99_ms), "{summary:?}");
-    assert!(summary.p50_ms < 100.0, "{summary:?}");
 }
 
 #[tokio::test]
@@ -129,15 +141,14 @@ async fn an_answer_without_what_was_sent_is_a_failure() {
 #[tokio::test]
 async fn no_answer_in_time_is_a_failure() {
     let late = |n| if n == 5 { Fate::Late(Duration::from_mins(1)) } else { Fate::Answered };
-    assert_failed(&load_on(late, |load| load.timeout = Duration::from_millis(300)).await.0, Kind::Timeout, 1);
+    // For longer than the machine may pause, which the others must not take for a late answer.
+    assert_failed(&load_on(late, |load| load.timeout = Duration::from_secs(3)).await.0, Kind::Timeout, 1);
 }
 
 #[tokio::test]
 async fn no_connection_is_a_failure_of_each_request() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = listener.local_addr().expect("an address").to_string();
-    drop(listener);
-    assert_failed(&send(&args(&address)).await.0, Kind::Connect, RATE);
+    let nobody = Port::free();
+    assert_failed(&send(&args(&nobody.address.to_string())).await.0, Kind::Connect, RATE);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use e2e::{
     probe::{self, Seen},
 };
 use http::StatusCode;
-use tokio::net::TcpListener;
+use test_harness::port::Port;
 
 use crate::server::{Fate, Server};
 
@@ -23,12 +23,6 @@ async fn run(words: &[&str]) -> (bool, Seen) {
     (succeeded, last.expect("a line"))
 }
 
-/// Where nothing listens.
-async fn nowhere() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    listener.local_addr().expect("an address").to_string()
-}
-
 #[tokio::test]
 async fn any_answer_is_an_answer() {
     let server = Server::start(|_| Fate::Refused(StatusCode::NOT_FOUND)).await;
@@ -42,8 +36,8 @@ async fn any_answer_is_an_answer() {
 
 #[tokio::test]
 async fn no_connection_is_what_blocked_means() {
-    let nowhere = nowhere().await;
-    for url in [format!("http://{nowhere}/"), format!("tcp://{nowhere}")] {
+    let nobody = Port::free();
+    for url in [format!("http://{}/", nobody.address), format!("tcp://{}", nobody.address)] {
         let (succeeded, seen) = run(&["get", &url]).await;
         assert!(!succeeded);
         assert_eq!(seen.failure.expect("a failure").kind, Kind::Connect);
@@ -62,8 +56,8 @@ async fn an_unknown_name_is_not_blocked() {
 #[tokio::test]
 async fn one_that_does_not_answer_is_enough_to_fail() {
     let server = Server::start(|_| Fate::Answered).await;
-    let nowhere = format!("tcp://{}", nowhere().await);
-    assert!(!run(&["get", &nowhere, &server.url("/")]).await.0);
+    let nobody = Port::free();
+    assert!(!run(&["get", &format!("tcp://{}", nobody.address), &server.url("/")]).await.0);
 }
 
 #[tokio::test]

@@ -11,9 +11,10 @@ use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+/// It drains for longer than the machine may pause.
 fn args() -> Serve {
     let words =
-        ["e2e", "serve", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--name=echo", "--drain-delay=300ms"];
+        ["e2e", "serve", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--name=echo", "--drain-delay=3s"];
     match Cli::try_parse_from(words) {
         Ok(Cli::Serve(args)) => args,
         other => panic!("{other:?}"),

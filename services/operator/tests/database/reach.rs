@@ -8,6 +8,7 @@ use std::{
 use embedded_postgres::Settings;
 use operator::database::{Error, Server};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use test_harness::port::Port;
 use tokio::net::TcpListener;
 use tokio_rustls::{
     TlsAcceptor,
@@ -27,7 +28,8 @@ async fn refusal(url: &str) -> Error {
 
 #[tokio::test]
 async fn nobody_listens() {
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let nobody = Port::free();
+    let port = nobody.address.port();
     let error = refusal(&format!("postgres://admin:x@127.0.0.1:{port}/postgres")).await;
     assert!(matches!(error, Error::Unreachable { .. }));
     let text = format!("the database server 127.0.0.1:{port} cannot be reached: Connection refused");
