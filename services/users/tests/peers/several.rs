@@ -1,17 +1,22 @@
 //! Several inventories, some of which are not well.
 
+use std::time::Duration;
+
 use sqlx::PgPool;
 use test_harness::{
     app::join_all,
     port::Port,
     process::{PATIENCE, eventually},
 };
-use tokio::{net::TcpListener, task::spawn_blocking};
+use tokio::{net::TcpListener, task::spawn_blocking, time::timeout};
 
 use crate::{
     Users,
     fake::{Fake, Manner},
 };
+
+/// How long a call waits for one inventory while there is another: half its time.
+const HALF: Duration = Duration::from_millis(150);
 
 /// Waits until each of them is asked.
 async fn all_are_used(users: &Users, inventories: &[&Fake]) {
@@ -77,9 +82,15 @@ async fn one_that_dies_costs_no_answer(pool: PgPool) {
         for round in 0..40 {
             let asked = join_all((0..4).map(|_| users.shows_stock()));
             let die = async {
-                if round == 10 {
-                    // While it is waited for, the calls go on.
-                    death = dying.take().map(|dying| spawn_blocking(|| drop(dying)));
+                if round == 10
+                    && let Some(dying) = dying.take()
+                {
+                    // With calls that it has not answered. While its end is waited for, they go on.
+                    let before = dying.calls();
+                    dying.behave(Manner::Slow);
+                    let asked = async || (dying.calls() > before).then_some(());
+                    let _ = timeout(HALF, eventually("it is asked", PATIENCE, asked)).await;
+                    death = Some(spawn_blocking(|| drop(dying)));
                 }
             };
             let (shown, ()) = tokio::join!(asked, die);
