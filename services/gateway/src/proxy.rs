@@ -3,6 +3,7 @@
 mod answer;
 mod budget;
 mod endpoint;
+mod failure;
 mod forward;
 mod health;
 mod host;

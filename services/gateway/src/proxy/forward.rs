@@ -6,7 +6,7 @@
 //! or when a repetition with the same key finds out. If the other endpoint has no answer, that one is given. All
 //! retries come out of the service's budget, but for those after a connection that was idle turned out to be closed.
 
-use std::{io, mem, sync::Arc, time::Duration};
+use std::{mem, sync::Arc};
 
 use bytes::Bytes;
 use chassis::Problem;
@@ -17,11 +17,12 @@ use super::{
     Proxy,
     answer::Answer,
     endpoint::{Endpoint, Lease},
+    failure::{Failed, note_answer, note_failure, problem},
     http1::{self, Connection, Failure, Limits},
     http2,
     outgoing::{Fault, Outgoing, Source},
     record::Record,
-    upstream::{Group, Upstream},
+    upstream::Upstream,
 };
 use crate::metrics::UpstreamError;
 
@@ -49,25 +50,6 @@ pub(super) enum Reply {
         early: Bytes,
         lease: Lease,
     },
-}
-
-/// Why an endpoint has no answer.
-struct Failed {
-    kind: UpstreamError,
-    reason: String,
-    /// Nothing of the request was sent.
-    is_unsent: bool,
-}
-
-impl Failed {
-    fn new(kind: UpstreamError, reason: impl Into<String>) -> Self {
-        Self { kind, reason: reason.into(), is_unsent: false }
-    }
-
-    /// Where no connection was made.
-    fn to_connect(error: &io::Error) -> Self {
-        Self { kind: UpstreamError::Connect, reason: error.to_string(), is_unsent: true }
-    }
 }
 
 /// Whether a request may be sent twice by its nature.
@@ -285,54 +267,4 @@ impl Reply {
             response.body_mut().set_limit(until);
         }
     }
-}
-
-fn note_answer(upstream: &Upstream, group: &Group, endpoint: &Endpoint, status: StatusCode, now: Duration) {
-    match status {
-        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
-            note_failure(upstream, group, endpoint, UpstreamError::Gateway, status.as_str(), now);
-        }
-        // Neither well nor ill; see `health`.
-        StatusCode::SERVICE_UNAVAILABLE => {}
-        _ => {
-            if endpoint.health.succeeded(now) {
-                tracing::info!(service = &*upstream.name, endpoint = %endpoint.address, "endpoint is back");
-            }
-        }
-    }
-}
-
-fn note_failure(
-    upstream: &Upstream,
-    group: &Group,
-    endpoint: &Endpoint,
-    kind: UpstreamError,
-    reason: &str,
-    now: Duration,
-) {
-    upstream.metrics.failed(kind);
-    let (service, address, label) = (&*upstream.name, endpoint.address, kind.label());
-    let Some(time) = endpoint.health.failed(kind == UpstreamError::Connect, now) else {
-        tracing::debug!(service, endpoint = %address, kind = label, reason, "endpoint failed");
-        return;
-    };
-    if group.eject(endpoint, time, now) {
-        upstream.metrics.ejections.inc();
-        tracing::warn!(service, endpoint = %address, kind = label, reason, ?time, "endpoint is left out");
-    } else if chassis::observe::refusal_is_due() {
-        tracing::warn!(service, endpoint = %address, kind = label, reason, "the last endpoint failed");
-    }
-}
-
-/// What the client is told.
-fn problem(upstream: &Upstream, failed: &Failed, has_effects: bool) -> Problem {
-    let name = &upstream.name;
-    let problem = match failed.kind {
-        _ if failed.is_unsent => Problem::unavailable(format!("{name} cannot be reached; try again in a moment")),
-        UpstreamError::Timeout if has_effects => Problem::outcome_unknown_as(StatusCode::GATEWAY_TIMEOUT),
-        UpstreamError::Timeout => Problem::new(StatusCode::GATEWAY_TIMEOUT, format!("{name} did not answer in time")),
-        _ if has_effects => Problem::outcome_unknown_as(StatusCode::BAD_GATEWAY),
-        _ => Problem::new(StatusCode::BAD_GATEWAY, format!("{name} did not answer")),
-    };
-    problem.caused_by(format!("{}: {}", failed.kind.label(), failed.reason))
 }
