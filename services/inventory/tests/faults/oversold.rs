@@ -23,11 +23,14 @@ use crate::{
     proxy::{Cut, Proxy},
     service::{Postgres, program, ready, serve},
 };
-use client::{BULK, Client, PRODUCTS};
+use client::{BULK, CRATE, Client, PRODUCTS};
 use notes::Notes;
 
-const PROCESSES: usize = 3;
+/// The last of them is quiet: few ask of it, one item at a time.
+const PROCESSES: usize = 4;
 const CLIENTS: usize = 24;
+/// How many more clients there are of the quiet process.
+const QUIET_CLIENTS: usize = 2;
 /// How many more requests must have a certain answer between two accidents.
 const PROGRESS: usize = 300;
 /// How often each kind of accident happens.
@@ -113,7 +116,11 @@ async fn never_oversold() {
     client::stock_up(&scene.processes[0]).await;
     let mut clients = JoinSet::new();
     for seed in 1..=CLIENTS {
-        clients.spawn(Client::new(scene.shop.clone(), seed as u64).run());
+        clients.spawn(Client::new(scene.shop.clone(), seed as u64, 0..PROCESSES - 1).run());
+    }
+    for seed in CLIENTS + 1..=CLIENTS + QUIET_CLIENTS {
+        let client = Client::new(scene.shop.clone(), seed as u64, PROCESSES - 1..PROCESSES);
+        clients.spawn(client.run_with_one_item());
     }
     scene.accidents().await;
     scene.shop.ending.store(true, Ordering::Relaxed);
@@ -129,12 +136,14 @@ async fn never_oversold() {
     quiet(&mut connection).await;
     assert_eq!(audit::faults(&mut connection).await, Vec::<String>::new());
     notes.check(&mut connection).await;
-    assert!(scene.proxy.cuts() > 10, "{} cuts", scene.proxy.cuts());
-    println!("{notes}, {} cuts", scene.proxy.cuts());
+    let (cuts, alone) = (scene.proxy.cuts(), alone(&mut connection).await);
+    println!("{notes}, {cuts} cuts, {alone} in one statement");
+    assert!(cuts > 10, "{cuts} cuts");
+    assert!(alone > 50, "{alone} holds in one statement");
     assert!(notes.has_seen_everything(), "{notes}");
 
     // What the service says is what is there.
-    for product in PRODUCTS.iter().chain([&BULK]) {
+    for product in PRODUCTS.iter().chain([&BULK, &CRATE]) {
         client::agrees(&scene.processes[1], &mut connection, product).await;
     }
 }
@@ -148,4 +157,10 @@ async fn quiet(connection: &mut PgConnection) {
         (busy == 0).then_some(())
     })
     .await;
+}
+
+/// How many holds were made by one statement: a batch's transaction names itself in a movement that it writes.
+async fn alone(connection: &mut PgConnection) -> i64 {
+    let alone = "SELECT count(*) FROM (SELECT FROM movement GROUP BY xmin::text HAVING count(batch) = 0) AS one";
+    sqlx::query_scalar(alone).fetch_one(connection).await.expect("a count")
 }

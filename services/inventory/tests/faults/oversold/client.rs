@@ -1,6 +1,6 @@
 //! One client: a closed loop of random requests, each of which bears a number of its own.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{ops::Range, sync::atomic::Ordering, time::Duration};
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use reqwest::{Method, StatusCode};
@@ -21,6 +21,9 @@ pub const PRODUCTS: [&str; 3] = ["cup", "mug", "pot"];
 /// There is plenty of it, and each hold takes as much as its number.
 pub const BULK: &str = "bulk";
 
+/// The same, of holds of one item. Few of them expire: a single statement leaves alone what has overdue lines.
+pub const CRATE: &str = "crate";
+
 /// How long an answer is waited for: not so long that an accident is over before anybody minds.
 const IMPATIENCE: Duration = Duration::from_secs(8);
 
@@ -34,6 +37,10 @@ pub struct Client {
     notes: Notes,
     /// Reservations that it has and may end.
     held: Vec<String>,
+    /// The processes that it goes to, by their numbers.
+    processes: Range<usize>,
+    /// Whether some of its requests have a key.
+    has_keys: bool,
 }
 
 /// An answer that is certain.
@@ -47,11 +54,12 @@ enum Certain {
 }
 
 impl Client {
-    pub fn new(shop: Shop, seed: u64) -> Self {
+    pub fn new(shop: Shop, seed: u64, processes: Range<usize>) -> Self {
         let random = StdRng::seed_from_u64(seed);
-        Self { shop, http: client(), random, notes: Notes::default(), held: Vec::new() }
+        Self { shop, http: client(), random, notes: Notes::default(), held: Vec::new(), processes, has_keys: true }
     }
 
+    /// Does all that can be done.
     pub async fn run(mut self) -> Notes {
         while !self.shop.ending.load(Ordering::Relaxed) {
             match self.random.random_range(0..10) {
@@ -64,19 +72,35 @@ impl Client {
         self.notes
     }
 
+    /// Holds one item at a time, without a key: where few ask at once that takes a single statement.
+    pub async fn run_with_one_item(mut self) -> Notes {
+        self.has_keys = false;
+        while !self.shop.ending.load(Ordering::Relaxed) {
+            self.hold_with(0).await;
+        }
+        self.notes
+    }
+
     /// A number that no other request has.
     fn number(&self) -> i64 {
         i64::try_from(self.shop.numbers.fetch_add(1, Ordering::Relaxed)).expect("small")
     }
 
     async fn hold(&mut self) {
+        let more = self.random.random_range(0..3);
+        self.hold_with(more).await;
+    }
+
+    /// Holds as much as its number says, alone or with so many other items.
+    async fn hold_with(&mut self, more: usize) {
         let number = self.number();
-        let mut items = vec![json!({"product_id": BULK, "quantity": number})];
-        for _ in 0..self.random.random_range(1..3) {
+        let (product, ttls) = if more == 0 { (CRATE, [2, 3600, 3600]) } else { (BULK, [1, 2, 3600]) };
+        let mut items = vec![json!({"product_id": product, "quantity": number})];
+        for _ in 0..more {
             let product = PRODUCTS[self.random.random_range(0..PRODUCTS.len())];
             items.push(json!({"product_id": product, "quantity": self.random.random_range(1..4)}));
         }
-        let ttl = [1, 2, 3600][self.random.random_range(0..3)];
+        let ttl = ttls[self.random.random_range(0..ttls.len())];
         let body = json!({"items": items, "ttl_seconds": ttl});
         let told = self.request(number, Method::POST, "/reservations", &body).await;
         if let Told::Acknowledged(id) = &told {
@@ -115,9 +139,9 @@ impl Client {
         self.notes.ends.insert(id, state);
     }
 
-    /// Makes a request: every other one with a key, and then again until its outcome is certain.
+    /// Makes a request: every other one with a key, if any, and then again until its outcome is certain.
     async fn request(&mut self, number: i64, method: Method, path: &str, body: &Value) -> Told {
-        let key = (number % 2 == 0).then(|| format!("key-{number}"));
+        let key = (self.has_keys && number % 2 == 0).then(|| format!("key-{number}"));
         loop {
             match self.once(method.clone(), path, Some(body), key.as_deref()).await {
                 Some(Certain::Done(body)) => {
@@ -135,7 +159,7 @@ impl Client {
     /// Makes a request of a process by chance; none where its outcome is not known.
     async fn once(&mut self, method: Method, path: &str, body: Option<&Value>, key: Option<&str>) -> Option<Certain> {
         let addresses = self.shop.addresses.borrow_and_update().clone();
-        let url = format!("{}{path}", addresses[self.random.random_range(0..addresses.len())]);
+        let url = format!("{}{path}", addresses[self.random.random_range(self.processes.clone())]);
         let mut request = self.http.request(method, url);
         if let Some(body) = body {
             request = request.json(body);
@@ -174,7 +198,9 @@ impl Client {
 
 /// Puts goods on the shelf.
 pub async fn stock_up(process: &Process) {
-    for (product, stock) in PRODUCTS.map(|product| (product, 20_i64)).into_iter().chain([(BULK, 1_i64 << 40)]) {
+    for (product, stock) in
+        PRODUCTS.map(|product| (product, 20_i64)).into_iter().chain([(BULK, 1_i64 << 40), (CRATE, 1_i64 << 40)])
+    {
         let request = client().post(process.url(&format!("/inventory/{product}"))).json(&json!({"stock": stock}));
         assert_eq!(request.send().await.expect("an answer").status(), StatusCode::CREATED);
     }

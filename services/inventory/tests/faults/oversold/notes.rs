@@ -7,7 +7,7 @@ use std::{
 
 use sqlx::PgConnection;
 
-use super::client::BULK;
+use super::client::{BULK, CRATE};
 
 /// What a client was told of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,8 +56,9 @@ impl Notes {
     /// unknown nothing is there twice.
     pub async fn check(&self, connection: &mut PgConnection) {
         let holds: Vec<(i64, String)> =
-            sqlx::query_as("SELECT quantity, reservation_id::text FROM reservation_line WHERE product_id = $1")
+            sqlx::query_as("SELECT quantity, reservation_id::text FROM reservation_line WHERE product_id IN ($1, $2)")
                 .bind(BULK)
+                .bind(CRATE)
                 .fetch_all(&mut *connection)
                 .await
                 .expect("the holds");
