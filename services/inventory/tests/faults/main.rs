@@ -8,6 +8,7 @@ mod drain_load;
 mod grpc;
 mod logs;
 mod lost_commit;
+mod lost_while_running;
 mod metrics;
 mod migrate;
 mod outage;

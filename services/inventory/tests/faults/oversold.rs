@@ -60,6 +60,7 @@ impl Scene {
     async fn new() -> Self {
         let postgres = Postgres::migrated().await;
         let proxy = Proxy::start(&postgres.server, |number| match number % 40 {
+            3 => Some(Cut::During),
             13 => Some(Cut::After),
             29 => Some(Cut::Before),
             _ => None,

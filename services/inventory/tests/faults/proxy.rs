@@ -22,6 +22,8 @@ use tokio::{
 pub enum Cut {
     /// It never arrives.
     Before,
+    /// It arrives, and the client loses the connection at once, while it may still run.
+    During,
     /// It is done, and its answer is lost.
     After,
 }
@@ -111,6 +113,11 @@ impl Shared {
                         return;
                     }
                     if server.write_all(&asked[..length]).await.is_err() {
+                        return;
+                    }
+                    if cut == Some(Cut::During) {
+                        drop(client);
+                        let _ = server.read(&mut answered).await;
                         return;
                     }
                     if cut == Some(Cut::After) {
