@@ -118,6 +118,20 @@ async fn where_that_cannot_be_found_out_the_answer_says_so() {
     }
 }
 
+#[tokio::test]
+async fn where_that_cannot_be_found_out_of_a_hold_in_one_statement_the_answer_says_so() {
+    for (cut, expected) in [(Cut::After, 2), (Cut::Before, 1)] {
+        let setting = Setting::new(cut).await;
+        assert_eq!(setting.send(Method::POST, "/inventory/p", json!({"stock": 10})).await.status(), 201);
+        setting.proxy.close_after_the_next_cut();
+        let body = json!({"items": [{"product_id": "p", "quantity": 3}]});
+        let problem = unavailable(setting.send(Method::POST, "/reservations", body).await).await;
+        assert_eq!(problem["type"], "https://hedgerow.dev/problems/outcome-unknown");
+        assert_eq!(setting.kinds().await.len(), expected);
+        setting.check().await;
+    }
+}
+
 /// A kept answer is written with what it tells: a repetition finds it though the first never got it.
 #[tokio::test]
 async fn a_refusal_that_is_kept_survives_a_lost_commit() {
