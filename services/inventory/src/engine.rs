@@ -26,7 +26,7 @@ use crate::{
 };
 pub(crate) use decide::{Known, OverdueLine, Product, Writes};
 pub(crate) use idempotency::{Claim, Digest, Record};
-use reader::Reader;
+use reader::{Found, Reader, Wanted};
 use request::{Command, Done, Request};
 pub(crate) use transaction::Marker;
 use writer::{LARGEST_BATCH, Writer};
@@ -49,7 +49,8 @@ impl Inventory {
     pub(crate) fn new(database: &Database) -> Self {
         let inventory = Self(Arc::new(Engine {
             database: database.clone(),
-            reads: Batcher::spawn(Reader::new(database), QUEUE, LARGEST_BATCH),
+            // The rest of a batch joins its first, as far as that many products can be read at once.
+            reads: Batcher::spawn(Reader::new(database), QUEUE, 1),
             changes: Batcher::spawn(Writer::new(database), QUEUE, LARGEST_BATCH),
         }));
         tokio::spawn(sweeper::run(inventory.clone()));
@@ -63,7 +64,21 @@ impl Inventory {
 
     /// The stock of a product; zero for an unknown one.
     pub(crate) async fn read(&self, product_id: ProductId) -> Result<Stock, Error> {
-        self.0.reads.ask(product_id).await?
+        match self.0.reads.ask(Wanted::One(product_id)).await?? {
+            Found::One(stock) => Ok(stock),
+            Found::Several(_) => Err(Error::Unanswered(Unanswered::Lost)),
+        }
+    }
+
+    /// The stock of products, in their order, as of one instant; zero for unknown ones.
+    pub(crate) async fn read_all(&self, product_ids: Vec<ProductId>) -> Result<Vec<Stock>, Error> {
+        if product_ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        match self.0.reads.ask(Wanted::Several(product_ids)).await?? {
+            Found::Several(stocks) => Ok(stocks),
+            Found::One(_) => Err(Error::Unanswered(Unanswered::Lost)),
+        }
     }
 
     /// Makes a change of a product's stock, under a key once only, and returns the stock.

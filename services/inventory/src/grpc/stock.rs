@@ -2,7 +2,6 @@
 
 use chassis::{FieldError, Problem};
 use contracts::inventory::v1 as api;
-use futures_util::future::try_join_all;
 
 use crate::{
     engine::Inventory,
@@ -16,9 +15,7 @@ pub(super) async fn batch_get(
     inventory: &Inventory,
     request: api::BatchGetStockRequest,
 ) -> Result<api::BatchGetStockResponse, Problem> {
-    let product_ids = parse(request.product_ids)?;
-    // All are queued before the first is read: they share a batch.
-    let stocks = try_join_all(product_ids.into_iter().map(|product_id| inventory.read(product_id))).await?;
+    let stocks = inventory.read_all(parse(request.product_ids)?).await?;
     Ok(api::BatchGetStockResponse { stocks: stocks.into_iter().map(answer).collect() })
 }
 

@@ -35,7 +35,8 @@ async fn channel(app: &App) -> Channel {
     Channel::from_shared(url).expect("a URL").connect().await.expect("it listens")
 }
 
-async fn client(app: &App) -> InventoryClient<Channel> {
+/// A client of the gRPC API.
+pub async fn client(app: &App) -> InventoryClient<Channel> {
     InventoryClient::new(channel(app).await)
 }
 

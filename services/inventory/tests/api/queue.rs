@@ -1,14 +1,16 @@
 //! What waits while a batch is under way.
 
+use contracts::inventory::v1::BatchGetStockRequest;
 use sqlx::{PgPool, Postgres, Transaction};
 use test_harness::{
-    app::App,
+    app::{App, join_all},
     process::{PATIENCE, eventually},
 };
 
 use crate::{
     adjust, audit, counters,
     expiry::waits_for_a_lock,
+    grpc::client,
     reservations::{end, location, reserve},
     set, start,
 };
@@ -24,7 +26,16 @@ async fn hold_up(pool: &PgPool, product: &str) -> Transaction<'static, Postgres>
 
 /// Waits until so many requests are being handled.
 async fn in_flight(app: &App, count: usize) {
-    let line = format!("\nhttp_requests_in_flight {count}\n");
+    gauge(app, "http_requests_in_flight", count).await;
+}
+
+/// Waits until so many gRPC calls are being handled.
+async fn calls_in_flight(app: &App, count: usize) {
+    gauge(app, "grpc_server_requests_in_flight", count).await;
+}
+
+async fn gauge(app: &App, name: &str, count: usize) {
+    let line = format!("\n{name} {count}\n");
     eventually("requests are in flight", PATIENCE, async || {
         app.admin("/metrics").await.text().contains(&line).then_some(())
     })
@@ -90,4 +101,36 @@ async fn who_arrives_first_is_served_first_though_others_could_be_served_sooner(
     second.json(201);
     third.problem(409);
     audit(&pool).await;
+}
+
+/// They want three times as many products as reads may wait: each call counts once.
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn calls_for_many_products_leave_room_in_the_queue(pool: PgPool) {
+    const CALLS: usize = 64;
+    let app = start(&pool).await;
+    set(&app, "p7", 5).await.json(201);
+    let mut lock = pool.begin().await.expect("a transaction");
+    sqlx::query("LOCK TABLE stock").execute(&mut *lock).await.expect("locked");
+    let client = client(&app).await;
+    let product_ids: Vec<String> = (0..200).map(|number| format!("p{number}")).collect();
+    let calls = (0..CALLS).map(|_| {
+        let (mut client, product_ids) = (client.clone(), product_ids.clone());
+        async move { client.batch_get_stock(BatchGetStockRequest { product_ids }).await }
+    });
+    let read = async {
+        calls_in_flight(&app, CALLS).await;
+        app.get("/inventory/p7").await
+    };
+    let open = async {
+        calls_in_flight(&app, CALLS).await;
+        in_flight(&app, 1).await;
+        lock.rollback().await.expect("unlocked");
+    };
+    let (calls, read, ()) = tokio::join!(join_all(calls), read, open);
+    assert_eq!(read.json(200)["stock"], 5);
+    for call in calls {
+        let stocks = call.expect("an answer").into_inner().stocks;
+        assert!(stocks.iter().map(|stock| &stock.product_id).eq(&product_ids), "in their order");
+        assert!((0..).zip(&stocks).all(|(number, stock)| stock.stock == if number == 7 { 5 } else { 0 }));
+    }
 }
