@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use test_harness::app::{Answer, App, join_all};
 
-use crate::{MOST, adjust, counts, ledger, set, start, stock};
+use crate::{MOST, adjust, counts, ledger, no_deadlock, set, start, stock};
 
 fn number(value: &Value, field: &str) -> i64 {
     value[field].as_i64().unwrap_or_else(|| panic!("{field} is a whole number: {value}"))
@@ -96,6 +96,7 @@ async fn concurrent_first_changes_of_new_products_all_count(pool: PgPool) {
         let product = format!("p{product}");
         assert_consistent(&ledger(&app, &product).await, 10);
     }
+    no_deadlock(&pool, [app, other]).await;
 }
 
 /// Numbers that look random and are the same each time (Marsaglia's xorshift64).

@@ -10,7 +10,7 @@ use test_harness::{
     process::{PATIENCE, eventually},
 };
 
-use crate::{audit, counters, set, start};
+use crate::{audit, counters, no_deadlock, set, start};
 
 async fn reserve(app: &App, key: &str, product: &str, quantity: i64) -> Answer {
     let body = json!({"items": [{"product_id": product, "quantity": quantity}]});
@@ -117,6 +117,7 @@ async fn concurrent_twins_on_one_and_on_two_instances_are_done_once(pool: PgPool
     }
     assert_eq!(counters(&app, "a").await, (950, 1000, 50));
     audit(&pool).await;
+    no_deadlock(&pool, [app, other]).await;
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]

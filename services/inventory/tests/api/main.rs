@@ -11,6 +11,7 @@ mod grpc;
 mod idempotency;
 mod ledger;
 mod list;
+mod locks;
 mod observed;
 mod parameters;
 mod product_ids;
@@ -22,7 +23,10 @@ mod wire;
 
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use test_harness::app::{Answer, App};
+use test_harness::{
+    app::{Answer, App},
+    process::{PATIENCE, eventually},
+};
 
 /// 2^53 − 1: the most that can be on hand.
 const MOST: i64 = 9_007_199_254_740_991;
@@ -76,4 +80,20 @@ async fn counters(app: &App, product: &str) -> (i64, i64, i64) {
 async fn audit(pool: &PgPool) {
     let faults = audit::faults(&mut pool.acquire().await.expect("a connection")).await;
     assert!(faults.is_empty(), "{faults:#?}");
+}
+
+/// Ends the instances, and checks that none of their transactions met another in a deadlock: such a one is tried again,
+/// so no answer tells. A connection has counted its own by the time it is gone.
+async fn no_deadlock(pool: &PgPool, apps: [App; 2]) {
+    drop(apps);
+    let left = "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND application_name = 'inventory'";
+    eventually("their connections are gone", PATIENCE, async || {
+        let left: i64 = sqlx::query_scalar(left).fetch_one(pool).await.expect("a count");
+        (left == 0).then_some(())
+    })
+    .await;
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    let deadlocks: i64 = sqlx::query_scalar(deadlocks).fetch_one(pool).await.expect("a count");
+    assert_eq!(deadlocks, 0);
 }

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Holds up whatever batch touches this product.
-async fn hold_up(pool: &PgPool, product: &str) -> Transaction<'static, Postgres> {
+pub async fn hold_up(pool: &PgPool, product: &str) -> Transaction<'static, Postgres> {
     let mut lock = pool.begin().await.expect("a transaction");
     let locked =
         sqlx::query("SELECT FROM stock WHERE product_id = $1 FOR UPDATE").bind(product).execute(&mut *lock).await;
@@ -25,7 +25,7 @@ async fn hold_up(pool: &PgPool, product: &str) -> Transaction<'static, Postgres>
 }
 
 /// Waits until so many requests are being handled.
-async fn in_flight(app: &App, count: usize) {
+pub async fn in_flight(app: &App, count: usize) {
     gauge(app, "http_requests_in_flight", count).await;
 }
 

@@ -5,7 +5,7 @@ use sqlx::PgPool;
 use test_harness::app::{Answer, App, join_all};
 use uuid::Uuid;
 
-use crate::{adjust, audit, counters, ledger, set, start};
+use crate::{adjust, audit, counters, ledger, no_deadlock, set, start};
 
 /// Asks for a reservation of these items.
 pub async fn reserve(app: &App, items: &[(&str, i64)]) -> Answer {
@@ -179,6 +179,7 @@ async fn many_buyers_of_few_goods_on_two_instances_get_exactly_what_there_is(poo
         .await
         .expect("a count");
     assert_eq!(held, 0);
+    no_deadlock(&pool, [app, other]).await;
 }
 
 async fn kinds(app: &App, product: &str) -> Vec<String> {

@@ -1,0 +1,83 @@
+//! Everybody locks in one order, so that nobody waits for one who waits for him: a deadlock would be tried again, and
+//! so go unseen.
+
+use serde_json::json;
+use sqlx::PgPool;
+use test_harness::app::join_all;
+
+use crate::{
+    adjust, audit,
+    expiry::waits_for_a_lock,
+    queue::{hold_up, in_flight},
+    reservations::reserve,
+    set, start,
+};
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn products_are_locked_in_order_of_their_ids_in_whatever_order_they_are_asked_for(pool: PgPool) {
+    let app = start(&pool).await;
+    // Nor are they stored in that order.
+    for product in ["d", "b", "a", "c"] {
+        set(&app, product, 5).await.json(201);
+    }
+    for products in [["a", "b", "c", "d"], ["d", "c", "b", "a"], ["c", "a", "d", "b"]] {
+        let items = products.map(|product| (product, 1));
+        let held_up = hold_up(&pool, "c").await;
+        let look = async {
+            waits_for_a_lock(&pool).await;
+            let free = sqlx::query_scalar("SELECT product_id FROM stock FOR UPDATE SKIP LOCKED");
+            let free: Vec<String> = free.fetch_all(&pool).await.expect("products");
+            held_up.rollback().await.expect("unlocked");
+            free
+        };
+        let (held, free) = tokio::join!(reserve(&app, &items), look);
+        held.json(201);
+        assert_eq!(free, ["d"], "what comes before is locked, and what comes after is not yet");
+    }
+    audit(&pool).await;
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn keys_are_claimed_in_order_of_their_hashes_in_whatever_order_they_come(pool: PgPool) {
+    let app = start(&pool).await;
+    set(&app, "gate", 5).await.json(201);
+    let keyed = |key: String| {
+        let request = app.request(reqwest::Method::PATCH, "/inventory/p").header("idempotency-key", key);
+        app.send(request.json(&json!({"delta": 1})))
+    };
+    let mut keys: Vec<(Vec<u8>, String)> = Vec::new();
+    for number in 0..6 {
+        keyed(number.to_string()).await.json(200);
+        let known: Vec<_> = keys.iter().map(|(id, _)| id.clone()).collect();
+        let id = sqlx::query_scalar("SELECT id FROM idempotency WHERE id <> ALL ($1)").bind(known).fetch_one(&pool);
+        keys.push((id.await.expect("its row"), number.to_string()));
+    }
+    keys.sort();
+    // They are there still, and free to be claimed again.
+    sqlx::query("UPDATE idempotency SET answer = NULL").execute(&pool).await.expect("forgotten");
+
+    let gate = hold_up(&pool, "gate").await;
+    let mut held_up = pool.begin().await.expect("a transaction");
+    let lock = sqlx::query("SELECT FROM idempotency WHERE id = $1 FOR UPDATE").bind(&keys[3].0);
+    lock.execute(&mut *held_up).await.expect("locked");
+    let together = async {
+        waits_for_a_lock(&pool).await;
+        join_all(keys.iter().rev().map(|(_, key)| keyed(key.clone()))).await
+    };
+    let look = async {
+        in_flight(&app, 1 + keys.len()).await;
+        gate.rollback().await.expect("unlocked");
+        in_flight(&app, keys.len()).await;
+        waits_for_a_lock(&pool).await;
+        let free = sqlx::query_scalar("SELECT id FROM idempotency ORDER BY id FOR UPDATE SKIP LOCKED");
+        let free: Vec<Vec<u8>> = free.fetch_all(&pool).await.expect("keys");
+        held_up.rollback().await.expect("unlocked");
+        free
+    };
+    let (_, answers, free) = tokio::join!(adjust(&app, "gate", 1), together, look);
+    for answer in answers {
+        answer.json(200);
+    }
+    assert_eq!(free, [keys[4].0.clone(), keys[5].0.clone()], "what comes before is claimed, what comes after not yet");
+    audit(&pool).await;
+}
