@@ -11,6 +11,7 @@ use contracts::inventory::v1::{
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, client::conn::http2, header::HeaderMap};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
 use serde_json::json;
 use sqlx::{PgPool, raw_sql};
 use test_harness::{
@@ -28,7 +29,8 @@ use tonic_types::StatusExt;
 
 use crate::{audit, set, start, stock};
 
-const SERVICE: &str = "hedgerow.inventory.v1.Inventory";
+/// What the service is called.
+pub const SERVICE: &str = "hedgerow.inventory.v1.Inventory";
 
 async fn channel(app: &App) -> Channel {
     let url = format!("http://{}", app.grpc.expect("a gRPC port"));
@@ -44,7 +46,8 @@ fn products(ids: &[&str]) -> BatchGetStockRequest {
     BatchGetStockRequest { product_ids: ids.iter().map(|&id| id.to_owned()).collect() }
 }
 
-fn reserve(items: &[(&str, i64)], key: &str) -> ReserveRequest {
+/// A call that asks for a reservation of these items.
+pub fn reserve(items: &[(&str, i64)], key: &str) -> ReserveRequest {
     let items = items.iter().map(|&(id, quantity)| Item { product_id: id.to_owned(), quantity }).collect();
     ReserveRequest { items, ttl_seconds: None, idempotency_key: key.to_owned() }
 }
@@ -62,17 +65,24 @@ fn reason(status: &Status) -> String {
     status.get_error_details().error_info().expect("a reason").reason.clone()
 }
 
-/// The headers of the answer to a call with an empty message, and its trailers.
+/// The headers of the answer to a call for one product, "p", and its trailers.
 async fn raw(app: &App, path: &str, timeout: &str) -> (HeaderMap, HeaderMap) {
+    raw_call(app, path, timeout, &BatchGetStockRequest { product_ids: vec!["p".to_owned()] }).await
+}
+
+/// The headers of the answer to a call that says how long it has, and its trailers. That is left to the server.
+pub async fn raw_call(app: &App, path: &str, timeout: &str, message: &impl Message) -> (HeaderMap, HeaderMap) {
     let address = app.grpc.expect("a gRPC port");
     let stream = TokioIo::new(TcpStream::connect(address).await.expect("it listens"));
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.expect("HTTP/2");
     tokio::spawn(connection);
     let request = Request::post(format!("http://{address}{path}")).header("content-type", "application/grpc");
     let request = request.header("te", "trailers").header("grpc-timeout", timeout);
-    // One product, "p".
-    let message = Full::<Bytes>::from(&b"\0\0\0\0\x03\x0a\x01p"[..]);
-    let response = sender.send_request(request.body(message).expect("a request")).await;
+    // A flag, the length in four bytes, the message.
+    let message = message.encode_to_vec();
+    let length = u32::try_from(message.len()).expect("short").to_be_bytes();
+    let message = [&[0], &length[..], &message].concat();
+    let response = sender.send_request(request.body(Full::<Bytes>::from(message)).expect("a request")).await;
     let (head, body) = response.expect("an answer").into_parts();
     let trailers = body.collect().await.expect("a whole answer").trailers().cloned();
     (head.headers, trailers.unwrap_or_default())

@@ -82,6 +82,28 @@ async fn what_is_invalid_does_not_use_up_its_key(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_503_does_not_use_up_its_key(pool: PgPool) {
+    let app = start(&pool).await;
+    set(&app, "a", 5).await.json(201);
+    let full = "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE SQLSTATE '53100' USING MESSAGE = 'disk full'; END $$;
+         CREATE TRIGGER fail BEFORE INSERT ON movement EXECUTE FUNCTION fail()";
+    sqlx::raw_sql(full).execute(&pool).await.expect("a trigger");
+    for _ in 0..2 {
+        reserve(&app, "k", "a", 2).await.problem(503);
+        adjust(&app, "k", "a", 1).await.problem(503);
+    }
+    sqlx::raw_sql("DROP TRIGGER fail ON movement").execute(&pool).await.expect("dropped");
+    let (reserved, adjusted) = (reserve(&app, "k", "a", 2).await, adjust(&app, "k", "a", 1).await);
+    reserved.json(201);
+    adjusted.json(200);
+    assert_same(&reserved, &reserve(&app, "k", "a", 2).await);
+    assert_same(&adjusted, &adjust(&app, "k", "a", 1).await);
+    assert_eq!(counters(&app, "a").await, (4, 6, 2));
+    audit(&pool).await;
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
 async fn a_key_is_1_to_255_visible_ascii_characters(pool: PgPool) {
     let app = start(&pool).await;
     for key in ["", "a b", "é", &"x".repeat(256)] {

@@ -1,16 +1,21 @@
 //! What waits while a batch is under way.
 
+use bytes::Bytes;
 use contracts::inventory::v1::BatchGetStockRequest;
-use sqlx::{PgPool, Postgres, Transaction};
+use http_body_util::Full;
+use hyper::{Request, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 use test_harness::{
     app::{App, join_all},
     process::{PATIENCE, eventually},
 };
+use tokio::net::TcpStream;
 
 use crate::{
     adjust, audit, counters,
     expiry::waits_for_a_lock,
-    grpc::client,
+    grpc::{self, client},
     reservations::{end, location, reserve},
     set, start,
 };
@@ -132,5 +137,112 @@ async fn calls_for_many_products_leave_room_in_the_queue(pool: PgPool) {
         let stocks = call.expect("an answer").into_inner().stocks;
         assert!(stocks.iter().map(|stock| &stock.product_id).eq(&product_ids), "in their order");
         assert!((0..).zip(&stocks).all(|(number, stock)| stock.stock == if number == 7 { 5 } else { 0 }));
+    }
+}
+
+/// Checks that of "p", of which there were five, nothing was held, after two adjustments by one.
+async fn nothing_was_held(app: &App, pool: &PgPool) {
+    // It comes after all that was queued.
+    adjust(app, "p", 1).await.json(200);
+    assert_eq!(counters(app, "p").await, (7, 7, 0));
+    let reservations = sqlx::query_scalar("SELECT count(*) FROM reservation").fetch_one(pool).await;
+    assert_eq!(reservations.ok(), Some(0_i64));
+    audit(pool).await;
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_hold_whose_deadline_passes_while_it_is_queued_is_never_made(pool: PgPool) {
+    let app = start(&pool).await;
+    set(&app, "p", 5).await.json(201);
+    let held_up = hold_up(&pool, "p").await;
+    let late = async {
+        waits_for_a_lock(&pool).await;
+        let path = format!("/{}/Reserve", grpc::SERVICE);
+        let (headers, _) = grpc::raw_call(&app, &path, "100m", &grpc::reserve(&[("p", 1)], "")).await;
+        assert_eq!(headers["grpc-status"], "4", "DEADLINE_EXCEEDED");
+        held_up.rollback().await.expect("unlocked");
+    };
+    let (first, ()) = tokio::join!(adjust(&app, "p", 1), late);
+    first.json(200);
+    nothing_was_held(&app, &pool).await;
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_hold_whose_client_goes_away_while_it_is_queued_is_never_made(pool: PgPool) {
+    let app = start(&pool).await;
+    set(&app, "p", 5).await.json(201);
+    let mut client = client(&app).await;
+    let stream = TokioIo::new(TcpStream::connect(app.http).await.expect("it listens"));
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let held_up = hold_up(&pool, "p").await;
+    let leave = async {
+        waits_for_a_lock(&pool).await;
+        tokio::select! {
+            answer = client.reserve(grpc::reserve(&[("p", 1)], "")) => panic!("{answer:?}"),
+            () = calls_in_flight(&app, 1) => {}
+        }
+        calls_in_flight(&app, 0).await;
+        let request = Request::post("http://test/reservations").header("content-type", "application/json");
+        let items = Full::<Bytes>::from(r#"{"items":[{"product_id":"p","quantity":1}]}"#);
+        tokio::select! {
+            answer = sender.send_request(request.body(items).expect("a request")) => panic!("{answer:?}"),
+            () = in_flight(&app, 2) => {}
+        }
+        in_flight(&app, 1).await;
+        held_up.rollback().await.expect("unlocked");
+    };
+    let (first, ()) = tokio::join!(adjust(&app, "p", 1), leave);
+    first.json(200);
+    nothing_was_held(&app, &pool).await;
+}
+
+/// Makes the next transactions that write the ledger lose a race, so many of them.
+async fn lose_races(pool: &PgPool, state: &str, count: usize) {
+    let lose = format!(
+        "CREATE SEQUENCE IF NOT EXISTS tries;
+         SELECT setval('tries', 1, false);
+         CREATE OR REPLACE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN IF nextval('tries') <= {count} THEN RAISE SQLSTATE '{state}'; END IF; RETURN NULL; END $$;
+         CREATE OR REPLACE TRIGGER lose BEFORE INSERT ON movement EXECUTE FUNCTION lose()"
+    );
+    sqlx::raw_sql(AssertSqlSafe(lose)).execute(pool).await.expect("a trigger");
+}
+
+async fn tries(pool: &PgPool) -> i64 {
+    sqlx::query_scalar("SELECT last_value FROM tries").fetch_one(pool).await.expect("a number")
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn what_loses_a_race_is_done_again_three_times_and_takes_effect_once(pool: PgPool) {
+    let app = start(&pool).await;
+    set(&app, "p", 5).await.json(201);
+    for (round, state) in (1..).zip(["40001", "40P01"]) {
+        // A batch.
+        lose_races(&pool, state, 3).await;
+        let held_up = hold_up(&pool, "p").await;
+        let joining = async {
+            waits_for_a_lock(&pool).await;
+            tokio::join!(adjust(&app, "p", 1), reserve(&app, &[("p", 1)]))
+        };
+        let open = async {
+            in_flight(&app, 3).await;
+            held_up.rollback().await.expect("unlocked");
+        };
+        let (first, (second, held), ()) = tokio::join!(adjust(&app, "p", 1), joining, open);
+        assert_eq!([first.status, second.status, held.status], [200, 200, 201]);
+        assert_eq!(tries(&pool).await, 4, "of one transaction");
+        // A hold in one statement.
+        lose_races(&pool, state, 3).await;
+        reserve(&app, &[("p", 1)]).await.json(201);
+        assert_eq!(tries(&pool).await, 4);
+        assert_eq!(counters(&app, "p").await, (5, 5 + 2 * round, 2 * round));
+
+        lose_races(&pool, state, 4).await;
+        reserve(&app, &[("p", 1)]).await.problem(503);
+        lose_races(&pool, state, 4).await;
+        adjust(&app, "p", 1).await.problem(503);
+        assert_eq!(counters(&app, "p").await, (5, 5 + 2 * round, 2 * round), "nothing was changed");
+        audit(&pool).await;
     }
 }
