@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 use test_harness::{
     app::{App, join_all},
     process::{PATIENCE, eventually},
+    raw::Raw,
 };
 use tokio::net::TcpStream;
 
@@ -184,11 +185,18 @@ async fn a_hold_whose_client_goes_away_while_it_is_queued_is_never_made(pool: Pg
         }
         calls_in_flight(&app, 0).await;
         let request = Request::post("http://test/reservations").header("content-type", "application/json");
-        let items = Full::<Bytes>::from(r#"{"items":[{"product_id":"p","quantity":1}]}"#);
+        let items = r#"{"items":[{"product_id":"p","quantity":1}]}"#;
+        let request = request.body(Full::<Bytes>::from(items)).expect("a request");
         tokio::select! {
-            answer = sender.send_request(request.body(items).expect("a request")) => panic!("{answer:?}"),
+            answer = sender.send_request(request) => panic!("{answer:?}"),
             () = in_flight(&app, 2) => {}
         }
+        in_flight(&app, 1).await;
+        let mut one = Raw::connect(app.http).await.expect("it listens");
+        let head = "POST /reservations HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length";
+        one.send(format!("{head}: {}\r\n\r\n{items}", items.len())).await.expect("sent");
+        in_flight(&app, 2).await;
+        drop(one);
         in_flight(&app, 1).await;
         held_up.rollback().await.expect("unlocked");
     };
