@@ -11,7 +11,8 @@ use crate::{
     service::{program, serve, url},
 };
 
-async fn connect(service: &Process) -> Channel {
+/// A connection to the gRPC port.
+pub async fn connect(service: &Process) -> Channel {
     let url = format!("http://{}", service.grpc.expect("a gRPC port"));
     Channel::from_shared(url).expect("a URL").connect().await.expect("it listens")
 }

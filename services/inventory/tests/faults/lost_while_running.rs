@@ -9,7 +9,7 @@ use test_harness::process::{PATIENCE, Process, eventually};
 use crate::{
     audit,
     proxy::{Cut, Proxy},
-    service::{Postgres, client, program, serve},
+    service::{Postgres, client, linger, program, serve},
 };
 
 /// How what was lost ends.
@@ -37,17 +37,6 @@ impl Setting {
         let stocked = send(&service, Method::POST, "/inventory/p", json!({"stock": 10})).await;
         assert_eq!(stocked.0, StatusCode::CREATED);
         Self { _postgres: postgres, proxy, service, connection }
-    }
-
-    /// From now on whoever has written the ledger waits, in the midst of its commit, until the test's transaction ends.
-    async fn hold_commits_up(&mut self) {
-        let lingering = "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS
-                 $$ BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END $$;
-             CREATE CONSTRAINT TRIGGER linger AFTER INSERT ON movement DEFERRABLE INITIALLY DEFERRED
-                 FOR EACH ROW EXECUTE FUNCTION linger()";
-        raw_sql(lingering).execute(&mut self.connection).await.expect("a trigger");
-        let lock = "BEGIN; SELECT pg_advisory_xact_lock(1)";
-        raw_sql(lock).execute(&mut self.connection).await.expect("locked");
     }
 
     /// Makes a request whose commit is lost, and lets that end once it is waited for.
@@ -106,7 +95,7 @@ fn hold() -> Value {
 async fn a_transaction_that_still_commits_is_waited_for_and_done_once_however_it_ends() {
     for end in [End::Committed, End::RolledBack] {
         let mut setting = Setting::new().await;
-        setting.hold_commits_up().await;
+        linger(&mut setting.connection).await;
         let (status, stock) = setting.lose(Method::PATCH, "/inventory/p", json!({"delta": 1}), end).await;
         assert_eq!((status, &stock["on_hand"]), (StatusCode::OK, &json!(11)), "{end:?}");
         setting.check(&["set", "adjust"]).await;
@@ -116,7 +105,7 @@ async fn a_transaction_that_still_commits_is_waited_for_and_done_once_however_it
 #[tokio::test]
 async fn a_hold_in_one_statement_that_still_commits_is_waited_for_and_its_result_read() {
     let mut setting = Setting::new().await;
-    setting.hold_commits_up().await;
+    linger(&mut setting.connection).await;
     let held = setting.lose(Method::POST, "/reservations", hold(), End::Committed).await;
     setting.check_hold(held, &["held"]).await;
 }
@@ -124,7 +113,7 @@ async fn a_hold_in_one_statement_that_still_commits_is_waited_for_and_its_result
 #[tokio::test]
 async fn a_hold_in_one_statement_that_fails_as_it_commits_is_waited_for_and_made_anew() {
     let mut setting = Setting::new().await;
-    setting.hold_commits_up().await;
+    linger(&mut setting.connection).await;
     let held = setting.lose(Method::POST, "/reservations", hold(), End::RolledBack).await;
     setting.check_hold(held, &["held", "void"]).await;
 }

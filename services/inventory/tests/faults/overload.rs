@@ -3,14 +3,22 @@
 use std::time::Instant;
 
 use bytes::Bytes;
+use contracts::inventory::v1::{Item, ReserveRequest, inventory_client::InventoryClient};
+use http::response::Parts;
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use sqlx::PgPool;
+use reqwest::Client;
+use sqlx::{Connection, PgConnection, PgPool, raw_sql};
 use test_harness::process::{PATIENCE, Process, Signal, eventually};
 use tokio::{net::TcpStream, task::JoinSet};
+use tonic::Code;
+use tonic_types::StatusExt;
 
-use crate::service::{add_one, client, program, readiness, serve, unavailable, url};
+use crate::{
+    grpc::connect,
+    service::{Postgres, add_one, client, linger, program, readiness, serve, unavailable, url},
+};
 
 /// The chassis' limit of requests in flight, and more than that.
 const LIMIT: usize = 2048;
@@ -18,9 +26,10 @@ const REQUESTS: usize = LIMIT + 200;
 /// How many of them share an HTTP/2 connection: fewer than it allows.
 const STREAMS: usize = 225;
 
-async fn flood(service: &Process) -> JoinSet<Response<Incoming>> {
+/// Sends at least so many requests at once.
+async fn flood(service: &Process, count: usize) -> JoinSet<Response<Incoming>> {
     let mut requests = JoinSet::new();
-    for _ in 0..REQUESTS.div_ceil(STREAMS) {
+    for _ in 0..count.div_ceil(STREAMS) {
         let stream = TcpStream::connect(service.http).await.expect("a connection");
         let (sender, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("an HTTP/2 connection");
@@ -37,6 +46,13 @@ async fn flood(service: &Process) -> JoinSet<Response<Incoming>> {
     requests
 }
 
+/// The head of an answer, and its body as text.
+async fn parts(response: Response<Incoming>) -> (Parts, String) {
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.expect("a body").to_bytes();
+    (head, String::from_utf8_lossy(&body).into_owned())
+}
+
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
 async fn too_many_requests_are_refused_at_once_and_the_others_answered(pool: PgPool) {
     let service = serve(&program(&url(&pool))).await;
@@ -45,7 +61,7 @@ async fn too_many_requests_are_refused_at_once_and_the_others_answered(pool: PgP
     sqlx::query("SELECT FROM stock FOR UPDATE").execute(&mut *lock).await.expect("locked");
 
     let begun = Instant::now();
-    let mut requests = flood(&service).await;
+    let mut requests = flood(&service, REQUESTS).await;
     // Answers that come while the row is locked are refusals.
     let mut refused = 0;
     while refused < REQUESTS - LIMIT {
@@ -53,8 +69,8 @@ async fn too_many_requests_are_refused_at_once_and_the_others_answered(pool: PgP
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()["content-type"], "application/problem+json");
         assert!(response.headers().contains_key("retry-after"));
-        let body = response.into_body().collect().await.expect("a body").to_bytes();
-        assert!(String::from_utf8_lossy(&body).contains("too many requests are in flight"), "{body:?}");
+        let (_, body) = parts(response).await;
+        assert!(body.contains("too many requests are in flight"), "{body}");
         refused += 1;
     }
     assert_eq!(readiness(&service).await.status(), 200, "load alone fails no readiness");
@@ -135,4 +151,68 @@ async fn a_pool_without_a_free_connection_is_503(pool: PgPool) {
     lock.rollback().await.expect("unlocked");
     let works = async || (list().await.status() == 200).then_some(());
     eventually("connections are free again", PATIENCE, works).await;
+}
+
+/// More wait than are in flight: those whose clients went away are found only when their turn comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_queue_is_503_over_http_and_unavailable_over_grpc() {
+    let postgres = Postgres::migrated().await;
+    let service = serve(&program(&postgres.url)).await;
+    let client = client();
+    assert_eq!(add_one(&client, &service, "p").await.status(), 200);
+    let mut lock = PgConnection::connect(&postgres.url).await.expect("a connection");
+    linger(&mut lock).await;
+    // The database hangs in the midst of a COMMIT: of all ways to hold the queue up the longest.
+    let first = add_one(&client, &service, "p");
+    let full = async {
+        eventually("it commits", PATIENCE, async || {
+            let waiting = sqlx::query_scalar("SELECT count(*) FROM pg_locks WHERE NOT granted");
+            let waiting: i64 = waiting.fetch_one(&mut lock).await.expect("a count");
+            (waiting == 1).then_some(())
+        })
+        .await;
+        let frozen = postgres.server.freeze();
+        let (head, body) = eventually("the queue is full", PATIENCE, async || {
+            let mut requests = flood(&service, LIMIT - STREAMS).await;
+            let refused = tokio::select! {
+                refused = requests.join_next() => Some(refused.expect("many requests").expect("no panic")),
+                () = in_flight(&client, &service, |count| count > LIMIT - STREAMS) => None,
+            };
+            let refused = match refused {
+                Some(refused) => Some(parts(refused).await),
+                None => None,
+            };
+            drop(requests);
+            in_flight(&client, &service, |count| count <= 1).await;
+            refused
+        })
+        .await;
+        assert_eq!(head.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(head.headers.contains_key("retry-after"));
+        assert!(body.contains("too many requests are waiting"), "{body}");
+        let mut calls = InventoryClient::new(connect(&service).await);
+        let items = vec![Item { product_id: "p".to_owned(), quantity: 1 }];
+        let status = calls.reserve(ReserveRequest { items, ..ReserveRequest::default() }).await.expect_err("refused");
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.message().contains("requests are waiting"), "{status:?}");
+        assert!(status.get_error_details().retry_info().is_some());
+        drop(frozen);
+        raw_sql("ROLLBACK").execute(&mut lock).await.expect("unlocked");
+    };
+    let (_, ()) = tokio::join!(first, full);
+    let works = async || (add_one(&client, &service, "p").await.status() == 200).then_some(());
+    eventually("changes are made again", PATIENCE, works).await;
+    let on_hand: i64 = sqlx::query_scalar("SELECT on_hand FROM stock").fetch_one(&mut lock).await.expect("the stock");
+    assert!((2..=3).contains(&on_hand), "nothing for those who went away: {on_hand}");
+}
+
+/// Waits until so many requests are in flight.
+async fn in_flight(client: &Client, service: &Process, enough: impl Fn(usize) -> bool) {
+    eventually("requests are in flight, or are not", PATIENCE, async || {
+        let metrics = client.get(service.admin_url("/metrics")).send().await.expect("an answer").text().await;
+        let metrics = metrics.expect("a text");
+        let line = metrics.lines().find_map(|line| line.strip_prefix("http_requests_in_flight "));
+        enough(line.expect("it is measured").parse().expect("a number")).then_some(())
+    })
+    .await;
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use embedded_postgres::{Server, Settings};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
-use sqlx::{ConnectOptions, PgPool};
+use sqlx::{ConnectOptions, PgConnection, PgPool, raw_sql};
 use test_harness::process::{PATIENCE, Process, Program, eventually};
 
 /// How long any answer may take: the chassis' limit for a request, and a moment for a busy machine.
@@ -47,6 +47,17 @@ pub fn client() -> Client {
 pub async fn add_one(client: &Client, service: &Process, product: &str) -> Response {
     let request = client.patch(service.url(&format!("/inventory/{product}"))).json(&json!({"delta": 1}));
     request.send().await.expect("an answer")
+}
+
+/// From now on whoever has written the ledger waits, in the midst of its COMMIT, until the transaction ends that this
+/// begins.
+pub async fn linger(connection: &mut PgConnection) {
+    let linger = "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER linger AFTER INSERT ON movement DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION linger()";
+    raw_sql(linger).execute(&mut *connection).await.expect("a trigger");
+    raw_sql("BEGIN; SELECT pg_advisory_xact_lock(1)").execute(connection).await.expect("locked");
 }
 
 /// Checks that an answer is a 503 as a problem that says when to come back, and returns the problem.
