@@ -239,3 +239,6 @@ fn code(response: &Response<Collected<Bytes>>) -> Code {
     let of_trailers = || response.body().trailers().and_then(call::code);
     call::code(response.headers()).or_else(of_trailers).unwrap_or(Code::Unknown)
 }
+
+#[cfg(test)]
+mod tests;
