@@ -59,11 +59,17 @@ async fn a_client_that_takes_its_answer_slowly_gets_all_of_it() {
 #[tokio::test]
 async fn the_request_of_a_client_that_has_gone_is_given_up() {
     let server = server().await;
-    let mut connection = server.connect().await;
-    connection.send(raw::get("/wait")).await.expect("sent");
-    server.waiting.notified().await;
-    drop(connection);
-    time::timeout(PATIENCE, server.given_up.notified()).await.expect("it is given up");
+    for half in [false, true] {
+        let mut connection = server.connect().await;
+        connection.send(raw::get("/wait")).await.expect("sent");
+        server.waiting.notified().await;
+        if half {
+            connection.finish_sending().await.expect("half closed");
+        }
+        let kept = half.then_some(connection);
+        time::timeout(PATIENCE, server.given_up.notified()).await.expect("it is given up");
+        drop(kept);
+    }
     server.stop().await;
 }
 
