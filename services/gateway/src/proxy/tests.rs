@@ -4,6 +4,7 @@ mod balancing;
 mod closing;
 mod connections;
 mod grpc;
+mod kept;
 mod limits;
 mod observing;
 mod retries;
