@@ -11,18 +11,19 @@ use crate::{
 };
 
 /// Reads the counters of the products that are known, as they are once the overdue lines are settled. The lines are
-/// looked at only where there can be any; what each of them will be, a movement, counts in the version.
+/// looked at only where there can be any (a join would look at them first); what each of them will be, a movement, counts in
+/// the version.
 pub(crate) async fn counters(
     connection: &mut PgConnection,
     ids: &[&str],
 ) -> Result<HashMap<String, Counters>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"SELECT product_id, on_hand, reserved - coalesce(quantity, 0) AS "reserved!",
-                  version + coalesce(lines, 0) AS "version!"
-           FROM stock LEFT JOIN LATERAL (
-               SELECT sum(quantity)::bigint AS quantity, count(*) AS lines FROM reservation_line AS line
+        r#"SELECT product_id, on_hand, reserved - coalesce(overdue[1], 0) AS "reserved!",
+                  version + coalesce(overdue[2], 0) AS "version!"
+           FROM stock, LATERAL (SELECT CASE WHEN next_expiry <= statement_timestamp() THEN (
+               SELECT ARRAY[sum(quantity)::bigint, count(*)] FROM reservation_line AS line
                WHERE line.product_id = stock.product_id AND live AND expires_at <= statement_timestamp()
-           ) AS overdue ON next_expiry <= statement_timestamp()
+           ) END AS overdue) AS settled
            WHERE product_id = ANY ($1)"#,
         ids as &[&str],
     )
@@ -66,12 +67,12 @@ pub(crate) async fn add(connection: &mut PgConnection, ids: &[&str]) -> Result<(
 /// movement on.
 pub(crate) async fn list(connection: &mut PgConnection, after: &str, limit: i64) -> Result<Vec<Stock>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"SELECT product_id, on_hand, reserved - coalesce(quantity, 0) AS "reserved!",
-                  version + coalesce(lines, 0) AS "version!"
-           FROM stock LEFT JOIN LATERAL (
-               SELECT sum(quantity)::bigint AS quantity, count(*) AS lines FROM reservation_line AS line
+        r#"SELECT product_id, on_hand, reserved - coalesce(overdue[1], 0) AS "reserved!",
+                  version + coalesce(overdue[2], 0) AS "version!"
+           FROM stock, LATERAL (SELECT CASE WHEN next_expiry <= statement_timestamp() THEN (
+               SELECT ARRAY[sum(quantity)::bigint, count(*)] FROM reservation_line AS line
                WHERE line.product_id = stock.product_id AND live AND expires_at <= statement_timestamp()
-           ) AS overdue ON next_expiry <= statement_timestamp()
+           ) END AS overdue) AS settled
            WHERE product_id > $1 AND version > 0 ORDER BY product_id LIMIT $2"#,
         after,
         limit,
