@@ -5,9 +5,13 @@ use std::{future::Future, panic::AssertUnwindSafe};
 
 use futures_util::FutureExt;
 use tokio::{
+    runtime::Handle,
     sync::{mpsc, oneshot},
     task,
 };
+
+/// As many that wait are a batch, without a look at who is about to ask: a larger one costs each of them hardly less.
+const ENOUGH: usize = 16;
 
 /// Answers a batch of requests at once.
 pub trait Handler: Send + 'static {
@@ -97,8 +101,10 @@ impl<H: OpenHandler> Queue<H> {
             Some(first) => first,
             None => self.arrivals.recv().await?,
         };
-        // What is about to ask is let ahead: the larger a batch, the less each of its requests costs.
-        task::yield_now().await;
+        if self.arrivals.len() < ENOUGH {
+            // What is about to ask is let ahead: the larger a batch, the less each of its requests costs.
+            task::yield_now().await;
+        }
         let rest = std::iter::from_fn(|| self.arrivals.try_recv().ok());
         let waiting = std::iter::once(first).chain(rest.take(largest - 1));
         // Nothing was begun for a client that went away meanwhile.
@@ -117,11 +123,11 @@ pub struct Batcher<H: OpenHandler> {
 }
 
 impl<H: OpenHandler> Batcher<H> {
-    /// Starts the task that owns the handler. At most `capacity` requests wait, and a batch has at most `largest` before
-    /// others join it.
-    pub fn spawn(mut handler: H, capacity: usize, largest: usize) -> Self {
+    /// Starts the task that owns the handler, on this runtime. At most `capacity` requests wait, and a batch has at most
+    /// `largest` before others join it.
+    pub fn spawn(on: &Handle, mut handler: H, capacity: usize, largest: usize) -> Self {
         let (queue, arrivals) = mpsc::channel::<Waiting<H>>(capacity);
-        tokio::spawn(async move {
+        on.spawn(async move {
             let mut queue = Queue { next: None, arrivals };
             while let Some((batch, answers)) = queue.next_batch(largest).await {
                 if batch.is_empty() {
@@ -184,7 +190,7 @@ mod tests {
 
     fn start(capacity: usize) -> (Arc<Semaphore>, Arc<Batcher<Sizes>>) {
         let gate = Arc::new(Semaphore::new(0));
-        (gate.clone(), Arc::new(Batcher::spawn(Sizes(gate), capacity, 64)))
+        (gate.clone(), Arc::new(Batcher::spawn(&Handle::current(), Sizes(gate), capacity, 64)))
     }
 
     /// Waits until what was asked is taken, and the tasks that were let ahead have run.
@@ -247,7 +253,7 @@ mod tests {
     #[tokio::test]
     async fn requests_join_in_order_until_one_may_not() {
         let gate = Arc::new(Semaphore::new(0));
-        let batcher = Batcher::spawn(Even(Sizes(gate.clone())), 64, 64);
+        let batcher = Batcher::spawn(&Handle::current(), Even(Sizes(gate.clone())), 64, 64);
         let all = futures_util::future::join_all([0, 2, 4, 5, 6, 7].map(|number| batcher.ask(number)));
         let first = batcher.ask(1);
         tokio::pin!(first, all);

@@ -90,7 +90,8 @@ pub fn run<F: Future<Output = (ExitCode, Duration)>>(
         Ok(telemetry) => telemetry,
         Err(error) => return usage(name, &format!("{error:#}")),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // Of one thread; what is worth more of them has its own (`Workers`).
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return usage(name, &format!("cannot start: {error}")),
     };
@@ -200,9 +201,9 @@ impl Bound {
     }
 
     /// Serves gRPC on a listener of its own.
-    pub(crate) fn serve_grpc(&mut self, listener: TcpListener, app: impl App) -> anyhow::Result<()> {
+    pub(crate) fn serve_grpc(&mut self, listener: TcpListener, server: Server, app: impl App) -> anyhow::Result<()> {
         self.running.grpc = Some(listener.local_addr()?);
-        self.running.servers.spawn(Server::default().serve(listener, app, self.life.clone()));
+        self.running.servers.spawn(server.serve(listener, app, self.life.clone()));
         Ok(())
     }
 

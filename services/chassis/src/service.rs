@@ -3,6 +3,7 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use sqlx::migrate::Migrator;
+use tokio::runtime::Handle;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     metrics::Metrics,
     migrate, observe, openapi,
     process::{self, Bound, ProcessArgs, Running, usage},
-    server::Server,
+    server::{Server, Workers},
 };
 
 /// A service: what is its own, besides the chassis. `S` is the state its handlers share.
@@ -33,7 +34,8 @@ pub struct Service<S> {
     pub grpc: Option<Grpc<S>>,
     /// The services it calls over gRPC, by name: each has a flag for where it is (`--NAME-grpc-url`).
     pub peers: &'static [&'static str],
-    /// Makes what its handlers share; called once, inside the runtime.
+    /// Makes what its handlers share; called once, inside the runtime of the process's first thread, which serves no
+    /// requests.
     pub state: fn(&Context) -> S,
 }
 
@@ -42,6 +44,9 @@ pub struct Service<S> {
 pub struct Context {
     /// The service's database.
     pub database: Database,
+    /// The thread that serves all requests. What each of them waits for is cheapest on it, and what is to go on while
+    /// it is busy belongs elsewhere.
+    pub requests: Handle,
     peers: Peers,
 }
 
@@ -99,16 +104,18 @@ impl<S: Clone + Send + Sync + 'static> Service<S> {
         let registry = metrics.registry();
         let database = Database::new(options.clone(), args.database_pool_size, &metrics)?;
         let peers = Peers::connect(self.peers, &args.peers, registry)?;
-        let state = (self.state)(&Context { database, peers });
+        let workers = Workers::start(1)?;
+        let state = (self.state)(&Context { database, requests: workers.first(), peers });
         let (routes, _) = (self.api)().with_state(state.clone()).split_for_parts();
         let routes = routes.merge(openapi::routes(openapi::document(self)));
         let app = observe::layer(routes, metrics.clone());
 
         let health = Health::watch(bound.life().clone(), options, self.migrations);
         if let Some((grpc, listener)) = grpc_listener {
-            bound.serve_grpc(listener, grpc::app(grpc, state, health.clone(), registry)?)?;
+            let server = Server::default().on(workers.clone());
+            bound.serve_grpc(listener, server, grpc::app(grpc, state, health.clone(), registry)?)?;
         }
         let checks = Checks { live: Arc::new(|| Ok(())), ready: Arc::new(move || health.ready()) };
-        Ok(bound.start(Server::default(), app, checks, registry.clone()))
+        Ok(bound.start(Server::default().on(workers), app, checks, registry.clone()))
     }
 }

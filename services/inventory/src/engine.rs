@@ -12,9 +12,10 @@ mod writer;
 use std::sync::Arc;
 
 use chassis::{
-    Database,
+    Context, Database,
     batch::{Batcher, Unanswered},
 };
+use tokio::runtime::Handle;
 
 use crate::{
     error::Error,
@@ -45,13 +46,15 @@ struct Engine {
 }
 
 impl Inventory {
-    /// Starts the engine; within a runtime.
-    pub(crate) fn new(database: &Database) -> Self {
+    /// Starts the engine. Reads go to the thread that asks for them; changes, of which each has more to do, are made while
+    /// it is busy.
+    pub(crate) fn new(context: &Context) -> Self {
+        let database = &context.database;
         let inventory = Self(Arc::new(Engine {
             database: database.clone(),
             // The rest of a batch joins its first, as far as that many products can be read at once.
-            reads: Batcher::spawn(Reader::new(database), QUEUE, 1),
-            changes: Batcher::spawn(Writer::new(database), QUEUE, LARGEST_BATCH),
+            reads: Batcher::spawn(&context.requests, Reader::new(database), QUEUE, 1),
+            changes: Batcher::spawn(&Handle::current(), Writer::new(database), QUEUE, LARGEST_BATCH),
         }));
         tokio::spawn(sweeper::run(inventory.clone()));
         inventory

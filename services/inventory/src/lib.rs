@@ -24,5 +24,5 @@ pub const SERVICE: Service<Inventory> = Service {
     api: routes::api,
     grpc: Some(Grpc { routes: grpc::routes, descriptors: contracts::DESCRIPTORS }),
     peers: &[],
-    state: |context| Inventory::new(&context.database),
+    state: |context| Inventory::new(context),
 };

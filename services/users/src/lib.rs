@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use chassis::{Database, Service, batch::Batcher};
 use sqlx::migrate::Migrator;
+use tokio::runtime::Handle;
 
 use creator::Creator;
 use stocks::{INVENTORY, Inventory};
@@ -51,7 +52,7 @@ pub const SERVICE: Service<Users> = Service {
     peers: &[INVENTORY],
     state: |context| Users {
         database: context.database.clone(),
-        creations: Arc::new(Batcher::spawn(Creator::new(&context.database), QUEUE, LARGEST_BATCH)),
+        creations: Arc::new(Batcher::spawn(&Handle::current(), Creator::new(&context.database), QUEUE, LARGEST_BATCH)),
         inventory: Inventory::new(context.peer(INVENTORY)),
     },
 };

@@ -45,6 +45,11 @@ impl Workers {
         (0..count).map(worker).collect::<io::Result<_>>().map(Self)
     }
 
+    /// The runtime of the first thread; where there is none, that of the caller.
+    pub(crate) fn first(&self) -> Handle {
+        self.0.first().map_or_else(Handle::current, |worker| worker.handle.clone())
+    }
+
     /// Serves a connection on the thread that has the fewest.
     pub(super) fn spawn<F: Future<Output = ()> + Send>(
         &self,

@@ -14,8 +14,12 @@ use crate::{
     store,
 };
 
+/// The most requests that one query answers: while Postgres reads for them, those before are answered. More of them would
+/// cost it no less each.
+const LARGEST_BATCH: usize = 32;
+
 /// The most products that one query reads, so that it ends soon. No request has more.
-const LARGEST: usize = 512;
+const MOST_PRODUCTS: usize = 512;
 
 /// Reads the stock of products.
 pub(super) struct Reader {
@@ -97,8 +101,10 @@ impl OpenHandler for Reader {
 /// Lets those that wait join the batch, in order, until it is large.
 fn join(batch: &mut Vec<Wanted>, arrivals: &mut Arrivals<'_, Reader>) {
     let mut products: usize = batch.iter().map(|wanted| wanted.product_ids().len()).sum();
-    let fits = |wanted: &Wanted, products: usize| products + wanted.product_ids().len() <= LARGEST;
-    while let Some(wanted) = arrivals.next_if(|wanted| fits(wanted, products)) {
+    let fits = |wanted: &Wanted, products: usize| products + wanted.product_ids().len() <= MOST_PRODUCTS;
+    while batch.len() < LARGEST_BATCH
+        && let Some(wanted) = arrivals.next_if(|wanted| fits(wanted, products))
+    {
         products += wanted.product_ids().len();
         batch.push(wanted);
     }
