@@ -15,6 +15,7 @@ use kube::{
 };
 use operator::crd;
 use serde_json::{Value, json};
+use test_harness::process::{PATIENCE, eventually};
 
 /// A namespace of a test's own.
 #[derive(Clone)]
@@ -52,7 +53,12 @@ async fn define(client: &Client) {
     let (definition, params) = (crd::crd(), PatchParams::apply("hedgerow-test").force());
     let name = definition.name_any();
     definitions.patch(&name, &params, &Patch::Apply(&definition)).await.expect("the definition is accepted");
-    await_condition(definitions, &name, conditions::is_crd_established()).await.expect("the kind is served");
+    await_condition(definitions, &name, conditions::is_crd_established()).await.expect("the kind is accepted");
+    // It is established a moment before it is in the API server's list of kinds.
+    let version = &definition.spec.versions[0].name;
+    let kind = GroupVersionKind::gvk(&definition.spec.group, version, &definition.spec.names.kind);
+    let is_listed = async || discovery::pinned_kind(client, &kind).await.ok();
+    eventually("the kind is served", PATIENCE, is_listed).await;
 }
 
 impl Cluster {
