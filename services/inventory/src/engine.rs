@@ -52,7 +52,7 @@ impl Inventory {
         let database = &context.database;
         let inventory = Self(Arc::new(Engine {
             database: database.clone(),
-            // The rest of a batch joins its first, as far as that many products can be read at once.
+            // The rest of a batch joins its first, as far as so much can be read at once.
             reads: Batcher::spawn(&context.requests, Reader::new(database), QUEUE, 1),
             changes: Batcher::spawn(&Handle::current(), Writer::new(database), QUEUE, LARGEST_BATCH),
         }));
