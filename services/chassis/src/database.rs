@@ -28,6 +28,8 @@ const WORK_TIMEOUT: Duration = Duration::from_secs(6);
 /// A connection is replaced after so long, so that all end up on the new server after one was moved.
 const LONGEST_LIFE: Duration = Duration::from_mins(30);
 
+const NO_ANSWER: &str = "the database does not answer";
+
 /// How often work is tried again after a deadlock or a serialization failure.
 const RETRIES: usize = 3;
 
@@ -74,7 +76,7 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
-/// The connections that requests share.
+/// The connections that requests share. They are woken on the thread that made them: that of the requests.
 #[derive(Clone)]
 pub struct Database {
     pool: Pool<Connector>,
@@ -190,10 +192,18 @@ impl Database {
         result
     }
 
-    /// A connection that one task keeps for itself.
+    /// A connection that one task keeps for itself; the pool has room for one less.
     #[must_use]
     pub fn hold(&self) -> HeldConnection {
-        HeldConnection { database: self.clone(), kept: None, tries: 0 }
+        self.pool.resize(self.pool.status().max_size.saturating_sub(1));
+        HeldConnection { database: self.clone(), kept: None, made: Instant::now(), tries: 0 }
+    }
+
+    /// Makes a connection that is not of the pool.
+    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        let _timer = self.wait.start_timer();
+        let connecting = time::timeout(ACQUIRE_TIMEOUT, self.pool.manager().create()).await;
+        connecting.unwrap_or_else(|_| Err(timed_out(NO_ANSWER)))
     }
 
     async fn acquire(&self) -> Result<Lease, sqlx::Error> {
@@ -201,27 +211,27 @@ impl Database {
         match self.pool.get().await {
             Ok(connection) => Ok(Lease(Some(connection))),
             Err(PoolError::Backend(error)) => Err(error),
-            Err(PoolError::Timeout(TimeoutType::Create)) => Err(timed_out("the database does not answer")),
+            Err(PoolError::Timeout(TimeoutType::Create)) => Err(timed_out(NO_ANSWER)),
             Err(_) => Err(sqlx::Error::PoolTimedOut),
         }
     }
 }
 
-/// A connection in use. Dropped before it is given back, as when a request is cut off, it is closed: nobody knows what
-/// goes on on it.
-pub struct Lease(Option<Object<Connector>>);
+/// A connection of the pool in use. Dropped before it is given back, as when a request is cut off, it is closed: nobody
+/// knows what goes on on it.
+struct Lease(Option<Object<Connector>>);
 
 impl Lease {
     /// The connection.
     ///
     /// # Panics
     /// Never: it is there until it is given back, which consumes this.
-    pub fn connection(&mut self) -> &mut PgConnection {
+    fn connection(&mut self) -> &mut PgConnection {
         self.0.as_mut().expect("it is there until it is given back")
     }
 
-    fn give_back(mut self) -> Option<Object<Connector>> {
-        self.0.take()
+    fn give_back(mut self) {
+        self.0.take();
     }
 }
 
@@ -232,37 +242,41 @@ impl Drop for Lease {
     }
 }
 
-/// A connection of the pool that one task keeps between uses.
+/// A connection that one task keeps between uses. It is made by that task, so that what comes in on it wakes no thread but
+/// the task's own.
 pub struct HeldConnection {
     database: Database,
     /// The connection, and when it was last used.
-    kept: Option<(Object<Connector>, Instant)>,
+    kept: Option<(PgConnection, Instant)>,
+    made: Instant,
     /// How often the work at hand lost a race.
     tries: usize,
 }
 
 impl HeldConnection {
-    /// Takes the connection for one use; a new one where there is none, or where the old one went away while idle.
+    /// Takes the connection for one use; a new one where there is none, where the old one went away while idle or is to be
+    /// replaced. Dropped instead of given to [`Self::end`] it is closed.
     ///
     /// # Errors
     /// [`Failure::NotBegun`].
-    pub async fn begin(&mut self) -> Result<Lease, Failure> {
-        if let Some((connection, last_used)) = self.kept.take() {
-            let mut lease = Lease(Some(connection));
-            if last_used.elapsed() <= TRUST_IDLE
-                || matches!(time::timeout(PING_TIMEOUT, lease.connection().ping()).await, Ok(Ok(())))
-            {
-                return Ok(lease);
-            }
+    pub async fn begin(&mut self) -> Result<PgConnection, Failure> {
+        if let Some((mut connection, last_used)) = self.kept.take()
+            && self.made.elapsed() <= LONGEST_LIFE
+            && (last_used.elapsed() <= TRUST_IDLE
+                || matches!(time::timeout(PING_TIMEOUT, connection.ping()).await, Ok(Ok(()))))
+        {
+            return Ok(connection);
         }
-        self.database.acquire().await.map_err(Failure::NotBegun)
+        let connection = self.database.connect().await.map_err(Failure::NotBegun)?;
+        self.made = Instant::now();
+        Ok(connection)
     }
 
     /// Ends the use, with what came of it: keeps the connection if that is certainly sound. True where another
     /// transaction was given precedence and the work is to be done again; at most three times.
-    pub fn end<T>(&mut self, lease: Lease, result: &Result<T, Failure>) -> bool {
+    pub fn end<T>(&mut self, connection: PgConnection, result: &Result<T, Failure>) -> bool {
         if result.as_ref().err().is_none_or(Failure::leaves_the_connection_sound) {
-            self.kept = lease.give_back().map(|connection| (connection, Instant::now()));
+            self.kept = Some((connection, Instant::now()));
         }
         let lost_a_race = result.as_ref().is_err_and(|failure| lost_a_race(failure.error()));
         self.tries = if lost_a_race && self.tries < RETRIES { self.tries + 1 } else { 0 };
@@ -277,7 +291,7 @@ impl HeldConnection {
 pub async fn limited<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Failure> {
     match time::timeout(WORK_TIMEOUT, work).await {
         Ok(result) => result.map_err(Failure::of),
-        Err(_) => Err(Failure::Lost(timed_out("the database does not answer"))),
+        Err(_) => Err(Failure::Lost(timed_out(NO_ANSWER))),
     }
 }
 

@@ -56,7 +56,7 @@ impl Inventory {
             reads: Batcher::spawn(&context.requests, Reader::new(database), QUEUE, 1),
             changes: Batcher::spawn(&Handle::current(), Writer::new(database), QUEUE, LARGEST_BATCH),
         }));
-        tokio::spawn(sweeper::run(inventory.clone()));
+        context.requests.spawn(sweeper::run(inventory.clone()));
         inventory
     }
 

@@ -39,9 +39,9 @@ impl Creator {
 
     async fn store(&mut self, users: &[(Uuid, &NewUser)]) -> Result<Vec<User>, Failure> {
         loop {
-            let mut lease = self.connection.begin().await?;
-            let result = limited(store::insert(lease.connection(), users)).await;
-            if !self.connection.end(lease, &result) {
+            let mut connection = self.connection.begin().await?;
+            let result = limited(store::insert(&mut connection, users)).await;
+            if !self.connection.end(connection, &result) {
                 return result;
             }
         }

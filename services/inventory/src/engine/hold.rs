@@ -26,12 +26,12 @@ impl Writer {
         let [item] = new.items.as_slice() else { return None };
         let begun = Instant::now();
         let expires_at = loop {
-            let mut lease = match self.connection.begin().await {
-                Ok(lease) => lease,
+            let mut connection = match self.connection.begin().await {
+                Ok(connection) => connection,
                 Err(failure) => return Some(Err(Error::Database(Arc::new(failure)))),
             };
-            let result = limited(store::hold(lease.connection(), *id, item, new.ttl)).await;
-            if self.connection.end(lease, &result) {
+            let result = limited(store::hold(&mut connection, *id, item, new.ttl)).await;
+            if self.connection.end(connection, &result) {
                 continue;
             }
             match result {

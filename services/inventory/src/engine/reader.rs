@@ -58,9 +58,9 @@ impl Reader {
         let mut ids = Vec::with_capacity(batch.len());
         ids.extend(batch.iter().flat_map(Wanted::product_ids).map(ProductId::as_str));
         loop {
-            let mut lease = self.connection.begin().await?;
-            let result = limited(store::counters(lease.connection(), &ids)).await;
-            if !self.connection.end(lease, &result) {
+            let mut connection = self.connection.begin().await?;
+            let result = limited(store::counters(&mut connection, &ids)).await;
+            if !self.connection.end(connection, &result) {
                 return result;
             }
         }

@@ -95,12 +95,12 @@ impl Writer {
     ) -> Result<Vec<Decided>, Error> {
         let begun = Instant::now();
         loop {
-            let lease = self.connection.begin().await;
-            let mut lease = lease.map_err(|failure| Error::Database(Arc::new(failure)))?;
+            let connection = self.connection.begin().await;
+            let mut connection = connection.map_err(|failure| Error::Database(Arc::new(failure)))?;
             let mut committing = None;
-            let work = transaction::run(lease.connection(), batch, arrivals.as_deref_mut(), &mut committing);
+            let work = transaction::run(&mut connection, batch, arrivals.as_deref_mut(), &mut committing);
             let result = limited(work).await;
-            if self.connection.end(lease, &result) {
+            if self.connection.end(connection, &result) {
                 continue;
             }
             match (result, committing) {
@@ -144,9 +144,9 @@ impl Writer {
     ) -> Option<T> {
         let asking = async {
             loop {
-                if let Ok(mut lease) = self.connection.begin().await {
-                    let found = limited(question(lease.connection())).await;
-                    self.connection.end(lease, &found);
+                if let Ok(mut connection) = self.connection.begin().await {
+                    let found = limited(question(&mut connection)).await;
+                    self.connection.end(connection, &found);
                     if let Ok(found) = found {
                         return found;
                     }
