@@ -1,6 +1,6 @@
 //! A service started inside the test, on its own database.
 
-use std::{env, io, net::SocketAddr, thread, time::Duration};
+use std::{env, io, net::SocketAddr, sync::mpsc, thread, time::Duration};
 
 use chassis::{ServeArgs, Service, grpc::PeerUrl, process::ProcessArgs};
 use reqwest::{
@@ -14,6 +14,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     runtime::{Builder, Runtime},
+    sync::oneshot,
     time,
 };
 
@@ -126,6 +127,21 @@ impl App {
     /// `GET` on the admin port.
     pub async fn admin(&self, path: &str) -> Answer {
         self.send(self.client.get(format!("http://{}{path}", self.admin))).await
+    }
+
+    /// Keeps the service's first thread busy, which serves no requests, for as long as what is returned is there.
+    ///
+    /// # Panics
+    /// Where it is not even free once.
+    pub async fn keep_busy(&self) -> mpsc::Sender<()> {
+        let (end, ended) = mpsc::channel();
+        let (begin, begun) = oneshot::channel();
+        self.runtime.as_ref().expect("it runs").spawn(async move {
+            let _ = begin.send(());
+            let _ = ended.recv();
+        });
+        begun.await.expect("the thread is free");
+        end
     }
 
     /// Follows a list to its end: the rows of each of its pages.

@@ -4,6 +4,7 @@ mod adjust;
 #[path = "../support/audit.rs"]
 mod audit;
 mod bodies;
+mod busy;
 mod concurrent;
 mod documents;
 mod expiry;
