@@ -42,7 +42,8 @@ pub struct Service<S> {
 /// What the chassis lends to a service.
 #[derive(Clone)]
 pub struct Context {
-    /// The service's database.
+    /// The service's database. Its pool is for the thread that serves requests; a task elsewhere
+    /// [holds](Database::hold) a connection of its own.
     pub database: Database,
     /// The thread that serves all requests. What each of them waits for is cheapest on it, and what is to go on while
     /// it is busy belongs elsewhere.
