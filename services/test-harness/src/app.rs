@@ -135,12 +135,12 @@ impl App {
     /// Where it is not even free once.
     pub async fn keep_busy(&self) -> mpsc::Sender<()> {
         let (end, ended) = mpsc::channel();
-        let (begin, begun) = oneshot::channel();
+        let (begin, is_busy) = oneshot::channel();
         self.runtime.as_ref().expect("it runs").spawn(async move {
             let _ = begin.send(());
             let _ = ended.recv();
         });
-        begun.await.expect("the thread is free");
+        is_busy.await.expect("the thread is free");
         end
     }
 
