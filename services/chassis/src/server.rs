@@ -63,7 +63,8 @@ const LAST_CALL: Duration = Duration::from_millis(250);
 const MAX_HEAD: usize = 32 * 1024;
 const MAX_HEADERS: usize = 100;
 
-/// Most HTTP/2 streams of one connection at a time.
+/// Most HTTP/2 streams of one connection at a time. As many may be given up at once before they were looked at, as when
+/// a service that calls another loses its own clients; hyper's limit for that, 20, would end the calls of all others too.
 const MAX_STREAMS: u32 = 256;
 
 /// The server's time limits; other values than the default are for tests.
@@ -203,6 +204,7 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, life: Life, limits
             .timer(TokioTimer::new())
             .keep_alive_interval(limits.header_read_timeout)
             .max_concurrent_streams(MAX_STREAMS)
+            .max_pending_accept_reset_streams(MAX_STREAMS as usize)
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
             .serve_connection(io, service);
         pin!(connection);

@@ -104,9 +104,14 @@ impl<S: Clone + Send + Sync + 'static> Service<S> {
         let metrics = Metrics::new(self.version)?;
         let registry = metrics.registry();
         let database = Database::new(options.clone(), args.database_pool_size, &metrics)?;
-        let peers = Peers::connect(self.peers, &args.peers, registry)?;
         let workers = Workers::start(1)?;
-        let state = (self.state)(&Context { database, requests: workers.first(), peers });
+        let requests = workers.first();
+        // What a peer answers wakes the thread that asked.
+        let peers = {
+            let _on = requests.enter();
+            Peers::connect(self.peers, &args.peers, registry)?
+        };
+        let state = (self.state)(&Context { database, requests, peers });
         let (routes, _) = (self.api)().with_state(state.clone()).split_for_parts();
         let routes = routes.merge(openapi::routes(openapi::document(self)));
         let app = observe::layer(routes, metrics.clone());

@@ -1,7 +1,7 @@
 //! What happens around every call that is answered: what `crate::observe` does for HTTP requests, and the caller's
 //! deadline.
 
-use std::{collections::HashMap, error::Error, panic::AssertUnwindSafe, sync::Arc};
+use std::{collections::HashMap, error::Error, iter, panic::AssertUnwindSafe, sync::Arc};
 
 use axum::{
     Router,
@@ -13,7 +13,7 @@ use axum::{
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use tokio::time;
-use tonic::Status;
+use tonic::{Code, Status};
 use tracing::{Instrument, Span};
 
 use super::{
@@ -65,6 +65,9 @@ async fn observe(State(server): State<Arc<Server>>, request: Request, next: Next
         answer(request, |request| current.scope(next.run(request).instrument(span))).await
     };
     let mut response = answer.unwrap_or_else(Status::into_http);
+    if response.extensions().get::<Status>().is_some_and(has_lost_its_caller) {
+        response = Status::cancelled("the caller has gone").into_http();
+    }
     if let Some(status) = response.extensions().get::<Status>() {
         log_failure(status, &record.method, request_id.to_str().unwrap_or_default());
     }
@@ -93,6 +96,12 @@ async fn answer<F: Future<Output = Response>>(
         Ok(Err(panic)) => Err(Problem::of_panic(panic.as_ref()).into()),
         Err(_) => Err(Status::deadline_exceeded("the call took too long; what it changes may have been changed")),
     }
+}
+
+/// Whether what was to come of the caller does not, as it has gone. tonic, which is not told of the transport, says UNKNOWN.
+fn has_lost_its_caller(status: &Status) -> bool {
+    let mut causes = iter::successors(status.source(), |&cause| cause.source());
+    status.code() == Code::Unknown && causes.any(<dyn Error>::is::<hyper::Error>)
 }
 
 fn span(method: &Method, headers: &HeaderMap, request_id: &str) -> Span {

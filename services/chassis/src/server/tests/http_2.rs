@@ -92,3 +92,46 @@ async fn goaway_lets_streams_in_flight_finish() {
     server.phases.send_replace(Phase::Stopping);
     server.task.await.expect("it stops");
 }
+
+/// A frame (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// The kinds of the frames that came.
+fn kinds(mut bytes: &[u8]) -> Vec<u8> {
+    let mut kinds = Vec::new();
+    while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = bytes {
+        let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
+        kinds.push(*kind);
+        bytes = rest.get(length..).unwrap_or_default();
+    }
+    kinds
+}
+
+#[tokio::test]
+async fn streams_given_up_at_once_leave_the_connection_to_others() {
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    let server = server().await;
+    let mut connection = server.connect().await;
+    // GET, http, /; and the authority (RFC 7541, appendix A and section 6.2).
+    let get = |stream| frame(HEADERS, 0b101, stream, b"\x82\x86\x84\x41\x04test");
+    let mut sent = [PREFACE.as_bytes(), &frame(SETTINGS, 0, 0, b"")].concat();
+    for stream in (1..200).step_by(2) {
+        sent.extend([get(stream), frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat());
+    }
+    sent.extend(get(201));
+    connection.send(sent).await.expect("sent");
+    let came = eventually("an answer", PATIENCE, async || {
+        let _ = time::timeout(Duration::from_millis(10), connection.closed()).await;
+        let kinds = kinds(connection.rest());
+        (kinds.contains(&HEADERS) || kinds.contains(&GOAWAY)).then_some(kinds)
+    });
+    assert!(!came.await.contains(&GOAWAY));
+    drop(connection);
+    server.stop().await;
+}
