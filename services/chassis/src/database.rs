@@ -1,5 +1,7 @@
 //! The connection to a service's own Postgres database.
 
+mod held;
+
 use std::{fmt, future::Future, io, str::FromStr, time::Duration};
 
 use deadpool::{
@@ -8,9 +10,11 @@ use deadpool::{
 };
 use prometheus::Histogram;
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
-use tokio::time::{self, Instant};
+use tokio::time;
 
 use crate::metrics;
+
+pub use held::HeldConnection;
 
 /// How long a request waits for a connection, be it for one that others use or for a new one.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -28,11 +32,6 @@ const WORK_TIMEOUT: Duration = Duration::from_secs(6);
 /// A connection is replaced after so long, so that all end up on the new server after one was moved.
 const LONGEST_LIFE: Duration = Duration::from_mins(30);
 
-const NO_ANSWER: &str = "the database does not answer";
-
-/// How often work is tried again after a deadlock or a serialization failure.
-const RETRIES: usize = 3;
-
 /// Settings of each session: limits, so that neither a lost client nor a lost lock holder blocks others for long.
 const SESSION: [(&str, &str); 7] = [
     ("statement_timeout", "5s"),
@@ -45,6 +44,9 @@ const SESSION: [(&str, &str); 7] = [
     // Every statement here is short and looks rows up by key: planning it once is enough.
     ("plan_cache_mode", "force_generic_plan"),
 ];
+
+/// Why there is no connection, or no answer on one.
+const NO_ANSWER: &str = "the database does not answer";
 
 /// A Postgres URL. It holds a password, so it is never shown.
 #[derive(Clone)]
@@ -196,7 +198,7 @@ impl Database {
     #[must_use]
     pub fn hold(&self) -> HeldConnection {
         self.pool.resize(self.pool.status().max_size.saturating_sub(1));
-        HeldConnection { database: self.clone(), kept: None, made: Instant::now(), tries: 0 }
+        HeldConnection::of(self.clone())
     }
 
     /// Makes a connection that is not of the pool.
@@ -239,48 +241,6 @@ impl Drop for Lease {
     fn drop(&mut self) {
         // Out of the pool, and closed without a farewell that a dead peer would not answer.
         drop(self.0.take().map(Object::take));
-    }
-}
-
-/// A connection that one task keeps between uses. It is made by that task, so that what comes in on it wakes no thread but
-/// the task's own.
-pub struct HeldConnection {
-    database: Database,
-    /// The connection, and when it was last used.
-    kept: Option<(PgConnection, Instant)>,
-    made: Instant,
-    /// How often the work at hand lost a race.
-    tries: usize,
-}
-
-impl HeldConnection {
-    /// Takes the connection for one use; a new one where there is none, where the old one went away while idle or is to be
-    /// replaced. Dropped instead of given to [`Self::end`] it is closed.
-    ///
-    /// # Errors
-    /// [`Failure::NotBegun`].
-    pub async fn begin(&mut self) -> Result<PgConnection, Failure> {
-        if let Some((mut connection, last_used)) = self.kept.take()
-            && self.made.elapsed() <= LONGEST_LIFE
-            && (last_used.elapsed() <= TRUST_IDLE
-                || matches!(time::timeout(PING_TIMEOUT, connection.ping()).await, Ok(Ok(()))))
-        {
-            return Ok(connection);
-        }
-        let connection = self.database.connect().await.map_err(Failure::NotBegun)?;
-        self.made = Instant::now();
-        Ok(connection)
-    }
-
-    /// Ends the use, with what came of it: keeps the connection if that is certainly sound. True where another
-    /// transaction was given precedence and the work is to be done again; at most three times.
-    pub fn end<T>(&mut self, connection: PgConnection, result: &Result<T, Failure>) -> bool {
-        if result.as_ref().err().is_none_or(Failure::leaves_the_connection_sound) {
-            self.kept = Some((connection, Instant::now()));
-        }
-        let lost_a_race = result.as_ref().is_err_and(|failure| lost_a_race(failure.error()));
-        self.tries = if lost_a_race && self.tries < RETRIES { self.tries + 1 } else { 0 };
-        self.tries > 0
     }
 }
 

@@ -56,6 +56,7 @@ impl Inventory {
             reads: Batcher::spawn(&context.requests, Reader::new(database), QUEUE, 1),
             changes: Batcher::spawn(&Handle::current(), Writer::new(database), QUEUE, LARGEST_BATCH),
         }));
+        // It uses the pool, whose connections belong to that thread.
         context.requests.spawn(sweeper::run(inventory.clone()));
         inventory
     }
