@@ -30,9 +30,10 @@ pub async fn hold_up(pool: &PgPool, product: &str) -> Transaction<'static, Postg
     lock
 }
 
-/// Waits until so many requests are being handled.
+/// Waits until so many requests are being handled, and wait for what they wait for: what is asked after them is answered.
 pub async fn in_flight(app: &App, count: usize) {
     gauge(app, "http_requests_in_flight", count).await;
+    app.get("/nothing").await.problem(404);
 }
 
 /// Waits until so many gRPC calls are being handled.

@@ -101,8 +101,8 @@ async fn one_request_is_one_trace_over_both_services() {
 async fn users_starts_and_answers_while_inventory_comes_and_goes() {
     let postgres = Server::temporary(&Settings::for_tests()).expect("a Postgres server");
     let inventory = program(&postgres, "inventory").await;
-    // It tells a port for those that come after it.
-    let first = inventory.serve().await;
+    // It tells a port for those that come after it; of an address that is nobody else's, for it stays free meanwhile.
+    let first = inventory.clone().variable("GRPC_ADDR", "127.0.0.2:0").serve().await;
     let address = first.grpc.expect("a gRPC port").to_string();
     assert_eq!(first.stop().await.code(), Some(0));
     let inventory = inventory.variable("GRPC_ADDR", &address);
