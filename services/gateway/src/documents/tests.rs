@@ -8,7 +8,10 @@ use futures_util::FutureExt as _;
 use http::Request;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
-use test_harness::port::Port;
+use test_harness::{
+    port::Port,
+    process::{PATIENCE, eventually},
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -146,7 +149,6 @@ async fn services_are_followed_as_they_come_and_go() {
 
 #[tokio::test]
 async fn services_that_have_no_document_hold_nobody_up_for_long() {
-    let begun = Instant::now();
     let (silent, _) = endpoint(String::new()).await;
     let (stuck, _) = endpoint("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{".to_owned()).await;
     let (without, _) = endpoint(response(404, "")).await;
@@ -167,12 +169,20 @@ async fn services_that_have_no_document_hold_nobody_up_for_long() {
         ("stuck", stuck, "it does not answer"),
         ("without", without, "it has no document"),
     ];
-    let (_services, documents) = documents(cases.iter().map(|(name, at, _)| service(name, vec![*at])).collect());
-    let document = merged(&documents).await;
-    assert_eq!(paths(&document), ["/good"]);
+    let (_services, mut documents) = documents(cases.iter().map(|(name, at, _)| service(name, vec![*at])).collect());
+    documents.lifetime = Duration::ZERO;
     let expected: Vec<_> = cases.iter().filter(|case| case.0 != "good").map(|case| (case.0, case.2)).collect();
+    let late = |absent: &[(&str, &str)]| absent.iter().filter(|absent| absent.1 == "it does not answer").count();
+    // Where the machine pauses, it takes longer, and others too may be late.
+    let document = eventually("nobody is held up", PATIENCE, async || {
+        let begun = Instant::now();
+        let document = merged(&documents).await;
+        let is_late = begun.elapsed() >= Duration::from_secs(4) || late(&absent(&document)) > late(&expected);
+        (!is_late).then_some(document)
+    })
+    .await;
+    assert_eq!(paths(&document), ["/good"]);
     assert_eq!(absent(&document), expected);
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -184,8 +194,15 @@ async fn no_more_is_read_than_fits_whatever_the_number_of_services() {
         let (address, _) = endpoint(response(200, &(document + &" ".repeat(3 * 1024 * 1024)))).await;
         services.push(service(name, vec![address]));
     }
-    let (_services, documents) = documents(services);
-    let document = merged(&documents).await;
+    let (_services, mut documents) = documents(services);
+    documents.lifetime = Duration::ZERO;
+    // Where the machine pauses, they may not be read in their time.
+    let document = eventually("all answer in time", PATIENCE, async || {
+        let document = merged(&documents).await;
+        let is_late = absent(&document).iter().any(|(_, reason)| *reason == "it does not answer");
+        (!is_late).then_some(document)
+    })
+    .await;
     let reasons: Vec<_> = absent(&document).into_iter().map(|(_, reason)| reason).collect();
     assert_eq!(reasons, ["the documents of all services are too long together"]);
     assert_eq!(paths(&document).len(), 5);

@@ -8,7 +8,10 @@ use std::{
 use embedded_postgres::Settings;
 use operator::database::{Error, Server};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use test_harness::port::Port;
+use test_harness::{
+    port::Port,
+    process::{PATIENCE, eventually},
+};
 use tokio::net::TcpListener;
 use tokio_rustls::{
     TlsAcceptor,
@@ -47,7 +50,7 @@ async fn somebody_listens_and_says_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, begin) = (listener.local_addr().unwrap().port(), Instant::now());
     let error = refusal(&format!("postgres://admin:x@127.0.0.1:{port}/postgres")).await;
-    assert!(begin.elapsed() < Duration::from_secs(8));
+    assert!(begin.elapsed() < Duration::from_secs(20));
     assert!(error.to_string().ends_with("cannot be reached: no answer within 5 s"), "{error}");
 }
 
@@ -81,10 +84,14 @@ async fn all_connections_are_taken() {
     let postgres = Postgres::start_with(&Settings { max_connections: 10, ..Settings::for_tests() }).await;
     ensure(&postgres.server(), &wanted("inventory")).await;
     let mut open = Vec::new();
-    while let Ok(connection) = postgres.open("inventory", PASSWORD, "inventory").await {
-        open.push(connection);
-    }
-    let error = postgres.server().ensure(&wanted("inventory")).await.unwrap_err();
+    // Sessions that were closed may take a moment to end: what they leave is taken, too.
+    let error = eventually("no connection is left", PATIENCE, async || {
+        while let Ok(connection) = postgres.open("inventory", PASSWORD, "inventory").await {
+            open.push(connection);
+        }
+        postgres.server().ensure(&wanted("inventory")).await.err()
+    })
+    .await;
     assert!(matches!(error, Error::TooManyConnections { .. }), "{error}");
 }
 
@@ -93,9 +100,14 @@ async fn a_service_that_uses_all_its_connections_is_left_alone() {
     let postgres = Postgres::start().await;
     ensure(&postgres.server(), &wanted("inventory")).await;
     let mut open = Vec::new();
-    while let Ok(connection) = postgres.open("inventory", PASSWORD, "inventory").await {
-        open.push(connection);
-    }
+    // The one in which `ensure` was the service may take a moment to end.
+    eventually("all twenty are open", PATIENCE, async || {
+        while let Ok(connection) = postgres.open("inventory", PASSWORD, "inventory").await {
+            open.push(connection);
+        }
+        (open.len() >= 20).then_some(())
+    })
+    .await;
     assert_eq!(open.len(), 20);
     assert_eq!(left_to_do(&postgres.server(), &wanted("inventory")).await, [""; 0]);
 }

@@ -14,8 +14,8 @@ use super::{
 /// Else the next client would get what a service was made to send with an answer to somebody else.
 #[tokio::test]
 async fn what_follows_an_answer_is_no_answer() {
-    let (written, more) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     for comes_later in [false, true] {
+        let (written, more) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let stub = Stub::raw({
             let (written, more) = (written.clone(), more.clone());
             move |mut stream, number| {
