@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use e2e::{cli::Cli, relay};
-use test_harness::process::eventually;
+use test_harness::process::{PATIENCE, eventually};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -38,11 +38,11 @@ async fn it_goes_silent_and_keeps_its_connections() {
     let server = Server::start(|_| Fate::Answered).await;
     let stop = CancellationToken::new();
     // Later than the machine may pause before the first request.
-    let address = relay(&server, &["--silent-after", "3s"], &stop).await;
+    let address = relay(&server, &["--silent-after", "10s"], &stop).await;
     let client = reqwest::Client::new();
     let ask = async || timeout(Duration::from_millis(600), client.get(format!("http://{address}/")).send()).await;
     let mut answers = 0;
-    eventually("it goes silent", Duration::from_secs(10), async || match ask().await {
+    eventually("it goes silent", PATIENCE, async || match ask().await {
         Ok(answer) => {
             answer.expect("no end");
             answers += 1;

@@ -41,7 +41,7 @@ impl Running {
     }
 
     /// The same; none where it ends without that line.
-    async fn try_start(program: &str, arguments: &[&str], sign: &str) -> Option<Self> {
+    pub async fn try_start(program: &str, arguments: &[&str], sign: &str) -> Option<Self> {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().unwrap_or_else(|error| panic!("{program}: {error}"));

@@ -73,9 +73,7 @@ impl Release {
     /// The same with so many pods of each service, whatever the load: who counts pods cannot have an autoscaler. The
     /// upgrade without values gives it back.
     pub async fn upgrade_to(&self, count: usize, values: &[&str]) {
-        let pods = SERVICES.map(|name| format!("services.{name}.scaling={}", json!({ "min": count, "max": count })));
-        let values: Vec<_> = pods.iter().map(String::as_str).chain(values.iter().copied()).collect();
-        self.upgrade(&values).await.expect("an upgrade");
+        self.try_upgrade_to(count, values).await.expect("an upgrade");
         eventually("there are so many pods, and no others", SOON, async || {
             for name in SERVICES {
                 if self.pods(name).await.len() != count {
@@ -85,6 +83,13 @@ impl Release {
             true
         })
         .await;
+    }
+
+    /// The same for an upgrade that may fail.
+    pub async fn try_upgrade_to(&self, count: usize, values: &[&str]) -> Result<String, String> {
+        let pods = SERVICES.map(|name| format!("services.{name}.scaling={}", json!({ "min": count, "max": count })));
+        let values: Vec<_> = pods.iter().map(String::as_str).chain(values.iter().copied()).collect();
+        self.upgrade(&values).await
     }
 
     async fn helm(&self, command: &[&str], values: &[&str]) -> Result<String, String> {

@@ -46,12 +46,14 @@ pub async fn an_upgrade_and_its_rollback_fail_no_request(on: Arc<Release>) {
 }
 
 pub async fn evictions_and_deletions_fail_no_request(on: Arc<Release>) {
+    on.upgrade_to(2, &[]).await;
     let load = Load::start(&on, RATE).await;
     for name in ["users", "inventory"] {
         evict_all(&on, name).await;
         delete_all(&on, name).await;
     }
     none_failed("evictions and deletions", &load.stop().await, RATE);
+    on.upgrade(&[]).await.expect("an upgrade");
 }
 
 /// Evicts both pods of a service, of which the budget lets one go at a time.
@@ -113,10 +115,11 @@ async fn replaced(on: &Release, name: &str, before: &[String]) {
 
 /// Another service's image: its migrations do not fit this schema.
 pub async fn a_failing_migration_leaves_the_old_version_serving(on: Arc<Release>) {
+    on.upgrade_to(2, &[]).await;
     let load = Load::start(&on, RATE).await;
     let before = names(&on.pods("users").await);
     let wrong = format!("services.users.image={}", json!(next("inventory")));
-    let error = on.upgrade(&[&wrong]).await.expect_err("an upgrade that fails");
+    let error = on.try_upgrade_to(2, &[&wrong]).await.expect_err("an upgrade that fails");
     println!("helm upgrade: {}", error.trim());
     let object = on.wait("users", "it is stalled", |object| is(object, "Stalled", "True", "MigrationFailed")).await;
     println!("users: {}", message(&object, "Ready"));
@@ -125,7 +128,7 @@ pub async fn a_failing_migration_leaves_the_old_version_serving(on: Arc<Release>
     none_failed("a failed migration", &load.stop().await, RATE);
 
     let load = Load::start(&on, RATE).await;
-    on.upgrade(&[&format!("services.users.image={}", json!(next("users")))]).await.expect("the fixed image");
+    on.upgrade_to(2, &[&format!("services.users.image={}", json!(next("users")))]).await;
     on.runs("users", &next("users")).await;
     on.upgrade(&[]).await.expect("the chart's own image again");
     on.runs("users", &image("users")).await;
@@ -133,12 +136,13 @@ pub async fn a_failing_migration_leaves_the_old_version_serving(on: Arc<Release>
 }
 
 pub async fn an_upgrade_without_a_change_restarts_nothing(on: Arc<Release>) {
-    on.upgrade(&[]).await.expect("an upgrade");
+    on.upgrade_to(2, &[]).await;
     let before = on.running().await;
-    on.upgrade(&[]).await.expect("an upgrade");
+    on.upgrade_to(2, &[]).await;
     for name in SERVICES {
         on.ready(name).await;
     }
     assert_eq!(on.running().await, before);
     println!("the same {} pods", before.len());
+    on.upgrade(&[]).await.expect("an upgrade");
 }

@@ -10,7 +10,8 @@ use crate::installation::Installation;
 
 pub async fn an_object_with_a_database_becomes_ready_and_answers(on: Arc<Installation>) {
     let begun = Instant::now();
-    on.apply("first", json!({ "image": image("users"), "database": {} })).await;
+    // An autoscaler would take pods away as the costs of the start wane, and the status be written at any time.
+    on.apply("first", json!({ "image": image("users"), "database": {}, "scaling": { "min": 2, "max": 2 } })).await;
     let object = on.ready("first").await;
     println!("ready after {:.1} s", begun.elapsed().as_secs_f64());
     let status = object.status.expect("a status");

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::ListParams};
 use operator::api::Microservice;
-use test_harness::cluster::is;
+use test_harness::cluster::{SOON, eventually, is};
 use tokio::time;
 
 use crate::installation::Installation;
@@ -19,6 +19,8 @@ pub async fn a_steady_state_makes_no_write_but_the_lease(on: Arc<Installation>) 
     for name in &names {
         on.wait(name, "settled", |object| is(object, "Reconciling", "False", "Settled")).await;
     }
+    // A look that has written a status may still have its event to send.
+    eventually("no look is under way", SOON, async || is_idle(&on).await).await;
     let before = writes(&on).await;
     // The one test that waits: that nothing happens shows in no other way.
     time::sleep(WATCHED).await;
@@ -31,17 +33,34 @@ pub async fn a_steady_state_makes_no_write_but_the_lease(on: Arc<Installation>) 
 
 /// The operator's requests but for reads, by method and kind.
 async fn writes(on: &Installation) -> BTreeMap<String, f64> {
-    let selector = ListParams::default().labels("app.kubernetes.io/name=hedgerow-operator");
     let mut all = BTreeMap::new();
-    for pod in on.api::<Pod>().list(&selector).await.expect("pods") {
-        let metrics = on.metrics(&pod.name_any()).await;
+    for (pod, metrics) in metrics(on).await {
         for line in metrics.lines().filter(|line| line.starts_with("operator_api_requests_total")) {
             let (what, count) = line.rsplit_once(' ').expect("a value");
             if !what.contains(r#"method="GET""#) {
-                *all.entry(format!("{} {what}", pod.name_any())).or_default() +=
-                    count.parse::<f64>().expect("a number");
+                *all.entry(format!("{pod} {what}")).or_default() += count.parse::<f64>().expect("a number");
             }
         }
+    }
+    all
+}
+
+/// Whether each look that was begun has ended.
+async fn is_idle(on: &Installation) -> bool {
+    metrics(on).await.iter().all(|(_, metrics)| {
+        let count = |name| metrics.lines().find_map(|line| line.strip_prefix(name)).expect("a count");
+        count("operator_reconciles_total ") == count("operator_reconcile_duration_seconds_count ")
+    })
+}
+
+/// What each pod of the operator counts, by its name.
+async fn metrics(on: &Installation) -> Vec<(String, String)> {
+    let selector = ListParams::default().labels("app.kubernetes.io/name=hedgerow-operator");
+    let mut all = Vec::new();
+    for pod in on.api::<Pod>().list(&selector).await.expect("pods") {
+        let name = pod.name_any();
+        let metrics = on.metrics(&name).await;
+        all.push((name, metrics));
     }
     all
 }

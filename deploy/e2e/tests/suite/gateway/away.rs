@@ -49,7 +49,7 @@ pub async fn clients_do_not_notice_that_the_api_server_is_away(on: Arc<Release>)
     // The gateway is ready by the relay alone.
     on.upgrade_to(2, &[&format!("services.gateway.env={env}")]).await;
     let doors = Doors::open(&on).await;
-    let killer = Killer::prepare(&on).await;
+    let killer = Killer::prepare(&on, "away").await;
     let before = on.running().await;
     let load = Load::through_gateway(&on, RATE).await;
 

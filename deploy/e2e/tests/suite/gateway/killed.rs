@@ -21,7 +21,7 @@ const RATE: u32 = 250;
 /// `Idempotency-Key`, which is yet done once.
 pub async fn killed_pods_fail_no_request_that_may_be_repeated(on: Arc<Release>) {
     on.upgrade_to(2, &[]).await;
-    let killer = Killer::prepare(&on).await;
+    let killer = Killer::prepare(&on, "killed").await;
     set(&on, "killed", 1_000_000).await;
     let gateway = "http://gateway:8080";
     let reads = [format!("--get={gateway}/users?limit=1"), format!("--get={gateway}/inventory/killed")];
@@ -50,9 +50,9 @@ pub struct Killer {
 }
 
 impl Killer {
-    /// A namespace beside the release.
-    pub async fn prepare(on: &Release) -> Self {
-        Self { namespace: Namespace::create_enforcing(format!("{}-killer", on.name), "privileged").await }
+    /// A namespace beside the release. Each case has one of its own: another's may not be gone yet.
+    pub async fn prepare(on: &Release, case: &str) -> Self {
+        Self { namespace: Namespace::create_enforcing(format!("{}-{case}", on.name), "privileged").await }
     }
 
     /// Removes the namespace.
