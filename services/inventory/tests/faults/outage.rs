@@ -48,7 +48,7 @@ async fn recovers(client: &Client, service: &Process) {
         let works = async || (ask(client, service, request.clone()).await.status() == 200).then_some(());
         eventually("recovered", left, works).await;
     }
-    eventually("ready", PATIENCE, async || (readiness(service).await.status() == 200).then_some(())).await;
+    eventually("ready", RECOVERY, async || (readiness(service).await.status() == 200).then_some(())).await;
     for _ in 0..20 {
         assert_all_work(client, service).await;
     }
@@ -96,7 +96,7 @@ async fn a_restart_between_two_requests_is_not_noticed() {
 
 /// How soon a request is answered while the database hangs: a use that was under way, a question whether the
 /// connection works and a wait for another one, and the same wait of the batch before; sooner than the limit for a request.
-const HUNG: Duration = Duration::from_secs(15);
+const HUNG: Duration = Duration::from_secs(12);
 
 /// While the database hangs, requests are 503 in time, whether they wait for it or for others that do.
 async fn assert_none_works(client: &Client, service: &Process) {

@@ -28,15 +28,11 @@ async fn nothing_is_written_when_all_is_well() {
     for server in [postgres.server(), postgres.with_superuser()] {
         ensure(&server, &wanted("inventory")).await;
         postgres.sql("ALTER SYSTEM SET log_statement = 'mod'; SELECT pg_reload_conf()").await;
-        let mut positions = Vec::new();
-        for _ in 0..3 {
-            let before = postgres.list("SELECT pg_current_wal_insert_lsn()::text").await;
-            assert_eq!(left_to_do(&server, &wanted("inventory")).await, [""; 0]);
-            let after = postgres.list("SELECT pg_current_wal_insert_lsn()::text").await;
-            positions.push((before, after));
-        }
-        // The background writer may log a snapshot of running transactions meanwhile, and does so only after a write.
-        assert!(positions.iter().any(|(before, after)| before == after), "{positions:?}");
+        let before = postgres.list("SELECT pg_current_wal_insert_lsn()::text").await;
+        assert_eq!(left_to_do(&server, &wanted("inventory")).await, [""; 0]);
+        // The background writer may log a snapshot of running transactions, and does so only after a write.
+        let after = postgres.list("SELECT pg_current_wal_insert_lsn()::text").await;
+        assert_eq!(before, after);
         postgres.sql("DROP DATABASE inventory; DROP ROLE inventory").await;
     }
 }
