@@ -1,6 +1,7 @@
 //! Requests through the gateway, over real sockets, to services that do what a test wants.
 
 mod balancing;
+mod bodies;
 mod closing;
 mod connections;
 mod grpc;
