@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs, where it is missing, what Hedgerow needs beside Rust:
-#   postgres   the server that `hedgerow` runs copies of, found by the same rule as `services/embedded-postgres` does
+#   postgres   the server that `hedgerow` runs copies of, found by the same rule as `crates/embedded-postgres` does
 #   promtool   Prometheus' own check of /metrics, for a test
 # No system-wide cluster or server is made or started.
 set -eu

@@ -185,7 +185,7 @@ mod tests {
         time::Instant,
     };
 
-    use test_harness::process::PATIENCE;
+    use test_support::process::PATIENCE;
 
     use super::*;
 

@@ -9,7 +9,7 @@ use e2e::{
     load::{self, Line, Summary},
 };
 use http::StatusCode;
-use test_harness::{
+use test_support::{
     port::Port,
     process::{PATIENCE, eventually},
 };

@@ -7,7 +7,7 @@ use e2e::{
     probe::{self, Seen},
 };
 use http::StatusCode;
-use test_harness::{
+use test_support::{
     port::Port,
     process::{PATIENCE, eventually},
 };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use e2e::{cli::Cli, relay};
-use test_harness::process::{PATIENCE, eventually};
+use test_support::process::{PATIENCE, eventually};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 

@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Stdio, time::Duration};
 
-use test_harness::cluster::SOON;
+use test_support::cluster::SOON;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, ResourceExt, api::DeleteParams};
 use serde_json::{Value, json};
-use test_harness::cluster::{SOON, eventually, is};
+use test_support::cluster::{SOON, eventually, is};
 use tokio::time::Instant;
 
 use crate::{

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
-use test_harness::cluster::{image, is, message};
+use test_support::cluster::{image, is, message};
 use tokio::time::Instant;
 
 use crate::release::Release;

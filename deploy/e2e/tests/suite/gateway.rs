@@ -8,7 +8,7 @@ mod routes;
 use std::sync::Arc;
 
 use serde_json::json;
-use test_harness::cluster::{SOON, eventually, image};
+use test_support::cluster::{SOON, eventually, image};
 
 pub use self::{
     away::clients_do_not_notice_that_the_api_server_is_away,

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, net::TcpListener, sync::Arc};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use test_harness::cluster::{SOON, eventually};
+use test_support::cluster::{SOON, eventually};
 
 use crate::{
     command::Running,

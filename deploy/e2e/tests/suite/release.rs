@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::ListParams};
 use operator::api::Microservice;
 use serde_json::json;
-use test_harness::cluster::{Namespace, SOON, eventually, image, is};
+use test_support::cluster::{Namespace, SOON, eventually, image, is};
 use tokio::time::Instant;
 
 use crate::{command::run, tool::names};

@@ -8,7 +8,7 @@ use kube::{
     api::{DeleteParams, ListParams},
 };
 use operator::api::Microservice;
-use test_harness::cluster::{SOON, eventually};
+use test_support::cluster::{SOON, eventually};
 use tokio::time::Instant;
 
 use crate::{
@@ -60,7 +60,7 @@ async fn kill_operators(on: &Release) -> Vec<String> {
     for pod in &killed {
         pods.delete(pod, &DeleteParams::default().grace_period(0)).await.expect("it is killed");
     }
-    let ready = |object: &Microservice| test_harness::cluster::is(object, "Ready", "True", "Ready");
+    let ready = |object: &Microservice| test_support::cluster::is(object, "Ready", "True", "Ready");
     let done =
         objects.list(&ListParams::default()).await.expect("objects").iter().filter(|object| ready(object)).count();
     assert!(done < SERVICES.len(), "the install was not over yet");

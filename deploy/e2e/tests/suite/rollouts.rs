@@ -9,7 +9,7 @@ use kube::{
     runtime::wait::await_condition,
 };
 use serde_json::json;
-use test_harness::cluster::{SOON, eventually, image, is, message, within};
+use test_support::cluster::{SOON, eventually, image, is, message, within};
 
 use crate::{
     release::{Release, SERVICES, next, next_tag},

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, sync::Arc};
 
-use test_harness::cluster::{SOON, image};
+use test_support::cluster::{SOON, image};
 
 use crate::{
     command::Running,

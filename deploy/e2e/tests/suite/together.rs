@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::DeleteParams};
 use serde_json::{Value, json};
-use test_harness::cluster::{SOON, eventually};
+use test_support::cluster::{SOON, eventually};
 
 use crate::{
     command::Running,

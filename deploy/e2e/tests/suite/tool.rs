@@ -14,7 +14,7 @@ use kube::{
     runtime::wait::await_condition,
 };
 use serde_json::{Value, json};
-use test_harness::cluster::{Namespace, image, within};
+use test_support::cluster::{Namespace, image, within};
 use tokio::{task::JoinHandle, time};
 
 use crate::release::ADMITTED;

@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 use http::Request;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
-use test_harness::{
+use test_support::{
     port::Port,
     process::{PATIENCE, eventually},
 };

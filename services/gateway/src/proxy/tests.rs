@@ -38,7 +38,7 @@ use hyper::{body::Incoming, client::conn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prometheus::{Registry, TextEncoder};
 use serde_json::Value;
-use test_harness::process::{PATIENCE, eventually};
+use test_support::process::{PATIENCE, eventually};
 use tokio::{net::TcpStream, sync::watch};
 
 use super::*;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::PgPool;
-use test_harness::process::{PATIENCE, eventually};
+use test_support::process::{PATIENCE, eventually};
 use tokio::time::timeout;
 
 use crate::start;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use test_harness::app::{Answer, App, join_all};
+use test_support::app::{Answer, App, join_all};
 
 use crate::{MOST, adjust, counts, ledger, no_deadlock, set, start, stock};
 

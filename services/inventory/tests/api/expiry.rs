@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use sqlx::PgPool;
-use test_harness::{
+use test_support::{
     app::{App, join_all},
     process::{PATIENCE, eventually},
 };

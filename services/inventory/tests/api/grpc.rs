@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use serde_json::json;
 use sqlx::{PgPool, raw_sql};
-use test_harness::{
+use test_support::{
     app::App,
     process::{PATIENCE, eventually},
 };

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use test_harness::{
+use test_support::{
     app::{Answer, App, join_all},
     process::{PATIENCE, eventually},
 };

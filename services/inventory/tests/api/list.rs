@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use test_harness::app::{App, join_all};
+use test_support::app::{App, join_all};
 
 use crate::{set, start};
 

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 use sqlx::PgPool;
-use test_harness::app::join_all;
+use test_support::app::join_all;
 
 use crate::{
     adjust, audit,

@@ -24,7 +24,7 @@ mod wire;
 
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use test_harness::{
+use test_support::{
     app::{Answer, App},
     process::{PATIENCE, eventually},
 };

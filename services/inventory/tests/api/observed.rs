@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 use sqlx::PgPool;
-use test_harness::rules;
+use test_support::rules;
 use uuid::Uuid;
 
 use crate::{adjust, set, start};

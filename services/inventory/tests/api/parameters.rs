@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 use sqlx::PgPool;
-use test_harness::rules;
+use test_support::rules;
 
 use crate::{counts, set, start};
 

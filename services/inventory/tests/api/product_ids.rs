@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 use sqlx::PgPool;
-use test_harness::app::{Answer, App};
+use test_support::app::{Answer, App};
 
 use crate::{counts, start};
 

@@ -6,7 +6,7 @@ use http_body_util::Full;
 use hyper::{Request, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
-use test_harness::{
+use test_support::{
     app::{App, join_all},
     process::{PATIENCE, eventually},
     raw::Raw,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use test_harness::app::{Answer, App, join_all};
+use test_support::app::{Answer, App, join_all};
 use uuid::Uuid;
 
 use crate::{adjust, audit, counters, ledger, no_deadlock, set, start};

@@ -1,7 +1,7 @@
 //! Bytes on the wire that no well-behaved client sends: refused with an answer that arrives, and never with a 5xx.
 
 use sqlx::PgPool;
-use test_harness::raw::{chunked, whole};
+use test_support::raw::{chunked, whole};
 
 use crate::{counts, start, stock};
 

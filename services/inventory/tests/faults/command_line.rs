@@ -1,7 +1,7 @@
 //! Arguments and environment: what is wrong with them is said at start, in one line, without secrets.
 
 use sqlx::{Connection, PgConnection, PgPool};
-use test_harness::process::{Finished, Program};
+use test_support::process::{Finished, Program};
 
 use crate::service::{Postgres, program, serve, url};
 

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 use sqlx::PgPool;
-use test_harness::{
+use test_support::{
     process::{PATIENCE, Process, Signal, eventually},
     raw::{Raw, get},
 };

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::{Request, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use sqlx::PgPool;
-use test_harness::{
+use test_support::{
     process::{PATIENCE, Signal, eventually},
     raw::Raw,
 };

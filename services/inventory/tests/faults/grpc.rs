@@ -2,7 +2,7 @@
 
 use contracts::inventory::v1::{BatchGetStockRequest, inventory_client::InventoryClient};
 use sqlx::{PgPool, raw_sql};
-use test_harness::process::{PATIENCE, Process, Signal, eventually};
+use test_support::process::{PATIENCE, Process, Signal, eventually};
 use tonic::transport::Channel;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 

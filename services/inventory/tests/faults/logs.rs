@@ -38,6 +38,6 @@ async fn what_clients_send_cannot_forge_a_line(pool: PgPool) {
     assert!(service.stop().await.log().iter().any(|line| line["request_id"] == "a\"b}{"));
 }
 
-async fn serve_unready(pool: &PgPool) -> test_harness::process::Process {
+async fn serve_unready(pool: &PgPool) -> test_support::process::Process {
     program(&url(pool)).variable("LOG_LEVEL", "debug").serve().await
 }

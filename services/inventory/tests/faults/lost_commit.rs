@@ -3,7 +3,7 @@
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
-use test_harness::process::Process;
+use test_support::process::Process;
 
 use crate::{
     audit,

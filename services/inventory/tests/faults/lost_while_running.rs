@@ -4,7 +4,7 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, raw_sql};
-use test_harness::process::{PATIENCE, Process, eventually};
+use test_support::process::{PATIENCE, Process, eventually};
 
 use crate::{
     audit,

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{PgPool, migrate::Migrator, raw_sql};
-use test_harness::process::{Finished, Program};
+use test_support::process::{Finished, Program};
 
 use crate::service::{program, url};
 

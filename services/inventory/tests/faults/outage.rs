@@ -9,7 +9,7 @@ use nix::{
 use reqwest::{Client, Method, Response};
 use serde_json::json;
 use sqlx::{Connection, PgConnection, raw_sql};
-use test_harness::{
+use test_support::{
     app::join_all,
     process::{PATIENCE, Process, eventually},
 };

@@ -10,7 +10,7 @@ use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use reqwest::Client;
 use sqlx::{Connection, PgConnection, PgPool, raw_sql};
-use test_harness::process::{PATIENCE, Process, Signal, eventually};
+use test_support::process::{PATIENCE, Process, Signal, eventually};
 use tokio::{net::TcpStream, task::JoinSet};
 use tonic::Code;
 use tonic_types::StatusExt;

@@ -15,7 +15,7 @@ use std::{
 };
 
 use sqlx::{Connection, PgConnection};
-use test_harness::process::{PATIENCE, Process, eventually};
+use test_support::process::{PATIENCE, Process, eventually};
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{

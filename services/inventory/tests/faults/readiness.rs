@@ -1,7 +1,7 @@
 //! When the service takes requests, and when it does not.
 
 use serde_json::Value;
-use test_harness::process::{PATIENCE, Process, eventually};
+use test_support::process::{PATIENCE, Process, eventually};
 
 use crate::service::{Postgres, client, program, readiness, ready, unavailable};
 

@@ -6,7 +6,7 @@ use embedded_postgres::{Server, Settings};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{ConnectOptions, PgConnection, PgPool, raw_sql};
-use test_harness::process::{PATIENCE, Process, Program, eventually};
+use test_support::process::{PATIENCE, Process, Program, eventually};
 
 /// How long any answer may take: the chassis' limit for a request, and a moment for a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(16);

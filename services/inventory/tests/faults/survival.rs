@@ -11,7 +11,7 @@ use std::{
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, PgPool};
-use test_harness::process::{PATIENCE, eventually};
+use test_support::process::{PATIENCE, eventually};
 use tokio::{
     sync::watch,
     task::{JoinSet, yield_now},
@@ -184,7 +184,7 @@ async fn acknowledged_changes_survive_kills_of_the_database() {
 }
 
 /// One more change of each product: it waits for the row, and so for all that a dead process left in flight.
-async fn settle(service: &test_harness::process::Process, tally: &mut Tally) {
+async fn settle(service: &test_support::process::Process, tally: &mut Tally) {
     let client = client();
     for number in 0..PRODUCTS {
         let response = add_one(&client, service, &format!("p{number}")).await;

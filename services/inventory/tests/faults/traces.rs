@@ -7,7 +7,7 @@ use opentelemetry_proto::tonic::{
     trace::v1::{span::SpanKind, status::StatusCode as SpanStatus},
 };
 use sqlx::PgPool;
-use test_harness::collector::{Collector, attribute, hex, string};
+use test_support::collector::{Collector, attribute, hex, string};
 use tokio::net::TcpListener;
 
 use crate::service::{add_one, client, program, serve, url};

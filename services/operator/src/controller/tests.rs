@@ -8,7 +8,7 @@ use kube::{
     runtime::{reflector, watcher},
 };
 use serde_json::{Value, json};
-use test_harness::api_server::ApiServer;
+use test_support::api_server::ApiServer;
 use tokio::{sync::watch, time};
 
 use super::{Context, Settings, children, reconcile::reconcile};

@@ -15,7 +15,7 @@ use kube::{
 };
 use operator::crd;
 use serde_json::{Value, json};
-use test_harness::process::{PATIENCE, eventually};
+use test_support::process::{PATIENCE, eventually};
 
 /// A namespace of a test's own.
 #[derive(Clone)]

@@ -18,7 +18,7 @@ use kube::{
     runtime::wait::await_condition,
 };
 use serde_json::json;
-use test_harness::cluster::{SOON, eventually, image, is, within};
+use test_support::cluster::{SOON, eventually, image, is, within};
 
 use crate::installation::Installation;
 

@@ -9,7 +9,7 @@ use kube::{
 };
 use operator::api::Microservice;
 use serde_json::{Value, json};
-use test_harness::cluster::{SOON, eventually, image, is};
+use test_support::cluster::{SOON, eventually, image, is};
 
 use crate::installation::Installation;
 

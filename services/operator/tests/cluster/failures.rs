@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ResourceQuota};
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
-use test_harness::cluster::{image, is, message};
+use test_support::cluster::{image, is, message};
 
 use crate::installation::Installation;
 

@@ -13,7 +13,7 @@ use kube::{
 };
 use operator::api::Microservice;
 use serde_json::{Value, json};
-use test_harness::cluster::{MANAGER, Namespace, SOON, eventually, image, within};
+use test_support::cluster::{MANAGER, Namespace, SOON, eventually, image, within};
 
 /// The Secret that opens Postgres as its superuser.
 pub const ADMIN: &str = "hedgerow-postgres";

@@ -13,7 +13,7 @@ use kube::{
 };
 use operator::api::Microservice;
 use serde_json::json;
-use test_harness::cluster::within;
+use test_support::cluster::within;
 
 use crate::installation::Installation;
 

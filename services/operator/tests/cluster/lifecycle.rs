@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
-use test_harness::cluster::{SOON, eventually, image};
+use test_support::cluster::{SOON, eventually, image};
 
 use crate::installation::Installation;
 

@@ -9,7 +9,7 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use serde_json::json;
-use test_harness::cluster::{SOON, eventually, image};
+use test_support::cluster::{SOON, eventually, image};
 use tokio::sync::watch;
 
 use crate::installation::Installation;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::ListParams};
 use operator::api::Microservice;
-use test_harness::cluster::{SOON, eventually, is};
+use test_support::cluster::{SOON, eventually, is};
 use tokio::time;
 
 use crate::installation::Installation;

@@ -8,7 +8,7 @@ use std::{
 use embedded_postgres::Settings;
 use operator::database::{Error, Server};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use test_harness::{
+use test_support::{
     port::Port,
     process::{PATIENCE, eventually},
 };

@@ -1,7 +1,7 @@
 //! `/openapi.json` and `/docs`.
 
 use sqlx::PgPool;
-use test_harness::rules;
+use test_support::rules;
 
 use crate::start;
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use sqlx::PgPool;
-use test_harness::app::{Answer, join_all};
+use test_support::app::{Answer, join_all};
 
 use crate::{count, create, path, start};
 

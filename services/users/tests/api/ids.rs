@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 use sqlx::PgPool;
-use test_harness::app::App;
+use test_support::app::App;
 
 use crate::{count, create, id, start};
 

@@ -4,7 +4,7 @@ use std::{collections::HashMap, slice};
 
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use test_harness::app::App;
+use test_support::app::App;
 
 use crate::{create, id, path, start};
 

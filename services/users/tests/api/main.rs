@@ -16,7 +16,7 @@ mod wishlist;
 
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use test_harness::app::App;
+use test_support::app::App;
 
 /// Starts the service on the test's database.
 async fn start(pool: &PgPool) -> App {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use sqlx::PgPool;
-use test_harness::rules;
+use test_support::rules;
 use uuid::Uuid;
 
 use crate::{create, path, start};

@@ -6,7 +6,7 @@ use embedded_postgres::{Server, Settings};
 use reqwest::Method;
 use serde_json::json;
 use sqlx::{Connection, PgConnection, PgPool, raw_sql};
-use test_harness::{
+use test_support::{
     app::{Answer, App, join_all},
     process::{PATIENCE, eventually},
 };

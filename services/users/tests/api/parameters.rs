@@ -5,7 +5,7 @@ use std::slice;
 use reqwest::Method;
 use serde_json::json;
 use sqlx::PgPool;
-use test_harness::rules;
+use test_support::rules;
 
 use crate::{create, path, start};
 

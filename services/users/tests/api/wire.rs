@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use sqlx::PgPool;
-use test_harness::{
+use test_support::{
     app::{Answer, App, join_all},
     raw::{chunked, whole},
 };

@@ -19,7 +19,7 @@ use contracts::inventory::v1::{
     inventory_server::{Inventory, InventoryServer},
 };
 use http::HeaderMap;
-use test_harness::{port::Port, process::PATIENCE};
+use test_support::{port::Port, process::PATIENCE};
 use tokio::runtime::{Builder, Runtime};
 use tonic::{Status, async_trait, service::Routes};
 

@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use test_harness::{
+use test_support::{
     app::{App, database_url},
     process::{PATIENCE, eventually},
 };

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 use sqlx::PgPool;
-use test_harness::{
+use test_support::{
     app::{App, join_all},
     port::Port,
     process::{PATIENCE, eventually},

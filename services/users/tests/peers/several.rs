@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::PgPool;
-use test_harness::{
+use test_support::{
     app::join_all,
     port::Port,
     process::{PATIENCE, eventually},

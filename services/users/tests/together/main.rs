@@ -7,7 +7,7 @@ use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind};
 use reqwest::Client;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, raw_sql};
-use test_harness::{
+use test_support::{
     collector::{Collector, attribute, hex, string},
     process::{PATIENCE, Process, Program, Signal, eventually},
 };

@@ -14,7 +14,7 @@ use kube::{
     runtime::wait::await_condition,
 };
 use serde_json::{Value, json};
-use test_harness::cluster::{SOON, eventually, image, within};
+use test_support::cluster::{SOON, eventually, image, within};
 use tokio::time::{Instant, sleep};
 
 use super::{

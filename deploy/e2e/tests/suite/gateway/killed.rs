@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt, api::LogParams, runtime::wait::await_condition};
 use serde_json::json;
-use test_harness::cluster::{Namespace, SOON, eventually, image, within};
+use test_support::cluster::{Namespace, SOON, eventually, image, within};
 
 use crate::{
     release::Release,

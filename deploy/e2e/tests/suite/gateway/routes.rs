@@ -7,7 +7,7 @@ use kube::{Api, api::DeleteParams};
 use operator::api::Microservice;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use test_harness::cluster::{SOON, image, is, message};
+use test_support::cluster::{SOON, image, is, message};
 use tokio::time::{self, Instant};
 
 use super::RATE;

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use http::{Method, StatusCode};
 use prometheus::Registry;
 use serde_json::{Value, json};
-use test_harness::api_server::ApiServer;
+use test_support::api_server::ApiServer;
 use tokio::time;
 
 use super::{super::Discovery, Metrics, changes, follow};

@@ -1,6 +1,6 @@
 //! Which endpoint a request goes to, and on which connection.
 
-use test_harness::port::Port;
+use test_support::port::Port;
 use tokio::{io::AsyncReadExt, sync::Notify, task::JoinSet};
 
 use super::{

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use test_harness::raw::{self, Raw};
+use test_support::raw::{self, Raw};
 use tokio::sync::Notify;
 
 use super::{limits::QUICK, stub::whole, *};

@@ -1,7 +1,7 @@
 //! A gateway that stops while it is busy, and clients that are slow.
 
 use chassis::Phase;
-use test_harness::raw::{self, Raw};
+use test_support::raw::{self, Raw};
 use tokio::{sync::Notify, task::JoinSet};
 
 use super::{stub::whole, *};

@@ -1,6 +1,6 @@
 //! Connections to endpoints: what is on them belongs to the request that has them, and to no other.
 
-use test_harness::raw::Raw;
+use test_support::raw::Raw;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::Notify,

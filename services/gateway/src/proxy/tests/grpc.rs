@@ -5,7 +5,7 @@ use std::task::Poll;
 use futures_util::{StreamExt, stream};
 use http_body::Frame;
 use http_body_util::StreamBody;
-use test_harness::port::Port;
+use test_support::port::Port;
 use tokio::net::TcpSocket;
 
 use super::{

@@ -1,6 +1,6 @@
 //! Answers of 503 that are kept while another endpoint is asked.
 
-use test_harness::raw::Raw;
+use test_support::raw::Raw;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::Notify,

@@ -1,6 +1,6 @@
 //! What is told of requests: headers, metrics, the access log.
 
-use test_harness::raw::Raw;
+use test_support::raw::Raw;
 use tokio::io::AsyncReadExt;
 
 use super::{

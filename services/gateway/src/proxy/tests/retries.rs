@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use test_harness::{port::Port, raw::Raw};
+use test_support::{port::Port, raw::Raw};
 use tokio::{io::AsyncReadExt, sync::Notify};
 
 use super::{

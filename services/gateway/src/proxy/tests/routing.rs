@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use test_harness::raw::Raw;
+use test_support::raw::Raw;
 use tokio::task::JoinSet;
 
 use super::{

@@ -1,7 +1,7 @@
 //! One request to the gateway is one request to a service, framed anew. What can be read in two ways is refused; which
 //! requests these are, the server's own tests say.
 
-use test_harness::raw::Raw;
+use test_support::raw::Raw;
 use tokio::io::AsyncReadExt;
 
 use super::{

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use futures_util::stream;
 use http_body::Frame;
 use http_body_util::StreamBody;
-use test_harness::raw::Raw;
+use test_support::raw::Raw;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::{Notify, mpsc},

@@ -1,6 +1,6 @@
 //! WebSocket: after 101 the bytes are passed both ways, whatever they are.
 
-use test_harness::raw::{self, Raw};
+use test_support::raw::{self, Raw};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,

@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
-use test_harness::process::Process;
+use test_support::process::Process;
 use tokio::time;
 
 use super::{

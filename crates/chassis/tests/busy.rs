@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use axum::routing::get;
 use chassis::Service;
 use sqlx::migrate::Migrator;
-use test_harness::app::App;
+use test_support::app::App;
 use tokio::{join, sync::Notify};
 use utoipa_axum::router::OpenApiRouter;
 

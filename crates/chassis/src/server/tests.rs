@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2::{self, SendRequest};
-use test_harness::{
+use test_support::{
     process::{PATIENCE, eventually},
     raw::{self, Raw},
 };
