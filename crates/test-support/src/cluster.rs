@@ -8,6 +8,7 @@ mod postgres;
 
 use std::{env, fmt::Debug, time::Duration};
 
+use api::Microservice;
 use k8s_openapi::api::core::v1::{Event, Namespace as Object, Pod};
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -15,7 +16,6 @@ use kube::{
     core::NamespaceResourceScope,
     runtime::wait::await_condition,
 };
-use operator::api::Microservice;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt, time};

@@ -7,6 +7,8 @@ pub mod app;
 #[cfg(feature = "cluster")]
 pub mod cluster;
 pub mod collector;
+#[cfg(feature = "kind")]
+pub mod kind;
 pub mod port;
 pub mod process;
 pub mod raw;

@@ -31,7 +31,7 @@ use k8s_openapi::api::{
 };
 use kube::api::DynamicObject;
 
-use crate::api::Microservice;
+use api::Microservice;
 
 pub use labels::{MANAGED_BY, SERVICE, labels};
 pub use migration::HASH as MIGRATION;

@@ -81,7 +81,7 @@ pub fn main() -> ExitCode {
 }
 
 fn definition() -> anyhow::Result<String> {
-    Ok(serde_saphyr::to_string(&crd::document()?)?)
+    Ok(serde_saphyr::to_string(&api::crd::document()?)?)
 }
 
 /// Says in one line what is wrong with the arguments or the environment.

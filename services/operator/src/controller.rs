@@ -34,7 +34,8 @@ use kube::{
 };
 use tokio::sync::watch;
 
-use crate::{api::Microservice, build::Facts, metrics::Metrics};
+use crate::{build::Facts, metrics::Metrics};
+use api::Microservice;
 
 use backoff::Backoff;
 use children::Children;

@@ -1,11 +1,9 @@
 //! The operator: turns one short `Microservice` into a running, scaled, observed service with a database of its own.
 
-pub mod admission;
-pub mod api;
 pub mod build;
 mod cli;
 mod controller;
-pub mod crd;
+mod crd;
 pub mod database;
 mod lease;
 mod manifests;

@@ -15,7 +15,8 @@ use prometheus::{
 };
 use tower::{Layer, Service};
 
-use crate::{api::Microservice, controller::Queue};
+use crate::controller::Queue;
+use api::Microservice;
 
 /// Upper bounds of the buckets of a reconcile's duration, in seconds.
 const BUCKETS: [f64; 11] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];

@@ -7,18 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
+use api::Microservice;
 use clap::Args;
-use kube::Resource;
 use serde::Serialize;
-use serde_json::Value;
 use serde_saphyr::SerializeError;
 
-use crate::{
-    admission,
-    api::Microservice,
-    build::{self, Facts},
-};
+use crate::build::{self, Facts};
 
 /// What to render, and for what cluster.
 #[derive(Debug, Args)]
@@ -39,14 +34,18 @@ pub(crate) struct RenderArgs {
 /// # Errors
 /// Where the file cannot be read, or holds anything but `Microservice`s that an API server would accept.
 pub(crate) fn file(args: &RenderArgs) -> anyhow::Result<String> {
-    let name = if args.file == Path::new("-") { "standard input".into() } else { args.file.to_string_lossy() };
+    let name = if args.file == Path::new("-") { "standard input".to_owned() } else { args.file.display().to_string() };
     let text = read(&args.file).with_context(|| format!("cannot read {name}"))?;
-    let one_line = serde_saphyr::options! { with_snippet: false };
-    let documents: Vec<Value> =
-        serde_saphyr::from_multiple_with_options(&text, one_line).with_context(|| format!("{name} is not YAML"))?;
-    ensure!(!documents.is_empty(), "{name} is empty");
-    let rendered = documents.iter().enumerate().map(|(position, document)| {
-        object(document, args).with_context(|| format!("{name}: document {}", position + 1))
+    let objects = api::parse(&text).with_context(|| name.clone())?;
+    let rendered = objects.iter().map(|object| {
+        let facts = Facts {
+            // There is no older object that could have one of them.
+            accepted_paths: object.spec.route.iter().flat_map(|route| route.paths.clone()).collect(),
+            scrape_namespaces: args.scrape_namespaces.clone(),
+            pod_monitor: args.pod_monitors.then(BTreeMap::new),
+            ..Facts::default()
+        };
+        Ok(documents(object, &facts)?)
     });
     rendered.collect()
 }
@@ -59,21 +58,6 @@ fn read(file: &Path) -> io::Result<String> {
     } else {
         fs::read_to_string(file)
     }
-}
-
-fn object(value: &Value, args: &RenderArgs) -> anyhow::Result<String> {
-    let (version, kind) = (Microservice::api_version(&()), Microservice::kind(&()));
-    ensure!(value["apiVersion"] == *version && value["kind"] == *kind, "not a {kind} of {version}");
-    let name = value["metadata"]["name"].as_str().unwrap_or("without a name");
-    let object = admission::admit(value, None).with_context(|| format!("{kind} {name}"))?;
-    let facts = Facts {
-        // There is no older object that could have one of them.
-        accepted_paths: object.spec.route.iter().flat_map(|route| route.paths.clone()).collect(),
-        scrape_namespaces: args.scrape_namespaces.clone(),
-        pod_monitor: args.pod_monitors.then(BTreeMap::new),
-        ..Facts::default()
-    };
-    Ok(documents(&object, &facts)?)
 }
 
 /// The children of an object, in the order in which they are applied.

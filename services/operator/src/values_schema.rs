@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use anyhow::Context;
 use serde_json::{Map, Value, json};
 
-use crate::crd;
+use api::crd;
 
 /// What the chart's schema calls the schema of a spec.
 const DEFINITION: &str = "microservice";

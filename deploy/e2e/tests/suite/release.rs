@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, ops::Deref, time::Duration};
 
+use api::Microservice;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::ListParams};
-use operator::api::Microservice;
 use serde_json::json;
 use test_support::cluster::{Namespace, SOON, eventually, image, is};
 use tokio::time::Instant;

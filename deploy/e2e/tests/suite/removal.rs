@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use api::Microservice;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams},
 };
-use operator::api::Microservice;
 use test_support::cluster::{SOON, eventually};
 use tokio::time::Instant;
 

@@ -29,7 +29,7 @@ pub async fn the_autoscaler_follows_the_load(on: Arc<Release>) {
     on.ready("inventory").await;
 }
 
-fn replicas(object: &operator::api::Microservice) -> i32 {
+fn replicas(object: &api::Microservice) -> i32 {
     object.status.as_ref().map_or(0, |status| status.replicas)
 }
 

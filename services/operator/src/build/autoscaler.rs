@@ -7,7 +7,7 @@ use k8s_openapi::api::autoscaling::v2::{
 use kube::ResourceExt;
 
 use super::{SERVICE, metadata};
-use crate::api::Microservice;
+use api::Microservice;
 
 pub(super) fn build(object: &Microservice) -> HorizontalPodAutoscaler {
     let scaling = &object.spec.scaling;

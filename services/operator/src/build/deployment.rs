@@ -15,7 +15,7 @@ use k8s_openapi::{
 use kube::ResourceExt;
 
 use super::{Facts, SERVICE, environment, labels, metadata, migration, pod};
-use crate::api::Microservice;
+use api::Microservice;
 
 /// How long a pod may take to end: the drain delay (5 s), the time for requests in flight (25 s), and some.
 const GRACE_PERIOD_SECONDS: i64 = 45;

@@ -7,7 +7,7 @@ use k8s_openapi::{
 use kube::ResourceExt;
 
 use super::{SERVICE, labels, metadata};
-use crate::api::Microservice;
+use api::Microservice;
 
 pub(super) fn build(object: &Microservice) -> PodDisruptionBudget {
     PodDisruptionBudget {

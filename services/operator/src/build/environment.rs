@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, SecretKeySelector};
 
 use super::names;
-use crate::api::Microservice;
+use api::Microservice;
 
 /// How long a service goes on serving after SIGTERM, while the cluster takes notice.
 const DRAIN_DELAY: &str = "5s";

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::{Resource, ResourceExt};
 
-use crate::api::Microservice;
+use api::Microservice;
 
 /// Selects what this operator made.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by=hedgerow-operator";

@@ -18,7 +18,7 @@ use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 
 use super::{Facts, environment, labels, metadata, names, pod};
-use crate::api::Microservice;
+use api::Microservice;
 
 /// The annotation that holds what a migration depends on, as a hash: on the Job, and on the pods that need it.
 pub const HASH: &str = "hedgerow.dev/migration";

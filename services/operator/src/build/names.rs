@@ -2,7 +2,7 @@
 
 use kube::ResourceExt;
 
-use crate::api::{Database, Microservice};
+use api::{Database, Microservice};
 
 /// The service's pods' container.
 pub const CONTAINER: &str = "main";

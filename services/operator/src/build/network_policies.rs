@@ -15,7 +15,7 @@ use k8s_openapi::{
 use kube::ResourceExt;
 
 use super::{Facts, SERVICE, labels, metadata};
-use crate::api::{Microservice, Peer};
+use api::{Microservice, Peer};
 
 /// The `Microservice` through which requests come from outside.
 const GATEWAY: &str = "gateway";

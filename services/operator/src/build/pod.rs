@@ -10,7 +10,7 @@ use k8s_openapi::{
 use kube::ResourceExt;
 
 use super::{Facts, names, resources};
-use crate::api::Microservice;
+use api::Microservice;
 
 /// Where the certificate is that the database server's is signed with; the Secret's `url` names it.
 pub const CA_PATH: &str = "/etc/hedgerow/database/ca.crt";

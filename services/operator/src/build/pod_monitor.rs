@@ -9,7 +9,7 @@ use kube::{
 use serde_json::json;
 
 use super::{SERVICE, labels, metadata};
-use crate::api::Microservice;
+use api::Microservice;
 
 /// The kind, which a cluster may lack.
 #[must_use]

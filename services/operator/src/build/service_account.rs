@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::ResourceExt;
 
 use super::{SERVICE, metadata};
-use crate::api::Microservice;
+use api::Microservice;
 
 pub(super) fn build(object: &Microservice) -> ServiceAccount {
     ServiceAccount {

@@ -12,7 +12,7 @@ use k8s_openapi::{
 use kube::ResourceExt;
 
 use super::{Facts, SERVICE, labels, metadata};
-use crate::api::{Microservice, ServiceType};
+use api::{Microservice, ServiceType};
 
 /// What the gateway reads: `{"paths": [...], "grpc": false}`.
 const ROUTE: &str = "hedgerow.dev/route";

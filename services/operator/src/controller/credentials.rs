@@ -13,10 +13,10 @@ use sha2::{Digest, Sha256};
 
 use super::error::{Error, within};
 use crate::{
-    api::{DeletionPolicy, Microservice},
     build::names,
     database::{Mark, Server},
 };
+use api::{DeletionPolicy, Microservice};
 
 /// Says whose database a Secret opens; the same text as on the database itself.
 const MARK: &str = "hedgerow.dev/mark";

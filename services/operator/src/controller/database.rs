@@ -13,10 +13,10 @@ use tokio::time::{self, Instant};
 
 use super::{Context, conditions::Finding, credentials::Credentials, error::Error, events};
 use crate::{
-    api::{Database, Microservice},
     build::names,
     database::{self, Invalid, Mark, Server, Wanted},
 };
+use api::{Database, Microservice};
 
 /// The wait before the API server is asked again.
 const PAUSE: Duration = Duration::from_secs(2);

@@ -13,7 +13,8 @@ use super::{
     error::{Error, within},
     rollout,
 };
-use crate::{api::Microservice, build};
+use crate::build;
+use api::Microservice;
 
 /// The Deployment as it is.
 pub(crate) async fn read(context: &Context, name: &str) -> Result<Option<Deployment>, Error> {

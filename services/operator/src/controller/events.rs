@@ -7,7 +7,7 @@ use kube::{
 use tokio::time;
 
 use super::error::STEP_TIMEOUT;
-use crate::api::Microservice;
+use api::Microservice;
 
 /// The reason of events about what was done to a database.
 pub(crate) const DATABASE: &str = "DatabaseChanged";

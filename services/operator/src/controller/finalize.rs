@@ -10,10 +10,8 @@ use super::{
     Context, database,
     error::{Error, within},
 };
-use crate::{
-    api::{DeletionPolicy, Microservice},
-    build::names,
-};
+use crate::build::names;
+use api::{DeletionPolicy, Microservice};
 
 /// Keeps an object until its database is dropped.
 const FINALIZER: &str = "hedgerow.dev/database";

@@ -16,10 +16,8 @@ use super::{
     error::Error,
     finalize, migration, rollout, routes, status,
 };
-use crate::{
-    api::Microservice,
-    build::{self, Facts, pod_monitor},
-};
+use crate::build::{self, Facts, pod_monitor};
+use api::Microservice;
 
 /// Brings one object to what it asks for, as far as that goes now.
 pub(crate) async fn reconcile(object: Arc<Microservice>, context: Arc<Context>) -> Result<Action, Error> {

@@ -6,7 +6,7 @@ use k8s_openapi::{
 };
 
 use super::{conditions::Finding, pods};
-use crate::api::Scaling;
+use api::Scaling;
 
 /// Whether some version serves.
 pub(crate) fn available(deployment: Option<&Deployment>) -> Finding {

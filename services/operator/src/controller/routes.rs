@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 
 use kube::ResourceExt;
 
-use crate::api::Microservice;
+use api::Microservice;
 
 /// The paths of `object` that it gets, and those that another has, with that other's name.
 #[derive(Debug, Default, PartialEq)]

@@ -18,10 +18,8 @@ use super::{
     error::{Error, within},
     reconcile::Outcome,
 };
-use crate::{
-    api::{DatabaseStatus, Microservice, MicroserviceStatus},
-    build::names,
-};
+use crate::build::names;
+use api::{DatabaseStatus, Microservice, MicroserviceStatus};
 
 /// The statuses last written, by uid, with the version that the write made: the watch may not have shown it yet.
 #[derive(Default)]

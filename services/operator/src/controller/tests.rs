@@ -12,7 +12,8 @@ use test_support::api_server::ApiServer;
 use tokio::{sync::watch, time};
 
 use super::{Context, Settings, children, reconcile::reconcile};
-use crate::{api::Microservice, build::Facts, metrics::Metrics};
+use crate::{build::Facts, metrics::Metrics};
+use api::Microservice;
 
 const OBJECT: &str = "/apis/hedgerow.dev/v1alpha1/namespaces/default/microservices/orders";
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/default/deployments/orders";

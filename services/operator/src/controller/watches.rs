@@ -21,10 +21,8 @@ use kube::{
 use tokio::{sync::watch, time};
 
 use super::{Context, children, error::within, routes};
-use crate::{
-    api::Microservice,
-    build::{MANAGED_BY, pod_monitor},
-};
+use crate::build::{MANAGED_BY, pod_monitor};
+use api::Microservice;
 
 /// Time between two looks for a kind that the cluster may lack.
 const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);

@@ -2,11 +2,9 @@
 
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
+use test_support::kind::{self as cases, Case};
 
-use super::{
-    cases::{self, Case},
-    namespace::{Cluster, in_namespace},
-};
+use super::namespace::{Cluster, in_namespace};
 
 fn object(name: &str) -> Value {
     json!({

@@ -4,6 +4,3 @@
 mod children;
 mod kind;
 mod namespace;
-
-#[path = "../kind/cases.rs"]
-mod cases;

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 
+use api::crd;
 use futures_util::FutureExt;
 use k8s_openapi::{
     api::core::v1::Namespace, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -13,7 +14,6 @@ use kube::{
     discovery,
     runtime::wait::{await_condition, conditions},
 };
-use operator::crd;
 use serde_json::{Value, json};
 use test_support::process::{PATIENCE, eventually};
 

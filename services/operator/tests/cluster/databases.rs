@@ -2,12 +2,12 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use api::Microservice;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     ResourceExt,
     api::{DeleteParams, Patch, PatchParams},
 };
-use operator::api::Microservice;
 use serde_json::{Value, json};
 use test_support::cluster::{SOON, eventually, image, is};
 

@@ -2,6 +2,7 @@
 
 use std::{fs, ops::Deref, path::PathBuf};
 
+use api::Microservice;
 use k8s_openapi::{
     api::apps::v1::Deployment, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
@@ -11,7 +12,6 @@ use kube::{
     discovery::Scope,
     runtime::{conditions, wait::await_condition},
 };
-use operator::api::Microservice;
 use serde_json::{Value, json};
 use test_support::cluster::{MANAGER, Namespace, SOON, eventually, image, within};
 

@@ -5,13 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use api::Microservice;
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod, networking::v1::NetworkPolicy};
 use kube::{
     ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams},
     runtime::wait::await_condition,
 };
-use operator::api::Microservice;
 use serde_json::json;
 use test_support::cluster::within;
 

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use api::Microservice;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::ListParams};
-use operator::api::Microservice;
 use test_support::cluster::{SOON, eventually, is};
 use tokio::time;
 

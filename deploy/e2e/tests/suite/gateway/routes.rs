@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use api::Microservice;
 use k8s_openapi::api::core::v1::Service;
 use kube::{Api, api::DeleteParams};
-use operator::api::Microservice;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use test_support::cluster::{SOON, image, is, message};

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{EnvVar, ResourceRequirements};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::{Database, MicroserviceStatus, Network, Ports, Route, Service, schema};
+use crate::{Database, MicroserviceStatus, Network, Ports, Route, Service, schema};
 
 /// What the service is, and how it runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]

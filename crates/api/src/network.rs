@@ -6,7 +6,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::schema;
+use crate::schema;
 
 /// The ports a service listens on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]

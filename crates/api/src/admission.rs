@@ -13,7 +13,7 @@ use kube::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::{api::Microservice, crd};
+use crate::{Microservice, crd};
 
 /// Why an object is refused: every reason there is.
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::schema;
+use crate::schema;
 
 /// A service's own database, with a role that opens it and no other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]

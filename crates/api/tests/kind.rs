@@ -1,15 +1,13 @@
 //! The rules of the kind, without a cluster: one test a rule, what it accepts and what it refuses.
 
-mod cases;
-
-use cases::Case;
-use operator::admission;
+use api::admit;
+use test_support::kind::{self as cases, Case};
 
 /// Whether each case of a table is accepted, or refused for the reason it says.
 fn hold(table: fn() -> Vec<Case>) {
     for case in table() {
         let (old, object) = case.objects();
-        let answer = admission::admit(&object, old.as_ref()).map(drop).map_err(|refused| refused.to_string());
+        let answer = admit(&object, old.as_ref()).map(drop).map_err(|refused| refused.to_string());
         match (case.refusal, answer) {
             (None, Ok(())) => {}
             (Some(expected), Err(refusal)) => assert!(refusal.contains(expected), "{object}: {refusal}"),

@@ -8,19 +8,19 @@ use serde_json::{Value, json};
 /// What Kubernetes takes for an amount of a resource.
 const QUANTITY: &str = r"^[0-9]+(\.[0-9]*)?([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$";
 
-pub(super) fn port(_: &mut SchemaGenerator) -> Schema {
+pub(crate) fn port(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "integer", "format": "int32", "minimum": 1, "maximum": 65535 })
 }
 
 /// One of the variants of an enum, without their documentation: a schema has one description for all.
-pub(super) fn choice<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+pub(crate) fn choice<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     let variants = T::json_schema(generator);
     let names: Vec<&Value> = variants.get("oneOf").and_then(Value::as_array).into_iter().flatten().collect();
     let names: Vec<&Value> = names.iter().filter_map(|variant| variant.get("const")).collect();
     json_schema!({ "type": "string", "enum": names })
 }
 
-pub(super) fn paths(_: &mut SchemaGenerator) -> Schema {
+pub(crate) fn paths(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
         "minItems": 1,
@@ -29,7 +29,7 @@ pub(super) fn paths(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-pub(super) fn environment(generator: &mut SchemaGenerator) -> Schema {
+pub(crate) fn environment(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = <Vec<EnvVar>>::json_schema(generator);
     schema.insert("maxItems".to_owned(), json!(100));
     let properties = schema.pointer_mut("/items/properties").and_then(Value::as_object_mut);
@@ -41,7 +41,7 @@ pub(super) fn environment(generator: &mut SchemaGenerator) -> Schema {
 }
 
 /// Without `claims`: devices are not for these services.
-pub(super) fn resources(_: &mut SchemaGenerator) -> Schema {
+pub(crate) fn resources(_: &mut SchemaGenerator) -> Schema {
     let amounts = |description: &str| {
         json!({
             "description": description,
@@ -62,7 +62,7 @@ pub(super) fn resources(_: &mut SchemaGenerator) -> Schema {
 /// Strings and maps of strings in one list. A structural schema cannot say so by types, but the keywords below each
 /// concern one type and pass over the others: a string has the form of a name, a map has labels, and the bounds that
 /// nothing can meet keep numbers and lists out.
-pub(super) fn peers(_: &mut SchemaGenerator) -> Schema {
+pub(crate) fn peers(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
         "maxItems": 50,
