@@ -45,10 +45,10 @@ lint: ## Check format, lints, and that what is generated is up to date
 	@$(MAKE) --no-print-directory check-queries check-manifests
 
 queries: install-postgres hedgerow ## Renew the data of the checked queries (.sqlx), after a change to SQL
-	$(TARGET)/debug/hedgerow postgres -- migrations/queries renew
+	$(TARGET)/debug/hedgerow postgres -- migrations/queries.sh renew
 
 check-queries: install-postgres hedgerow ## Check that these data are up to date
-	$(TARGET)/debug/hedgerow postgres -- migrations/queries check
+	$(TARGET)/debug/hedgerow postgres -- migrations/queries.sh check
 
 manifests: ## Renew what follows from the kind in deploy/operator and the chart, after a change to it or to what runs the operator
 	cargo build --quiet --package operator

@@ -1,4 +1,4 @@
-//! What can go wrong with stock, and the answer it makes.
+//! Errors of inventory and the problems they are reported as.
 
 use std::sync::Arc;
 
@@ -8,17 +8,17 @@ use http::StatusCode;
 
 use crate::model::Refusal;
 
-/// Why a request failed. It can be told to each request of a batch, and is therefore cheap to clone.
+/// Why a request failed. Cheap to clone, because all requests of a batch may fail with the same error.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The rules of stock forbid it.
+    /// The rules of stock refuse the request.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The queue is full, or the batch was lost.
     #[error(transparent)]
     Unanswered(#[from] Unanswered),
-    /// The connection broke after COMMIT was sent and before its answer came.
-    #[error("the database went away while it committed")]
+    /// The connection was lost after COMMIT was sent.
+    #[error("the database connection was lost during commit")]
     OutcomeUnknown(#[source] Arc<Failure>),
     /// Nothing was changed.
     #[error(transparent)]

@@ -1,4 +1,4 @@
-//! The inventory API for other services, over gRPC: the rules of `routes`, by the same code.
+//! The inventory API over gRPC, for other services. It follows the same rules as the HTTP API.
 
 mod reservation;
 mod stock;
@@ -10,9 +10,9 @@ use contracts::inventory::v1::{
 };
 use tonic::{Request, Response, Status, async_trait, service::Routes};
 
-use crate::{engine::Inventory, model::Ending};
+use crate::{engine::Inventory, model::Transition};
 
-/// The server.
+/// The gRPC routes.
 pub(crate) fn routes(inventory: Inventory) -> Routes {
     Routes::new(InventoryServer::new(Server(inventory)).max_decoding_message_size(MESSAGE_LIMIT))
 }
@@ -34,11 +34,11 @@ impl Api for Server {
 
     async fn commit(&self, request: Request<CommitRequest>) -> Result<Response<Reservation>, Status> {
         let id = request.into_inner().reservation_id;
-        Ok(Response::new(reservation::end(&self.0, &id, Ending::Commit).await?))
+        Ok(Response::new(reservation::transition(&self.0, &id, Transition::Commit).await?))
     }
 
     async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<Reservation>, Status> {
         let id = request.into_inner().reservation_id;
-        Ok(Response::new(reservation::end(&self.0, &id, Ending::Release).await?))
+        Ok(Response::new(reservation::transition(&self.0, &id, Transition::Release).await?))
     }
 }

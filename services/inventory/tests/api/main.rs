@@ -1,8 +1,6 @@
 //! The inventory API over a real socket and a real database, one module a theme.
 
 mod adjust;
-#[path = "../support/audit.rs"]
-mod audit;
 mod bodies;
 mod busy;
 mod concurrent;
@@ -26,6 +24,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use test_support::{
     app::{Answer, App},
+    inventory::inconsistencies,
     process::{PATIENCE, eventually},
 };
 
@@ -79,8 +78,8 @@ async fn counters(app: &App, product: &str) -> (i64, i64, i64) {
 
 /// Checks that counters, ledger, reservations and their lines agree.
 async fn audit(pool: &PgPool) {
-    let faults = audit::faults(&mut pool.acquire().await.expect("a connection")).await;
-    assert!(faults.is_empty(), "{faults:#?}");
+    let found = inconsistencies(&mut pool.acquire().await.expect("a connection")).await;
+    assert!(found.is_empty(), "{found:#?}");
 }
 
 /// Ends the instances, and checks that none of their transactions met another in a deadlock: such a one is tried again,

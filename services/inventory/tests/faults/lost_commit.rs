@@ -3,10 +3,9 @@
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
-use test_support::process::Process;
+use test_support::{inventory::inconsistencies, process::Process};
 
 use crate::{
-    audit,
     proxy::{Cut, Proxy},
     service::{Postgres, client, program, serve, unavailable},
 };
@@ -33,7 +32,7 @@ impl Setting {
 
     async fn check(&self) {
         let mut connection = PgConnection::connect(&self.postgres.url).await.expect("a connection");
-        assert_eq!(audit::faults(&mut connection).await, Vec::<String>::new());
+        assert_eq!(inconsistencies(&mut connection).await, Vec::<String>::new());
     }
 
     async fn kinds(&self) -> Vec<String> {

@@ -4,10 +4,12 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, raw_sql};
-use test_support::process::{PATIENCE, Process, eventually};
+use test_support::{
+    inventory::inconsistencies,
+    process::{PATIENCE, Process, eventually},
+};
 
 use crate::{
-    audit,
     proxy::{Cut, Proxy},
     service::{Postgres, client, linger, program, serve},
 };
@@ -66,7 +68,7 @@ impl Setting {
         let ledger = sqlx::query_scalar("SELECT kind FROM movement ORDER BY version");
         let ledger: Vec<String> = ledger.fetch_all(&mut self.connection).await.expect("the ledger");
         assert_eq!(ledger, kinds, "each once");
-        assert_eq!(audit::faults(&mut self.connection).await, Vec::<String>::new());
+        assert_eq!(inconsistencies(&mut self.connection).await, Vec::<String>::new());
     }
 
     /// Checks that a hold was made once, that the answer is of that one, and of what states the reservations are.

@@ -15,11 +15,13 @@ use std::{
 };
 
 use sqlx::{Connection, PgConnection};
-use test_support::process::{PATIENCE, Process, eventually};
+use test_support::{
+    inventory::inconsistencies,
+    process::{PATIENCE, Process, eventually},
+};
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
-    audit,
     proxy::{Cut, Proxy},
     service::{Postgres, program, ready, serve},
 };
@@ -135,7 +137,7 @@ async fn never_oversold() {
 
     let mut connection = PgConnection::connect(&scene.postgres.url).await.expect("a connection");
     quiet(&mut connection).await;
-    assert_eq!(audit::faults(&mut connection).await, Vec::<String>::new());
+    assert_eq!(inconsistencies(&mut connection).await, Vec::<String>::new());
     notes.check(&mut connection).await;
     let (cuts, alone) = (scene.proxy.cuts(), alone(&mut connection).await);
     println!("{notes}, {cuts} cuts, {alone} in one statement");

@@ -1,11 +1,11 @@
-//! Whether the tables agree with each other, exactly.
+//! Checks that the tables of inventory's database are consistent.
 
 use sqlx::PgConnection;
 
-/// Each is what must not be, and finds the rows that are so.
-const FAULTS: [(&str, &str); 7] = [
+/// Descriptions of inconsistencies, each with the query that finds them.
+const CHECKS: [(&str, &str); 7] = [
     (
-        "a product whose ledger has a gap, or does not lead to its counters step by step",
+        "products whose ledger has a gap or does not add up to their counters",
         "SELECT product_id FROM stock LEFT JOIN (
              SELECT product_id, count(*) AS count, min(version) AS oldest, max(version) AS newest,
                     sum(on_hand_delta) AS on_hand, sum(reserved_delta) AS reserved,
@@ -19,29 +19,29 @@ const FAULTS: [(&str, &str); 7] = [
                IS DISTINCT FROM (version, 1, version, stock.on_hand, stock.reserved, true)",
     ),
     (
-        "a product whose counter differs from what its live lines reserve",
+        "products whose reserved counter differs from the sum of their live lines",
         "SELECT product_id FROM stock LEFT JOIN (
              SELECT product_id, sum(quantity) AS quantity FROM reservation_line WHERE live GROUP BY product_id
          ) AS live USING (product_id) WHERE reserved <> coalesce(quantity, 0)",
     ),
     (
-        "a product with a live line that expires before its bound",
+        "products with a live line that expires before next_expiry",
         "SELECT product_id FROM stock JOIN reservation_line USING (product_id)
          WHERE live AND (next_expiry IS NULL OR expires_at < next_expiry)",
     ),
     (
-        "a reservation without lines, or with another end than they have",
+        "reservations without lines or with a different expiry than their lines",
         "SELECT id::text FROM reservation LEFT JOIN reservation_line ON reservation_id = id
          WHERE state <> 'void' AND (reservation_id IS NULL OR reservation_line.expires_at <> reservation.expires_at)",
     ),
     (
-        "a reservation that has ended with a live line, or is held without one",
+        "ended reservations with a live line, and held ones without",
         "SELECT id::text FROM reservation JOIN reservation_line ON reservation_id = id
          GROUP BY id HAVING (state IN ('committed', 'released') AND bool_or(live))
                          OR (state = 'held' AND NOT bool_or(live)) OR state = 'void'",
     ),
     (
-        "a line whose movements are not one hold and, once it is closed, one end, for its quantity",
+        "lines whose movements are not one hold and, once closed, one commit, release or expiry",
         "SELECT line.reservation_id::text || ' ' || line.product_id FROM reservation_line AS line
          JOIN reservation ON id = line.reservation_id
          LEFT JOIN movement ON movement.reservation_id = line.reservation_id AND movement.product_id = line.product_id
@@ -54,19 +54,22 @@ const FAULTS: [(&str, &str); 7] = [
              OR count(*) <> CASE WHEN live THEN 1 ELSE 2 END",
     ),
     (
-        "a movement of a reservation without its line",
+        "movements of a reservation without a line",
         "SELECT product_id || ' ' || version FROM movement LEFT JOIN reservation_line AS line USING (reservation_id, product_id)
          WHERE line.reservation_id IS NULL AND (reservation_id IS NOT NULL OR kind NOT IN ('set', 'adjust'))",
     ),
 ];
 
-/// What is wrong, in words.
-pub async fn faults(connection: &mut PgConnection) -> Vec<String> {
+/// Returns a description of each inconsistency.
+///
+/// # Panics
+/// Panics if a query fails.
+pub async fn inconsistencies(connection: &mut PgConnection) -> Vec<String> {
     let mut found = Vec::new();
-    for (what, query) in FAULTS {
-        let rows: Vec<String> = sqlx::query_scalar(query).fetch_all(&mut *connection).await.expect("an answer");
+    for (what, query) in CHECKS {
+        let rows: Vec<String> = sqlx::query_scalar(query).fetch_all(&mut *connection).await.expect("the query succeeds");
         if !rows.is_empty() {
-            found.push(format!("{what}, {} of them: {:?}", rows.len(), &rows[..rows.len().min(5)]));
+            found.push(format!("{what}, {} in total: {:?}", rows.len(), &rows[..rows.len().min(5)]));
         }
     }
     found
