@@ -280,6 +280,12 @@ pub fn lost_a_race(error: &sqlx::Error) -> bool {
     matches!(sql_state(error).as_deref(), Some("40001" | "40P01"))
 }
 
+/// Whether a lock was not granted in time because another transaction holds it.
+#[must_use]
+pub fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    sql_state(error).as_deref() == Some("55P03")
+}
+
 /// The SQLSTATE of an error that Postgres answered.
 #[must_use]
 pub fn sql_state(error: &sqlx::Error) -> Option<String> {

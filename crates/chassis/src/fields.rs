@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::{
     json,
+    message::reword,
     problem::{FieldError, Problem},
 };
 
@@ -86,7 +87,7 @@ impl Fields {
             Err(error) => error,
         };
         let pointer = format!("{}/{name}{}", self.place, json::pointer(error.path()));
-        self.errors.push(FieldError::at(&pointer, error.into_inner().to_string()));
+        self.errors.push(FieldError::at(&pointer, reword(&error.into_inner().to_string())));
         None
     }
 
@@ -103,7 +104,7 @@ impl Fields {
         let mut fields = Self { place, object, errors: Vec::new() };
         let parsed = T::from_fields(&mut fields);
         for name in std::mem::take(&mut fields.object).keys() {
-            fields.note(name, "this field is not known here");
+            fields.note(name, "unknown field");
         }
         match parsed {
             Some(parsed) if fields.errors.is_empty() => Ok(parsed),

@@ -10,7 +10,10 @@ use serde::{
 use serde_json::{Map, Value, error::Category};
 use serde_path_to_error::Segment;
 
-use crate::problem::{FieldError, Problem};
+use crate::{
+    message::reword,
+    problem::{FieldError, Problem},
+};
 
 /// Reads a JSON text: 400 where it is none, 422 with its place where a name comes twice in an object, or a number is
 /// larger than any `f64`.
@@ -33,7 +36,7 @@ fn refusal(place: &str, error: &serde_json::Error) -> Problem {
     // It ends with a line and a column.
     let detail = text.split(" at line ").next().unwrap_or_default().to_owned();
     if error.classify() == Category::Data || detail == TOO_LARGE {
-        Problem::invalid(vec![FieldError::at(place, detail)])
+        Problem::invalid(vec![FieldError::at(place, reword(&detail))])
     } else {
         Problem::new(StatusCode::BAD_REQUEST, format!("the body cannot be read as JSON: {text}"))
     }
@@ -137,14 +140,70 @@ impl<'de> DeserializeSeed<'de> for Once {
     type Value = Strict;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Strict, D::Error> {
-        if self.first { Strict::deserialize(deserializer) } else { Err(de::Error::custom("this field comes twice")) }
+        if self.first {
+            Strict::deserialize(deserializer)
+        } else {
+            Err(de::Error::custom("this field is given more than once"))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
+
+    /// Any JSON value, of limited depth, with short and therefore often equal names.
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            ".{0,4}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::hash_map("[a-c~/]{0,2}", inner, 0..4)
+                    .prop_map(|members| Value::from(Map::from_iter(members))),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_value_without_repeated_names_is_read_exactly(value in value()) {
+            prop_assert_eq!(parse(value.to_string().as_bytes()).expect("valid JSON"), value);
+        }
+
+        #[test]
+        fn a_repeated_name_is_422_whatever_the_values(
+            members in prop::collection::vec(("[a-c]", value()), 1..6),
+            depth in 0..4_usize,
+        ) {
+            let names: Vec<_> = members.iter().map(|(name, _)| name).collect();
+            let repeated = (1..names.len()).find(|index| names[..*index].contains(&names[*index]));
+            let members: Vec<_> = members.iter().map(|(name, value)| format!("{}:{value}", json!(name))).collect();
+            let object = format!("{{{}}}", members.join(","));
+            let text = format!("{}{object}{}", r#"{"x":["#.repeat(depth), "]}".repeat(depth));
+            match repeated {
+                Some(index) => {
+                    let pointer = format!("#{}/{}", "/x/0".repeat(depth), names[index]);
+                    prop_assert_eq!(refused(&text), (422, Some(pointer)));
+                }
+                None => prop_assert!(parse(text.as_bytes()).is_ok()),
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            if let Err(problem) = parse(&bytes) {
+                prop_assert!(matches!(problem.status().as_u16(), 400 | 422));
+            }
+        }
+    }
 
     /// The status, and the place of a 422.
     fn refused(text: &str) -> (u16, Option<String>) {

@@ -17,6 +17,7 @@ pub mod grpc;
 mod health;
 mod json;
 mod life;
+mod message;
 pub mod metrics;
 mod migrate;
 pub mod observe;

@@ -16,7 +16,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use opentelemetry_http::{HeaderExtractor, HeaderInjector};
 use prometheus::IntGauge;
 use tokio::time;
@@ -29,6 +29,7 @@ use crate::{
     current::{Current, TRACEPARENT, TRACESTATE},
     metrics::Metrics,
     problem::{Cause, Problem},
+    query::KnownParameters,
 };
 
 /// How long a request may take, its body included.
@@ -44,17 +45,24 @@ const REFUSALS: Duration = Duration::from_secs(1);
 /// The header with a request's id, of requests and of answers.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Adds all of this to a service's routes, with problems for a path or method that is not there.
-pub(crate) fn layer(routes: Router, metrics: Metrics) -> Router {
+/// Adds all of this to a service's routes, and problems for unknown paths, methods and query parameters.
+pub(crate) fn layer(routes: Router, metrics: Metrics, parameters: KnownParameters) -> Router {
     routes
-        .fallback(async || Problem::not_found("there is nothing at this path"))
+        .fallback(async |uri: Uri| not_found(&uri))
         .method_not_allowed_fallback(async || {
-            Problem::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "this path does not take this method; `Allow` lists those it takes",
-            )
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; see the Allow header")
         })
-        .layer(Observe(Arc::new(metrics)))
+        // One layer: axum boxes the handler once for each.
+        .layer((Observe(Arc::new(metrics)), parameters))
+}
+
+fn not_found(uri: &Uri) -> Problem {
+    match uri.path() {
+        path if path.len() > 1 && path.ends_with('/') => {
+            Problem::not_found("there is nothing at this path; try it without the trailing slash")
+        }
+        _ => Problem::not_found("there is nothing at this path"),
+    }
 }
 
 /// The layer that does it. Made by hand, as axum's `from_fn` clones and boxes the handler of each request.

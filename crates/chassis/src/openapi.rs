@@ -70,6 +70,8 @@ fn complete(operation: &mut Operation) {
         ("400", "The request is malformed."),
         ("500", "The service failed; its log has the cause."),
         ("503", "The database is away or the service is overloaded; worth another try after `Retry-After` seconds."),
+        // Any operation can be sent an unknown query parameter.
+        ("422", "The request breaks the rules listed under `errors`."),
     ];
     if operation.request_body.is_some() {
         common.extend([
@@ -77,9 +79,6 @@ fn complete(operation: &mut Operation) {
             ("413", "The body is longer than 64 KiB."),
             ("415", "The body is of another media type."),
         ]);
-    }
-    if operation.request_body.is_some() || operation.parameters.is_some() {
-        common.push(("422", "The request breaks the rules listed under `errors`."));
     }
     for (status, description) in common {
         operation.responses.responses.entry(status.to_owned()).or_insert_with(|| problem(description).into());

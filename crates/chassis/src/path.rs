@@ -5,6 +5,7 @@ use http::{StatusCode, request::Parts};
 use serde::de::DeserializeOwned;
 
 use crate::{
+    message::reword,
     percent,
     problem::{FieldError, Problem},
 };
@@ -22,11 +23,11 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
             Ok(axum::extract::Path(value)) => Ok(Self(value)),
             Err(PathRejection::FailedToDeserializePathParams(failure)) => Err(match failure.into_kind() {
                 ErrorKind::DeserializeError { key, message, .. } => {
-                    Problem::invalid(vec![FieldError::parameter(key, message)])
+                    Problem::invalid(vec![FieldError::parameter(key, reword(&message))])
                 }
                 other => {
                     let name = only_parameter(parts, state).await.unwrap_or_else(|| "path".to_owned());
-                    Problem::invalid(vec![FieldError::parameter(name, other.to_string())])
+                    Problem::invalid(vec![FieldError::parameter(name, reword(&other.to_string()))])
                 }
             }),
             Err(rejection) => Err(Problem::internal(rejection)),

@@ -9,9 +9,9 @@ pub(crate) fn check(text: &str) -> Result<(), &'static str> {
     parts.next();
     let escape = |part: &str| part.len() >= 2 && part.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
     if !parts.all(escape) {
-        return Err("has a % that begins no escape");
+        return Err("contains a `%` that does not start a valid escape");
     }
-    percent_decode_str(text).decode_utf8().map(drop).map_err(|_| "is not UTF-8")
+    percent_decode_str(text).decode_utf8().map(drop).map_err(|_| "is not valid UTF-8")
 }
 
 #[cfg(test)]

@@ -226,7 +226,9 @@ impl From<Failure> for Problem {
 impl From<Arc<Failure>> for Problem {
     /// 503 where the database is away or overloaded, else 500: of work that changes nothing, or certainly had no effect.
     fn from(failure: Arc<Failure>) -> Self {
-        if failure.is_lost() || database::is_unavailable(failure.error()) {
+        if database::is_lock_timeout(failure.error()) {
+            Self::unavailable("the data is locked by another transaction; try again in a moment").caused_by(failure)
+        } else if failure.is_lost() || database::is_unavailable(failure.error()) {
             Self::unavailable("the database does not answer; try again in a moment").caused_by(failure)
         } else {
             Self::internal(failure)

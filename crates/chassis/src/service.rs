@@ -1,6 +1,11 @@
 //! A service: what is its own, and the one bootstrap that makes a process of it.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use sqlx::migrate::Migrator;
 use tokio::runtime::Handle;
@@ -15,6 +20,7 @@ use crate::{
     metrics::Metrics,
     migrate, observe, openapi,
     process::{self, Bound, ProcessArgs, Running, usage},
+    query::KnownParameters,
     server::{Server, Workers},
 };
 
@@ -67,12 +73,22 @@ pub fn main<S: Clone + Send + Sync + 'static>(service: &Service<S>) -> ExitCode 
         Err(error) => return process::no_command(service.name, &error),
     };
     match cli.command.unwrap_or(Command::Serve) {
-        Command::Openapi => {
-            println!("{}", openapi::document(service).to_pretty_json().unwrap_or_default());
-            ExitCode::SUCCESS
-        }
+        Command::Openapi => match print_document(service) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{}: cannot print the OpenAPI document: {error}", service.name);
+                ExitCode::FAILURE
+            }
+        },
         command => run(service, command, cli.serve),
     }
+}
+
+fn print_document<S: Clone + Send + Sync + 'static>(service: &Service<S>) -> anyhow::Result<()> {
+    let document = openapi::document(service).to_pretty_json()?;
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{document}")?;
+    Ok(stdout.flush()?)
 }
 
 fn run<S: Clone + Send + Sync + 'static>(service: &Service<S>, command: Command, args: ServeArgs) -> ExitCode {
@@ -113,8 +129,9 @@ impl<S: Clone + Send + Sync + 'static> Service<S> {
         };
         let state = (self.state)(&Context { database, requests, peers });
         let (routes, _) = (self.api)().with_state(state.clone()).split_for_parts();
-        let routes = routes.merge(openapi::routes(openapi::document(self)));
-        let app = observe::layer(routes, metrics.clone());
+        let document = openapi::document(self);
+        let parameters = KnownParameters::of(&document);
+        let app = observe::layer(routes.merge(openapi::routes(document)), metrics.clone(), parameters);
 
         let health = Health::watch(bound.life().clone(), options, self.migrations);
         if let Some((grpc, listener)) = grpc_listener {

@@ -67,7 +67,8 @@ const CHECKS: [(&str, &str); 7] = [
 pub async fn inconsistencies(connection: &mut PgConnection) -> Vec<String> {
     let mut found = Vec::new();
     for (what, query) in CHECKS {
-        let rows: Vec<String> = sqlx::query_scalar(query).fetch_all(&mut *connection).await.expect("the query succeeds");
+        let rows: Vec<String> =
+            sqlx::query_scalar(query).fetch_all(&mut *connection).await.expect("the query succeeds");
         if !rows.is_empty() {
             found.push(format!("{what}, {} in total: {:?}", rows.len(), &rows[..rows.len().min(5)]));
         }
