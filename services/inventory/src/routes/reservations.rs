@@ -120,20 +120,20 @@ macro_rules! transition_route {
         $summary:literal, $ok:literal, $conflict:literal
     ) => {
         #[utoipa::path(
-                                    post,
-                                    path = $path,
-                                    operation_id = $operation,
-                                    summary = $summary,
-                                    tag = "reservations",
-                                    params(("id" = Uuid, Path, description = "The reservation's id.")),
-                                    responses(
-                                        (status = OK, description = $ok, body = Reservation, headers(
-                                            ("etag" = String, description = "The version of the reservation."),
-                                        )),
-                                        (status = NOT_FOUND, description = "The reservation does not exist."),
-                                        (status = CONFLICT, description = $conflict),
-                                    ),
-                                )]
+                                            post,
+                                            path = $path,
+                                            operation_id = $operation,
+                                            summary = $summary,
+                                            tag = "reservations",
+                                            params(("id" = Uuid, Path, description = "The reservation's id.")),
+                                            responses(
+                                                (status = OK, description = $ok, body = Reservation, headers(
+                                                    ("etag" = String, description = "The version of the reservation."),
+                                                )),
+                                                (status = NOT_FOUND, description = "The reservation does not exist."),
+                                                (status = CONFLICT, description = $conflict),
+                                            ),
+                                        )]
         pub(super) async fn $name(
             State(inventory): State<Inventory>,
             Path(id): Path<String>,

@@ -1,4 +1,4 @@
-//! The service as a process, through the accidents of its life and of its database's.
+//! The service as a process: start, stop, and failures of the process and of its database.
 
 mod command_line;
 mod drain;
