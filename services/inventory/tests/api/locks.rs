@@ -54,7 +54,7 @@ async fn keys_are_claimed_in_the_order_of_their_hashes(pool: PgPool) {
     }
     keys.sort();
     // The rows still exist, and can be claimed again.
-    sqlx::query("UPDATE idempotency SET response = NULL").execute(&pool).await.expect("cleared");
+    sqlx::query("UPDATE idempotency SET answer = NULL").execute(&pool).await.expect("cleared");
 
     let gate = hold_up(&pool, "gate").await;
     let mut held_up = pool.begin().await.expect("a transaction");
