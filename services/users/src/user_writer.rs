@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use chassis::{
     Database,
     batch::Handler,
-    database::{Failure, HeldConnection, limited},
+    database::{DedicatedConnection, Failure},
 };
 use uuid::Uuid;
 
@@ -17,30 +17,24 @@ use crate::{
 
 /// Inserts new users.
 pub(crate) struct UserWriter {
-    connection: HeldConnection,
+    connection: DedicatedConnection,
 }
 
 impl UserWriter {
     pub(crate) fn new(database: &Database) -> Self {
-        Self { connection: database.hold() }
+        Self { connection: database.dedicate() }
     }
 
-    async fn insert(&mut self, users: &[(Uuid, &NewUser)]) -> Result<Vec<User>, Failure> {
-        loop {
-            let mut connection = self.connection.begin().await?;
-            let result = limited(store::insert(&mut connection, users)).await;
-            if !self.connection.end(connection, &result) {
-                return result;
-            }
-        }
+    async fn insert(&mut self, mut users: &[(Uuid, &NewUser)]) -> Result<Vec<User>, Failure> {
+        self.connection.run(&mut users, |connection, users| Box::pin(store::insert(connection, users))).await
     }
 }
 
 impl Handler for UserWriter {
     type Request = NewUser;
-    type Answer = Result<(User, Option<Vec<Wish>>), Error>;
+    type Reply = Result<(User, Option<Vec<Wish>>), Error>;
 
-    async fn handle(&mut self, batch: Vec<NewUser>) -> Vec<Self::Answer> {
+    async fn handle(&mut self, batch: Vec<NewUser>) -> Vec<Self::Reply> {
         let ids: Vec<Uuid> = batch.iter().map(|_| Uuid::now_v7()).collect();
         let mut users: Vec<_> = ids.iter().copied().zip(&batch).collect();
         // Sorted by the unique key, so that two replicas cannot deadlock. The sort is stable: of two users with the same

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chassis::database::{HeldConnection, limited};
+use chassis::database::DedicatedConnection;
 use futures_util::future::BoxFuture;
 use sqlx::PgConnection;
 use tokio::time;
@@ -18,17 +18,13 @@ pub(super) const RETRY_PERIOD: Duration = Duration::from_secs(4);
 
 /// Runs a query on a new connection until it succeeds. Returns `None` if it does not succeed in time.
 pub(super) async fn find<T>(
-    connection: &mut HeldConnection,
-    query: impl Fn(&mut PgConnection) -> BoxFuture<'_, Result<T, sqlx::Error>>,
+    connection: &mut DedicatedConnection,
+    mut query: impl Fn(&mut PgConnection) -> BoxFuture<'_, Result<T, sqlx::Error>>,
 ) -> Option<T> {
     let find = async {
         loop {
-            if let Ok(mut borrowed) = connection.begin().await {
-                let found = limited(query(&mut borrowed)).await;
-                connection.end(borrowed, &found);
-                if let Ok(found) = found {
-                    return found;
-                }
+            if let Ok(found) = connection.run(&mut query, |connection, query| query(connection)).await {
+                return found;
             }
             time::sleep(PAUSE).await;
         }

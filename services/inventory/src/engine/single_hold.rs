@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use chassis::database::{HeldConnection, limited};
+use chassis::database::DedicatedConnection;
 use tokio::time::Instant;
 
 use super::outcome::{self, RETRY_PERIOD};
@@ -19,22 +19,18 @@ use crate::{
 
 /// Reserves a single item. Returns `None`, with nothing changed, if the request needs a transaction.
 pub(super) async fn reserve(
-    connection: &mut HeldConnection,
+    connection: &mut DedicatedConnection,
     id: &mut ReservationId,
     new: &NewReservation,
 ) -> Option<Result<Reservation, Error>> {
     let [item] = new.items.as_slice() else { return None };
     let started = Instant::now();
     let expires_at = loop {
-        let mut borrowed = match connection.begin().await {
-            Ok(borrowed) => borrowed,
-            Err(failure) => return Some(Err(Error::Database(Arc::new(failure)))),
-        };
-        let result = limited(store::hold(&mut borrowed, *id, item, new.ttl)).await;
-        if connection.end(borrowed, &result) {
-            continue;
-        }
-        match result {
+        let mut hold = (*id, item, new.ttl);
+        let held = connection
+            .run(&mut hold, |connection, (id, item, ttl)| Box::pin(store::hold(connection, *id, item, *ttl)))
+            .await;
+        match held {
             Ok(held) => break held?,
             Err(failure) if failure.is_lost() => {
                 let failure = Arc::new(failure);

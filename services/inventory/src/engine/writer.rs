@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use chassis::{
     Database,
-    batch::{Arrivals, Batcher, OpenHandler, Unanswered},
-    database::{Failure, HeldConnection, limited, sql_state},
+    batch::{Arrivals, BatchError, Batcher, OpenHandler},
+    database::{DedicatedConnection, Failure, sql_state},
 };
 use tokio::time::Instant;
 
@@ -19,20 +19,20 @@ use crate::{error::Error, model::CommitMarker, store};
 
 /// Changes the stock of products.
 pub(super) struct Writer {
-    connection: HeldConnection,
+    connection: DedicatedConnection,
 }
 
 /// Sends a request to the writer and waits for its reply.
 pub(super) async fn send<T>(changes: &Batcher<Writer>, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
     let (reply, result) = Reply::channel();
     changes.ask(request(reply)).await?;
-    result.await.map_err(|_| Unanswered::Lost)?
+    result.await.map_err(|_| BatchError::Lost)?
 }
 
 impl OpenHandler for Writer {
     type Request = Request;
     /// The reply is sent on the request's own channel.
-    type Answer = ();
+    type Reply = ();
 
     async fn handle(&mut self, batch: Vec<Request>, arrivals: &mut Arrivals<'_, Self>) -> Vec<()> {
         let mut count = 0;
@@ -50,7 +50,7 @@ impl OpenHandler for Writer {
 
 impl Writer {
     pub(super) fn new(database: &Database) -> Self {
-        Self { connection: database.hold() }
+        Self { connection: database.dedicate() }
     }
 
     /// Processes a batch and the requests that join it, and sends their replies. Returns the number of requests.
@@ -93,14 +93,15 @@ impl Writer {
     ) -> Result<(), Error> {
         let started = Instant::now();
         loop {
-            let connection = self.connection.begin().await;
-            let mut connection = connection.map_err(|failure| Error::Database(Arc::new(failure)))?;
-            let mut commit = Commit::NotSent;
-            let work = transaction::run(&mut connection, batch, arrivals.as_deref_mut(), &mut commit);
-            let result = limited(work).await;
-            if self.connection.end(connection, &result) {
-                continue;
-            }
+            let mut attempt = (&mut *batch, arrivals.as_deref_mut(), Commit::NotSent);
+            let result = self
+                .connection
+                .run(&mut attempt, |connection, (batch, arrivals, commit)| {
+                    *commit = Commit::NotSent;
+                    Box::pin(transaction::run(connection, batch, arrivals.as_deref_mut(), commit))
+                })
+                .await;
+            let (_, _, commit) = attempt;
             match (result, commit) {
                 (Ok(Progress::Done), _) => return Ok(()),
                 (Ok(Progress::Repeat), _) => {}
