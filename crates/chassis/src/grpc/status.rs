@@ -20,7 +20,7 @@ mod tests {
     use http::StatusCode;
     use runtime::FieldError;
     use std::{collections::HashMap, time::Duration};
-    use tonic_types::{ErrorDetails, StatusExt};
+    use tonic_types::StatusExt;
 
     const RETRY_DELAY: Duration = Duration::from_secs(1);
 
