@@ -26,9 +26,9 @@ pub(super) async fn reserve(
     let [item] = new.items.as_slice() else { return None };
     let started = Instant::now();
     let expires_at = loop {
-        let mut hold = (*id, item, new.ttl);
+        let mut input = (*id, item, new.ttl);
         let held = connection
-            .run(&mut hold, |connection, (id, item, ttl)| Box::pin(store::hold(connection, *id, item, *ttl)))
+            .run(&mut input, |connection, (id, item, ttl)| Box::pin(store::hold(connection, *id, item, *ttl)))
             .await;
         match held {
             Ok(held) => break held?,
