@@ -56,7 +56,10 @@ fn repeated(query: &str) -> Option<String> {
 /// The layer that refuses query parameters an operation does not document: a misspelled parameter is an error and not
 /// silently ignored. Requests without a query string, and paths that are not documented, pass unchecked.
 #[derive(Clone)]
-pub(crate) struct KnownParameters(Arc<HashMap<String, Vec<(Method, Vec<String>)>>>);
+pub(crate) struct KnownParameters(Arc<HashMap<String, Operations>>);
+
+/// The methods of a path, each with the names of its query parameters.
+type Operations = Vec<(Method, Vec<String>)>;
 
 impl KnownParameters {
     /// Reads the parameters of all operations from the OpenAPI document.
@@ -85,7 +88,7 @@ impl KnownParameters {
         check_escapes(query)?;
         let mut unknown = Vec::new();
         for (name, _) in form_urlencoded::parse(query.as_bytes()) {
-            if !known.iter().any(|known| *known == name) && !unknown.iter().any(|unknown| *unknown == name) {
+            if !known.iter().any(|known| *known == name) && !unknown.contains(&name) {
                 unknown.push(name);
             }
         }
