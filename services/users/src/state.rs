@@ -19,7 +19,7 @@ const MAX_BATCH: usize = 512;
 #[derive(Clone)]
 pub struct Users {
     pub(crate) database: Database,
-    pub(crate) new_users: Arc<Batcher<UserWriter>>,
+    pub(crate) writer: Arc<Batcher<UserWriter>>,
     inventory: Inventory,
 }
 
@@ -28,7 +28,7 @@ impl Users {
         let writer = UserWriter::new(&context.database);
         Self {
             database: context.database.clone(),
-            new_users: Arc::new(Batcher::spawn(&Handle::current(), writer, QUEUE, MAX_BATCH)),
+            writer: Arc::new(Batcher::spawn(&Handle::current(), writer, QUEUE, MAX_BATCH)),
             inventory: Inventory::new(context.peer(INVENTORY)),
         }
     }

@@ -48,21 +48,21 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [get, put, post, delete, patch].into_iter().flatten()
 }
 
-/// Adds the answers that any operation can have, those of reading a body and of reading parameters, where the
-/// operation does not describe them itself.
+/// Adds the responses that any operation or any operation with a body can have, unless the operation describes them
+/// itself.
 fn complete(operation: &mut Operation) {
     let mut common = vec![
         ("400", "The request is malformed."),
-        ("500", "The service failed; its log has the cause."),
-        ("503", "The database is away or the service is overloaded; worth another try after `Retry-After` seconds."),
-        // Any operation can be sent an unknown query parameter.
-        ("422", "The request breaks the rules listed under `errors`."),
+        ("500", "The service failed. Its log has the cause."),
+        ("503", "The database is unavailable or the service is overloaded. Retry after `Retry-After` seconds."),
+        // Unknown query parameters are refused by every operation.
+        ("422", "The request is invalid; `errors` lists the reasons."),
     ];
     if operation.request_body.is_some() {
         common.extend([
             ("408", "The body did not arrive in time."),
             ("413", "The body is longer than 64 KiB."),
-            ("415", "The body is of another media type."),
+            ("415", "The media type is not supported."),
         ]);
     }
     for (status, description) in common {
@@ -74,7 +74,8 @@ fn complete(operation: &mut Operation) {
             response.content = problem("").content;
         }
         let text = ObjectBuilder::new().schema_type(Type::String).build();
-        let header = HeaderBuilder::new().schema(Some(text)).description(Some("The request's id, as in the log."));
+        let header =
+            HeaderBuilder::new().schema(Some(text)).description(Some("The request id, which the log has too."));
         response.headers.insert("x-request-id".to_owned(), header.build().into());
     }
 }

@@ -71,7 +71,7 @@ impl Writer {
         }
         let Err(error) = self.write(batch, arrivals).await else { return };
         if batch.len() == 1 || !concerns_one_change(&error) {
-            batch.iter_mut().for_each(|request| request.fail(error.clone()));
+            fail(batch, &error);
             return;
         }
         // A single change made the statement fail. Written one by one, only that change fails.
@@ -79,7 +79,7 @@ impl Writer {
         for request in std::mem::take(batch) {
             alone.push(request);
             if let Err(error) = self.write(&mut alone, None).await {
-                alone.iter_mut().for_each(|request| request.fail(error.clone()));
+                fail(&mut alone, &error);
             }
             batch.append(&mut alone);
         }
@@ -132,6 +132,12 @@ impl Writer {
             Box::pin(async move { store::was_committed(connection, &marker).await })
         })
         .await
+    }
+}
+
+fn fail(requests: &mut [Request], error: &Error) {
+    for request in requests {
+        request.fail(error.clone());
     }
 }
 

@@ -171,7 +171,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::TimeToLive;
+    use crate::model::number::TimeToLive;
 
     fn key(text: &str) -> IdempotencyKey {
         IdempotencyKey::try_from(text.as_bytes()).expect("a valid key")

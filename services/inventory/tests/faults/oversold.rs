@@ -6,6 +6,7 @@
 
 mod client;
 mod notes;
+mod shop;
 
 use std::{
     sync::{
@@ -26,8 +27,9 @@ use crate::{
     proxy::{Cut, Proxy},
     service::{Postgres, program, ready, serve},
 };
-use client::{BULK, CRATE, Client, PRODUCTS};
+use client::Client;
 use notes::Notes;
+use shop::{BULK, CRATE, PRODUCTS, Shop};
 
 /// The last process is quiet: few clients use it, one item at a time.
 const PROCESSES: usize = 4;
@@ -38,18 +40,6 @@ const QUIET_CLIENTS: usize = 2;
 const PROGRESS: usize = 300;
 /// How often each kind of fault is injected.
 const ROUNDS: usize = 4;
-
-/// The state that the clients share.
-#[derive(Clone)]
-struct Shop {
-    /// The addresses of the processes.
-    addresses: watch::Receiver<Vec<String>>,
-    ending: Arc<AtomicBool>,
-    /// The number of requests with a known outcome.
-    certain: Arc<AtomicUsize>,
-    /// The source of unique request numbers.
-    numbers: Arc<AtomicUsize>,
-}
 
 struct Scene {
     postgres: Postgres,

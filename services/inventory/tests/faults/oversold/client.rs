@@ -10,19 +10,10 @@ use test_support::process::Process;
 use tokio::time;
 
 use super::{
-    Shop,
     notes::{Notes, Outcome},
+    shop::{BULK, CRATE, PRODUCTS, Shop},
 };
 use crate::service::client;
-
-/// Few products, so that they are contended and run out.
-pub const PRODUCTS: [&str; 3] = ["cup", "mug", "pot"];
-
-/// There is plenty of it. The quantity of each hold is the request's number.
-pub const BULK: &str = "bulk";
-
-/// Like [`BULK`], for holds of one item. Few expire, because overdue lines prevent single-statement holds.
-pub const CRATE: &str = "crate";
 
 /// How long to wait for a response: short enough to time out during a fault.
 const TIMEOUT: Duration = Duration::from_secs(8);

@@ -7,7 +7,7 @@ use std::{
 
 use sqlx::PgConnection;
 
-use super::client::{BULK, CRATE};
+use super::shop::{BULK, CRATE};
 
 /// What a client knows about a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
