@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use crate::database::{self, Failure};
 
-/// Where the problem types of Hedgerow are named; `docs/API.md` lists them.
+/// Where the problem types of Hedgerow are named; `docs/api.md` lists them.
 const TYPE_BASE: &str = "https://hedgerow.dev/problems/";
 
 /// Seconds a client is asked to wait after a 503.

@@ -1,6 +1,6 @@
 //! Group commit: one transaction for all the changes that wait.
 //!
-//! See "Inventory" in `docs/ARCHITECTURE.md`.
+//! See `docs/adr/0011-group-commit.md`.
 
 use std::{sync::Arc, time::Duration};
 
