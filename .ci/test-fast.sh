@@ -5,22 +5,36 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 base=${BASE:-$(git merge-base HEAD main 2>/dev/null || git rev-parse HEAD)}
-packages=()
-while read -r file; do
-    folder=$(dirname "$file")
+
+# The name of each changed crate, as its test binaries have it, and its folder.
+declare -A folders=()
+while read -r folder; do
     while [ "$folder" != . ] && [ ! -f "$folder/Cargo.toml" ]; do
         folder=$(dirname "$folder")
     done
     [ "$folder" != . ] || continue
-    packages+=(--package "$(sed -n '0,/^name = / s/^name = "\(.*\)"/\1/p' "$folder/Cargo.toml")")
-done < <({ git diff --name-only "$base"; git ls-files --others --exclude-standard; } | grep -E '\.(rs|toml|sql|proto|json|yaml|snap)$' |
-    xargs -r dirname | sort -u | sed 's|$|/_|')
+    name=$(sed -n '0,/^name = / s/^name = "\(.*\)"/\1/p' "$folder/Cargo.toml")
+    folders[${name//-/_}]=$PWD/$folder
+done < <({ git diff --name-only "$base"; git ls-files --others --exclude-standard; } | xargs -r dirname | sort -u)
 
-if [ ${#packages[@]} -eq 0 ]; then
+if [ ${#folders[@]} -eq 0 ]; then
     echo "No crate has changed since $(git rev-parse --short "$base")."
     exit
 fi
-mapfile -t names < <(printf '%s\n' "${packages[@]}" | grep -vx -- --package | sort -u)
-echo "Unit tests of ${names[*]}, changed since $(git rev-parse --short "$base")."
-mapfile -t arguments < <(printf -- '--package\n%s\n' "${names[@]}")
-cargo test "${arguments[@]}" --lib --bins
+echo "Unit tests of ${!folders[*]}, changed since $(git rev-parse --short "$base")"
+
+# All crates are built, as for `make test`: to build some of them would select other features of their dependencies, and
+# compile those again.
+built=$(mktemp)
+trap 'rm -f "$built"' EXIT
+cargo test --workspace --lib --bins --no-run 2>&1 | tee "$built" | { grep -v '^  Executable ' || true; }
+
+failed=0
+while read -r executable; do
+    name=$(basename "$executable")
+    folder=${folders[${name%-*}]:-}
+    [ -n "$folder" ] || continue
+    executable=$(realpath "$executable")
+    (cd "$folder" && CARGO_MANIFEST_DIR=$folder "$executable" --quiet) || failed=1
+done < <(sed -n 's/^  Executable .*(\(.*\))$/\1/p' "$built")
+exit "$failed"
