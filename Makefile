@@ -38,14 +38,14 @@ queries: install-postgres hedgerow ## Regenerate the query data in .sqlx, after 
 check-queries: install-postgres hedgerow ## Check that the query data is up to date
 	$(TARGET)/debug/hedgerow postgres -- migrations/queries check
 
-manifests: ## Regenerate the CRD, the operator's manifests and the schema of the chart's values
+manifests: ## Renew what follows from the kind in deploy/operator and the chart, after a change to it or to what runs the operator
 	cargo build --quiet --package operator
 	$(TARGET)/debug/operator crd >deploy/operator/crd.yaml
 	cp deploy/operator/crd.yaml helm/hedgerow/crds/microservices.yaml
 	$(TARGET)/debug/operator manifests >deploy/operator/operator.yaml
 	@schema=$$($(TARGET)/debug/operator values-schema helm/hedgerow/values.schema.json) && printf '%s\n' "$$schema" >helm/hedgerow/values.schema.json
 
-check-manifests: ## Check that the generated manifests are up to date
+check-manifests: ## Check that they are up to date
 	cargo build --quiet --package operator
 	$(TARGET)/debug/operator crd | diff deploy/operator/crd.yaml -
 	$(TARGET)/debug/operator crd | diff helm/hedgerow/crds/microservices.yaml -
