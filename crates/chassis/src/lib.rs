@@ -2,7 +2,7 @@
 //! logs and traces, `problem+json`, the database pool and its migrations, paging.
 //!
 //! A service is a [`Service`] value: a name, its migrations and a function that builds its routes.
-//! [`main`] turns it into a process that meets the contract in `docs/add-a-service.md`.
+//! [`main`] turns it into a process that keeps the contract of `docs/ARCHITECTURE.md`.
 
 mod admin;
 pub mod alarm;

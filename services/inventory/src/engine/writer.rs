@@ -1,6 +1,6 @@
 //! Group commit: one transaction for all the changes that wait.
 //!
-//! See `docs/adr/0011-group-commit.md`.
+//! See "Inventory" in `docs/ARCHITECTURE.md`.
 
 use std::{sync::Arc, time::Duration};
 
