@@ -8,7 +8,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// Where the problem types of Hedgerow are named; `docs/API.md` lists them.
+/// Where the problem types of Hedgerow are named; `docs/api.md` lists them.
 const TYPE_BASE: &str = "https://hedgerow.dev/problems/";
 
 /// Seconds a client is asked to wait after a 503.

@@ -1,4 +1,4 @@
-//! JSON bodies, read field by field so that an answer names every fault and its place.
+//! JSON bodies, parsed field by field so that a response lists every error with its pointer.
 
 use axum::extract::{FromRequest, Request};
 use bytes::Bytes;
@@ -12,34 +12,34 @@ use runtime::{FieldError, Problem};
 
 use super::{json, message::reword};
 
-/// The longest request body that is read, in bytes.
+/// The maximum length of a request body, in bytes.
 const BODY_LIMIT: usize = 64 * 1024;
 
 /// How long a client may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Extracts a JSON body and refuses everything else with a problem that says where it is wrong.
+/// Extracts a JSON body. Rejects anything else with a problem that points to the errors.
 pub struct Json<T>(pub T);
 
-/// A request body: how it is read from the fields of a JSON object.
+/// A type that is parsed from the fields of a JSON object.
 pub trait FromFields: Sized {
-    /// The media types it may come in.
+    /// The accepted media types.
     const MEDIA_TYPES: &'static [&'static str] = &["application/json"];
 
-    /// Reads the fields; `None` when a fault was noted on the way.
+    /// Parses the fields. Returns `None` if any field has an error, after noting it.
     fn from_fields(fields: &mut Fields) -> Option<Self>;
 }
 
-/// The fields of a JSON object, and the faults found in them so far.
+/// The fields of a JSON object, and the errors found so far.
 pub struct Fields {
-    /// Where the object is in the body, as a JSON pointer.
-    place: String,
+    /// The JSON pointer to the object.
+    pointer: String,
     object: Map<String, Value>,
     errors: Vec<FieldError>,
 }
 
 impl Fields {
-    /// A field that must be there.
+    /// Parses a required field.
     pub fn required<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
         let Some(value) = self.object.remove(name) else {
             self.note(name, "this field is required");
@@ -48,13 +48,13 @@ impl Fields {
         self.parse(name, value)
     }
 
-    /// Notes a fault of a field.
+    /// Notes an error in a field.
     pub fn note(&mut self, name: &str, detail: impl Into<String>) {
-        let place = format!("{}/{}", self.place, json::escape(name));
-        self.errors.push(FieldError::at(&place, detail));
+        let pointer = format!("{}/{}", self.pointer, json::escape(name));
+        self.errors.push(FieldError::at(&pointer, detail));
     }
 
-    /// An array of objects that must be there.
+    /// Parses a required array of objects.
     pub fn list<T: FromFields>(&mut self, name: &str) -> Option<Vec<T>> {
         let Value::Array(values) = self.required(name)? else {
             self.note(name, "must be an array");
@@ -63,15 +63,15 @@ impl Fields {
         let count = values.len();
         let mut read = Vec::with_capacity(count);
         for (index, value) in values.into_iter().enumerate() {
-            match Self::read_at(format!("{}/{name}/{index}", self.place), value) {
+            match Self::read_at(format!("{}/{name}/{index}", self.pointer), value) {
                 Ok(element) => read.push(element),
-                Err(faults) => self.errors.extend(faults),
+                Err(errors) => self.errors.extend(errors),
             }
         }
         (read.len() == count).then_some(read)
     }
 
-    /// A field that may be left out: `Some(None)` then. Null is not the same as left out, and is refused.
+    /// Parses an optional field: `Some(None)` if it is missing. Null is an error.
     pub fn optional<T: DeserializeOwned>(&mut self, name: &str) -> Option<Option<T>> {
         match self.object.remove(name) {
             None => Some(None),
@@ -84,22 +84,22 @@ impl Fields {
             Ok(value) => return Some(value),
             Err(error) => error,
         };
-        let pointer = format!("{}/{name}{}", self.place, json::pointer(error.path()));
+        let pointer = format!("{}/{name}{}", self.pointer, json::pointer(error.path()));
         self.errors.push(FieldError::at(&pointer, reword(&error.into_inner().to_string())));
         None
     }
 
-    /// Reads a whole body; every field that `T` did not take is a fault.
+    /// Parses a whole body. Fields that `T` does not parse are errors.
     fn read<T: FromFields>(value: Value) -> Result<T, Problem> {
         Self::read_at(String::new(), value).map_err(Problem::invalid)
     }
 
-    /// Reads what is at a place in the body.
-    fn read_at<T: FromFields>(place: String, value: Value) -> Result<T, Vec<FieldError>> {
+    /// Parses the value at a pointer.
+    fn read_at<T: FromFields>(pointer: String, value: Value) -> Result<T, Vec<FieldError>> {
         let Value::Object(object) = value else {
-            return Err(vec![FieldError::at(&place, "must be a JSON object")]);
+            return Err(vec![FieldError::at(&pointer, "must be a JSON object")]);
         };
-        let mut fields = Self { place, object, errors: Vec::new() };
+        let mut fields = Self { pointer, object, errors: Vec::new() };
         let parsed = T::from_fields(&mut fields);
         for name in std::mem::take(&mut fields.object).keys() {
             fields.note(name, "unknown field");
@@ -124,7 +124,7 @@ impl<S: Send + Sync, T: FromFields> FromRequest<S> for Json<T> {
         }
         let body = read_body(&parts.headers, body).await?;
         if body.is_empty() {
-            return Err(Problem::new(StatusCode::BAD_REQUEST, "the body is missing: a JSON object is expected"));
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "the body is missing; send a JSON object"));
         }
         if media_type.is_none() {
             return Err(unsupported_media_type::<T>());
@@ -153,7 +153,7 @@ async fn read_body(headers: &HeaderMap, body: axum::body::Body) -> Result<Bytes,
     match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_LIMIT).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Problem::new(StatusCode::BAD_REQUEST, "the body could not be read to its end")),
+        Ok(Err(_)) => Err(Problem::new(StatusCode::BAD_REQUEST, "the body is incomplete")),
         Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
     }
 }
@@ -188,15 +188,15 @@ mod tests {
     }
 
     #[test]
-    fn names_every_fault_in_every_element_of_a_list() {
+    fn every_error_in_a_list_has_a_pointer() {
         let read = |value| match Fields::read::<Shape>(value) {
             Ok(shape) => Ok(shape.points.iter().map(|point| point.x).collect::<Vec<_>>()),
             Err(problem) => Err(problem.errors().iter().filter_map(|error| error.pointer.clone()).collect::<Vec<_>>()),
         };
         assert_eq!(read(json!({"points": [{"x": 1}, {"x": 2}]})), Ok(vec![1, 2]));
         let faulty = json!({"points": [{"x": 1}, 2, {"x": 300, "names": [1], "y/": 0}, {}], "z": 0});
-        let places = ["#/points/1", "#/points/2/x", "#/points/2/names/0", "#/points/2/y~1", "#/points/3/x", "#/z"];
-        assert_eq!(read(faulty), Err(places.map(str::to_owned).into()));
+        let pointers = ["#/points/1", "#/points/2/x", "#/points/2/names/0", "#/points/2/y~1", "#/points/3/x", "#/z"];
+        assert_eq!(read(faulty), Err(pointers.map(str::to_owned).into()));
         assert_eq!(read(json!({"points": {}})), Err(vec!["#/points".to_owned()]));
         assert_eq!(read(json!({})), Err(vec!["#/points".to_owned()]));
     }
@@ -207,14 +207,14 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_is_there() {
+    fn valid_fields_are_parsed() {
         let point = Fields::read::<Point>(json!({"x": 7, "names": ["a"]})).expect("valid");
         assert_eq!((point.x, point.names), (7, Some(vec!["a".to_owned()])));
         assert_eq!(Fields::read::<Point>(json!({"x": 7})).expect("valid").names, None);
     }
 
     #[test]
-    fn names_every_fault_by_its_place() {
+    fn every_error_has_a_pointer() {
         assert_eq!(faults(json!({})), ["#/x"]);
         assert_eq!(faults(json!({"x": 300, "names": ["a", 1]})), ["#/x", "#/names/1"]);
         assert_eq!(faults(json!({"x": 1, "y/~ é": 2})), ["#/y~1~0%20%C3%A9"]);

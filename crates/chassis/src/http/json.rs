@@ -1,4 +1,4 @@
-//! JSON text, read strictly.
+//! Strict parsing of JSON.
 
 use std::fmt;
 
@@ -18,29 +18,29 @@ use super::message::reword;
 pub(crate) fn parse(text: &[u8]) -> Result<Value, Problem> {
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let strict = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let place = pointer(error.path());
-        refusal(&place, &error.into_inner())
+        let pointer = pointer(error.path());
+        refusal(&pointer, &error.into_inner())
     });
     let Strict(value) = strict?;
     deserializer.end().map_err(|error| refusal("", &error))?;
     Ok(value)
 }
 
-/// `serde_json` takes a number that is too large for a syntax error, and its text is all that tells it from others.
+/// `serde_json` reports a number out of range as a syntax error. Only its text tells it from others.
 const TOO_LARGE: &str = "number out of range";
 
-fn refusal(place: &str, error: &serde_json::Error) -> Problem {
+fn refusal(pointer: &str, error: &serde_json::Error) -> Problem {
     let text = error.to_string();
-    // It ends with a line and a column.
+    // The text ends with a line and a column.
     let detail = text.split(" at line ").next().unwrap_or_default().to_owned();
     if error.classify() == Category::Data || detail == TOO_LARGE {
-        Problem::invalid(vec![FieldError::at(place, reword(&detail))])
+        Problem::invalid(vec![FieldError::at(pointer, reword(&detail))])
     } else {
-        Problem::new(StatusCode::BAD_REQUEST, format!("the body cannot be read as JSON: {text}"))
+        Problem::new(StatusCode::BAD_REQUEST, format!("the body is not valid JSON: {text}"))
     }
 }
 
-/// A path as a JSON pointer in URI fragment form, without the `#`.
+/// Formats a path as a JSON pointer in URI fragment form, without the `#`.
 pub(crate) fn pointer(path: &serde_path_to_error::Path) -> String {
     let mut pointer = String::new();
     for segment in path {
@@ -67,8 +67,8 @@ pub(crate) fn escape(name: &str) -> String {
     escaped
 }
 
-/// A value in which no object has a name twice. RFC 8259 (section 4) leaves open which of the two counts: what reads
-/// the request elsewhere, a proxy say, could take the other one.
+/// A value without repeated names in an object. RFC 8259 (section 4) leaves open which of the values counts, so another
+/// reader of the request, such as a proxy, could use the other one.
 struct Strict(Value);
 
 impl<'de> Deserialize<'de> for Strict {
@@ -121,7 +121,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
         while let Some(name) = members.next_key::<String>()? {
-            // Refused as a value is, so that the error has the name in its path.
+            // Rejected while deserializing the value, so that the error's path contains the name.
             let Strict(value) = members.next_value_seed(Once { first: !object.contains_key(&name) })?;
             object.insert(name, value);
         }
@@ -129,7 +129,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
     }
 }
 
-/// A member's value, of a name that is there for the first time.
+/// Deserializes the value of a member whose name has not occurred before.
 struct Once {
     first: bool,
 }
@@ -152,7 +152,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    /// Any JSON value, of limited depth, with short and therefore often equal names.
+    /// Any JSON value of limited depth. Names are short, so that they are often equal.
     fn value() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
@@ -203,34 +203,34 @@ mod tests {
         }
     }
 
-    /// The status, and the place of a 422.
+    /// The status, and the pointer of a 422.
     fn refused(text: &str) -> (u16, Option<String>) {
         let problem = parse(text.as_bytes()).expect_err(text);
         (problem.status().as_u16(), problem.errors().first().and_then(|error| error.pointer.clone()))
     }
 
     #[test]
-    fn a_value_is_read_as_it_stands() {
+    fn a_valid_value_is_parsed() {
         let text = r#"{"a": [null, true, -1, 18446744073709551615, 42.0, 1e-400, "é\n"], "b": {"a": {}}}"#;
         let value = json!({"a": [null, true, -1, u64::MAX, 42.0, 0.0, "é\n"], "b": {"a": {}}});
         assert_eq!(parse(text.as_bytes()).expect("JSON"), value);
     }
 
     #[test]
-    fn a_name_that_comes_twice_is_422_at_its_place() {
+    fn a_repeated_name_is_422_with_a_pointer() {
         assert_eq!(refused(r#"{"a": 1, "b": 2, "a": 1}"#), (422, Some("#/a".to_owned())));
         assert_eq!(refused(r#"{"a": [{}, {"~": 1, "\u007e": 2}]}"#), (422, Some("#/a/1/~0".to_owned())));
     }
 
     #[test]
-    fn a_number_that_is_too_large_is_422_at_its_place() {
+    fn a_number_out_of_range_is_422_with_a_pointer() {
         assert_eq!(refused(r#"{"a": 1e400}"#), (422, Some("#/a".to_owned())));
         assert_eq!(refused(r#"{"a": [0, -1e99999999999]}"#), (422, Some("#/a/1".to_owned())));
         assert_eq!(refused("1e400"), (422, Some("#".to_owned())));
     }
 
     #[test]
-    fn what_is_no_json_is_400() {
+    fn malformed_json_is_400() {
         for text in ["", "{", "{} {}", r#"{"a": 01}"#, r#"{"a": "\ud800"}"#, &"[".repeat(10_000)] {
             assert_eq!(refused(text), (400, None), "{text}");
         }

@@ -1,4 +1,4 @@
-//! The OpenAPI document, completed with what the chassis adds to every operation, and the page that shows it.
+//! The OpenAPI document with the responses that every operation has, and the page that shows it.
 
 use axum::{Router, response::Redirect, routing::get};
 use runtime::{FieldError, ProblemBody};
@@ -97,7 +97,7 @@ fn inline<T>(part: &RefOr<T>) -> Option<&T> {
     }
 }
 
-/// The names of the schemas of what a schema has lists of.
+/// The names of the schemas of a schema's array elements.
 fn element_schemas(schema: &RefOr<Schema>) -> Vec<String> {
     let RefOr::T(Schema::Object(object)) = schema else { return Vec::new() };
     let lists = object.properties.values().filter_map(|property| match property {
@@ -114,7 +114,7 @@ fn element_schemas(schema: &RefOr<Schema>) -> Vec<String> {
     names.collect()
 }
 
-/// [`crate::Json`] takes no field that its type does not read.
+/// [`crate::Json`] rejects unknown fields.
 fn refuse_unknown_fields(schema: &mut RefOr<Schema>) {
     if let RefOr::T(Schema::Object(object)) = schema {
         object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));

@@ -1,4 +1,4 @@
-//! Path parameters, refused with a problem.
+//! Path parameters.
 
 use axum::extract::{FromRequestParts, RawPathParams, path::ErrorKind, rejection::PathRejection};
 use http::{StatusCode, request::Parts};
@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use super::message::reword;
 
-/// Extracts the parameters of the path: 400 where the path's escapes are bad, 422 where one breaks a rule of its type.
+/// Extracts the path parameters. A malformed percent-escape is a 400, an invalid parameter a 422.
 pub struct Path<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
@@ -15,7 +15,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         percent::check(parts.uri.path())
-            .map_err(|fault| Problem::new(StatusCode::BAD_REQUEST, format!("the path {fault}")))?;
+            .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the path {error}")))?;
         match axum::extract::Path::from_request_parts(parts, state).await {
             Ok(axum::extract::Path(value)) => Ok(Self(value)),
             Err(PathRejection::FailedToDeserializePathParams(failure)) => Err(match failure.into_kind() {
@@ -32,7 +32,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
     }
 }
 
-/// The name of the path's parameter where it has one: axum does not say it then.
+/// The name of the path's only parameter, which axum does not report.
 async fn only_parameter<S: Send + Sync>(parts: &mut Parts, state: &S) -> Option<String> {
     let parameters = RawPathParams::from_request_parts(parts, state).await.ok()?;
     let mut names = parameters.iter().map(|(name, _)| name.to_owned());
