@@ -88,7 +88,7 @@ impl Peers {
                 let (pool, budget, metrics) = (Pool::start(name, url.clone()), Budget::default(), metrics.clone());
                 channels.insert(name, Channel(Arc::new(Peer { name, pool, budget, metrics })));
             } else {
-                tracing::warn!(peer = name, "nobody says where this peer is: it counts as away");
+                tracing::warn!(peer = name, "no URL configured for peer; treating it as unavailable");
             }
         }
         Ok(Self(channels))

@@ -40,7 +40,8 @@ impl IntoParams for Key {
             .min_length(Some(1))
             .max_length(Some(255))
             .pattern(Some("^[!-~]+$"));
-        let description = "Makes the request safe to retry: repeating it with the same key within 24 hours returns the first response.";
+        let description = "Makes the request safe to retry: repeating it with the same key within 24 hours returns \
+                           the first response.";
         let parameter = ParameterBuilder::new().name(NAME).parameter_in(ParameterIn::Header).required(Required::False);
         vec![parameter.description(Some(description)).schema(Some(schema)).build()]
     }

@@ -149,7 +149,7 @@ transition_route!(
     "commitReservation",
     Transition::Commit,
     "Commit a reservation: take its items from stock",
-    "The reservation is committed, now or before.",
+    "The committed reservation.",
     "The reservation was released or has expired."
 );
 
@@ -159,7 +159,7 @@ transition_route!(
     "releaseReservation",
     Transition::Release,
     "Release a reservation: return its items to stock",
-    "The reservation is released, now or before, or has expired.",
+    "The released or expired reservation.",
     "The reservation was committed."
 );
 
