@@ -74,8 +74,7 @@ fn complete(operation: &mut Operation) {
             response.content = problem("").content;
         }
         let text = ObjectBuilder::new().schema_type(Type::String).build();
-        let header =
-            HeaderBuilder::new().schema(Some(text)).description(Some("The request id, as used in the log."));
+        let header = HeaderBuilder::new().schema(Some(text)).description(Some("The request id, as used in the log."));
         response.headers.insert("x-request-id".to_owned(), header.build().into());
     }
 }
