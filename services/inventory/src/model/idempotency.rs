@@ -77,7 +77,7 @@ impl Claim {
     }
 }
 
-/// Hashes a list of parts. Each part is preceded by its length, so different lists never have the same text.
+/// Hashes a list of parts. Each part is preceded by its length, so different lists are different inputs of the hash.
 fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Digest {
     let mut hash = Sha256::new();
     for part in parts {
