@@ -170,7 +170,7 @@ async fn a_call_whose_deadline_passes_in_the_queue_has_no_effect(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_request_whose_client_disconnects_in_the_queue_has_no_effect(pool: PgPool) {
+async fn a_disconnected_clients_queued_request_has_no_effect(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "p", 5).await.json(201);
     let mut client = client(&app).await;
