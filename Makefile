@@ -38,19 +38,17 @@ queries: install-postgres hedgerow ## Regenerate the query data in .sqlx, after 
 check-queries: install-postgres hedgerow ## Check that the query data is up to date
 	$(TARGET)/debug/hedgerow postgres -- migrations/queries.sh check
 
-manifests: ## Renew what follows from the kind in deploy/operator and the chart, after a change to it or to what runs the operator
+manifests: ## Update deploy/operator and the chart after a change to crates/api or services/*/microservice.yaml
 	cargo build --quiet --package operator
 	$(TARGET)/debug/operator crd >deploy/operator/crd.yaml
-	cp deploy/operator/crd.yaml helm/hedgerow/crds/microservices.yaml
 	$(TARGET)/debug/operator manifests >deploy/operator/operator.yaml
-	@schema=$$($(TARGET)/debug/operator values-schema helm/hedgerow/values.schema.json) && printf '%s\n' "$$schema" >helm/hedgerow/values.schema.json
+	$(TARGET)/debug/operator chart helm/hedgerow services/*/microservice.yaml
 
-check-manifests: ## Check that they are up to date
+check-manifests: ## Check that deploy/operator and the chart are up to date
 	cargo build --quiet --package operator
 	$(TARGET)/debug/operator crd | diff deploy/operator/crd.yaml -
-	$(TARGET)/debug/operator crd | diff helm/hedgerow/crds/microservices.yaml -
 	$(TARGET)/debug/operator manifests | diff deploy/operator/operator.yaml -
-	$(TARGET)/debug/operator values-schema helm/hedgerow/values.schema.json | diff helm/hedgerow/values.schema.json -
+	$(TARGET)/debug/operator chart --check helm/hedgerow services/*/microservice.yaml
 
 check-scripts: ## Check the shell scripts with shellcheck
 	@if command -v shellcheck >/dev/null; then git grep -lE '^#!(/bin/sh|/usr/bin/env bash)$$' | xargs shellcheck --external-sources; else echo "skipped: shellcheck is not installed" >&2; fi

@@ -1,6 +1,7 @@
 //! The controller: what it watches, and when it looks at which object.
 
 mod backoff;
+mod calls;
 mod children;
 mod conditions;
 mod credentials;
@@ -34,7 +35,7 @@ use kube::{
 use runtime::Checks;
 use tokio::sync::watch;
 
-use crate::{build::Facts, metrics::Metrics};
+use crate::{manifests::Facts, metrics::Metrics};
 use api::Microservice;
 
 use backoff::Backoff;

@@ -15,10 +15,10 @@ use tokio::{
 };
 
 use crate::{
-    build::Facts,
-    cli,
     controller::{Controller, Settings},
+    exit::usage,
     lease::Election,
+    manifests::Facts,
     metrics::{CountRequests, Metrics},
 };
 
@@ -74,11 +74,11 @@ pub(crate) struct RunArgs {
 pub(crate) fn main(args: RunArgs) -> ExitCode {
     let _logs = match runtime::telemetry::start("operator", &args.log_level, None) {
         Ok(telemetry) => telemetry,
-        Err(error) => return cli::usage(&format!("{error:#}")),
+        Err(error) => return usage(&format!("{error:#}")),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return cli::usage(&format!("cannot start: {error}")),
+        Err(error) => return usage(&format!("cannot start: {error}")),
     };
     match runtime.block_on(run(args)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,7 @@
-//! The Service, and a headless one for clients that balance by themselves, as those of gRPC do.
+//! The Service, and a headless one for clients that balance connections themselves, such as gRPC clients.
 //!
-//! Both have the pods' own port numbers, since a headless one cannot translate them. Neither has the admin port:
-//! metrics are a pod's own, so Prometheus asks each pod.
+//! Both use the port numbers of the pods, because a headless Service cannot translate ports. Neither has the admin
+//! port: metrics belong to a pod, so Prometheus scrapes each pod.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,14 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 
-use super::{Facts, SERVICE, labels, metadata};
+use super::{
+    facts::Facts,
+    labels::{self, SERVICE, metadata},
+    names,
+};
 use api::{Microservice, ServiceType};
 
-/// What the gateway reads: `{"paths": [...], "grpc": false}`.
+/// The annotation that the gateway reads: `{"paths": [...], "grpc": false}`.
 const ROUTE: &str = "hedgerow.dev/route";
 
 pub(super) fn build(object: &Microservice, facts: &Facts) -> [Service; 2] {
@@ -38,7 +42,7 @@ pub(super) fn build(object: &Microservice, facts: &Facts) -> [Service; 2] {
             spec: Some(ServiceSpec { type_: Some(kind.to_owned()), ..spec }),
             status: None,
         },
-        Service { metadata: metadata_of(format!("{name}-headless"), None), spec: Some(headless), status: None },
+        Service { metadata: metadata_of(names::headless(&name), None), spec: Some(headless), status: None },
     ]
 }
 

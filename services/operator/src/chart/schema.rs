@@ -1,47 +1,44 @@
-//! `operator values-schema`: the part of the chart's `values.schema.json` that follows from the kind.
-
-use std::{fs, path::Path};
+//! The definition of a `Microservice` spec in the chart's `values.schema.json`.
 
 use anyhow::Context;
 use serde_json::{Map, Value, json};
 
 use api::crd;
 
-/// What the chart's schema calls the schema of a spec.
+/// The name of the definition in the schema of the values.
 const DEFINITION: &str = "microservice";
 
-/// The schema of the file, its definition of a spec made anew.
+/// Replaces the definition in the schema of the values.
 ///
 /// # Errors
-/// Where the file cannot be read, or is no JSON object.
-pub(crate) fn complete(file: &Path) -> anyhow::Result<String> {
-    let name = file.display();
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read {name}"))?;
-    let mut schema: Map<String, Value> = serde_json::from_str(&text).with_context(|| format!("{name} is no schema"))?;
+/// Returns an error if the text is not a JSON object.
+pub(super) fn complete(text: &str) -> anyhow::Result<String> {
+    let mut schema: Map<String, Value> = serde_json::from_str(text).context("not a JSON schema")?;
     let definitions = schema.entry("definitions").or_insert_with(|| json!({}));
     definitions[DEFINITION] = spec()?;
     Ok(serde_json::to_string_pretty(&schema)? + "\n")
 }
 
-/// The schema of a spec, for values: an image left out is the chart's, and a field that is not known is a typing error.
+/// The schema of a spec in the values. The image is optional, because the chart has a default for its own services, and
+/// unknown fields are refused.
 fn spec() -> anyhow::Result<Value> {
     let mut crd = crd::document()?;
     let mut spec = crd
         .pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec")
         .map(Value::take)
         .context("the kind has no spec")?;
-    let required = spec["required"].as_array_mut().context("nothing is required")?;
+    let required = spec["required"].as_array_mut().context("the spec has no required fields")?;
     required.retain(|field| field != "image");
     if required.is_empty() {
         spec.as_object_mut().and_then(|spec| spec.remove("required"));
     }
     close(&mut spec);
-    // A null takes a service of the chart's away.
+    // null removes a service of the chart.
     spec["type"] = json!(["object", "null"]);
     Ok(spec)
 }
 
-/// Makes JSON Schema of the API server's dialect. What only the API server knows to check is left to it.
+/// Converts a structural schema to JSON Schema. What only the API server can check, such as CEL rules, is dropped.
 fn close(schema: &mut Value) {
     let Value::Object(fields) = schema else { return };
     let open = fields.contains_key("x-kubernetes-preserve-unknown-fields");
@@ -66,17 +63,18 @@ mod tests {
     }
 
     #[test]
-    fn a_spec_of_the_values_may_leave_its_image_to_the_chart() {
+    fn spec_in_the_values_may_omit_the_image() {
         assert!(accepts(&json!({ "database": {}, "scaling": { "min": 2 }, "network": { "allowFrom": ["users"] } })));
+        assert!(accepts(&json!({ "calls": ["inventory"] })));
         assert!(accepts(
             &json!({ "env": [{ "name": "A", "valueFrom": { "fieldRef": { "fieldPath": "spec.nodeName" } } }] })
         ));
         assert!(accepts(&json!({ "resources": { "limits": { "cpu": 1, "memory": "1Gi" } } })));
-        assert!(accepts(&json!(null)), "it takes a service away");
+        assert!(accepts(&json!(null)), "null removes a service");
     }
 
     #[test]
-    fn a_field_that_is_not_known_is_refused_at_any_depth() {
+    fn unknown_fields_are_refused_at_any_depth() {
         assert!(!accepts(&json!({ "databse": {} })));
         assert!(!accepts(&json!({ "scaling": { "minimum": 2 } })));
         assert!(!accepts(&json!({ "env": [{ "name": "A", "vlaue": "b" }] })));

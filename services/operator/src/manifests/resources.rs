@@ -1,4 +1,4 @@
-//! What a container asks for and may use.
+//! The resource requests and limits of a container.
 
 use std::collections::BTreeMap;
 
@@ -6,18 +6,18 @@ use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::r
 
 type Amounts = BTreeMap<String, Quantity>;
 
-/// The spec's resources, and a default for each that it says nothing of.
+/// Adds a default for each resource that the spec does not mention.
 ///
-/// CPU is always requested, or an autoscaler could not tell how much of it is used. It has no limit: that would slow a
-/// service down while the node has nothing else to do. Nor has storage: the file system is read-only, and the log,
-/// which counts, must not be what ends a pod.
-pub(super) fn complete(given: Option<&ResourceRequirements>) -> ResourceRequirements {
+/// CPU is always requested, because the autoscaler computes utilization from the request. It has no limit, which would
+/// throttle a service on an idle node. Ephemeral storage has no limit either: the file system is read-only, and a pod
+/// must not be evicted because of its log.
+pub(super) fn with_defaults(given: Option<&ResourceRequirements>) -> ResourceRequirements {
     let mut resources = given.cloned().unwrap_or_default();
-    let says = |name: &str| {
+    let is_set = |name: &str| {
         let given = given.iter().flat_map(|given| [&given.requests, &given.limits]).flatten();
         given.into_iter().any(|amounts| amounts.contains_key(name))
     };
-    let (cpu, memory) = (says("cpu"), says("memory"));
+    let (cpu, memory) = (is_set("cpu"), is_set("memory"));
     let mut set = |amounts: fn(&mut ResourceRequirements) -> &mut Option<Amounts>, name: &str, amount: &str| {
         amounts(&mut resources).get_or_insert_default().insert(name.to_owned(), Quantity(amount.to_owned()));
     };
@@ -35,17 +35,17 @@ pub(super) fn complete(given: Option<&ResourceRequirements>) -> ResourceRequirem
 mod tests {
     use serde_json::{Value, json};
 
-    use super::complete;
+    use super::with_defaults;
 
     fn completed(given: Value) -> Value {
         let given = serde_json::from_value(given).expect("resources");
-        serde_json::to_value(complete(Some(&given))).expect("JSON")
+        serde_json::to_value(with_defaults(Some(&given))).expect("JSON")
     }
 
     #[test]
-    fn what_is_not_said_has_a_default() {
+    fn resources_not_mentioned_get_defaults() {
         let all = json!({ "requests": { "cpu": "50m", "memory": "64Mi" }, "limits": { "memory": "256Mi" } });
-        assert_eq!(serde_json::to_value(complete(None)).expect("JSON"), all);
+        assert_eq!(serde_json::to_value(with_defaults(None)).expect("JSON"), all);
         assert_eq!(completed(json!({})), all);
         assert_eq!(
             completed(json!({ "limits": { "cpu": "1" } })),
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn a_default_never_contradicts_what_is_said() {
+    fn defaults_never_contradict_given_resources() {
         let more = json!({ "requests": { "memory": "1Gi" } });
         assert_eq!(completed(more), json!({ "requests": { "cpu": "50m", "memory": "1Gi" } }));
         let less = json!({ "limits": { "memory": "32Mi" } });

@@ -1,17 +1,17 @@
-//! The variables of the contract that a service keeps with whatever runs it, and the user's own.
+//! The environment variables of the service contract, and those of the user.
 
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, SecretKeySelector};
 
-use super::names;
-use api::Microservice;
+use super::{facts::Facts, names};
+use api::{DEFAULT_GRPC_PORT, Microservice, grpc_url_variable};
 
-/// How long a service goes on serving after SIGTERM, while the cluster takes notice.
+/// How long a service keeps serving after SIGTERM, while clients notice that its pod is terminating.
 const DRAIN_DELAY: &str = "5s";
 /// How long requests in flight may take after that.
 const SHUTDOWN_TIMEOUT: &str = "25s";
 
-/// For the pods that serve.
-pub(super) fn service(object: &Microservice) -> Vec<EnvVar> {
+/// The environment of the pods that serve.
+pub(super) fn service(object: &Microservice, facts: &Facts) -> Vec<EnvVar> {
     let spec = &object.spec;
     let address = |name, port: u16| value(name, format!("0.0.0.0:{port}"));
     let pool_size = |size: i32| value("DATABASE_POOL_SIZE", size.to_string());
@@ -24,19 +24,26 @@ pub(super) fn service(object: &Microservice) -> Vec<EnvVar> {
         Some(value("DRAIN_DELAY", DRAIN_DELAY.to_owned())),
         Some(value("SHUTDOWN_TIMEOUT", SHUTDOWN_TIMEOUT.to_owned())),
     ];
-    with_the_users(contract.into_iter().flatten(), object)
+    let callees = spec.calls.iter().map(|callee| callee_url(callee, facts));
+    with_users_own(contract.into_iter().flatten().chain(callees), object)
 }
 
-/// For the pods that migrate: nothing that a migration does not need, for each change of it is a migration more.
+/// The environment of the pods that migrate: only what a migration needs, because every change starts a new migration.
 pub(super) fn migration(object: &Microservice) -> Vec<EnvVar> {
-    with_the_users(database_url(object), object)
+    with_users_own(database_url(object), object)
 }
 
-/// The user's come last, so that they may refer to the others, and win over those of the same name.
-fn with_the_users(contract: impl IntoIterator<Item = EnvVar>, object: &Microservice) -> Vec<EnvVar> {
+/// Appends the user's variables, which may refer to those before them and override those of the same name.
+fn with_users_own(contract: impl IntoIterator<Item = EnvVar>, object: &Microservice) -> Vec<EnvVar> {
     let users = &object.spec.env;
     let contract = contract.into_iter().filter(|ours| users.iter().all(|theirs| theirs.name != ours.name));
     contract.chain(users.iter().cloned()).collect()
+}
+
+/// The headless Service resolves to the pods themselves, over which a gRPC client balances its requests.
+fn callee_url(callee: &str, facts: &Facts) -> EnvVar {
+    let port = facts.callee_ports.get(callee).copied().unwrap_or(DEFAULT_GRPC_PORT);
+    value(&grpc_url_variable(callee), format!("http://{}:{port}", names::headless(callee)))
 }
 
 fn database_url(object: &Microservice) -> Option<EnvVar> {

@@ -1,30 +1,43 @@
-//! What the pods that serve and those that migrate have in common. They keep the `restricted` Pod Security Standard.
+//! What the pods that serve and the pods that migrate have in common. They meet the `restricted` Pod Security Standard.
 
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, Container, EmptyDirVolumeSource, EnvVar, KeyToPath, LocalObjectReference, PodSecurityContext,
-        PodSpec, SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+        PodSpec, SeccompProfile, SecretVolumeSource, SecurityContext, ServiceAccount, Volume, VolumeMount,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
 use kube::ResourceExt;
 
-use super::{Facts, names, resources};
+use super::{
+    facts::Facts,
+    labels::{SERVICE, metadata},
+    names, resources,
+};
 use api::Microservice;
 
-/// Where the certificate is that the database server's is signed with; the Secret's `url` names it.
+/// Where the CA certificate of the database server is mounted. The `url` in the Secret refers to it.
 pub const CA_PATH: &str = "/etc/hedgerow/database/ca.crt";
 
-/// The user and group that containers run as, whatever their image says: one that says a name, or nothing, would be
-/// refused for not being known to be another than root.
+/// The user and group of containers, whatever their image says: the kubelet refuses an image without a numeric user
+/// because it could run as root.
 const USER: i64 = 65532;
 
-/// The pod, but for what depends on what it does.
+/// The identity of the pods.
+pub(super) fn service_account(object: &Microservice) -> ServiceAccount {
+    ServiceAccount {
+        metadata: metadata(object, object.name_any(), SERVICE),
+        automount_service_account_token: Some(object.spec.automount_token),
+        ..ServiceAccount::default()
+    }
+}
+
+/// What all pods share.
 pub(super) fn spec(object: &Microservice, facts: &Facts, container: Container) -> PodSpec {
     PodSpec {
         service_account_name: Some(object.name_any()),
         automount_service_account_token: Some(false),
-        // A variable for each Service of the namespace would change with the others.
+        // Environment variables for the other Services of the namespace could clash with the service's own.
         enable_service_links: Some(false),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
@@ -44,7 +57,7 @@ pub(super) fn spec(object: &Microservice, facts: &Facts, container: Container) -
     }
 }
 
-/// The container, but for what depends on what it does.
+/// What all containers share.
 pub(super) fn container(object: &Microservice, facts: &Facts, environment: Vec<EnvVar>) -> Container {
     let mount = |volume: Volume, path: &str, read_only: bool| VolumeMount {
         name: volume.name,
@@ -56,25 +69,24 @@ pub(super) fn container(object: &Microservice, facts: &Facts, environment: Vec<E
     Container {
         name: names::CONTAINER.to_owned(),
         image: Some(object.spec.image.clone()),
-        // A tag that is not moved need not be looked up each time a pod starts, by which a registry that is away would
-        // keep pods away as well.
+        // Tags are not moved, so pods can start from a node's cache while the registry is unavailable.
         image_pull_policy: Some("IfNotPresent".to_owned()),
         env: Some(environment),
-        resources: Some(resources::complete(object.spec.resources.as_ref())),
+        resources: Some(resources::with_defaults(object.spec.resources.as_ref())),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
             capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
             ..SecurityContext::default()
         }),
-        // The last words of a container that says none: the end of its log.
+        // A container that writes no termination message reports the end of its log.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         volume_mounts: Some([Some(mount(temporary(), "/tmp", false)), authority].into_iter().flatten().collect()),
         ..Container::default()
     }
 }
 
-/// Most languages' run times want a place for temporary files, which a read-only root does not give.
+/// Most language runtimes need a place for temporary files, and the root file system is read-only.
 fn temporary() -> Volume {
     Volume {
         name: "tmp".to_owned(),

@@ -1,4 +1,6 @@
-//! What depends on facts that `operator render` does not know.
+//! What depends on facts that `operator render` does not have.
+
+use std::collections::BTreeMap;
 
 use kube::ResourceExt;
 use serde_json::{Value, json};
@@ -21,7 +23,7 @@ fn with_database() -> Value {
 }
 
 #[test]
-fn a_stored_object_owns_its_children() {
+fn stored_object_owns_its_children() {
     let mut object = object(&with_database());
     assert_eq!(render(&object, &Facts::default()).deployment.owner_references(), []);
     object.metadata.uid = Some("1f0".to_owned());
@@ -39,7 +41,7 @@ fn a_stored_object_owns_its_children() {
 }
 
 #[test]
-fn new_credentials_replace_the_pods_but_do_not_migrate_again() {
+fn new_credentials_replace_pods_without_a_migration() {
     let object = object(&with_database());
     let facts = |credentials: &str| Facts { credentials: Some(credentials.to_owned()), ..Facts::default() };
     let (before, after) = (render(&object, &facts("a")), render(&object, &facts("b")));
@@ -48,7 +50,7 @@ fn new_credentials_replace_the_pods_but_do_not_migrate_again() {
 }
 
 #[test]
-fn image_and_environment_make_another_migration_and_nothing_else_does() {
+fn only_image_and_environment_change_the_migration() {
     let job = |change: &dyn Fn(&mut Value)| {
         let mut spec = with_database();
         change(&mut spec);
@@ -67,7 +69,7 @@ fn image_and_environment_make_another_migration_and_nothing_else_does() {
 }
 
 #[test]
-fn the_gateway_sees_the_accepted_paths_only() {
+fn gateway_sees_only_accepted_paths() {
     let object = object(&json!({ "image": "orders:1.0", "route": { "paths": ["/orders", "/baskets"] } }));
     let route = |accepted: &[&str]| {
         let accepted_paths = accepted.iter().map(ToString::to_string).collect();
@@ -79,8 +81,69 @@ fn the_gateway_sees_the_accepted_paths_only() {
     assert_eq!(route(&[]), None);
 }
 
+fn named(name: &str, spec: &Value) -> Microservice {
+    let mut object = object(spec);
+    object.metadata.name = Some(name.to_owned());
+    object
+}
+
+fn variable(children: &Children, name: &str) -> Option<String> {
+    let pod = children.deployment.spec.as_ref()?.template.spec.as_ref()?;
+    pod.containers[0].env.iter().flatten().find(|variable| variable.name == name)?.value.clone()
+}
+
 #[test]
-fn both_kinds_of_pods_have_the_authority_of_the_database() {
+fn a_caller_gets_the_url_of_its_callee_with_the_callees_port() {
+    let users = named("users", &json!({ "image": "users:1.0", "calls": ["order-history"] }));
+    let url = |all: &[Microservice]| {
+        let facts = Facts::default().among(&users, all);
+        variable(&render(&users, &facts), "ORDER_HISTORY_GRPC_URL").expect("a URL")
+    };
+    assert_eq!(url(&[]), "http://order-history-headless:50051", "the default until the callee exists");
+    let callee = |ports: Value| named("order-history", &json!({ "image": "history:1.0", "ports": ports }));
+    assert_eq!(url(&[callee(json!({ "grpc": 6000 }))]), "http://order-history-headless:6000");
+    assert_eq!(url(&[callee(json!({}))]), "http://order-history-headless:50051");
+}
+
+#[test]
+fn a_callee_changes_neither_the_migration_nor_its_own_pods() {
+    let with = |calls: Value| {
+        let mut spec = with_database();
+        spec["calls"] = calls;
+        render(&object(&spec), &Facts::default())
+    };
+    assert_eq!(with(json!([])).migration, with(json!(["inventory"])).migration);
+    let with_caller = Facts { callers: ["users".to_owned()].into(), ..Facts::default() };
+    let orders = object(&with_database());
+    assert_eq!(render(&orders, &Facts::default()).deployment, render(&orders, &with_caller).deployment);
+}
+
+#[test]
+fn a_policy_admits_callers_once_beside_the_peers_of_the_spec() {
+    let all = ["wishlists", "users", "baskets"].map(|name| {
+        named(
+            name,
+            &json!({ "image": "x:1.0", "calls": if name == "baskets" { json!([]) } else { json!(["orders"]) } }),
+        )
+    });
+    let admitted = |allow_from: Value| {
+        let orders = object(&json!({ "image": "orders:1.0", "network": { "allowFrom": allow_from } }));
+        let facts = Facts::default().among(&orders, &all);
+        let policy = render(&orders, &facts).network_policies.remove(0);
+        let rule = policy.spec.expect("a spec").ingress.expect("rules").remove(0);
+        let names = rule.from?.into_iter().map(|peer| {
+            let labels = peer.pod_selector.expect("a selector").match_labels.expect("labels");
+            labels["app.kubernetes.io/name"].clone()
+        });
+        Some(names.collect::<Vec<_>>())
+    };
+    assert_eq!(admitted(json!([])), Some(vec!["users".to_owned(), "wishlists".to_owned()]));
+    assert_eq!(admitted(json!(["wishlists"])), Some(vec!["wishlists".to_owned(), "users".to_owned()]));
+    assert_eq!(admitted(json!(["any"])), None, "everything is admitted");
+}
+
+#[test]
+fn serving_and_migrating_pods_mount_the_database_ca() {
     let children = render(&object(&with_database()), &Facts { database_ca: true, ..Facts::default() });
     let pods = [
         children.deployment.spec.expect("a spec").template.spec.expect("a pod"),
@@ -93,7 +156,7 @@ fn both_kinds_of_pods_have_the_authority_of_the_database() {
 }
 
 #[test]
-fn what_holds_for_the_installation_shows_in_each_service() {
+fn settings_of_the_installation_apply_to_each_service() {
     let facts = Facts {
         pod_monitor: Some([("release".to_owned(), "prometheus".to_owned())].into()),
         open_network: true,
@@ -113,12 +176,12 @@ fn what_holds_for_the_installation_shows_in_each_service() {
 }
 
 #[test]
-fn the_longest_name_leaves_room_for_all_children() {
+fn longest_name_leaves_room_for_all_children() {
     let name = "o".repeat(40);
     let mut object = object(&with_database());
     object.metadata.name = Some(name);
     let children = render(&object, &Facts::default());
-    // A Service's name, and a Job's, which becomes a label of its pods.
+    // The names of a Service and of a Job, which becomes a label of its pods, are limited to 63 characters.
     assert!(children.services[1].name_any().len() <= 63);
     assert!(children.migration.expect("a Job").name_any().len() <= 63);
 }

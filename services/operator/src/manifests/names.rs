@@ -1,20 +1,25 @@
-//! What things are called.
+//! Names that several manifests and the controller share.
 
 use kube::ResourceExt;
 
 use api::{Database, Microservice};
 
-/// The service's pods' container.
+/// The name of the only container of a pod.
 pub const CONTAINER: &str = "main";
 
-/// The Secret that opens the service's database.
+/// The name of the Secret with the URL of the service's database.
 #[must_use]
 pub fn credentials(object: &Microservice) -> String {
     format!("{}-database", object.name_any())
 }
 
-/// The database on its server, and its role.
+/// The name of the database and of its role.
 #[must_use]
 pub fn database(object: &Microservice, spec: &Database) -> String {
     spec.name.clone().unwrap_or_else(|| object.name_any())
+}
+
+/// The name of an object's headless Service.
+pub(super) fn headless(object: &str) -> String {
+    format!("{object}-headless")
 }

@@ -1,4 +1,4 @@
-//! The labels all children carry, and those that select pods.
+//! The metadata of children, and the labels that select pods.
 
 use std::collections::BTreeMap;
 
@@ -7,14 +7,14 @@ use kube::{Resource, ResourceExt};
 
 use api::Microservice;
 
-/// Selects what this operator made.
+/// Selects the objects that this operator creates.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by=hedgerow-operator";
 
-/// The component of the pods that serve; those of a migration are another.
+/// The component label of the pods that serve. Pods that migrate have another.
 pub const SERVICE: &str = "service";
 
-/// The labels that select the pods of a component of the object called so. A selector cannot be changed, so nothing
-/// that can is among them.
+/// The labels that select the pods of a component of the object `name`. A selector is immutable, so it only has labels
+/// that never change.
 pub(super) fn selector(name: &str, component: &str) -> BTreeMap<String, String> {
     [("name", name), ("instance", name), ("component", component)]
         .map(|(key, value)| (format!("app.kubernetes.io/{key}"), value.to_owned()))
@@ -33,7 +33,7 @@ pub(super) fn all_pods(object: &Microservice) -> LabelSelector {
     LabelSelector { match_labels: Some(labels), ..LabelSelector::default() }
 }
 
-/// All labels of a child.
+/// The labels of a child.
 #[must_use]
 pub fn labels(object: &Microservice, component: &str) -> BTreeMap<String, String> {
     let mut labels = selector(&object.name_any(), component);
@@ -42,22 +42,22 @@ pub fn labels(object: &Microservice, component: &str) -> BTreeMap<String, String
     labels
 }
 
-/// The labels of a pod: what network policies and people look for as well.
+/// The labels of a pod: the labels of a child, and those for network policies and people.
 pub(super) fn pod(object: &Microservice, component: &str) -> BTreeMap<String, String> {
     let mut labels = labels(object, component);
     if let Some(version) = version(&object.spec.image) {
         labels.insert("app.kubernetes.io/version".to_owned(), version);
     }
     if object.spec.database.is_some() {
-        // The database server lets in who has it.
+        // The network policy of the bundled Postgres admits pods with this label.
         labels.insert("hedgerow.dev/database".to_owned(), "true".to_owned());
     }
     labels
 }
 
-/// The metadata of a child, with its owner where that is stored.
+/// The metadata of a child. Its owner is set if `object` is stored.
 pub(super) fn metadata(object: &Microservice, name: String, component: &str) -> ObjectMeta {
-    // Its deletion in the foreground waits for the children to go.
+    // A foreground deletion of the owner waits for its children.
     let owner = object.controller_owner_ref(&());
     let owner = owner.map(|owner| OwnerReference { block_owner_deletion: Some(true), ..owner });
     ObjectMeta {
@@ -69,7 +69,7 @@ pub(super) fn metadata(object: &Microservice, name: String, component: &str) -> 
     }
 }
 
-/// The image's tag, where it may be a label. A digest may not: it has a colon.
+/// The tag of an image, if it is a valid label value. A digest is not: it contains a colon.
 fn version(image: &str) -> Option<String> {
     let image = image.split_once('@').map_or(image, |(name, _)| name);
     let (_, tag) = image.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'))?;
@@ -82,11 +82,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_version_is_the_tag() {
+    fn version_label_is_the_image_tag() {
         assert_eq!(version("localhost:5000/orders:1.2"), Some("1.2".to_owned()));
         assert_eq!(version("localhost:5000/orders:1.2@sha256:00ff"), Some("1.2".to_owned()));
         assert_eq!(version("localhost:5000/orders@sha256:00ff"), None);
-        assert_eq!(version("orders:x-"), None, "no label ends so");
-        assert_eq!(version("orders:_x"), None, "or begins so");
+        assert_eq!(version("orders:x-"), None, "a label value must not end with a dash");
+        assert_eq!(version("orders:_x"), None, "a label value must not start with an underscore");
     }
 }

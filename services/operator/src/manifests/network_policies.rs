@@ -1,7 +1,7 @@
-//! Who may connect to a service: whom the spec names, the gateway where there is a route, Prometheus on the admin
-//! port. What a service itself connects to is not restricted.
+//! Who may connect to a service: the peers in its spec, its callers, the gateway if it has a route, and Prometheus on
+//! the admin port. Egress is not restricted.
 //!
-//! The policy is for the pods that migrate as well. They have no ports of these names, so nobody may connect to them.
+//! The policy also selects the pods that migrate. They have no ports of these names, so nothing may connect to them.
 
 use k8s_openapi::{
     api::networking::v1::{
@@ -14,16 +14,19 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 
-use super::{Facts, SERVICE, labels, metadata};
+use super::{
+    facts::Facts,
+    labels::{self, SERVICE, metadata},
+};
 use api::{Microservice, Peer};
 
-/// The `Microservice` through which requests come from outside.
+/// The `Microservice` that routes requests from outside.
 const GATEWAY: &str = "gateway";
-/// The peer that stands for everyone.
+/// The peer that matches everything.
 const ANY: &str = "any";
 
 pub(super) fn build(object: &Microservice, facts: &Facts) -> Vec<NetworkPolicy> {
-    let rules = [allowed(object), routed(object), Some(scraping(facts))];
+    let rules = [admitted(object, facts), routed(object), Some(scraped(facts))];
     let spec = NetworkPolicySpec {
         pod_selector: Some(labels::all_pods(object)),
         policy_types: Some(vec!["Ingress".to_owned()]),
@@ -33,11 +36,16 @@ pub(super) fn build(object: &Microservice, facts: &Facts) -> Vec<NetworkPolicy> 
     vec![NetworkPolicy { metadata: metadata(object, object.name_any(), SERVICE), spec: Some(spec) }]
 }
 
-/// None where the spec names nobody: a rule without peers would admit everyone.
-fn allowed(object: &Microservice) -> Option<NetworkPolicyIngressRule> {
-    let peers = &object.spec.network.allow_from;
-    let anyone = peers.iter().any(|peer| matches!(peer, Peer::Name(name) if name == ANY));
-    let from = (!anyone).then(|| peers.iter().map(peer).collect());
+/// Admits the peers in the spec and the callers. `None` if there are none: a rule without peers would admit everything.
+fn admitted(object: &Microservice, facts: &Facts) -> Option<NetworkPolicyIngressRule> {
+    let mut peers = object.spec.network.allow_from.clone();
+    let any = peers.iter().any(|peer| matches!(peer, Peer::Name(name) if name == ANY));
+    for caller in facts.callers.iter().cloned().map(Peer::Name) {
+        if !peers.contains(&caller) {
+            peers.push(caller);
+        }
+    }
+    let from = (!any).then(|| peers.iter().map(peer).collect());
     (!peers.is_empty()).then(|| NetworkPolicyIngressRule { ports: Some(ports(object, true)), from })
 }
 
@@ -47,7 +55,7 @@ fn routed(object: &Microservice) -> Option<NetworkPolicyIngressRule> {
     Some(NetworkPolicyIngressRule { ports: Some(ports(object, route.grpc)), from: Some(vec![gateway]) })
 }
 
-fn scraping(facts: &Facts) -> NetworkPolicyIngressRule {
+fn scraped(facts: &Facts) -> NetworkPolicyIngressRule {
     let namespaces = LabelSelectorRequirement {
         key: "kubernetes.io/metadata.name".to_owned(),
         operator: "In".to_owned(),
@@ -77,9 +85,9 @@ fn peer(peer: &Peer) -> NetworkPolicyPeer {
     }
 }
 
-/// The ports of requests; that of gRPC where there is one and it is `wanted`.
-fn ports(object: &Microservice, wanted: bool) -> Vec<NetworkPolicyPort> {
-    let grpc = object.spec.ports.grpc.filter(|_| wanted).map(|_| port("grpc"));
+/// The HTTP port and, if the service has one and `grpc` is true, the gRPC port.
+fn ports(object: &Microservice, grpc: bool) -> Vec<NetworkPolicyPort> {
+    let grpc = object.spec.ports.grpc.filter(|_| grpc).map(|_| port("grpc"));
     [Some(port("http")), grpc].into_iter().flatten().collect()
 }
 

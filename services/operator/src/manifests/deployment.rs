@@ -1,4 +1,4 @@
-//! The pods that serve.
+//! The Deployment of the pods that serve requests.
 
 use std::collections::BTreeMap;
 
@@ -14,32 +14,37 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 
-use super::{Facts, SERVICE, environment, labels, metadata, migration, pod};
+use super::{
+    environment,
+    facts::Facts,
+    labels::{self, SERVICE, metadata},
+    migration, pod,
+};
 use api::Microservice;
 
-/// How long a pod may take to end: the drain delay (5 s), the time for requests in flight (25 s), and some.
+/// How long a pod may take to terminate: the drain delay (5 s), the shutdown timeout (25 s), and a margin.
 const GRACE_PERIOD_SECONDS: i64 = 45;
-/// How long a pod must have been ready before the rollout goes on to the next: with its start about as long as an old
-/// one drains, so that few drain at once, whose connections the database must still bear.
+/// How long a pod must be ready before the rollout continues. Together with its start-up that is about as long as an
+/// old pod drains, so few pods drain at once. Their connections count against the database's connection limit.
 const MIN_READY_SECONDS: i32 = 3;
-/// How long a rollout may go without progress before it counts as stuck.
+/// How long a rollout may make no progress before it counts as stuck.
 const PROGRESS_DEADLINE_SECONDS: i32 = 300;
-/// Versions that `kubectl rollout undo` knows.
+/// How many revisions `kubectl rollout undo` can go back to.
 const REVISIONS: i32 = 3;
 
-/// Changes with the database's password.
+/// The pod annotation that changes with the database password.
 const CREDENTIALS: &str = "hedgerow.dev/credentials";
 
 pub(super) fn build(object: &Microservice, facts: &Facts, migration: Option<&Job>) -> Deployment {
-    // There is no `preStop`: a service that keeps the contract goes on serving for its drain delay after SIGTERM, and
-    // tells its clients to go elsewhere meanwhile, which a wait before SIGTERM could not.
+    // There is no `preStop` hook: after SIGTERM a service keeps serving for its drain delay and tells clients to
+    // reconnect elsewhere. A sleep before SIGTERM could not do that.
     let container = Container {
         ports: Some(ports(object)),
-        // Only a process that hangs is helped by a restart, so liveness does not ask for the database.
+        // A restart only helps a process that hangs, so liveness does not depend on the database.
         startup_probe: Some(probe("/livez", 1, 120)),
         liveness_probe: Some(probe("/livez", 10, 3)),
         readiness_probe: Some(probe("/readyz", 2, 2)),
-        ..pod::container(object, facts, environment::service(object))
+        ..pod::container(object, facts, environment::service(object, facts))
     };
     let pod = PodSpec {
         automount_service_account_token: Some(object.spec.automount_token),
@@ -121,14 +126,14 @@ fn probe(path: &str, period: i32, failures: i32) -> Probe {
     }
 }
 
-/// Over nodes and zones, as far as there are any.
+/// Spreads pods over the values of a node label, if the cluster has several.
 fn spread(object: &Microservice, key: &str) -> TopologySpreadConstraint {
     TopologySpreadConstraint {
         max_skew: 1,
         topology_key: key.to_owned(),
         when_unsatisfiable: "ScheduleAnyway".to_owned(),
         label_selector: Some(labels::pods(object)),
-        // Of the new version only: the old one's pods are about to go.
+        // Count the pods of the new version only: the old ones are about to terminate.
         match_label_keys: Some(vec!["pod-template-hash".to_owned()]),
         ..TopologySpreadConstraint::default()
     }

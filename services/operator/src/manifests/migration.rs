@@ -1,8 +1,7 @@
-//! The Job that brings the schema up to what the new image needs.
+//! The Job that migrates the schema to what the image needs.
 //!
-//! Its name is a hash of what the migration depends on, so another migration is another Job. A Job is made and never
-//! changed: what a new operator would write otherwise into one that is there does not matter, and the API server would
-//! refuse it.
+//! Its name contains a hash of what the migration depends on, so a different migration is a different Job. A Job is
+//! created and never changed: its pod template is immutable, and a newer operator has no reason to rerun a migration.
 
 use k8s_openapi::{
     api::{
@@ -17,21 +16,26 @@ use k8s_openapi::{
 use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 
-use super::{Facts, environment, labels, metadata, names, pod};
+use super::{
+    environment,
+    facts::Facts,
+    labels::{self, metadata},
+    names, pod,
+};
 use api::Microservice;
 
-/// The annotation that holds what a migration depends on, as a hash: on the Job, and on the pods that need it.
+/// The annotation with the hash of what a migration depends on, on the Job and on the pods that need the migration.
 pub const HASH: &str = "hedgerow.dev/migration";
 
 const COMPONENT: &str = "migration";
 const ARGUMENTS: [&str; 1] = ["migrate"];
 
-/// The exit statuses that another try would only repeat: an SQL error, and wrong arguments or configuration. The one
-/// for a database that cannot be reached (75) is not among them, nor are those of a container that was killed.
-const HOPELESS: [i32; 2] = [1, 2];
-/// How often a migration is tried again; the waits between grow from 10 s, which makes about ten minutes.
+/// The exit codes after which a retry would fail again: an SQL error (1), and invalid arguments or configuration (2).
+/// An unreachable database (75) and a killed container are retried.
+const FATAL_EXIT_CODES: [i32; 2] = [1, 2];
+/// How often a migration is retried. The delays grow from 10 s, which adds up to about ten minutes.
 const RETRIES: i32 = 6;
-/// How long a migration may take, with all its tries.
+/// How long a migration may take, including its retries.
 const DEADLINE_SECONDS: i64 = 600;
 
 pub(super) fn build(object: &Microservice, facts: &Facts) -> Job {
@@ -56,7 +60,7 @@ pub(super) fn build(object: &Microservice, facts: &Facts) -> Job {
             backoff_limit: Some(RETRIES),
             active_deadline_seconds: Some(DEADLINE_SECONDS),
             pod_failure_policy: Some(failure_policy()),
-            // Two pods of one migration never run at once.
+            // Two pods of one migration must never run at once.
             pod_replacement_policy: Some("Failed".to_owned()),
             ..JobSpec::default()
         }),
@@ -64,14 +68,14 @@ pub(super) fn build(object: &Microservice, facts: &Facts) -> Job {
     }
 }
 
-/// The first rule that fits decides: a pod that was evicted does not count, whatever its container said as it ended.
+/// The first rule that matches applies: an evicted pod is not a failed attempt, whatever its exit code.
 fn failure_policy() -> PodFailurePolicy {
     let evicted =
         PodFailurePolicyOnPodConditionsPattern { type_: "DisruptionTarget".to_owned(), status: "True".to_owned() };
-    let hopeless = PodFailurePolicyOnExitCodesRequirement {
+    let fatal = PodFailurePolicyOnExitCodesRequirement {
         container_name: Some(names::CONTAINER.to_owned()),
         operator: "In".to_owned(),
-        values: HOPELESS.into(),
+        values: FATAL_EXIT_CODES.into(),
     };
     PodFailurePolicy {
         rules: vec![
@@ -80,17 +84,13 @@ fn failure_policy() -> PodFailurePolicy {
                 on_exit_codes: None,
                 on_pod_conditions: Some(vec![evicted]),
             },
-            PodFailurePolicyRule {
-                action: "FailJob".to_owned(),
-                on_exit_codes: Some(hopeless),
-                on_pod_conditions: None,
-            },
+            PodFailurePolicyRule { action: "FailJob".to_owned(), on_exit_codes: Some(fatal), on_pod_conditions: None },
         ],
     }
 }
 
-/// Image, arguments and environment: what a migration does depends on nothing else.
+/// Hashes the image, the arguments and the environment: a migration depends on nothing else.
 fn hash(object: &Microservice) -> String {
-    let what = serde_json::json!([object.spec.image, ARGUMENTS, environment::migration(object)]);
-    format!("{:.10x}", Sha256::digest(what.to_string()))
+    let inputs = serde_json::json!([object.spec.image, ARGUMENTS, environment::migration(object)]);
+    format!("{:.10x}", Sha256::digest(inputs.to_string()))
 }
