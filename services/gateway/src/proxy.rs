@@ -145,7 +145,7 @@ impl App for Gateway {
         let proxy = self.0;
         let (mut parts, body) = request.into_parts();
         let client = proxy.policy.client(peer.address, &parts.headers);
-        let seen = proxy.policy.see(&parts, &client);
+        let facts = proxy.policy.facts(&parts, &client);
         let (is_grpc, is_head) = (is_grpc(&parts), parts.method == Method::HEAD);
         let id = request_id(&parts.headers);
         parts.headers.insert(REQUEST_ID, id.clone());
@@ -158,7 +158,7 @@ impl App for Gateway {
         });
         record.answered(response.status());
         let response = if is_head { answer::to_head(response) } else { response };
-        let mut response = proxy.policy.to_client(&seen, response);
+        let mut response = proxy.policy.to_client(&facts, response);
         // That of the endpoint's is its own affair.
         *response.version_mut() = Version::HTTP_11;
         response.headers_mut().insert(REQUEST_ID, id);
