@@ -2,12 +2,12 @@
 
 use std::{io, num::NonZeroUsize, process::ExitCode, sync::Arc, thread};
 
-use chassis::{
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use runtime::{
     Checks,
     process::{self, Bound, ProcessArgs, Running},
     server::{Server, Workers},
 };
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{
     access_log::{AccessLog, Writer},
@@ -81,7 +81,7 @@ pub fn main() -> ExitCode {
 
 async fn start(args: &ServeArgs, policy: Policy) -> anyhow::Result<(Running, Option<Writer>)> {
     let bound = Bound::new(&args.process)?;
-    let registry = chassis::metrics::registry(env!("CARGO_PKG_VERSION"))?;
+    let registry = runtime::metrics::registry(env!("CARGO_PKG_VERSION"))?;
     let metrics = Metrics::new(&registry)?;
     let discovery = discovery::start(&args.discovery, &registry).await?;
 
@@ -99,11 +99,11 @@ async fn start(args: &ServeArgs, policy: Policy) -> anyhow::Result<(Running, Opt
         metrics,
         access_log,
         workers: threads,
-        life: bound.life().clone(),
+        life: bound.lifecycle().clone(),
         tasks: bound.tasks().clone(),
     };
     let gateway = Gateway::start(&args.proxy, surroundings);
-    let (discovery, life) = (Arc::new(discovery), bound.life().clone());
+    let (discovery, life) = (Arc::new(discovery), bound.lifecycle().clone());
     let checks = Checks {
         live: Arc::new({
             let discovery = discovery.clone();

@@ -14,9 +14,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use chassis::Problem;
 use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use http_body_util::Full;
+use runtime::Problem;
 use tokio::{
     sync::Mutex,
     task::{JoinError, spawn_blocking},

@@ -23,15 +23,15 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use chassis::{
-    Life, Problem,
-    observe::{REQUEST_ID, request_id},
-    server::{App, Peer, RequestBody},
-};
 use clap::Args;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
+use runtime::{
+    Lifecycle, Problem,
+    request::{REQUEST_ID, request_id},
+    server::{App, Peer, RequestBody},
+};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -90,7 +90,7 @@ pub(crate) struct Proxy {
     max_in_flight: i64,
     body_limit: u64,
     started: Instant,
-    life: Life,
+    life: Lifecycle,
     tunnels: TaskTracker,
 }
 
@@ -102,7 +102,7 @@ pub(crate) struct Surroundings {
     pub(crate) access_log: Option<AccessLog>,
     /// How many threads serve connections.
     pub(crate) workers: usize,
-    pub(crate) life: Life,
+    pub(crate) life: Lifecycle,
     /// What is waited for when the process stops.
     pub(crate) tasks: TaskTracker,
 }
@@ -141,7 +141,7 @@ impl Gateway {
 impl App for Gateway {
     type Body = Recorded<policy::Body<Answer>>;
 
-    async fn answer(self, request: Request<RequestBody>, peer: Peer) -> Response<Self::Body> {
+    async fn respond(self, request: Request<RequestBody>, peer: Peer) -> Response<Self::Body> {
         let proxy = self.0;
         let (mut parts, body) = request.into_parts();
         let client = proxy.policy.client(peer.address, &parts.headers);

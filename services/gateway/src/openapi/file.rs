@@ -3,13 +3,16 @@
 use std::{
     borrow::Cow,
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use sha2::{Digest, Sha256};
+use utoipa_swagger_ui::Config;
+
+use super::paths::DOCUMENT;
 
 /// A file to serve.
 #[derive(Clone)]
@@ -64,12 +67,13 @@ impl Page {
         if let Some(file) = files.get(path) {
             return Some(file.clone());
         }
-        let (media_type, bytes) = chassis::page_file(path)?;
-        let bytes = match bytes {
+        let config = Config::from(DOCUMENT).validator_url("none");
+        let file = utoipa_swagger_ui::serve(path, Arc::new(config)).ok()??;
+        let bytes = match file.bytes {
             Cow::Borrowed(bytes) => Bytes::from_static(bytes),
             Cow::Owned(bytes) => Bytes::from(bytes),
         };
-        let file = File::new(HeaderValue::try_from(media_type).ok()?, bytes);
+        let file = File::new(HeaderValue::try_from(file.content_type).ok()?, bytes);
         files.insert(path.to_owned(), file.clone());
         Some(file)
     }

@@ -2,8 +2,8 @@
 
 use std::{io, time::Duration};
 
-use chassis::Problem;
 use http::StatusCode;
+use runtime::Problem;
 
 use super::{
     endpoint::Endpoint,
@@ -64,7 +64,7 @@ pub(super) fn note_failure(
     if group.eject(endpoint, time, now) {
         upstream.metrics.ejections.inc();
         tracing::warn!(service, endpoint = %address, kind = label, reason, ?time, "endpoint is left out");
-    } else if chassis::observe::refusal_is_due() {
+    } else if runtime::request::refusal_is_due() {
         tracing::warn!(service, endpoint = %address, kind = label, reason, "the last endpoint failed");
     }
 }

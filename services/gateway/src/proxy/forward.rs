@@ -9,8 +9,8 @@
 use std::{mem, sync::Arc};
 
 use bytes::Bytes;
-use chassis::Problem;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts, response};
+use runtime::Problem;
 use tokio::{net::TcpStream, time::Instant};
 
 use super::{
@@ -178,7 +178,7 @@ impl Proxy {
                 fresh_only = true;
                 continue;
             }
-            return Err(Failed { kind, reason: chassis::observe::chain(&error), is_unsent });
+            return Err(Failed { kind, reason: runtime::request::chain(&error), is_unsent });
         }
     }
 
@@ -197,7 +197,7 @@ impl Proxy {
             };
             // The connection was about to end.
             if !(is_unsent && mem::take(&mut again)) {
-                return Err(Failed { kind: http2::kind(&error), reason: chassis::observe::chain(&error), is_unsent });
+                return Err(Failed { kind: http2::kind(&error), reason: runtime::request::chain(&error), is_unsent });
             }
         }
     }

@@ -1,11 +1,11 @@
 //! For which host a request is.
 
-use chassis::Problem;
 use http::{
     HeaderMap, HeaderValue, StatusCode, Uri, Version, header,
     request::Parts,
     uri::{PathAndQuery, Scheme},
 };
+use runtime::Problem;
 
 /// Makes `Host` say what the request's authority says, where it has one (RFC 9112, section 3.2.2).
 pub(super) fn check(parts: &mut Parts) -> Result<(), Problem> {

@@ -19,10 +19,10 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use chassis::alarm::Alarm;
 use http::{Method, StatusCode, request, response};
 use http_body::Frame;
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
+use runtime::ReusableTimer;
 use tokio::{
     io::{AsyncRead, ReadBuf},
     net::TcpStream,
@@ -61,7 +61,7 @@ pub(super) struct Connection {
     rest: Rest,
     /// Whether another request may follow.
     is_kept: bool,
-    alarm: Alarm,
+    alarm: ReusableTimer,
 }
 
 /// Why there is no answer, or not all of it.
@@ -136,7 +136,7 @@ impl Connection {
             upload: None,
             rest: Rest::Nothing,
             is_kept: true,
-            alarm: Alarm::new(Instant::now() + limit),
+            alarm: ReusableTimer::new(Instant::now() + limit),
         }))
     }
 

@@ -8,8 +8,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use chassis::server::RequestBody;
 use http_body::{Body, Frame, SizeHint};
+use runtime::server::RequestBody;
 
 /// The most of a body that is kept, in bytes: a longer one is not sent again.
 pub(super) const KEPT: usize = 64 * 1024;

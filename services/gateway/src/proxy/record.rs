@@ -11,9 +11,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use chassis::{TRACEPARENT, observe};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
+use runtime::{TRACEPARENT, request};
 use tracing::Span;
 
 use super::{Proxy, endpoint::Endpoint, table::Route};
@@ -84,8 +84,8 @@ impl Record {
     /// Makes the request part of a trace, by its headers.
     pub(super) fn trace(&mut self, headers: &mut HeaderMap) {
         let (method, route) =
-            (observe::method_label(&self.method), self.route.as_ref().map_or("", |route| &route.path));
-        self.span = observe::relay(self.uri.path(), headers, method, route, &self.request_id);
+            (request::method_label(&self.method), self.route.as_ref().map_or("", |route| &route.path));
+        self.span = request::relay_span(self.uri.path(), headers, method, route, &self.request_id);
         self.traceparent = headers.get(TRACEPARENT).cloned();
     }
 
@@ -155,7 +155,7 @@ impl Drop for Record {
         let route = self.route.as_ref().map_or(&self.proxy.unmatched, |route| &route.metrics);
         route.answered(&self.method, status, taken);
         if !self.span.is_disabled() {
-            observe::relayed(&self.span, status);
+            request::record_status(&self.span, status);
         }
         if let Some(log) = &self.proxy.access_log {
             log.line(self.worker, |line, time| self.write(line, time, taken));

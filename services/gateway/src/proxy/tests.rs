@@ -26,17 +26,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use chassis::{
-    Checks, Running,
-    process::{Bound, ProcessArgs},
-    server::{Server, Workers},
-};
 use clap::Parser;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prometheus::{Registry, TextEncoder};
+use runtime::{
+    Checks, Running,
+    process::{Bound, ProcessArgs},
+    server::{Server, Workers},
+};
 use serde_json::Value;
 use test_support::process::{PATIENCE, eventually};
 use tokio::{net::TcpStream, sync::watch};
@@ -51,7 +51,7 @@ struct Site {
     services: watch::Sender<Arc<[Service]>>,
     registry: Registry,
     log: Sink,
-    life: Life,
+    life: Lifecycle,
     running: Running,
     _writer: Writer,
 }
@@ -110,10 +110,10 @@ impl Site {
             metrics,
             access_log: Some(access_log),
             workers,
-            life: bound.life().clone(),
+            life: bound.lifecycle().clone(),
             tasks: bound.tasks().clone(),
         };
-        let life = bound.life().clone();
+        let life = bound.lifecycle().clone();
         let gateway = Gateway::start(&proxy, surroundings);
         let server = Server::default().strict().on(Workers::start(workers).expect("threads"));
         let checks = Checks { live: Arc::new(|| Ok(())), ready: Arc::new(|| Ok(())) };

@@ -8,10 +8,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use chassis::{Life, Phase};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{setsockopt, sockopt};
+use runtime::{Lifecycle, Phase};
 use tokio::{
     io::{self, AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
@@ -43,7 +43,7 @@ pub(super) struct Tunnel {
 
 impl Tunnel {
     /// Copies until both ends have ended, or one is lost.
-    pub(super) async fn run(self, life: Life, mut record: Box<Record>) {
+    pub(super) async fn run(self, life: Lifecycle, mut record: Box<Record>) {
         let Self { client, mut service, early, lease: _lease } = self;
         // It comes once the answer was written.
         let Ok(client) = client.await else { return };

@@ -1,6 +1,6 @@
 //! A gateway that stops while it is busy, and clients that are slow.
 
-use chassis::Phase;
+use runtime::Phase;
 use test_support::raw::{self, Raw};
 use tokio::{sync::Notify, task::JoinSet};
 
