@@ -36,8 +36,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     access_log::AccessLog,
-    documents::Documents,
     metrics::{Metrics, RouteMetrics},
+    openapi::ApiDocs,
     policy::{self, Client, Policy, Quota},
     services::Services,
 };
@@ -81,7 +81,7 @@ struct Times {
 pub(crate) struct Proxy {
     table: Arc<ArcSwap<Table>>,
     policy: Policy,
-    documents: Documents,
+    api_docs: ApiDocs,
     metrics: Metrics,
     /// Of requests whose path is nobody's.
     unmatched: RouteMetrics,
@@ -115,7 +115,7 @@ impl Gateway {
     /// Begins to follow discovery.
     pub(crate) fn start(args: &ProxyArgs, surroundings: Surroundings) -> Self {
         let Surroundings { policy, mut services, metrics, access_log, workers, life, tasks } = surroundings;
-        let documents = Documents::new(services.clone());
+        let api_docs = ApiDocs::new(services.clone());
         let mut updates = Updates::new(&metrics, workers);
         let table = updates.table();
         let known = services.borrow_and_update().clone();
@@ -124,7 +124,7 @@ impl Gateway {
         Self(Arc::new(Proxy {
             table,
             policy,
-            documents,
+            api_docs,
             unmatched: metrics.route("", "unmatched"),
             metrics,
             access_log,
@@ -145,7 +145,7 @@ impl App for Gateway {
         let proxy = self.0;
         let (mut parts, body) = request.into_parts();
         let client = proxy.policy.client(peer.address, &parts.headers);
-        let seen = proxy.policy.see(&parts, &client);
+        let facts = proxy.policy.facts(&parts, &client);
         let (is_grpc, is_head) = (is_grpc(&parts), parts.method == Method::HEAD);
         let id = request_id(&parts.headers);
         parts.headers.insert(REQUEST_ID, id.clone());
@@ -158,7 +158,7 @@ impl App for Gateway {
         });
         record.answered(response.status());
         let response = if is_head { answer::to_head(response) } else { response };
-        let mut response = proxy.policy.to_client(&seen, response);
+        let mut response = proxy.policy.to_client(&facts, response);
         // That of the endpoint's is its own affair.
         *response.version_mut() = Version::HTTP_11;
         response.headers_mut().insert(REQUEST_ID, id);
@@ -204,11 +204,11 @@ impl Proxy {
         if !target::is_unambiguous(parts.uri.path()) {
             return Err(Problem::new(StatusCode::BAD_REQUEST, "the path has a dot segment; resolve it"));
         }
-        if let Some(own) = self.documents.route(parts.uri.path()) {
+        if let Some(own) = self.api_docs.route(parts.uri.path()) {
             if let Some(preflight) = self.admit(&parts, "gateway", own, client, quota)? {
                 return Ok((preflight, None));
             }
-            return Ok((self.documents.answer(&parts).await.map(Answer::Own), None));
+            return Ok((self.api_docs.respond(&parts).await.map(Answer::Own), None));
         }
         let route = self.table.load().find(parts.uri.path()).cloned();
         let route = route.ok_or_else(|| Problem::not_found("no service has this path"))?;

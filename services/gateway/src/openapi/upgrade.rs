@@ -1,24 +1,24 @@
-//! Makes a document of OpenAPI 3.0, as many generators still write it, one of 3.1.
+//! Upgrades documents of OpenAPI 3.0, which many generators still write, to 3.1.
 //!
-//! Schemas are JSON Schema since 3.1: what 3.0 says with `nullable` and with limits that are flags is said otherwise, and
-//! would mean nothing, or not be valid.
+//! Since 3.1, schemas are JSON Schema. `nullable` and boolean exclusive limits of 3.0 would have no meaning there, or be
+//! invalid.
 
 use serde_json::{Map, Value, json};
 
-/// Rewrites all schemas in a part.
-pub(super) fn upgrade(part: &mut Value) {
-    match part {
-        Value::Array(parts) => parts.iter_mut().for_each(upgrade),
+/// Rewrites all schemas within a value.
+pub(super) fn upgrade(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(upgrade),
         Value::Object(members) => {
             members.values_mut().for_each(upgrade);
             for (flag, limit) in [("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")] {
-                exclude(members, flag, limit);
+                upgrade_exclusive_limit(members, flag, limit);
             }
             if let Some(Value::Bool(is_nullable)) = members.get("nullable") {
                 let is_nullable = *is_nullable;
                 members.remove("nullable");
                 if is_nullable {
-                    admit_null(members);
+                    allow_null(members);
                 }
             }
         }
@@ -26,17 +26,19 @@ pub(super) fn upgrade(part: &mut Value) {
     }
 }
 
-fn exclude(schema: &mut Map<String, Value>, flag: &str, limit: &str) {
-    if let Some(Value::Bool(is_excluded)) = schema.get(flag) {
-        let is_excluded = *is_excluded;
+/// Turns `minimum: 1, exclusiveMinimum: true` into `exclusiveMinimum: 1`.
+fn upgrade_exclusive_limit(schema: &mut Map<String, Value>, flag: &str, limit: &str) {
+    if let Some(Value::Bool(is_exclusive)) = schema.get(flag) {
+        let is_exclusive = *is_exclusive;
         schema.remove(flag);
-        if is_excluded && let Some(value) = schema.remove(limit) {
+        if is_exclusive && let Some(value) = schema.remove(limit) {
             schema.insert(flag.to_owned(), value);
         }
     }
 }
 
-fn admit_null(schema: &mut Map<String, Value>) {
+/// Extends a schema to allow `null` too.
+fn allow_null(schema: &mut Map<String, Value>) {
     if let Some(Value::Array(values)) = schema.get_mut("enum")
         && !values.contains(&Value::Null)
     {
@@ -45,10 +47,10 @@ fn admit_null(schema: &mut Map<String, Value>) {
     match schema.get_mut("type") {
         Some(kind @ Value::String(_)) => *kind = json!([kind.take(), "null"]),
         Some(_) => {}
-        // Of a reference or of several schemas: it or null.
+        // A reference or a combination of schemas.
         None => {
-            let schema_alone = Value::Object(std::mem::take(schema));
-            schema.insert("anyOf".to_owned(), json!([schema_alone, {"type": "null"}]));
+            let original = Value::Object(std::mem::take(schema));
+            schema.insert("anyOf".to_owned(), json!([original, {"type": "null"}]));
         }
     }
 }
@@ -58,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_otherwise_is_rewritten() {
+    fn nullable_and_exclusive_limits_are_rewritten() {
         let cases = [
             (json!({"type": "string", "nullable": true}), json!({"type": ["string", "null"]})),
             (json!({"type": "string", "nullable": false}), json!({"type": "string"})),
@@ -77,7 +79,7 @@ mod tests {
                 json!({"properties": {"a": {"items": {"type": "integer", "nullable": true}}}}),
                 json!({"properties": {"a": {"items": {"type": ["integer", "null"]}}}}),
             ),
-            // A property of that name is none of it.
+            // A property named `nullable` is not the keyword.
             (
                 json!({"properties": {"nullable": {"type": "string"}}}),
                 json!({"properties": {"nullable": {"type": "string"}}}),

@@ -1,8 +1,8 @@
-//! Headers that are known by their names, and what they are known for.
+//! Lists of well-known header names.
 
-/// Makes a list of names and a function that tells whether a name is in it. The function compares with each, which the
-/// compiler makes a look at the length for nearly all of them: faster than any search, and this is done for every header
-/// of every request.
+/// Defines a list of names and a function that checks whether a name is in it. The function compares with each name. The
+/// compiler turns most comparisons into a check of the length, which is faster than any search, and this code runs for
+/// every header of every request.
 macro_rules! names {
     ($(#[$attribute:meta])* $list:ident, $contains:ident, $test:ident, [$($name:literal),+ $(,)?]) => {
         $(#[$attribute])*
@@ -13,17 +13,17 @@ macro_rules! names {
         }
     };
     (is, $given:ident, $($name:literal),+) => { matches!($given, $($name)|+) };
-    (begins, $given:ident, $($name:literal),+) => { $($given.starts_with($name))||+ };
+    (prefix, $given:ident, $($name:literal),+) => { $($given.starts_with($name))||+ };
 }
 
 names! {
-    /// Headers that belong to one connection (RFC 9110, section 7.6.1). `trailer` is none of them: an
-    /// answer's trailers are passed on, and so is their announcement, without which HTTP/1.1 would not carry them.
+    /// Headers that belong to one connection (RFC 9110, section 7.6.1). `trailer` is not among them: trailers of
+    /// responses are forwarded, and over HTTP/1.1 they must be announced.
     HOP_BY_HOP, is_hop_by_hop, is, [
         "connection",
         "http2-settings",
         "keep-alive",
-        // Of no standard: a program that sees headers as variables would take `HTTP_PROXY` for a proxy of its own.
+        // Not a standard header. CGI programs would see it as `HTTP_PROXY` and use it as their own proxy (httpoxy).
         "proxy",
         "proxy-authenticate",
         "proxy-authentication-info",
@@ -36,7 +36,7 @@ names! {
 }
 
 names! {
-    /// Headers by which services believe a gateway about who the client is or what it asked for.
+    /// Headers that services trust because a gateway sets them: who the client is, and what it has requested.
     #[cfg(test)]
     IDENTITY, is_named_identity, is, [
         "cf-connecting-ip",
@@ -75,9 +75,9 @@ names! {
 }
 
 names! {
-    /// The same, by how they begin.
+    /// The same, by prefix.
     #[cfg(test)]
-    IDENTITY_PREFIXES, begins_as_identity, begins, [
+    IDENTITY_PREFIXES, has_identity_prefix, prefix, [
         "cf-access-",
         "remote-",
         "ssl-client-",
@@ -105,13 +105,13 @@ names! {
     ]
 }
 
-/// What such a beginning does not mean: a client's own credentials, which a service checks, and its own name for
-/// itself, as gRPC-Web sends it.
+/// Headers with such a prefix that are not about identity: credentials of the client, which a service verifies, and the
+/// user agent of gRPC-Web.
 const IDENTITY_EXCEPTIONS: [&str; 3] = ["x-auth-key", "x-auth-token", "x-user-agent"];
 
 names! {
-    /// Headers for the far end that a Connection header cannot have removed, whatever it names (RFC 9110 forbids naming
-    /// them): else a client could take a request's id, credentials or conditions from it on its way.
+    /// End-to-end headers. They are kept even if a Connection header names them, which RFC 9110 forbids: otherwise a
+    /// client could remove the id, credentials or conditions of a request on its way.
     END_TO_END, is_named_end_to_end, is, [
         "accept",
         "age",
@@ -153,8 +153,8 @@ names! {
 }
 
 names! {
-    /// The same, by how they begin.
-    END_TO_END_PREFIXES, begins_as_end_to_end, begins, [
+    /// The same, by prefix.
+    END_TO_END_PREFIXES, has_end_to_end_prefix, prefix, [
         "accept-",
         "access-control-",
         "content-",
@@ -167,15 +167,15 @@ names! {
 }
 
 pub(super) fn is_identity(name: &str) -> bool {
-    may_end_here(name)
-        && (is_named_identity(name) || (begins_as_identity(name) && !IDENTITY_EXCEPTIONS.contains(&name)))
+    may_be_listed(name)
+        && (is_named_identity(name) || (has_identity_prefix(name) && !IDENTITY_EXCEPTIONS.contains(&name)))
 }
 
-/// Whether one of the names above may begin like this: most headers are told by their first letter.
-pub(super) fn may_end_here(name: &str) -> bool {
+/// Whether a name may be in the lists of hop-by-hop and identity headers. The first letter rules out most headers.
+pub(super) fn may_be_listed(name: &str) -> bool {
     matches!(name.as_bytes().first(), Some(b'c' | b'f' | b'h' | b'k' | b'p' | b'r' | b's' | b't' | b'u' | b'w' | b'x'))
 }
 
 pub(super) fn is_end_to_end(name: &str) -> bool {
-    is_named_end_to_end(name) || begins_as_end_to_end(name)
+    is_named_end_to_end(name) || has_end_to_end_prefix(name)
 }

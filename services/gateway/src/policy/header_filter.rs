@@ -1,4 +1,4 @@
-//! Which headers end at the gateway, by their names.
+//! Decides by their names which headers the gateway forwards.
 
 mod known;
 
@@ -6,29 +6,29 @@ use std::str::FromStr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use known::{END_TO_END, END_TO_END_PREFIXES, HOP_BY_HOP, is_end_to_end, is_hop_by_hop, is_identity, may_end_here};
+use known::{END_TO_END, END_TO_END_PREFIXES, HOP_BY_HOP, is_end_to_end, is_hop_by_hop, is_identity, may_be_listed};
 
-/// Names of headers that end at the gateway or, as exceptions, do not.
+/// Exceptions to the built-in lists of headers.
 #[derive(Debug, Clone, clap::Args)]
-pub(super) struct NamesArgs {
-    /// More request headers that are not believed from outside, with commas between; `x-team-*` means all that begin so
+pub(super) struct HeaderFilterArgs {
+    /// Comma-separated names of additional request headers that are not forwarded. `x-team-*` matches a prefix
     #[arg(long, env, value_name = "NAMES", value_delimiter = ',')]
     drop_headers: Vec<Pattern>,
-    /// Request headers that are passed on though they tell who the client is: of an authenticating proxy in front that
-    /// sets them itself
+    /// Comma-separated names of identity headers that are forwarded nevertheless, because an authenticating proxy in
+    /// front of the gateway always sets them
     #[arg(long, env, value_name = "NAMES", value_delimiter = ',')]
     keep_headers: Vec<Pattern>,
 }
 
-/// A header's name, or how it begins.
+/// The name of a header, or a prefix of names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Pattern {
     Name(String),
     Prefix(String),
 }
 
-/// Decides which request headers are passed on.
-pub(super) struct Names {
+/// Decides which request headers are forwarded.
+pub(super) struct HeaderFilter {
     dropped: Vec<Pattern>,
     kept: Vec<Pattern>,
 }
@@ -40,14 +40,14 @@ impl FromStr for Pattern {
         let name = text.trim().to_ascii_lowercase();
         let stem = name.strip_suffix('*').unwrap_or(&name);
         if stem.contains('*') || HeaderName::from_bytes(stem.as_bytes()).is_err() {
-            return Err("is no header name, nor the beginning of one followed by *");
+            return Err("expected a header name, or a prefix followed by *");
         }
         let is_prefix = stem.len() < name.len();
-        let stem = &*plain(stem);
-        let covers = |own: &&str| if is_prefix { own.starts_with(stem) } else { *own == stem };
-        let mut needed = [END_TO_END, END_TO_END_PREFIXES, HOP_BY_HOP].into_iter().flatten();
-        if is_end_to_end(stem) || needed.any(covers) {
-            return Err("is a header that HTTP itself needs");
+        let stem = &*canonical(stem);
+        let matches = |own: &&str| if is_prefix { own.starts_with(stem) } else { *own == stem };
+        let mut required = [END_TO_END, END_TO_END_PREFIXES, HOP_BY_HOP].into_iter().flatten();
+        if is_end_to_end(stem) || required.any(matches) {
+            return Err("this header is required by HTTP itself");
         }
         Ok(if is_prefix { Self::Prefix(stem.to_owned()) } else { Self::Name(stem.to_owned()) })
     }
@@ -62,33 +62,34 @@ impl Pattern {
     }
 }
 
-impl Names {
-    pub(super) fn new(args: &NamesArgs) -> Self {
+impl HeaderFilter {
+    pub(super) fn new(args: &HeaderFilterArgs) -> Self {
         Self { dropped: args.drop_headers.clone(), kept: args.keep_headers.clone() }
     }
 
-    /// Removes from a request what ends at the gateway, of which its trailers are a part; see `proxy::outgoing`.
+    /// Removes the headers that are not forwarded. Trailers of requests are not forwarded either, so their announcement
+    /// is removed too.
     pub(super) fn strip_request(&self, headers: &mut HeaderMap) {
         strip(headers, |name| self.is_dropped(name));
         headers.remove(header::TRAILER);
     }
 
     fn is_dropped(&self, name: &str) -> bool {
-        // Names such as x_forwarded_for: CGI's successors (WSGI, Rack, PHP) show services the same name for it as for
-        // x-forwarded-for. So they are judged by what they may be taken for, and that must not be a header that the
-        // gateway answers for.
+        // WSGI, Rack and PHP, like CGI, give services the same variable for x_forwarded_for as for x-forwarded-for. So
+        // such a name is treated like the name that it may be mistaken for. It must not be mistaken for an end-to-end
+        // header either.
         if name.bytes().any(|byte| !byte.is_ascii_alphanumeric() && byte != b'-') {
-            let plain = plain(name);
-            return is_end_to_end(&plain) || self.is_dropped(&plain);
+            let canonical = canonical(name);
+            return is_end_to_end(&canonical) || self.is_dropped(&canonical);
         }
-        (may_end_here(name) && is_hop_by_hop(name))
+        (may_be_listed(name) && is_hop_by_hop(name))
             || (is_identity(name) && !self.kept.iter().any(|pattern| pattern.matches(name)))
             || self.dropped.iter().any(|pattern| pattern.matches(name))
     }
 }
 
-/// Removes from an answer what belongs to the connection to the service, or tells what software that is.
-pub(super) fn strip_answer(status: StatusCode, headers: &mut HeaderMap) {
+/// Removes response headers that belong to the connection to the upstream or reveal its software.
+pub(super) fn strip_response(status: StatusCode, headers: &mut HeaderMap) {
     let upgrade = (status == StatusCode::SWITCHING_PROTOCOLS).then(|| headers.remove(header::UPGRADE)).flatten();
     strip(headers, |name| is_hop_by_hop(name) || name == "server" || name == "x-powered-by");
     if let Some(protocol) = upgrade {
@@ -97,12 +98,12 @@ pub(super) fn strip_answer(status: StatusCode, headers: &mut HeaderMap) {
     }
 }
 
-/// Removes headers that are refused, and those that the Connection header names.
-fn strip(headers: &mut HeaderMap, is_refused: impl Fn(&str) -> bool) {
-    let mut refused: Vec<HeaderName> = Vec::new();
+/// Removes headers that match the predicate, and headers that the Connection header names.
+fn strip(headers: &mut HeaderMap, is_dropped: impl Fn(&str) -> bool) {
+    let mut dropped: Vec<HeaderName> = Vec::new();
     for name in headers.keys() {
-        if is_refused(name.as_str()) {
-            refused.push(name.clone());
+        if is_dropped(name.as_str()) {
+            dropped.push(name.clone());
         }
     }
     for line in headers.get_all(header::CONNECTION) {
@@ -110,17 +111,17 @@ fn strip(headers: &mut HeaderMap, is_refused: impl Fn(&str) -> bool) {
             if let Ok(name) = HeaderName::from_bytes(option.trim_ascii())
                 && !is_end_to_end(name.as_str())
             {
-                refused.push(name);
+                dropped.push(name);
             }
         }
     }
-    for name in refused {
+    for name in dropped {
         headers.remove(name);
     }
 }
 
-/// The name that a service may take another one for: with `-` for all but letters and digits.
-fn plain(name: &str) -> String {
+/// The name that a service may mistake another name for: everything but letters and digits becomes a hyphen.
+fn canonical(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
 }
 
