@@ -18,6 +18,7 @@ pub(super) use gzip::Gzip;
 use negotiation::{Choice, choose};
 
 use super::{Body, upstream::has_token};
+use crate::grpc;
 
 /// Content shorter than this, in bytes, is sent as it is: in a packet it is no longer, and takes no time.
 const MIN_LENGTH: u64 = 1024;
@@ -159,6 +160,9 @@ enum Content {
 
 fn content(headers: &HeaderMap) -> Content {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Content::Other };
+    if grpc::has_message_framing(value) {
+        return Content::Framed;
+    }
     let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     // The longest of those below; a longer one is not among them.
     let mut lower = [0; 64];
@@ -166,9 +170,6 @@ fn content(headers: &HeaderMap) -> Content {
     lower.copy_from_slice(essence);
     lower.make_ascii_lowercase();
     let essence = std::str::from_utf8(lower).unwrap_or_default();
-    if essence.starts_with("application/grpc") {
-        return Content::Framed;
-    }
     let is_text = match essence {
         // Events are short, and must not wait.
         "text/event-stream" => false,

@@ -9,6 +9,7 @@ use super::{
     client::{Client, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PORT, FORWARDED_PROTO},
     names::Names,
 };
+use crate::grpc::Protocol;
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 
@@ -31,9 +32,7 @@ pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> 
 pub(super) fn prepare(parts: &mut Parts, client: &Client, names: &Names) {
     let is_upgrade = is_upgrade(parts);
     let takes_trailers = parts.headers.contains_key(header::TE) && has_token(&parts.headers, &header::TE, "trailers");
-    let is_grpc = parts.headers.get(header::CONTENT_TYPE).is_some_and(|value| {
-        value.as_bytes().get(..16).is_some_and(|start| start.eq_ignore_ascii_case(b"application/grpc"))
-    });
+    let is_grpc = Protocol::of(parts).is_grpc();
     let headers = &mut parts.headers;
     names.strip_request(headers);
     // At once for all that is added.
