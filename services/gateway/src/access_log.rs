@@ -1,7 +1,8 @@
 //! The access log: one line of JSON per request on standard output, between the lines of the application log.
 //!
-//! A request only appends its line to a buffer of its thread. A writer thread flushes the buffers several times a second. If
-//! standard output cannot keep up, lines are dropped and counted: a log that nobody reads must not stop the gateway.
+//! A request only appends its line to a buffer of its thread. A writer thread flushes the buffers several times a
+//! second. If standard output cannot keep up, lines are dropped and counted: a log that nobody reads must not stop the
+//! gateway.
 
 mod line;
 

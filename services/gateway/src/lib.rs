@@ -1,7 +1,8 @@
 //! The API gateway, through which all services are reached.
 //!
-//! `discovery` finds the services, `proxy` passes each request to one of their endpoints, `policy` decides what else happens
-//! to requests and responses (headers, limits, CORS, compression), and `documents` merges the API documents of all services.
+//! `discovery` finds the services, `proxy` passes each request to one of their endpoints, `policy` decides what else
+//! happens to requests and responses (headers, limits, CORS, compression), and `documents` merges the API documents of
+//! all services.
 
 mod access_log;
 mod cli;

@@ -1,8 +1,8 @@
 //! The gateway's metrics.
 //!
-//! The series of a request are looked up when its route is created, or for the first request with its method and status, and
-//! not for every request. The number of series is bounded: labels are configured routes, standard methods, and statuses up
-//! to 599.
+//! The series of a request are looked up when its route is created, or for the first request with its method and
+//! status, and not for every request. The number of series is bounded: labels are configured routes, standard methods,
+//! and statuses up to 599.
 
 use std::{
     sync::{

@@ -45,8 +45,8 @@ impl Balancer {
         self.endpoints.load().iter().for_each(visit);
     }
 
-    /// Chooses the less loaded of two random endpoints. Endpoints that are ejected, and those that were tried already, are
-    /// chosen only if there is no other.
+    /// Chooses the less loaded of two random endpoints. Endpoints that are ejected, and those that were tried already,
+    /// are chosen only if there is no other.
     pub(super) fn pick(&self, tried: &[SocketAddr], now: Duration) -> Option<Arc<Endpoint>> {
         let endpoints = self.endpoints.load();
         if let [only] = endpoints.as_slice() {
@@ -133,7 +133,7 @@ fn merge<K: Eq + Hash + Clone, V>(
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, hash::Hasher, sync::mpsc, thread};
+    use std::{cell::Cell, hash::Hasher, ops::Range, sync::mpsc, thread};
 
     use super::*;
 
@@ -193,7 +193,7 @@ mod tests {
     fn the_number_of_comparisons_grows_linearly() {
         const COUNT: usize = 10_000;
         let comparisons = Cell::new(0);
-        let keys = |range: std::ops::Range<usize>| range.map(|number| Counted(number, &comparisons));
+        let keys = |range: Range<usize>| range.map(|number| Counted(number, &comparisons));
         let known = keys(0..COUNT).map(|key| (key.clone(), key.0));
         let Merged { entries, mut removed } = merge(known, keys(COUNT / 2..COUNT * 3 / 2), |key| key.0);
         assert!(entries.into_iter().eq(COUNT / 2..COUNT * 3 / 2));

@@ -5,12 +5,12 @@ use std::{io, net::SocketAddr, time::Duration};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{net::TcpStream, time};
 
-/// A host that is gone sends nothing, not even a reset, so the kernel probes connections on which nothing was received for
-/// this long (in seconds), at this interval and this often.
+/// A host that is gone sends nothing, not even a reset, so the kernel probes connections on which nothing was received
+/// for this long (in seconds), at this interval and this often.
 ///
-/// `TCP_USER_TIMEOUT` would replace the number of probes, and also give up on a peer that is alive but does not read for a
-/// while. The kernel does not probe while sent data is unacknowledged. That case is covered elsewhere: HTTP/1.1 requests
-/// have deadlines, HTTP/2 has pings, and tunnels set `TCP_USER_TIMEOUT`.
+/// `TCP_USER_TIMEOUT` would replace the number of probes, and also give up on a peer that is alive but does not read
+/// for a while. The kernel does not probe while sent data is unacknowledged. That case is covered elsewhere: HTTP/1.1
+/// requests have deadlines, HTTP/2 has pings, and tunnels set `TCP_USER_TIMEOUT`.
 const KEEPALIVE_IDLE: u32 = 5;
 const KEEPALIVE_INTERVAL: u32 = 2;
 const KEEPALIVE_PROBES: u32 = 3;

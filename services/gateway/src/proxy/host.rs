@@ -20,16 +20,17 @@ pub(super) fn normalize(parts: &mut Parts) -> Result<(), Problem> {
         parts.headers.insert(header::HOST, host);
         return Ok(());
     }
-    match parts.headers.get(header::HOST) {
-        Some(host) if is_host(host.as_bytes()) => Ok(()),
-        Some(_) => Err(Problem::new(StatusCode::BAD_REQUEST, "invalid Host header")),
-        None if parts.version == Version::HTTP_10 => Ok(()),
-        None => Err(missing_host()),
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
+        (Some(_), _) => Err(Problem::new(StatusCode::BAD_REQUEST, "invalid Host header")),
+        (None, _) if parts.version == Version::HTTP_10 => Ok(()),
+        (None, _) => Err(missing_host()),
     }
 }
 
-/// Whether a Host header consists of characters that are allowed in a host and port (RFC 3986, section 3.2.2). Services build
-/// URLs from it.
+/// Whether a Host header consists of characters that are allowed in a host and port (RFC 3986, section 3.2.2). Services
+/// build URLs from it.
 fn is_host(host: &[u8]) -> bool {
     host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte))
 }
@@ -80,6 +81,14 @@ mod tests {
             parts.headers.append(header::HOST, HeaderValue::from_bytes(host).ok()?);
         }
         Some(parts)
+    }
+
+    #[test]
+    fn two_host_headers_are_refused() {
+        for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
+            let mut parts = request(version, b"/", &[b"a".to_vec(), b"b".to_vec()]).expect("a request");
+            assert!(normalize(&mut parts).is_err(), "{version:?}");
+        }
     }
 
     proptest! {

@@ -36,8 +36,8 @@ pub(super) struct SharedConnection {
 }
 
 impl SharedConnection {
-    /// Returns the connection, or opens one. Calls that wait while another one connects share its outcome, even a failure:
-    /// otherwise each would connect in turn, and time out after all calls before it.
+    /// Returns the connection, or opens one. Calls that wait while another one connects share its outcome, even a
+    /// failure: otherwise each would connect in turn, and time out after all calls before it.
     pub(super) async fn get(&self, address: SocketAddr, limit: Duration) -> io::Result<SendRequest<UpstreamBody>> {
         if let Some(sender) = self.open() {
             return Ok(sender);

@@ -1,8 +1,8 @@
 //! Detects paths that a service may read differently than the gateway.
 //!
-//! A server may resolve `/users/../inventory`, and some do so after decoding it. The gateway neither resolves nor decodes
-//! paths. It refuses dot segments, including those with percent-encoded dots or slashes, with backslashes as separators, or
-//! with a path parameter (`/..;/`). Other encoded characters are data and are passed on unchanged.
+//! A server may resolve `/users/../inventory`, and some do so after decoding it. The gateway neither resolves nor
+//! decodes paths. It refuses dot segments, including those with percent-encoded dots or slashes, with backslashes as
+//! separators, or with a path parameter (`/..;/`). Other encoded characters are data and are passed on unchanged.
 
 /// Whether a path (without query) has a segment that could be read as `.` or `..`.
 pub(super) fn has_dot_segment(path: &str) -> bool {

@@ -22,7 +22,8 @@ use crate::access_log::write_string;
 /// The status that is logged if the client goes away before the response starts, as in nginx.
 const CLIENT_CLOSED: u16 = 499;
 
-/// The facts about an exchange that are reported when it is dropped, which is when the response has been sent or abandoned.
+/// The facts about an exchange that are reported when it is dropped, which is when the response has been sent or
+/// abandoned.
 pub(super) struct Record {
     proxy: Arc<Proxy>,
     worker: usize,

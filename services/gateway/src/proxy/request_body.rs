@@ -1,5 +1,5 @@
-//! The body of a request on its way to an endpoint: streamed, limited in size, and its beginning buffered if the request
-//! may be sent again.
+//! The body of a request on its way to an endpoint: streamed, limited in size, and its beginning buffered if the
+//! request may be sent again.
 
 use std::{
     pin::Pin,

@@ -98,8 +98,8 @@ impl ResponseBody {
         }
     }
 
-    /// Replaces the body of the gateway's own response to HEAD by its length (RFC 9110, section 9.3.2). Over HTTP/2 hyper
-    /// would send it.
+    /// Replaces the body of the gateway's own response to HEAD by its length (RFC 9110, section 9.3.2). Over HTTP/2
+    /// hyper would send it.
     pub(super) fn strip(mut response: Response<Self>) -> Response<Self> {
         if let Self::Own(body) = response.body()
             && let Some(length @ 1..) = body.size_hint().exact()

@@ -1,4 +1,4 @@
-//! Decides whether a request is sent again, to the same service.
+//! Decides whether a request is sent again.
 //!
 //! A request is sent at most [`MAX_ATTEMPTS`] times, and no further attempt starts after the total timeout. It is sent
 //! again in three cases:
@@ -6,17 +6,18 @@
 //! 1. Nothing of it was sent, because no connection could be made or the first write failed. This is safe for every
 //!    method, gRPC included. Another endpoint that has not been tried must exist.
 //! 2. It was sent, but no response head arrived: the endpoint timed out, closed the connection, or did not speak HTTP.
-//!    The request must be repeatable: its method is idempotent, or it is a POST or PATCH with an `Idempotency-Key`, and it
-//!    is not gRPC. The part of its body that was read must still be buffered (at most 64 KiB), and the client must not be
-//!    the cause.
+//!    The request must be repeatable: its method is idempotent, or it is a POST or PATCH with an `Idempotency-Key`, and
+//!    it is not gRPC. The part of its body that was read must still be buffered (at most 64 KiB), and the client must
+//!    not be the cause.
 //! 3. The response is 502 or 503, under the conditions of case 2, and another healthy endpoint exists that has not been
-//!    tried. A service responds with 503 if it did nothing, or if a repetition with the same key finds out what it did. The
-//!    response is kept, and goes to the client if no other endpoint responds.
+//!    tried. A service responds with 503 if it did nothing, or if a repetition with the same key finds out what it did.
+//!    The response is kept, and goes to the client if no other endpoint responds.
 //!
-//! Each retry is paid for out of the service's retry budget. Only one kind of repetition is free: an idle connection turned
-//! out to be closed, which says nothing about the endpoint.
+//! Each retry is paid for out of the service's retry budget. A reused connection that turns out to be closed says
+//! nothing about its endpoint, so sending the request on a new connection to the same endpoint is free and does not count
+//! as an attempt. If something was sent on the old connection, the conditions of case 2 apply.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use chassis::Problem;
 use http::{HeaderName, Method, StatusCode, request::Parts};
@@ -109,7 +110,7 @@ struct Attempts<'a> {
 
 impl Attempts<'_> {
     /// Whether to try another endpoint instead of passing on this one's response.
-    fn may_replace(&mut self, endpoint: &Endpoint, status: StatusCode, now: std::time::Duration) -> bool {
+    fn may_replace(&mut self, endpoint: &Endpoint, status: StatusCode, now: Duration) -> bool {
         if !matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE) {
             return false;
         }

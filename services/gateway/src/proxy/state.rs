@@ -30,8 +30,8 @@ pub(crate) struct ProxyArgs {
     /// Keep it longer than the services' own request timeout (15 s)
     #[arg(long, env, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
     pub(super) header_timeout: Duration,
-    /// Timeout for a request as a whole, including retries and the response body. gRPC, server-sent events and WebSocket
-    /// connections are exempt
+    /// Timeout for a request as a whole, including retries and the response body. gRPC, server-sent events and
+    /// WebSocket connections are exempt
     #[arg(long, env, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
     pub(super) total_timeout: Duration,
     /// Maximum number of concurrent requests; any more are refused with 503

@@ -23,9 +23,9 @@ use super::{endpoint::InFlightGuard, record::Record};
 /// How long both sides may be silent. Protocols that keep connections open for longer send pings.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(10);
 
-/// How long bytes sent to a service may stay unacknowledged, or unread while its buffers are full, in milliseconds. Without
-/// it the kernel would retransmit to a host that is gone for a quarter of an hour, and a client that keeps sending would
-/// keep the tunnel from becoming idle. It is long because a live service may not read for a while.
+/// How long bytes sent to a service may stay unacknowledged, or unread while its buffers are full, in milliseconds.
+/// Without it the kernel would retransmit for a quarter of an hour to a host that is gone, and a client that keeps
+/// sending would keep the tunnel from becoming idle. It is long because a live service may not read for a while.
 const UNACKNOWLEDGED_TIMEOUT: u32 = 60_000;
 
 /// How long a tunnel may go on during shutdown. Its ends cannot be asked to finish: they see the connection close, and

@@ -65,15 +65,16 @@ impl Connection {
         }))
     }
 
-    /// Whether an idle connection can still be used: all that could be read from it is its end, or bytes that belong to no
-    /// request. With `ask_kernel` a system call also finds out what the runtime has not been notified of yet.
+    /// Whether an idle connection can still be used: all that could be read from it is its end, or bytes that belong to
+    /// no request. With `ask_kernel` a system call also finds out what the runtime has not been notified of yet.
     pub(in crate::proxy) fn is_open(&self, ask_kernel: bool) -> bool {
         let is_silent = |read: io::Result<usize>| read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         let peek = || recv(self.stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
         is_silent(self.stream.try_read(&mut [0])) && (!ask_kernel || is_silent(peek().map_err(io::Error::from)))
     }
 
-    /// Sends a request and waits for the head of its response. The rest of the request is sent while the response is read.
+    /// Sends a request and waits for the head of its response. The rest of the request is sent while the response is
+    /// read.
     ///
     /// The head deadline is extended whenever more of the request is sent, so that a slow client is not cut off.
     pub(in crate::proxy) async fn send(
@@ -257,8 +258,8 @@ impl Connection {
         }
     }
 
-    /// After a response: the connection without its buffers, if another request may follow. It must not if there is more to
-    /// read than the response, or if the request was not sent completely.
+    /// After a response: the connection without its buffers, if another request may follow. It must not if there is
+    /// more to read than the response, or if the request was not sent completely.
     pub(in crate::proxy) fn into_idle(mut self: Box<Self>) -> Option<Box<Self>> {
         let is_idle = self.keep_alive && self.request.is_none() && self.is_body_complete() && self.read.is_empty();
         (self.read, self.next_read) = (BytesMut::new(), MIN_READ);

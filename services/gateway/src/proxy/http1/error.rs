@@ -1,6 +1,6 @@
 //! What can go wrong on a connection, and how long each step may take.
 
-use std::io;
+use std::{io, time::Duration};
 
 use tokio::time::Instant;
 
@@ -52,7 +52,7 @@ pub(in crate::proxy) struct Deadlines {
     /// When the response head is due if the whole request is sent at once.
     pub(in crate::proxy) head: Instant,
     /// How long the endpoint may take to read more of the request, and to send the response head once it has all of it.
-    pub(in crate::proxy) header: std::time::Duration,
+    pub(in crate::proxy) header: Duration,
     /// When everything has to be done.
     pub(in crate::proxy) total: Instant,
 }

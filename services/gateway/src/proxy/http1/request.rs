@@ -60,8 +60,9 @@ impl RequestWriter {
         Self { pending, body, remaining, stage: Stage::New, closes_connection, has_progressed: false }
     }
 
-    /// Whether no other request may use the connection: the method usually has no body, but this request has one. A service
-    /// that leaves the body unread takes it for the next request, and its response to that would go to another client.
+    /// Whether no other request may use the connection: the method usually has no body, but this request has one. A
+    /// service that leaves the body unread takes it for the next request, and its response to that would go to another
+    /// client.
     pub(super) fn closes_connection(&self) -> bool {
         self.closes_connection
     }
@@ -167,8 +168,8 @@ fn expects_body(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
-/// Writes a request head with the target in origin form (RFC 9112, section 3.2.1). The framing follows from the body, not
-/// from the client's headers.
+/// Writes a request head with the target in origin form (RFC 9112, section 3.2.1). The framing follows from the body,
+/// not from the client's headers.
 fn write_head(parts: &Parts, length: Option<u64>, close: bool) -> Vec<u8> {
     let mut head = Vec::with_capacity(1024);
     let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
@@ -247,13 +248,17 @@ mod tests {
         assert_eq!(unframed(Method::POST, Some(0)), format!("{post}content-length: 0\r\n\r\n"));
     }
 
+    fn header_name() -> impl Strategy<Value = String> {
+        "[a-zA-Z0-9!#$%&'*+.^_`|~-]{1,20}|Content-Length|Transfer-Encoding"
+    }
+
     proptest! {
         /// Whatever a client sends, the service reads the same headers and one kind of framing.
         #[test]
         fn a_written_head_is_read_back_unchanged(
             method in "[A-Z]{1,10}",
             target in "/[!-\"$-~]{0,40}",
-            headers in vec(("[a-zA-Z0-9!#$%&'*+.^_`|~-]{1,20}|Content-Length|Transfer-Encoding", vec(any::<u8>(), 0..20)), 0..20),
+            headers in vec((header_name(), vec(any::<u8>(), 0..20)), 0..20),
             length in proptest::option::of(any::<u64>()),
             close in any::<bool>(),
         ) {
@@ -272,8 +277,8 @@ mod tests {
             prop_assert_eq!(request.parse(&bytes), Ok(httparse::Status::Complete(bytes.len())));
             prop_assert_eq!((request.method, request.path), (Some(&*method), Some(&*target)));
             let is_framing = |name: &str| ["content-length", "transfer-encoding"].contains(&name);
-            let (framing, others): (Vec<_>, Vec<_>) =
-                request.headers.iter().partition(|header| is_framing(header.name));
+            let (framing, others): (Vec<&httparse::Header<'_>>, Vec<_>) =
+                request.headers.iter().map(|header| &*header).partition(|header| is_framing(header.name));
             prop_assert!(framing.len() <= 1);
             let expected = length.map_or("chunked".to_owned(), |length| length.to_string());
             prop_assert!(framing.iter().all(|header| header.value == expected.as_bytes()));

@@ -31,8 +31,8 @@ pub(super) enum Remaining {
     UntilClose,
 }
 
-/// Parses the head at the start of `read`, and returns it with its length if it is complete. A head with a status of 1xx is
-/// followed by another one.
+/// Parses the head at the start of `read`, and returns it with its length if it is complete. A head with a status of
+/// 1xx is followed by another one.
 pub(super) fn parse(read: &[u8], method: &Method) -> Result<Option<(ResponseHead, usize)>, Error> {
     let mut space = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut []);
@@ -71,8 +71,8 @@ fn header_map(parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, Error> {
     Ok(headers)
 }
 
-/// Determines the framing of the body. Ambiguous framing is an error: two readers could disagree about where this response
-/// ends and the next one, which may be for another client, begins.
+/// Determines the framing of the body. Ambiguous framing is an error: two readers could disagree about where this
+/// response ends and the next one, which may be for another client, begins.
 fn remaining(status: StatusCode, headers: &HeaderMap, is_1_1: bool, method: &Method) -> Result<Remaining, Error> {
     let lengths = headers.get_all(header::CONTENT_LENGTH);
     let mut length = None;

@@ -24,8 +24,8 @@ async fn busy(rest: &'static str) -> Stub {
     .await
 }
 
-/// Sends requests until `busy` was tried first, and its response is passed on after two attempts that got none: the choice is
-/// random. Returns the access log.
+/// Sends requests until `busy` was tried first, and its response is passed on after two attempts that got none: the
+/// choice is random. Returns the access log.
 async fn fallback_responses(busy: &Stub) -> Vec<Value> {
     let resets = Arc::default();
     let other = resetting(&resets).await;

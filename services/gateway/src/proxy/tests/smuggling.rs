@@ -1,5 +1,5 @@
-//! One request to the gateway is one request to a service, with its own framing. Ambiguous requests are refused; the HTTP
-//! server's tests cover which ones.
+//! One request to the gateway is one request to a service, with its own framing. Ambiguous requests are refused; the
+//! HTTP server's tests cover which ones.
 
 use test_support::raw::Raw;
 use tokio::io::AsyncReadExt;
@@ -106,8 +106,8 @@ async fn bodies_are_framed_anew() {
     }
 }
 
-/// A service may not expect a body with these methods. If it leaves the body unread, it takes it for the next request, and its
-/// response to that would go to another client.
+/// A service may not expect a body with these methods. If it leaves the body unread, it takes it for the next request,
+/// and its response to that would go to another client.
 #[tokio::test]
 async fn no_request_follows_a_body_that_may_be_left_unread() {
     for method in ["GET", "DELETE", "OPTIONS", "BREW"] {

@@ -268,7 +268,11 @@ proptest! {
     }
 
     #[test]
-    fn a_body_with_a_length_is_read_completely(body in vec(any::<u8>(), 0..200), rest in response_like(), size in 1..50_usize) {
+    fn a_body_with_a_length_is_read_completely(
+        body in vec(any::<u8>(), 0..200),
+        rest in response_like(),
+        size in 1..50_usize,
+    ) {
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
         let parsed = parse_pieces(&Method::GET, &[head.as_bytes(), &body, &rest].concat(), size).expect("a response");
         prop_assert_eq!((parsed.body, parsed.trailers, parsed.rest, parsed.keep_alive), (body, None, rest, true));
