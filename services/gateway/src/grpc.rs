@@ -7,7 +7,7 @@ use http::{HeaderValue, Version, header, request::Parts};
 pub(crate) enum Protocol {
     /// Over HTTP/1.1.
     Http,
-    /// Over HTTP/2, without time or body limits of the gateway.
+    /// Over HTTP/2, exempt from the gateway's timeouts and body limit.
     Grpc,
 }
 

@@ -33,13 +33,13 @@ pub(crate) type ExchangeBody = RecordedBody<policy::Body<ResponseBody>>;
 ///
 /// - [`request_filter`](Self::request_filter) refuses or serves the request, or finds its route;
 /// - [`upstream_request`](Self::upstream_request) sends it to endpoints of the route's service;
-/// - [`response_filter`](Self::response_filter) makes the response fit for the client;
+/// - [`response_filter`](Self::response_filter) prepares the response for the client;
 /// - `log`, in [`Record`], runs when the response has been sent or abandoned.
 pub(super) struct Exchange {
     proxy: Arc<Proxy>,
     client: Client,
     protocol: Protocol,
-    /// What the response depends on.
+    /// Facts about the request that the response depends on.
     facts: Seen,
     /// The client's quota, if the request was counted against one.
     quota: Option<Quota>,
@@ -61,7 +61,7 @@ enum Reply {
 }
 
 impl Exchange {
-    /// Starts an exchange, and gives the request an id if it has none.
+    /// Starts an exchange, and gives the request an id if it has no valid one.
     pub(super) fn begin(proxy: Arc<Proxy>, parts: &mut Parts, peer: Peer) -> Self {
         let client = proxy.policy.client(peer.address, &parts.headers);
         let facts = proxy.policy.see(parts, &client);
@@ -155,7 +155,7 @@ impl Exchange {
         }
     }
 
-    /// Makes the response, or the problem instead of one, fit for the client.
+    /// Prepares the response, or the problem in place of one, for the client.
     fn response_filter(self, reply: Result<Reply, Problem>) -> Response<ExchangeBody> {
         match reply {
             Ok(Reply::Response(response)) => self.respond(response),

@@ -14,8 +14,8 @@
 //!    The response is kept, and goes to the client if no other endpoint responds.
 //!
 //! Each retry is paid for out of the service's retry budget. A reused connection that turns out to be closed says
-//! nothing about its endpoint, so sending the request on a new connection to the same endpoint is free and does not count
-//! as an attempt. If something was sent on the old connection, the conditions of case 2 apply.
+//! nothing about its endpoint, so sending the request on a new connection to the same endpoint is free and does not
+//! count as an attempt. If something was sent on the old connection, the conditions of case 2 apply.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

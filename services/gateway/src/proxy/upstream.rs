@@ -1,4 +1,4 @@
-//! A service as requests are sent to it.
+//! A service that requests are sent to, with its endpoints, retry budget and metrics.
 
 use std::{
     net::SocketAddr,

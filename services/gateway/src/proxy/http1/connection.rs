@@ -103,7 +103,7 @@ impl Connection {
         .await
     }
 
-    /// The error of a request whose time is up: the client's fault if its body is what everything waits for.
+    /// The error to report when time is up. If the request body is overdue, the client is the cause.
     fn time_out(&self) -> Error {
         let waiting = self.request.as_ref().filter(|request| request.waits_for_client());
         waiting.map_or(Error::Timeout, |request| {

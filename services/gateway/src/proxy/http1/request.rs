@@ -19,7 +19,7 @@ use crate::proxy::request_body::{RequestBodyError, UpstreamBody};
 /// What is being written: the head or a chunk size, a piece of the body, and the end of a chunk.
 type Pending = Chain<Chain<Cursor<Vec<u8>>, Bytes>, &'static [u8]>;
 
-/// A request, as far as it is not written yet.
+/// The part of a request that has not been written yet.
 pub(super) struct RequestWriter {
     pending: Pending,
     body: UpstreamBody,
@@ -278,7 +278,7 @@ mod tests {
             prop_assert_eq!((request.method, request.path), (Some(&*method), Some(&*target)));
             let is_framing = |name: &str| ["content-length", "transfer-encoding"].contains(&name);
             let (framing, others): (Vec<&httparse::Header<'_>>, Vec<_>) =
-                request.headers.iter().map(|header| &*header).partition(|header| is_framing(header.name));
+                request.headers.iter().partition(|header| is_framing(header.name));
             prop_assert!(framing.len() <= 1);
             let expected = length.map_or("chunked".to_owned(), |length| length.to_string());
             prop_assert!(framing.iter().all(|header| header.value == expected.as_bytes()));

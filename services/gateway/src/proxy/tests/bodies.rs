@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use super::{limits::QUICK, stub::whole, *};
 
 /// Echoes request bodies.
-async fn reading() -> Stub {
+async fn echo() -> Stub {
     Stub::responding(async |request| match request.into_body().collect().await {
         Ok(body) => Response::new(whole(body.to_bytes())),
         Err(_) => Response::new(whole("broken")),
@@ -64,7 +64,7 @@ async fn a_body_that_turns_out_too_large_aborts_the_request() {
 /// Otherwise slow clients could get every endpoint ejected.
 #[tokio::test]
 async fn a_slow_client_is_not_a_failure_of_the_endpoint() {
-    let stubs = [reading().await, reading().await];
+    let stubs = [echo().await, echo().await];
     let gateway = TestGateway::with(&["--header-timeout=300ms"], &stubs.each_ref());
     let mut slow = Vec::new();
     for number in 0..8 {
@@ -92,7 +92,7 @@ async fn a_slow_client_is_not_a_failure_of_the_endpoint() {
 
 #[tokio::test]
 async fn a_body_that_keeps_coming_extends_the_header_timeout() {
-    let stub = reading().await;
+    let stub = echo().await;
     let gateway = TestGateway::with(&["--header-timeout=1s"], &[&stub]);
     // On a busy machine a piece or the response may be late. Then the connection is closed and sending fails.
     let (response, time) = eventually("every piece is in time", PATIENCE, async || {

@@ -1,4 +1,4 @@
-//! Bodies of any length, in both directions, of which the gateway buffers only a little.
+//! Streaming of bodies of any length in both directions, with little buffering.
 
 use std::pin::Pin;
 
@@ -16,8 +16,8 @@ use super::{
     *,
 };
 
-/// More than the buffers of the gateway and the kernel hold of one stream. Those of the kernel grow to 32 MiB each.
-const HELD: usize = 100 * 1024 * 1024;
+/// More than the buffers of the gateway and the kernel can hold of one stream; the kernel's grow to 32 MiB each.
+const MAX_BUFFERED: usize = 100 * 1024 * 1024;
 
 /// A body whose frames a test sends.
 fn channel() -> (mpsc::Sender<Bytes>, stub::Body) {
@@ -55,7 +55,7 @@ async fn a_slow_client_slows_down_the_service() {
             let written = written.clone();
             async move {
                 read_head(&mut stream).await;
-                let length = 20 * HELD;
+                let length = 20 * MAX_BUFFERED;
                 let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
                 stream.write_all(head.as_bytes()).await.expect("written");
                 let piece = vec![b'x'; 64 * 1024];
@@ -72,17 +72,17 @@ async fn a_slow_client_slows_down_the_service() {
     let gateway = TestGateway::with(&[], &[&stub]);
     let mut reader = TcpStream::connect(gateway.address).await.expect("a connection");
     reader.write_all(b"GET /test HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("sent");
-    let held = settled(&written).await;
-    assert!(held < HELD, "{held} bytes are buffered");
+    let buffered = settled(&written).await;
+    assert!(buffered < MAX_BUFFERED, "{buffered} bytes are buffered");
     // Reading makes room for more.
     let mut taken = 0;
     let mut buffer = vec![0; 1024 * 1024];
-    while taken < 2 * HELD {
+    while taken < 2 * MAX_BUFFERED {
         taken += reader.read(&mut buffer).await.expect("more data");
     }
-    assert!(written.load(Ordering::SeqCst) > held);
-    let held = settled(&written).await.abs_diff(taken);
-    assert!(held < HELD, "{held} bytes are buffered");
+    assert!(written.load(Ordering::SeqCst) > buffered);
+    let buffered = settled(&written).await.abs_diff(taken);
+    assert!(buffered < MAX_BUFFERED, "{buffered} bytes are buffered");
 }
 
 /// Waits until a count stops growing.
@@ -124,10 +124,10 @@ async fn a_slow_service_slows_down_the_client() {
             }
         }
     });
-    let held = settled(&sent).await;
-    assert!(held < HELD, "{held} bytes are buffered");
+    let buffered = settled(&sent).await;
+    assert!(buffered < MAX_BUFFERED, "{buffered} bytes are buffered");
     go.notify_one();
-    eventually("the upload continues", PATIENCE, async || (sent.load(Ordering::SeqCst) > 4 * HELD).then_some(())).await;
+    eventually("the upload continues", PATIENCE, async || (sent.load(Ordering::SeqCst) > 4 * MAX_BUFFERED).then_some(())).await;
     sending.abort();
 }
 
@@ -152,7 +152,7 @@ async fn http_1_0_clients_get_bodies_of_unknown_length() {
     assert!(text.ends_with("\r\n\r\nabcdef") && !text.contains("chunked"), "{text}");
 }
 
-/// Otherwise the client would take a part for the whole.
+/// Otherwise the client would take a partial response for a complete one.
 #[tokio::test]
 async fn a_truncated_response_is_truncated_for_the_client() {
     for framing in ["content-length: 10", "transfer-encoding: chunked"] {
@@ -302,7 +302,7 @@ async fn a_client_of_a_silent_event_stream_that_goes_away_is_noticed() {
     gateway.metric_becomes("http_requests_in_flight", 0).await;
 }
 
-/// Its kernel still responses keep-alive probes.
+/// Its kernel still answers keep-alive probes.
 #[tokio::test]
 async fn a_service_may_stop_reading_for_a_while() {
     const LENGTH: usize = 900_000;
