@@ -1,5 +1,6 @@
 //! Tests of the proxy in-process, over real sockets, with stub services.
 
+mod backpressure;
 mod balancing;
 mod bodies;
 mod closing;

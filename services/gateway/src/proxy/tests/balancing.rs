@@ -4,18 +4,18 @@ use test_support::port::Port;
 use tokio::{io::AsyncReadExt, sync::Notify, task::JoinSet};
 
 use super::{
-    stub::{read_head, whole, write_response},
+    stub::{full_body, read_head, write_response},
     *,
 };
 
 /// A service that responds when it is notified.
-async fn waiting(go: &Arc<Notify>) -> Stub {
-    let go = go.clone();
+async fn waiting(release: &Arc<Notify>) -> Stub {
+    let release = release.clone();
     Stub::responding(move |_| {
-        let go = go.clone();
+        let release = release.clone();
         async move {
-            go.notified().await;
-            Response::new(whole("waited"))
+            release.notified().await;
+            Response::new(full_body("waited"))
         }
     })
     .await
@@ -35,8 +35,8 @@ async fn requests_are_spread_over_all_endpoints() {
 
 #[tokio::test]
 async fn a_slow_endpoint_gets_no_requests_while_others_are_idle() {
-    let go = Arc::new(Notify::new());
-    let (slow, fast) = (waiting(&go).await, Stub::text("fast").await);
+    let release = Arc::new(Notify::new());
+    let (slow, fast) = (waiting(&release).await, Stub::text("fast").await);
     let gateway = Arc::new(TestGateway::with(&[], &[&slow, &fast]));
     let done = Arc::<AtomicUsize>::default();
     let mut requests = JoinSet::new();
@@ -54,7 +54,7 @@ async fn a_slow_endpoint_gets_no_requests_while_others_are_idle() {
         .await;
     }
     assert_eq!(slow.requests(), 1);
-    go.notify_one();
+    release.notify_one();
     requests.join_all().await;
 }
 
@@ -98,7 +98,7 @@ async fn a_closed_idle_connection_fails_no_request() {
 #[tokio::test]
 async fn connection_close_from_an_endpoint_is_honoured() {
     let stub = Stub::responding(async |_| {
-        Response::builder().header("connection", "close").body(whole("hello")).expect("a response")
+        Response::builder().header("connection", "close").body(full_body("hello")).expect("a response")
     })
     .await;
     let gateway = TestGateway::with(&[], &[&stub]);
@@ -115,8 +115,8 @@ async fn connection_close_from_an_endpoint_is_honoured() {
 /// Requests in flight are completed.
 #[tokio::test]
 async fn a_removed_endpoint_gets_no_new_requests() {
-    let go = Arc::new(Notify::new());
-    let (removed, other) = (waiting(&go).await, Stub::text("other").await);
+    let release = Arc::new(Notify::new());
+    let (removed, other) = (waiting(&release).await, Stub::text("other").await);
     let gateway = Arc::new(TestGateway::with(&[], &[&removed]));
     let in_flight = tokio::spawn({
         let gateway = gateway.clone();
@@ -128,7 +128,7 @@ async fn a_removed_endpoint_gets_no_new_requests() {
         assert_eq!(gateway.get("/test").await.text(), "other");
     }
     assert_eq!(removed.requests(), 1);
-    go.notify_one();
+    release.notify_one();
     assert_eq!(in_flight.await.expect("no panic"), "waited");
 }
 

@@ -5,13 +5,13 @@ use std::time::Instant;
 use test_support::raw::{self, Raw};
 use tokio::sync::Notify;
 
-use super::{limits::QUICK, stub::whole, *};
+use super::{limits::QUICK, stub::full_body, *};
 
 /// Echoes request bodies.
 async fn echo() -> Stub {
     Stub::responding(async |request| match request.into_body().collect().await {
-        Ok(body) => Response::new(whole(body.to_bytes())),
-        Err(_) => Response::new(whole("broken")),
+        Ok(body) => Response::new(full_body(body.to_bytes())),
+        Err(_) => Response::new(full_body("broken")),
     })
     .await
 }
@@ -42,7 +42,7 @@ async fn a_body_that_turns_out_too_large_aborts_the_request() {
                 if request.into_body().collect().await.is_err() {
                     aborted.notify_one();
                 }
-                Response::new(whole("hello"))
+                Response::new(full_body("hello"))
             }
         }
     })

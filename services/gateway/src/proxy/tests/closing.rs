@@ -4,13 +4,13 @@ use chassis::Phase;
 use test_support::raw::{self, Raw};
 use tokio::{sync::Notify, task::JoinSet};
 
-use super::{stub::whole, *};
+use super::{stub::full_body, *};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shutdown_under_load_fails_no_request() {
     let stub = Stub::responding(async |request| {
         tokio::time::sleep(Duration::from_millis(5)).await;
-        Response::new(whole(request.into_body().collect().await.expect("a body").to_bytes()))
+        Response::new(full_body(request.into_body().collect().await.expect("a body").to_bytes()))
     })
     .await;
     let gateway = TestGateway::with(&["--drain-delay=300ms"], &[&stub]);
@@ -53,14 +53,14 @@ async fn shutdown_under_load_fails_no_request() {
 
 #[tokio::test]
 async fn shutdown_waits_for_requests_in_flight() {
-    let go = Arc::new(Notify::new());
+    let release = Arc::new(Notify::new());
     let stub = Stub::responding({
-        let go = go.clone();
+        let release = release.clone();
         move |_| {
-            let go = go.clone();
+            let release = release.clone();
             async move {
-                go.notified().await;
-                Response::new(whole("waited"))
+                release.notified().await;
+                Response::new(full_body("waited"))
             }
         }
     })
@@ -71,7 +71,7 @@ async fn shutdown_waits_for_requests_in_flight() {
     eventually("the request is in flight", PATIENCE, async || (stub.requests() == 1).then_some(())).await;
     let stop = tokio::spawn(gateway.running.stop());
     assert!(tokio::time::timeout(MOMENT * 5, raw.closed()).await.is_err() && !stop.is_finished());
-    go.notify_one();
+    release.notify_one();
     let response = raw.answer().await.expect("a response");
     assert!(response.body == "waited" && response.closes(), "{}", response.head);
     stop.await.expect("a timely stop");

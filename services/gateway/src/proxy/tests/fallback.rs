@@ -64,11 +64,11 @@ async fn a_fallback_response_has_to_be_complete_in_time() {
 /// Even though its endpoint did not get the whole request, because the rest went to another one.
 #[tokio::test]
 async fn a_fallback_response_is_used_if_no_endpoint_is_left() {
-    let (got, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (got, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let silent = Stub::raw({
-        let (got, go) = (got.clone(), go.clone());
+        let (got, release) = (got.clone(), release.clone());
         move |mut stream, _| {
-            let (got, go) = (got.clone(), go.clone());
+            let (got, release) = (got.clone(), release.clone());
             async move {
                 let mut bytes = Vec::new();
                 while !bytes.ends_with(b"hello world") {
@@ -77,7 +77,7 @@ async fn a_fallback_response_is_used_if_no_endpoint_is_left() {
                     }
                 }
                 got.notify_one();
-                go.notified().await;
+                release.notified().await;
             }
         }
     })
@@ -95,7 +95,7 @@ async fn a_fallback_response_is_used_if_no_endpoint_is_left() {
         got.notified().await;
         let was_first = busy.connections() > was_busy;
         gateway.apply(vec![service("test", &["/test"], &[])]).await;
-        go.notify_one();
+        release.notify_one();
         let response = raw.answer().await.expect("a response");
         assert_eq!(response.status, 503);
         if was_first {

@@ -10,7 +10,7 @@ use test_support::port::Port;
 use tokio::net::TcpSocket;
 
 use super::{
-    stub::{Body, whole},
+    stub::{Body, full_body},
     *,
 };
 
@@ -163,9 +163,10 @@ async fn a_closed_connection_is_replaced() {
     let gateway = TestGateway::of(&[], with_grpc(&[], Some(vec![first.address])));
     assert_eq!(status(&send_call(&gateway, call("x")).await), Some("OK"));
     let port = first.kill().await;
-    let restarted =
-        Stub::at(port, async |_| Response::builder().header("grpc-status", "0").body(whole("")).expect("a response"))
-            .await;
+    let restarted = Stub::at(port, async |_| {
+        Response::builder().header("grpc-status", "0").body(full_body("")).expect("a response")
+    })
+    .await;
     eventually("the gateway reconnects", PATIENCE, async || {
         (status(&send_call(&gateway, call("x")).await) == Some("OK")).then_some(())
     })
@@ -210,14 +211,14 @@ async fn calls_that_wait_for_a_connection_share_its_outcome() {
 
 #[tokio::test]
 async fn a_truncated_response_is_counted() {
-    let go = Arc::new(tokio::sync::Notify::new());
+    let release = Arc::new(tokio::sync::Notify::new());
     let stub = Stub::responding({
-        let go = go.clone();
+        let release = release.clone();
         move |_| {
-            let go = go.clone();
+            let release = release.clone();
             async move {
                 let end = stream::once(async move {
-                    go.notified().await;
+                    release.notified().await;
                     Err(io::Error::other("broken"))
                 });
                 let frames = stream::once(async { Ok(Frame::data(Bytes::from("begun"))) }).chain(end);
@@ -232,7 +233,7 @@ async fn a_truncated_response_is_counted() {
     let gateway = TestGateway::of(&[], with_grpc(&[], Some(vec![stub.address])));
     let mut response = http_2(gateway.address).await.send_request(call("x")).await.expect("a response");
     assert_eq!(response.frame().await.expect("a frame").expect("data").into_data().expect("data"), "begun");
-    go.notify_one();
+    release.notify_one();
     assert!(response.frame().await.expect("an end").is_err());
     assert_eq!(gateway.metric(r#"gateway_upstream_errors_total{kind="reset",service="test"}"#), 1);
 }
@@ -243,7 +244,7 @@ async fn the_callers_timeout_is_passed_on() {
     let stub = Stub::responding(async |request| {
         let timeout = request.headers().get("grpc-timeout").cloned();
         let mut response =
-            Response::new(whole(timeout.map_or("-".into(), |time| Bytes::copy_from_slice(time.as_bytes()))));
+            Response::new(full_body(timeout.map_or("-".into(), |time| Bytes::copy_from_slice(time.as_bytes()))));
         response.headers_mut().insert("grpc-status", http::HeaderValue::from_static("0"));
         response
     })

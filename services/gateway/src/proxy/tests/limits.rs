@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    stub::{read_head, whole},
+    stub::{full_body, read_head},
     *,
 };
 
@@ -123,14 +123,14 @@ async fn endless_responses_are_cut_off_except_for_events() {
 
 #[tokio::test]
 async fn requests_beyond_the_limit_are_refused_immediately() {
-    let go = Arc::new(Notify::new());
+    let release = Arc::new(Notify::new());
     let stub = Stub::responding({
-        let go = go.clone();
+        let release = release.clone();
         move |_| {
-            let go = go.clone();
+            let release = release.clone();
             async move {
-                go.notified().await;
-                Response::new(whole("waited"))
+                release.notified().await;
+                Response::new(full_body("waited"))
             }
         }
     })
@@ -145,7 +145,7 @@ async fn requests_beyond_the_limit_are_refused_immediately() {
     let response = gateway.get("/test").await;
     assert_eq!((response.problem(), response.header("retry-after")), ((503, "about:blank".to_owned()), Some("1")));
     assert_eq!(gateway.metric("gateway_requests_shed_total"), 1);
-    go.notify_one();
+    release.notify_one();
     assert_eq!(waiting.join_next().await.expect("one").expect("no panic"), "waited");
     waiting.spawn({
         let gateway = gateway.clone();
@@ -153,7 +153,7 @@ async fn requests_beyond_the_limit_are_refused_immediately() {
     });
     eventually("one more request is let through", PATIENCE, async || (stub.requests() == 6).then_some(())).await;
     eventually("all requests are completed", PATIENCE, async || {
-        go.notify_one();
+        release.notify_one();
         while let Some(text) = waiting.try_join_next() {
             assert_eq!(text.expect("no panic"), "waited");
         }

@@ -4,7 +4,7 @@ use test_support::raw::Raw;
 use tokio::io::AsyncReadExt;
 
 use super::{
-    stub::{read_head, whole},
+    stub::{full_body, read_head},
     *,
 };
 
@@ -14,7 +14,7 @@ async fn echo_ids() -> Stub {
         let header =
             |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned();
         let text = format!("{} {} {}", header("x-request-id"), header("traceparent"), header("tracestate"));
-        Response::builder().header("x-request-id", "own").body(whole(text)).expect("a response")
+        Response::builder().header("x-request-id", "own").body(full_body(text)).expect("a response")
     })
     .await
 }
@@ -60,7 +60,7 @@ async fn a_valid_request_id_and_trace_are_passed_on() {
 async fn security_headers_are_added_and_the_server_header_removed() {
     let stub = Stub::responding(async |_| {
         let response = Response::builder().header("server", "nginx").header("x-frame-options", "SAMEORIGIN");
-        response.body(whole("hello")).expect("a response")
+        response.body(full_body("hello")).expect("a response")
     })
     .await;
     let gateway = TestGateway::with(&[], &[&stub]);
@@ -76,7 +76,7 @@ async fn security_headers_are_added_and_the_server_header_removed() {
 async fn requests_are_counted_by_route() {
     let stub = Stub::responding(async |request| {
         let status = if request.uri().path().ends_with("missing") { 404 } else { 200 };
-        Response::builder().status(status).body(whole("hello")).expect("a response")
+        Response::builder().status(status).body(full_body("hello")).expect("a response")
     })
     .await;
     let gateway = TestGateway::with(&[], &[&stub]);

@@ -9,7 +9,7 @@ use test_support::{port::Port, raw::Raw};
 use tokio::{io::AsyncReadExt, sync::Notify};
 
 use super::{
-    stub::{read_head, whole, write_response},
+    stub::{full_body, read_head, write_response},
     *,
 };
 
@@ -43,7 +43,7 @@ pub(super) fn both(first: SocketAddr, second: SocketAddr) -> Vec<Service> {
 async fn any_request_is_retried_if_the_connection_fails() {
     let stub = Stub::responding(async |request| {
         let body = request.into_body().collect().await.expect("a body").to_bytes();
-        Response::new(whole(body))
+        Response::new(full_body(body))
     })
     .await;
     let (unused, started) = (Port::free(), Instant::now());
@@ -66,7 +66,7 @@ async fn repeatable_requests_are_retried_if_no_response_arrives() {
         resetting(&resets).await,
         Stub::responding(async |request| {
             let body = request.into_body().collect().await.expect("a body").to_bytes();
-            Response::new(whole(body))
+            Response::new(full_body(body))
         })
         .await,
     );
@@ -146,20 +146,20 @@ async fn a_body_that_is_too_large_to_buffer_is_not_resent() {
 /// The buffered part is followed by the rest.
 #[tokio::test]
 async fn a_partially_received_body_is_resent_completely() {
-    let go = Arc::new(Notify::new());
+    let release = Arc::new(Notify::new());
     let bad = Stub::raw({
-        let go = go.clone();
+        let release = release.clone();
         move |mut stream, _| {
-            let go = go.clone();
+            let release = release.clone();
             async move {
                 read_head(&mut stream).await;
-                go.notified().await;
+                release.notified().await;
             }
         }
     })
     .await;
     let good = Stub::responding(async |request| {
-        Response::new(whole(request.into_body().collect().await.expect("a body").to_bytes()))
+        Response::new(full_body(request.into_body().collect().await.expect("a body").to_bytes()))
     })
     .await;
     let gateway = TestGateway::of(&[], vec![service("test", &["/test"], &[bad.address])]);
@@ -167,7 +167,7 @@ async fn a_partially_received_body_is_resent_completely() {
     raw.send("PUT /test HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await.expect("sent");
     eventually("the request reaches the bad endpoint", PATIENCE, async || (bad.connections() == 1).then_some(())).await;
     gateway.apply(both(bad.address, good.address)).await;
-    go.notify_one();
+    release.notify_one();
     eventually("the request reaches the good endpoint", PATIENCE, async || (good.connections() == 1).then_some(()))
         .await;
     raw.send("6\r\n world\r\n0\r\n\r\n").await.expect("sent");
@@ -179,7 +179,7 @@ async fn a_partially_received_body_is_resent_completely() {
 async fn responses_of_502_and_503_are_retried_on_healthy_endpoints() {
     for status in [502, 503] {
         let bad = Stub::responding(move |_| async move {
-            Response::builder().status(status).body(whole("bad")).expect("a response")
+            Response::builder().status(status).body(full_body("bad")).expect("a response")
         })
         .await;
         let good = Stub::text("good").await;
@@ -205,7 +205,7 @@ async fn responses_of_502_and_503_are_retried_on_healthy_endpoints() {
 #[tokio::test]
 async fn an_endpoint_that_responds_with_503_is_not_ejected() {
     let busy =
-        Stub::responding(async |_| Response::builder().status(503).body(whole("busy")).expect("a response")).await;
+        Stub::responding(async |_| Response::builder().status(503).body(full_body("busy")).expect("a response")).await;
     let good = Stub::text("good").await;
     let gateway = TestGateway::of(&[], both(busy.address, good.address));
     for _ in 0..60 {
@@ -245,7 +245,7 @@ async fn a_failing_endpoint_is_ejected_and_recovers() {
     }
     let ejections = gateway.metric(EJECTIONS);
     assert!(ejections <= most_ejections(started), "{ejections}");
-    let back = Stub::at(bad, async |_| Response::new(whole("back"))).await;
+    let back = Stub::at(bad, async |_| Response::new(full_body("back"))).await;
     eventually("the endpoint has recovered", PATIENCE, async || {
         let response = gateway.post("/test", "x").await;
         assert_eq!(response.status, 200);
@@ -282,7 +282,7 @@ async fn the_last_healthy_endpoint_is_never_ejected() {
     for _ in 0..20 {
         assert_eq!(gateway.post("/test", "x").await.problem(), (503, "about:blank".to_owned()));
     }
-    let again = Stub::at(port, async |_| Response::new(whole("again"))).await;
+    let again = Stub::at(port, async |_| Response::new(full_body("again"))).await;
     assert_eq!(gateway.post("/test", "x").await.text(), "again", "it must not have been ejected");
     drop(again);
 }

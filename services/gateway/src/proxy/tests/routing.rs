@@ -6,7 +6,7 @@ use test_support::raw::Raw;
 use tokio::task::JoinSet;
 
 use super::{
-    stub::{read_head, whole, write_response},
+    stub::{full_body, read_head, write_response},
     *,
 };
 
@@ -15,7 +15,7 @@ async fn named(name: &'static str) -> Stub {
     Stub::responding(move |request| async move {
         let host = request.headers().get("host").and_then(|host| host.to_str().ok()).unwrap_or_default();
         let text = format!("{name} {} {} {host}", request.method(), request.uri());
-        Response::new(whole(text))
+        Response::new(full_body(text))
     })
     .await
 }
@@ -46,7 +46,7 @@ async fn requests_are_routed_by_path_and_their_target_is_unchanged() {
 }
 
 #[tokio::test]
-async fn the_gateway_serves_documents_unless_a_service_claims_the_path() {
+async fn the_gateway_serves_documents_unless_a_service_claims_them() {
     let stub = named("test").await;
     let gateway =
         TestGateway::of(&["--cors-origins=https://shop.example"], vec![service("test", &["/"], &[stub.address])]);
@@ -107,7 +107,7 @@ async fn request_trailers_are_dropped() {
     let stub = Stub::responding(async |request| {
         let has_trailer_header = request.headers().contains_key("trailer");
         let body = request.into_body().collect().await.expect("a body");
-        Response::new(whole(format!("{has_trailer_header} {:?} {:?}", body.trailers().cloned(), body.to_bytes())))
+        Response::new(full_body(format!("{has_trailer_header} {:?} {:?}", body.trailers().cloned(), body.to_bytes())))
     })
     .await;
     let gateway = TestGateway::with(&[], &[&stub]);

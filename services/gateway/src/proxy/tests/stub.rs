@@ -36,7 +36,7 @@ pub(super) struct Stub {
     end: watch::Sender<bool>,
 }
 
-pub(super) fn whole(text: impl Into<Bytes>) -> Body {
+pub(super) fn full_body(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).map_err(|never: Infallible| match never {}).boxed()
 }
 
@@ -76,7 +76,7 @@ impl Stub {
 
     /// Responds to every request with the same text.
     pub(super) async fn text(text: &'static str) -> Self {
-        Self::responding(move |_| async move { Response::new(whole(text)) }).await
+        Self::responding(move |_| async move { Response::new(full_body(text)) }).await
     }
 
     /// Passes each connection, with its number from 0, to a function.

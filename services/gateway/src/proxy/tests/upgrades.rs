@@ -120,7 +120,7 @@ async fn a_service_may_decline_an_upgrade() {
 async fn upgrades_to_other_protocols_are_stripped() {
     let stub = Stub::responding(async |request| {
         assert!(!request.headers().contains_key("upgrade") && !request.headers().contains_key("http2-settings"));
-        Response::new(stub::whole("plain"))
+        Response::new(stub::full_body("plain"))
     })
     .await;
     let gateway = TestGateway::with(&[], &[&stub]);
