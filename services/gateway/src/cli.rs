@@ -2,12 +2,12 @@
 
 use std::{io, num::NonZeroUsize, process::ExitCode, sync::Arc, thread};
 
-use chassis::{
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use runtime::{
     Checks,
     process::{self, Bound, ProcessArgs, Running},
     server::{Server, Workers},
 };
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{
     access_log::{AccessLog, Writer},
@@ -81,7 +81,7 @@ pub fn main() -> ExitCode {
 
 async fn start(args: &ServeArgs, policy: Policy) -> anyhow::Result<(Running, Option<Writer>)> {
     let bound = Bound::new(&args.process)?;
-    let registry = chassis::metrics::registry(env!("CARGO_PKG_VERSION"))?;
+    let registry = runtime::metrics::registry(env!("CARGO_PKG_VERSION"))?;
     let metrics = Metrics::new(&registry)?;
     let discovery = discovery::start(&args.discovery, &registry).await?;
 
@@ -99,17 +99,17 @@ async fn start(args: &ServeArgs, policy: Policy) -> anyhow::Result<(Running, Opt
         metrics,
         access_log,
         workers: threads,
-        life: bound.life().clone(),
+        lifecycle: bound.lifecycle().clone(),
         tasks: bound.tasks().clone(),
     };
     let gateway = Gateway::start(&args.proxy, deps);
-    let (discovery, life) = (Arc::new(discovery), bound.life().clone());
+    let (discovery, lifecycle) = (Arc::new(discovery), bound.lifecycle().clone());
     let checks = Checks {
         live: Arc::new({
             let discovery = discovery.clone();
             move || discovery.live()
         }),
-        ready: Arc::new(move || life.is_serving().and_then(|()| discovery.ready())),
+        ready: Arc::new(move || lifecycle.is_serving().and_then(|()| discovery.ready())),
     };
     let server = Server::default().strict().on(Workers::start(threads)?);
     Ok((bound.start(server, gateway, checks, registry), writer))

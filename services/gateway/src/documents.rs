@@ -12,9 +12,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use chassis::Problem;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use http_body_util::Full;
+use runtime::Problem;
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::Mutex,

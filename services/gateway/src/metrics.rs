@@ -12,11 +12,11 @@ use std::{
     time::Duration,
 };
 
-use chassis::metrics::BUCKETS;
 use http::{Method, StatusCode};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+use runtime::metrics::BUCKETS;
 
 /// The methods with a label of their own. All others are `OTHER`.
 const METHODS: [Method; 7] =

@@ -27,8 +27,8 @@ mod upstream;
 
 use std::sync::Arc;
 
-use chassis::server::{App, Peer, RequestBody};
 use http::{Request, Response};
+use runtime::server::{App, Peer, RequestBody};
 
 use exchange::{Exchange, ExchangeBody};
 use state::Proxy;
@@ -55,7 +55,7 @@ impl Gateway {
 impl App for Gateway {
     type Body = ExchangeBody;
 
-    async fn answer(self, request: Request<RequestBody>, peer: Peer) -> Response<ExchangeBody> {
+    async fn respond(self, request: Request<RequestBody>, peer: Peer) -> Response<ExchangeBody> {
         let (mut parts, body) = request.into_parts();
         Exchange::begin(self.0, &mut parts, peer).run(parts, body).await
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use chassis::{
     Context, Database,
-    batch::{Batcher, Unanswered},
+    batch::{BatchError, Batcher},
 };
 use tokio::runtime::Handle;
 
@@ -70,7 +70,7 @@ impl Inventory {
     pub(crate) async fn read(&self, product_id: ProductId) -> Result<Stock, Error> {
         match self.0.reads.ask(Wanted::One(product_id)).await?? {
             Found::One(stock) => Ok(stock),
-            Found::Several(_) => Err(Error::Unanswered(Unanswered::Lost)),
+            Found::Several(_) => Err(Error::Batch(BatchError::Lost)),
         }
     }
 
@@ -81,7 +81,7 @@ impl Inventory {
         }
         match self.0.reads.ask(Wanted::Several(product_ids)).await?? {
             Found::Several(stocks) => Ok(stocks),
-            Found::One(_) => Err(Error::Unanswered(Unanswered::Lost)),
+            Found::One(_) => Err(Error::Batch(BatchError::Lost)),
         }
     }
 
@@ -89,7 +89,7 @@ impl Inventory {
     pub(crate) async fn change(&self, change: Change, key: Option<&IdempotencyKey>) -> Result<Stock, Error> {
         match self.ask(Command::Change(change), key).await? {
             Done::Stock(stock) => Ok(stock),
-            Done::Reservation(_) | Done::Settled => Err(Error::Unanswered(Unanswered::Lost)),
+            Done::Reservation(_) | Done::Settled => Err(Error::Batch(BatchError::Lost)),
         }
     }
 
@@ -135,6 +135,6 @@ impl Inventory {
 fn reservation(done: Done) -> Result<Reservation, Error> {
     match done {
         Done::Reservation(reservation) => Ok(reservation),
-        Done::Stock(_) | Done::Settled => Err(Error::Unanswered(Unanswered::Lost)),
+        Done::Stock(_) | Done::Settled => Err(Error::Batch(BatchError::Lost)),
     }
 }

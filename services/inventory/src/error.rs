@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
-use chassis::{FieldError, Problem, batch::Unanswered, database::Failure};
+use chassis::{FieldError, Problem, batch::BatchError, database::Failure};
 use http::StatusCode;
 
 use crate::model::Refusal;
@@ -16,7 +16,7 @@ pub enum Error {
     Refused(#[from] Refusal),
     /// The queue is full, or the batch was lost.
     #[error(transparent)]
-    Unanswered(#[from] Unanswered),
+    Batch(#[from] BatchError),
     /// The connection broke after COMMIT was sent and before its answer came.
     #[error("the database went away while it committed")]
     OutcomeUnknown(#[source] Arc<Failure>),
@@ -29,9 +29,9 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
             Error::Refused(refusal) => refused(refusal),
-            Error::Unanswered(unanswered) => unanswered.into(),
+            Error::Batch(error) => error.into(),
             Error::OutcomeUnknown(cause) => Self::outcome_unknown().caused_by(cause),
-            Error::Database(failure) => failure.into(),
+            Error::Database(failure) => failure.into_problem(),
         }
     }
 }

@@ -23,7 +23,6 @@ mod tests;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use chassis::Checks;
 use futures_util::{FutureExt, StreamExt, future, stream::SelectAll};
 use kube::{
     Client, ResourceExt,
@@ -32,6 +31,7 @@ use kube::{
         reflector::{self, ObjectRef, Store, store::Writer},
     },
 };
+use runtime::Checks;
 use tokio::sync::watch;
 
 use crate::{build::Facts, metrics::Metrics};

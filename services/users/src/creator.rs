@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use chassis::{
     Database,
     batch::Handler,
-    database::{Failure, HeldConnection, limited},
+    database::{DedicatedConnection, Failure},
 };
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -29,30 +29,24 @@ pub(crate) struct NewUser {
 
 /// Stores new users.
 pub(crate) struct Creator {
-    connection: HeldConnection,
+    connection: DedicatedConnection,
 }
 
 impl Creator {
     pub(crate) fn new(database: &Database) -> Self {
-        Self { connection: database.hold() }
+        Self { connection: database.dedicate() }
     }
 
-    async fn store(&mut self, users: &[(Uuid, &NewUser)]) -> Result<Vec<User>, Failure> {
-        loop {
-            let mut connection = self.connection.begin().await?;
-            let result = limited(store::insert(&mut connection, users)).await;
-            if !self.connection.end(connection, &result) {
-                return result;
-            }
-        }
+    async fn store(&mut self, mut users: &[(Uuid, &NewUser)]) -> Result<Vec<User>, Failure> {
+        self.connection.run(&mut users, |connection, users| Box::pin(store::insert(connection, users))).await
     }
 }
 
 impl Handler for Creator {
     type Request = NewUser;
-    type Answer = Result<(User, Option<Vec<Wish>>), Error>;
+    type Reply = Result<(User, Option<Vec<Wish>>), Error>;
 
-    async fn handle(&mut self, batch: Vec<NewUser>) -> Vec<Self::Answer> {
+    async fn handle(&mut self, batch: Vec<NewUser>) -> Vec<Self::Reply> {
         let ids: Vec<Uuid> = batch.iter().map(|_| Uuid::now_v7()).collect();
         let mut users: Vec<_> = ids.iter().copied().zip(&batch).collect();
         // In order of the unique key, so that two processes wait for each other in one direction only; of two users

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
-use chassis::{Problem, batch::Unanswered, database::Failure};
+use chassis::{Problem, batch::BatchError, database::Failure};
 use http::StatusCode;
 
 /// Why a request failed.
@@ -18,7 +18,7 @@ pub(crate) enum Error {
     #[error("the wishlist has 200 products, the most there can be")]
     WishlistFull,
     #[error(transparent)]
-    Unanswered(#[from] Unanswered),
+    Batch(#[from] BatchError),
     /// The connection was lost while a change was under way.
     #[error("the database went away")]
     OutcomeUnknown(#[source] Arc<Failure>),
@@ -50,9 +50,9 @@ impl From<Error> for Problem {
             Error::EmailTaken => Self::of_kind(StatusCode::CONFLICT, "email-taken", detail),
             Error::WishlistFull => Self::of_kind(StatusCode::CONFLICT, "wishlist-full", detail),
             Error::Changed => Self::new(StatusCode::PRECONDITION_FAILED, detail),
-            Error::Unanswered(unanswered) => unanswered.into(),
+            Error::Batch(error) => error.into(),
             Error::OutcomeUnknown(cause) => Self::outcome_unknown().caused_by(cause),
-            Error::Database(failure) => failure.into(),
+            Error::Database(failure) => failure.into_problem(),
         }
     }
 }

@@ -3,11 +3,12 @@
 use std::{
     borrow::Cow,
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
 use http::HeaderValue;
+use utoipa_swagger_ui::Config;
 
 use super::File;
 
@@ -25,7 +26,9 @@ impl Page {
         if let Some(file) = files.get(path) {
             return Some(file.clone());
         }
-        let (media_type, bytes) = chassis::page_file(path)?;
+        let config = Config::from("/openapi.json").validator_url("none");
+        let file = utoipa_swagger_ui::serve(path, Arc::new(config)).ok()??;
+        let (media_type, bytes) = (file.content_type, file.bytes);
         let bytes = match bytes {
             Cow::Borrowed(bytes) => Bytes::from_static(bytes),
             Cow::Owned(bytes) => Bytes::from(bytes),

@@ -5,8 +5,8 @@ mod memory;
 
 use std::{net::IpAddr, num::NonZeroU32, str::FromStr, time::Duration};
 
-use chassis::Problem;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use runtime::Problem;
 
 use gcra::{Gcra, Verdict};
 use memory::Memory;

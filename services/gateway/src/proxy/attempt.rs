@@ -98,7 +98,7 @@ impl UpstreamRequest {
                 may_reuse = false;
                 continue;
             }
-            return Err(AttemptError { kind, reason: chassis::observe::chain(&error), is_unsent });
+            return Err(AttemptError { kind, reason: runtime::request::chain(&error), is_unsent });
         }
     }
 
@@ -116,7 +116,7 @@ impl UpstreamRequest {
             };
             // An unsent request means that the connection was closing.
             if !(is_unsent && mem::take(&mut may_reconnect)) {
-                let (kind, reason) = (http2::kind(&error), chassis::observe::chain(&error));
+                let (kind, reason) = (http2::kind(&error), runtime::request::chain(&error));
                 return Err(AttemptError { kind, reason, is_unsent });
             }
         }

@@ -9,8 +9,8 @@ use std::{
     time::Instant,
 };
 
-use chassis::CLIENT_IDLE_TIMEOUT;
 use prometheus::IntGauge;
+use runtime::CLIENT_IDLE_TIMEOUT;
 
 use super::{health::Health, http1::Connection, http2::SharedConnection};
 

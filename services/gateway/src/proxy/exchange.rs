@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use chassis::{
-    Problem,
-    observe::{REQUEST_ID, request_id},
-    server::{Peer, RequestBody},
-};
 use http::{HeaderValue, Method, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
+use runtime::{
+    Problem,
+    request::{REQUEST_ID, request_id},
+    server::{Peer, RequestBody},
+};
 
 use super::{
     attempt::{UpstreamRequest, UpstreamResponse},
@@ -178,7 +178,7 @@ impl Exchange {
         let mut response = self.filter_response(head.map(|()| ResponseBody::default()));
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         response.headers_mut().insert(header::UPGRADE, protocol.unwrap_or(HeaderValue::from_static("websocket")));
-        self.proxy.tunnels.spawn(tunnel.run(self.proxy.life.clone(), self.record));
+        self.proxy.tunnels.spawn(tunnel.run(self.proxy.lifecycle.clone(), self.record));
         response.map(RecordedBody::unrecorded)
     }
 

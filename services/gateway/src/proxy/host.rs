@@ -1,11 +1,11 @@
 //! Determines the host that a request is for.
 
-use chassis::Problem;
 use http::{
     HeaderMap, HeaderValue, StatusCode, Uri, Version, header,
     request::Parts,
     uri::{PathAndQuery, Scheme},
 };
+use runtime::Problem;
 
 /// Validates the Host header, or replaces it with the authority of the request target if there is one (RFC 9112,
 /// section 3.2.2).

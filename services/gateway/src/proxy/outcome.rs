@@ -2,8 +2,8 @@
 
 use std::{io, time::Duration};
 
-use chassis::Problem;
 use http::StatusCode;
+use runtime::Problem;
 
 use super::{balancer::Balancer, endpoint::Endpoint, upstream::Upstream};
 use crate::metrics::UpstreamError;
@@ -66,7 +66,7 @@ pub(super) fn record_failure(
     if balancer.eject(endpoint, time, now) {
         upstream.metrics.ejections.inc();
         tracing::warn!(service, endpoint = %address, kind = label, reason, ?time, "endpoint ejected");
-    } else if chassis::observe::refusal_is_due() {
+    } else if runtime::request::refusal_is_due() {
         tracing::warn!(service, endpoint = %address, kind = label, reason, "last healthy endpoint failed; not ejected");
     }
 }

@@ -11,9 +11,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use chassis::{TRACEPARENT, observe};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
+use runtime::{TRACEPARENT, request};
 use tracing::Span;
 
 use super::{endpoint::Endpoint, routes::Route, state::Proxy};
@@ -86,8 +86,8 @@ impl Record {
     /// Makes the request part of a trace, and puts the trace into its headers.
     pub(super) fn trace(&mut self, headers: &mut HeaderMap) {
         let (method, route) =
-            (observe::method_label(&self.method), self.route.as_ref().map_or("", |route| &route.path));
-        self.span = observe::relay(self.uri.path(), headers, method, route, &self.request_id);
+            (request::method_label(&self.method), self.route.as_ref().map_or("", |route| &route.path));
+        self.span = request::relay_span(self.uri.path(), headers, method, route, &self.request_id);
         self.traceparent = headers.get(TRACEPARENT).cloned();
     }
 
@@ -124,7 +124,7 @@ impl Record {
         let metrics = self.route.as_ref().map_or(&self.proxy.unmatched, |route| &route.metrics);
         metrics.observe(&self.method, status, duration);
         if !self.span.is_disabled() {
-            observe::relayed(&self.span, status);
+            request::record_status(&self.span, status);
         }
         if let Some(log) = &self.proxy.access_log {
             log.line(self.worker, |line, time| self.write(line, time, duration));

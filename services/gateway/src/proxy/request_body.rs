@@ -8,8 +8,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use chassis::server::RequestBody;
 use http_body::{Body, Frame, SizeHint};
+use runtime::server::RequestBody;
 
 /// How much of a body is buffered, in bytes. A longer body is not sent again.
 pub(super) const MAX_BUFFERED: usize = 64 * 1024;

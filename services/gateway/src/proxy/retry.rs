@@ -19,8 +19,8 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use chassis::Problem;
 use http::{HeaderName, Method, StatusCode, request::Parts};
+use runtime::Problem;
 use tokio::time::Instant;
 
 use super::{

@@ -6,9 +6,9 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use chassis::{Life, Problem};
 use clap::Args;
 use http::StatusCode;
+use runtime::{Lifecycle, Problem};
 use tokio_util::task::TaskTracker;
 
 use super::routes::RouteTable;
@@ -50,7 +50,7 @@ pub(crate) struct ProxyDeps {
     pub(crate) access_log: Option<AccessLog>,
     /// The number of threads that serve connections.
     pub(crate) workers: usize,
-    pub(crate) life: Life,
+    pub(crate) lifecycle: Lifecycle,
     /// The tasks that shutdown waits for.
     pub(crate) tasks: TaskTracker,
 }
@@ -75,13 +75,13 @@ pub(super) struct Proxy {
     max_in_flight: i64,
     body_limit: u64,
     started: Instant,
-    pub(super) life: Life,
+    pub(super) lifecycle: Lifecycle,
     pub(super) tunnels: TaskTracker,
 }
 
 impl Proxy {
     pub(super) fn new(args: &ProxyArgs, deps: ProxyDeps, routes: Arc<ArcSwap<RouteTable>>) -> Self {
-        let ProxyDeps { policy, services, metrics, access_log, life, tasks, .. } = deps;
+        let ProxyDeps { policy, services, metrics, access_log, lifecycle, tasks, .. } = deps;
         Self {
             routes,
             policy,
@@ -97,7 +97,7 @@ impl Proxy {
             max_in_flight: args.max_in_flight.into(),
             body_limit: args.body_limit,
             started: Instant::now(),
-            life,
+            lifecycle,
             tunnels: tasks,
         }
     }

@@ -27,17 +27,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use chassis::{
-    Checks, Life, Running,
-    process::{Bound, ProcessArgs},
-    server::{Server, Workers},
-};
 use clap::Parser;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prometheus::{Registry, TextEncoder};
+use runtime::{
+    Checks, Lifecycle, Running,
+    process::{Bound, ProcessArgs},
+    server::{Server, Workers},
+};
 use serde_json::Value;
 use test_support::process::{PATIENCE, eventually};
 use tokio::{net::TcpStream, sync::watch};
@@ -57,7 +57,7 @@ struct TestGateway {
     services: watch::Sender<Arc<[Service]>>,
     registry: Registry,
     log: Sink,
-    life: Life,
+    lifecycle: Lifecycle,
     running: Running,
     _writer: Writer,
 }
@@ -116,15 +116,15 @@ impl TestGateway {
             metrics,
             access_log: Some(access_log),
             workers,
-            life: bound.life().clone(),
+            lifecycle: bound.lifecycle().clone(),
             tasks: bound.tasks().clone(),
         };
-        let life = bound.life().clone();
+        let lifecycle = bound.lifecycle().clone();
         let gateway = Gateway::start(&proxy, deps);
         let server = Server::default().strict().on(Workers::start(workers).expect("threads"));
         let checks = Checks { live: Arc::new(|| Ok(())), ready: Arc::new(|| Ok(())) };
         let running = bound.start(server, gateway, checks, registry.clone());
-        Self { address: running.http, services: sender, registry, log, life, running, _writer: writer }
+        Self { address: running.http, services: sender, registry, log, lifecycle, running, _writer: writer }
     }
 
     /// Publishes a list of services.

@@ -8,10 +8,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use chassis::{Life, Phase};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{setsockopt, sockopt};
+use runtime::{Lifecycle, Phase};
 use tokio::{
     io::{self, AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
@@ -43,7 +43,7 @@ pub(super) struct Tunnel {
 
 impl Tunnel {
     /// Copies until both ends are closed, one fails, or the tunnel is idle for too long.
-    pub(super) async fn run(self, life: Life, mut record: Box<Record>) {
+    pub(super) async fn run(self, lifecycle: Lifecycle, mut record: Box<Record>) {
         let Self { client, mut service, early, guard: _guard } = self;
         // The connection is available once the response is written.
         let Ok(client) = client.await else { return };
@@ -67,7 +67,7 @@ impl Tunnel {
             }
         };
         let stopped = async {
-            life.reached(Phase::Stopping).await;
+            lifecycle.reached(Phase::Stopping).await;
             time::sleep(GRACE).await;
         };
         let copied = select! {

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use chassis::database::limited;
 use tokio::time::Instant;
 
 use super::{
@@ -26,15 +25,12 @@ impl Writer {
         let [item] = new.items.as_slice() else { return None };
         let begun = Instant::now();
         let expires_at = loop {
-            let mut connection = match self.connection.begin().await {
-                Ok(connection) => connection,
-                Err(failure) => return Some(Err(Error::Database(Arc::new(failure)))),
-            };
-            let result = limited(store::hold(&mut connection, *id, item, new.ttl)).await;
-            if self.connection.end(connection, &result) {
-                continue;
-            }
-            match result {
+            let mut input = (*id, item, new.ttl);
+            let held = self
+                .connection
+                .run(&mut input, |connection, (id, item, ttl)| Box::pin(store::hold(connection, *id, item, *ttl)))
+                .await;
+            match held {
                 Ok(held) => break held?,
                 Err(failure) if failure.is_lost() => {
                     let failure = Arc::new(failure);

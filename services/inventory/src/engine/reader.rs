@@ -5,7 +5,7 @@ use std::{collections::HashMap, slice, sync::Arc};
 use chassis::{
     Database,
     batch::{Arrivals, OpenHandler},
-    database::{Failure, HeldConnection, limited},
+    database::{DedicatedConnection, Failure},
 };
 
 use crate::{
@@ -23,7 +23,7 @@ const MOST_PRODUCTS: usize = 512;
 
 /// Reads the stock of products.
 pub(super) struct Reader {
-    connection: HeldConnection,
+    connection: DedicatedConnection,
 }
 
 /// What to read. A request counts once in the queue, however many products it has.
@@ -51,27 +51,21 @@ pub(super) enum Found {
 
 impl Reader {
     pub(super) fn new(database: &Database) -> Self {
-        Self { connection: database.hold() }
+        Self { connection: database.dedicate() }
     }
 
     async fn read(&mut self, batch: &[Wanted]) -> Result<HashMap<String, Counters>, Failure> {
         let mut ids = Vec::with_capacity(batch.len());
         ids.extend(batch.iter().flat_map(Wanted::product_ids).map(ProductId::as_str));
-        loop {
-            let mut connection = self.connection.begin().await?;
-            let result = limited(store::counters(&mut connection, &ids)).await;
-            if !self.connection.end(connection, &result) {
-                return result;
-            }
-        }
+        self.connection.run(&mut ids, |connection, ids| Box::pin(store::counters(connection, ids))).await
     }
 }
 
 impl OpenHandler for Reader {
     type Request = Wanted;
-    type Answer = Result<Found, Error>;
+    type Reply = Result<Found, Error>;
 
-    async fn handle(&mut self, mut batch: Vec<Wanted>, arrivals: &mut Arrivals<'_, Self>) -> Vec<Self::Answer> {
+    async fn handle(&mut self, mut batch: Vec<Wanted>, arrivals: &mut Arrivals<'_, Self>) -> Vec<Self::Reply> {
         join(&mut batch, arrivals);
         let mut result = self.read(&batch).await;
         // The kept connection may have died since: a read is tried once more, on a new one.

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use chassis::{
     Database,
     batch::{Arrivals, OpenHandler},
-    database::{Failure, HeldConnection, limited, sql_state},
+    database::{DedicatedConnection, Failure, sql_state},
 };
 use futures_util::future::BoxFuture;
 use sqlx::PgConnection;
@@ -36,12 +36,12 @@ pub(super) const RETRYING: Duration = Duration::from_secs(4);
 
 /// Changes the stock of products.
 pub(super) struct Writer {
-    pub(super) connection: HeldConnection,
+    pub(super) connection: DedicatedConnection,
 }
 
 impl OpenHandler for Writer {
     type Request = Request;
-    type Answer = Answer;
+    type Reply = Answer;
 
     async fn handle(&mut self, batch: Vec<Request>, arrivals: &mut Arrivals<'_, Self>) -> Vec<Answer> {
         let mut answers = Vec::with_capacity(batch.len());
@@ -59,7 +59,7 @@ impl OpenHandler for Writer {
 
 impl Writer {
     pub(super) fn new(database: &Database) -> Self {
-        Self { connection: database.hold() }
+        Self { connection: database.dedicate() }
     }
 
     /// Answers a batch, and what joins it.
@@ -95,14 +95,15 @@ impl Writer {
     ) -> Result<Vec<Decided>, Error> {
         let begun = Instant::now();
         loop {
-            let connection = self.connection.begin().await;
-            let mut connection = connection.map_err(|failure| Error::Database(Arc::new(failure)))?;
-            let mut committing = None;
-            let work = transaction::run(&mut connection, batch, arrivals.as_deref_mut(), &mut committing);
-            let result = limited(work).await;
-            if self.connection.end(connection, &result) {
-                continue;
-            }
+            let mut attempt = (&mut *batch, arrivals.as_deref_mut(), None);
+            let result = self
+                .connection
+                .run(&mut attempt, |connection, (batch, arrivals, committing)| {
+                    *committing = None;
+                    Box::pin(transaction::run(connection, batch, arrivals.as_deref_mut(), committing))
+                })
+                .await;
+            let (_, _, committing) = attempt;
             match (result, committing) {
                 (Ok(Step::Answered(answers)), _) | (Ok(Step::Committed), Some(Committing { answers, .. })) => {
                     return Ok(answers);
@@ -140,16 +141,13 @@ impl Writer {
     /// Asks on a new connection, again and again, for what became of one that was lost.
     pub(super) async fn ask<T>(
         &mut self,
-        question: impl Fn(&mut PgConnection) -> BoxFuture<'_, Result<T, sqlx::Error>>,
+        mut question: impl Fn(&mut PgConnection) -> BoxFuture<'_, Result<T, sqlx::Error>>,
     ) -> Option<T> {
         let asking = async {
             loop {
-                if let Ok(mut connection) = self.connection.begin().await {
-                    let found = limited(question(&mut connection)).await;
-                    self.connection.end(connection, &found);
-                    if let Ok(found) = found {
-                        return found;
-                    }
+                if let Ok(found) = self.connection.run(&mut question, |connection, question| question(connection)).await
+                {
+                    return found;
                 }
                 time::sleep(PAUSE).await;
             }

@@ -12,10 +12,10 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use chassis::alarm::Alarm;
 use http::{Method, StatusCode, request, response};
 use http_body::{Frame, SizeHint};
 use nix::sys::socket::{MsgFlags, recv};
+use runtime::ReusableTimer;
 use tokio::{
     io::{AsyncRead, ReadBuf},
     net::TcpStream,
@@ -49,7 +49,7 @@ pub(in crate::proxy) struct Connection {
     remaining: Remaining,
     /// Whether another request may follow.
     keep_alive: bool,
-    alarm: Alarm,
+    timer: ReusableTimer,
 }
 
 impl Connection {
@@ -61,7 +61,7 @@ impl Connection {
             request: None,
             remaining: Remaining::None,
             keep_alive: true,
-            alarm: Alarm::new(Instant::now() + timeout),
+            timer: ReusableTimer::new(Instant::now() + timeout),
         }))
     }
 
@@ -97,7 +97,7 @@ impl Connection {
             if mem::replace(&mut was_sending, self.request.is_some()) && has_progressed {
                 deadline = deadlines.total.min(Instant::now() + deadlines.header);
             }
-            ready!(self.alarm.poll(cx, deadline));
+            ready!(self.timer.poll(cx, deadline));
             Poll::Ready(Err(SendError::Sent(self.time_out())))
         })
         .await
@@ -218,8 +218,8 @@ impl Connection {
         let frame = self.poll_frame(cx);
         let Some(deadline) = deadline else { return frame };
         match &frame {
-            Poll::Pending if self.alarm.poll(cx, deadline).is_ready() => Poll::Ready(Some(Err(self.time_out()))),
-            // With a slow client there is always more to read, and the alarm is never polled.
+            Poll::Pending if self.timer.poll(cx, deadline).is_ready() => Poll::Ready(Some(Err(self.time_out()))),
+            // With a slow client there is always more to read, and the timer is never polled.
             Poll::Ready(Some(Ok(_))) if !self.is_body_complete() && Instant::now() >= deadline => {
                 Poll::Ready(Some(Err(Error::SlowReader)))
             }

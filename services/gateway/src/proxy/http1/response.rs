@@ -3,10 +3,10 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
-use chassis::chunked::{Chunked, Part};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, response};
 use http_body::{Frame, SizeHint};
 use httparse::{ParserConfig, Status};
+use runtime::chunked::{Chunked, Part};
 
 use super::error::Error;
 

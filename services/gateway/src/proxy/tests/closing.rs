@@ -1,6 +1,6 @@
 //! Shutdown under load, and slow clients.
 
-use chassis::Phase;
+use runtime::Phase;
 use test_support::raw::{self, Raw};
 use tokio::{sync::Notify, task::JoinSet};
 
@@ -16,7 +16,7 @@ async fn shutdown_under_load_fails_no_request() {
     let gateway = TestGateway::with(&["--drain-delay=300ms"], &[&stub]);
     let (address, mut clients) = (gateway.address, JoinSet::new());
     for number in 0..16 {
-        let life = gateway.life.clone();
+        let lifecycle = gateway.lifecycle.clone();
         clients.spawn(async move {
             let mut count = 0;
             // Reconnects after `connection: close`, until nothing listens any more.
@@ -31,7 +31,7 @@ async fn shutdown_under_load_fails_no_request() {
                     let response = match result {
                         Ok(response) => response,
                         // The kernel accepted the connection after the gateway had stopped accepting.
-                        Err(_) if life.phase() == Phase::Stopping => return count,
+                        Err(_) if lifecycle.phase() == Phase::Stopping => return count,
                         Err(error) => panic!("no response: {error}"),
                     };
                     assert_eq!((response.status, &response.body), (200, &body));
