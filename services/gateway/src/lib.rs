@@ -1,11 +1,13 @@
-//! The gateway: one front door for all services.
+//! The API gateway, through which all services are reached.
 //!
-//! `discovery` finds out which services there are, `proxy` sends each request to one of their endpoints, `policy` is
-//! how the gateway treats requests and responses on the way, and `openapi` shows the APIs of all services on one page.
+//! `discovery` finds the services, `proxy` passes each request to one of their endpoints, `policy` decides what else
+//! happens to requests and responses (headers, limits, CORS, compression), and `openapi` merges the API documents of
+//! all services.
 
 mod access_log;
 mod cli;
 mod discovery;
+mod grpc;
 mod metrics;
 mod openapi;
 mod policy;

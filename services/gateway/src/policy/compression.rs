@@ -18,6 +18,7 @@ use body::Gzip;
 use negotiation::{Encoding, negotiate};
 
 use super::upstream::has_token;
+use crate::grpc;
 
 /// Content shorter than this, in bytes, is not compressed: it fits into one packet anyway.
 const MIN_LENGTH: u64 = 1024;
@@ -147,6 +148,9 @@ enum ContentKind {
 
 fn content_kind(headers: &HeaderMap) -> ContentKind {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return ContentKind::Incompressible };
+    if grpc::has_message_framing(value) {
+        return ContentKind::Grpc;
+    }
     let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     // Longer than all types below.
     let mut lower = [0; 64];
@@ -154,9 +158,6 @@ fn content_kind(headers: &HeaderMap) -> ContentKind {
     lower.copy_from_slice(essence);
     lower.make_ascii_lowercase();
     let essence = std::str::from_utf8(lower).unwrap_or_default();
-    if essence.starts_with("application/grpc") {
-        return ContentKind::Grpc;
-    }
     let is_compressible = match essence {
         // Events are short and must not be delayed.
         "text/event-stream" => false,

@@ -9,6 +9,7 @@ use super::{
     client::{Client, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PORT, FORWARDED_PROTO},
     header_filter::HeaderFilter,
 };
+use crate::grpc::Protocol;
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 
@@ -31,9 +32,7 @@ pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> 
 pub(super) fn prepare(parts: &mut Parts, client: &Client, filter: &HeaderFilter) {
     let is_upgrade = is_upgrade(parts);
     let accepts_trailers = parts.headers.contains_key(header::TE) && has_token(&parts.headers, &header::TE, "trailers");
-    let is_grpc = parts.headers.get(header::CONTENT_TYPE).is_some_and(|value| {
-        value.as_bytes().get(..16).is_some_and(|start| start.eq_ignore_ascii_case(b"application/grpc"))
-    });
+    let is_grpc = Protocol::of(parts).is_grpc();
     let headers = &mut parts.headers;
     filter.strip_request(headers);
     // One reservation for all headers that are added below.

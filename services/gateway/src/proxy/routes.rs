@@ -1,43 +1,42 @@
-//! Which service a path belongs to: that of the longest prefix among the routes, on the borders of segments.
+//! Finds the service that a path belongs to: the one with the longest prefix of whole segments.
 //!
-//! A path is routed as it stands, and sent on as it stands: nothing is decoded, so `/%75sers` is not `/users`. That is
-//! what makes it safe: no service can be meant by the gateway and another one by the server that gets the request. See
-//! [`target`](super::target) for the paths that are refused.
+//! Paths are neither decoded nor normalised, so `/%75sers` does not match `/users`. That makes routing safe: the
+//! gateway and the service cannot read different things into one path. [`path`](super::path) says which paths are
+//! refused.
 
 use std::{collections::HashMap, sync::Arc};
 
 use super::upstream::Upstream;
 use crate::metrics::RouteMetrics;
 
-/// A path prefix and whose it is.
+/// A path prefix and its service.
 pub(crate) struct Route {
-    /// The prefix, which is the label of metrics: `/users`, or `/`.
+    /// The prefix, such as `/users` or `/`; also a label of metrics.
     pub(crate) path: Box<str>,
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) metrics: RouteMetrics,
 }
 
-/// All routes.
 #[derive(Default)]
-pub(crate) struct Table {
-    /// By prefix, without a slash at its end.
+pub(crate) struct RouteTable {
+    /// Keyed by prefix without trailing slashes.
     routes: HashMap<Box<str>, Arc<Route>>,
-    /// The most segments that a prefix has.
-    deepest: usize,
+    /// The largest number of segments in a prefix.
+    max_depth: usize,
 }
 
-impl Table {
+impl RouteTable {
     pub(super) fn new(routes: impl IntoIterator<Item = Arc<Route>>) -> Self {
         let by_prefix = |route: Arc<Route>| (route.path.trim_end_matches('/').into(), route);
         let routes: HashMap<Box<str>, _> = routes.into_iter().map(by_prefix).collect();
-        let deepest = routes.keys().map(|prefix| prefix.matches('/').count()).max().unwrap_or_default();
-        Self { routes, deepest }
+        let max_depth = routes.keys().map(|prefix| prefix.matches('/').count()).max().unwrap_or_default();
+        Self { routes, max_depth }
     }
 
-    /// The route of a path, which has no query.
+    /// Finds the route of a path without query.
     pub(crate) fn find(&self, path: &str) -> Option<&Arc<Route>> {
-        // No prefix is found in what is deeper than all of them.
-        let end = path.match_indices('/').nth(self.deepest).map_or(path.len(), |(at, _)| at);
+        // Segments beyond the deepest prefix cannot matter.
+        let end = path.match_indices('/').nth(self.max_depth).map_or(path.len(), |(at, _)| at);
         let mut prefix = &path[..end];
         loop {
             if let Some(route) = self.routes.get(prefix) {
@@ -51,17 +50,18 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use prometheus::Registry;
+    use proptest::{collection::btree_set, prelude::*};
 
     use super::*;
     use crate::metrics::Metrics;
 
-    fn table(paths: &[&str]) -> Table {
+    fn table(paths: &[&str]) -> RouteTable {
         let metrics = Metrics::new(&Registry::new()).expect("metrics");
         let upstream = Arc::new(Upstream::new("test", &metrics, 1));
         let route = |path: &&str| {
             Arc::new(Route { path: (*path).into(), upstream: upstream.clone(), metrics: metrics.route("test", path) })
         };
-        Table::new(paths.iter().map(route))
+        RouteTable::new(paths.iter().map(route))
     }
 
     #[track_caller]
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_prefix_on_the_borders_of_segments_wins() {
+    fn the_longest_prefix_of_whole_segments_wins() {
         let paths = ["/users", "/users/admin", "/users/admin/keys/old", "/v1/stock"];
         assert_routes(
             &paths,
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_routed_as_it_stands() {
+    fn paths_are_not_decoded() {
         let paths = ["/users", "/inventory"];
         assert_routes(
             &paths,
@@ -119,9 +119,27 @@ mod tests {
     }
 
     #[test]
-    fn the_root_takes_what_nobody_else_does() {
+    fn the_root_matches_everything_else() {
         assert_routes(&["/", "/users"], &[("/", Some("/")), ("//users", Some("/")), ("/users/1", Some("/users"))]);
         assert_routes(&["/users/"], &[("/users", Some("/users/")), ("/users/1", Some("/users/")), ("/usersx", None)]);
         assert_routes(&[], &[("/", None), ("/users", None)]);
+    }
+
+    proptest! {
+        #[test]
+        fn routes_are_found_as_by_a_linear_search(
+            prefixes in btree_set("/|(/[ab]){1,4}", 0..6),
+            path in "[/ab]{0,10}",
+        ) {
+            let prefixes: Vec<_> = prefixes.iter().map(String::as_str).collect();
+            let matches = |prefix: &&&str| {
+                let rest = path.strip_prefix(prefix.trim_end_matches('/'));
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            };
+            let expected = prefixes.iter().filter(matches).max_by_key(|prefix| prefix.len());
+            let table = table(&prefixes);
+            let found = table.find(&path).map(|route| &*route.path);
+            prop_assert_eq!(found, expected.copied(), "{} in {:?}", path, prefixes);
+        }
     }
 }

@@ -1,11 +1,11 @@
-//! Paths that mean one thing to the gateway and may mean another to whoever gets the request.
+//! Detects paths that a service may read differently than the gateway.
 //!
-//! A server may resolve `/users/../inventory`, and some do so after they have decoded it. The gateway neither resolves
-//! nor decodes, it refuses: dot segments, also where dots or slashes are percent-encoded, where backslashes separate
-//! them, or where a path parameter follows (`/..;/`). Encoded characters are data otherwise, and are sent on as they are.
+//! A server may resolve `/users/../inventory`, and some do so after decoding it. The gateway neither resolves nor
+//! decodes paths. It refuses dot segments, including those with percent-encoded dots or slashes, with backslashes as
+//! separators, or with a path parameter (`/..;/`). Other encoded characters are data and are passed on unchanged.
 
-/// Whether a path (without a query) has no segment that could be taken for `.` or `..`.
-pub(super) fn is_unambiguous(path: &str) -> bool {
+/// Whether a path (without query) has a segment that could be read as `.` or `..`.
+pub(super) fn has_dot_segment(path: &str) -> bool {
     let bytes = path.as_bytes();
     let (mut at, mut dots, mut only_dots) = (0, 0, true);
     while at < bytes.len() {
@@ -19,20 +19,23 @@ pub(super) fn is_unambiguous(path: &str) -> bool {
         at += length;
         match unit {
             b'.' => dots += 1,
-            b'/' if only_dots && matches!(dots, 1 | 2) => return false,
+            b'/' if only_dots && matches!(dots, 1 | 2) => return true,
             b'/' => (dots, only_dots) = (0, true),
             _ => only_dots = false,
         }
     }
-    !(only_dots && matches!(dots, 1 | 2))
+    only_dots && matches!(dots, 1 | 2)
 }
 
 #[cfg(test)]
 mod tests {
+    use percent_encoding::percent_decode_str;
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
-    fn dot_segments_are_found_in_all_their_forms() {
+    fn dot_segments_are_found_in_every_form() {
         for path in [
             "/.",
             "/..",
@@ -59,12 +62,12 @@ mod tests {
             "/users//../inventory",
             "/users/%2e%2e%3B",
         ] {
-            assert!(!is_unambiguous(path), "{path}");
+            assert!(has_dot_segment(path), "{path}");
         }
     }
 
     #[test]
-    fn dots_and_encoded_characters_within_a_name_are_nothing_special() {
+    fn other_dots_and_encoded_characters_are_data() {
         for path in [
             "/",
             "",
@@ -90,7 +93,19 @@ mod tests {
             "/a;b=c",
             "/a%252e%252e/b",
         ] {
-            assert!(is_unambiguous(path), "{path}");
+            assert!(!has_dot_segment(path), "{path}");
+        }
+    }
+
+    proptest! {
+        /// A lenient server decodes a path once, and takes slashes, backslashes and semicolons for separators.
+        #[test]
+        fn a_path_is_refused_if_a_lenient_server_finds_a_dot_segment(
+            path in r"(\.|%2[eE]|/|%2[fF]|%5[cC]|\\|;|%3[bB]|%|%25|2|e|a|\PC){0,12}",
+        ) {
+            let decoded = percent_decode_str(&path).collect::<Vec<u8>>();
+            let mut segments = decoded.split(|byte| b"/\\;".contains(byte));
+            prop_assert_eq!(has_dot_segment(&path), segments.any(|segment| matches!(segment, b"." | b"..")));
         }
     }
 }
