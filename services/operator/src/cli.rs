@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
     };
     let printed = match cli.command {
         None => return usage("what to do is missing: run, crd, manifests, render or values-schema"),
-        Some(Command::Run(args)) => return run::main(*args),
+        Some(Command::Run(args)) => return run::main(*args, usage),
         Some(Command::Manifests { image }) => manifests::documents(&image),
         Some(Command::Crd { apply: false }) => definition(),
         Some(Command::Crd { apply: true }) => crd::apply(),
