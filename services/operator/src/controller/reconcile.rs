@@ -155,7 +155,7 @@ fn route_result(claims: &routes::RouteClaims) -> ConditionResult {
     let conflicts: Vec<_> = claims.conflicts.iter().map(|(path, owner)| format!("{path} belongs to {owner}")).collect();
     ConditionResult::stalled(
         "RouteConflict",
-        format!("{}, which is older: choose other paths or delete the older object", taken.join(", ")),
+        format!("{}, which is older: choose other paths or delete the older object", conflicts.join(", ")),
     )
 }
 

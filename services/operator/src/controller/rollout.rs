@@ -55,9 +55,10 @@ pub(crate) fn rolled_out(deployment: &Deployment, scaling: &Scaling, pods: &[Pod
     if updated == total && current {
         ConditionResult::pending("PodsNotReady", format!("{available} of {desired} pods are ready"))
     } else {
-        let surplus = match total > desired {
-            true => format!("; {total} pods exist until the old ones have stopped"),
-            false => String::new(),
+        let surplus = if total > desired {
+            format!("; {total} pods exist until the old ones have stopped")
+        } else {
+            String::new()
         };
         ConditionResult::pending("RollingOut", format!("{progress}{surplus}"))
     }
