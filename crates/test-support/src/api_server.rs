@@ -1,5 +1,5 @@
-//! An API server in memory, for tests of what a client of it does when one misbehaves. The rules of the real one are
-//! tested against a real one.
+//! An in-memory API server for tests of clients against a server that fails. Rules of the real API server are tested
+//! against a real one.
 
 mod watch;
 
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use self::watch::History;
 
-/// What it holds, and what it was asked.
+/// An in-memory API server.
 #[derive(Clone, Default)]
 pub struct ApiServer(Arc<Mutex<State>>);
 
@@ -27,64 +27,64 @@ struct State {
     history: History,
     requests: Vec<(Method, String)>,
     refusals: Vec<(Method, String, StatusCode, String)>,
-    /// Every number of pods a Deployment ever had.
+    /// Every replica count that a Deployment ever had.
     replicas: Vec<i64>,
 }
 
 impl ApiServer {
-    /// A client of it.
+    /// Creates a client of this server.
     #[must_use]
     pub fn client(&self) -> Client {
         let server = self.clone();
         let service = tower::service_fn(move |request: Request<client::Body>| {
             let server = server.clone();
-            async move { Ok::<_, Infallible>(server.answer(request).await) }
+            async move { Ok::<_, Infallible>(server.respond(request).await) }
         });
         Client::new(service, "default")
     }
 
-    /// Answers requests of this method whose path and query contain `part` with an error.
+    /// Responds with an error to requests of this method whose path and query contain `part`.
     pub fn refuse(&self, method: Method, part: &str, status: StatusCode, message: &str) {
         self.state().refusals.push((method, part.to_owned(), status, message.to_owned()));
     }
 
-    /// Answers all requests again.
+    /// Stops responding with errors.
     pub fn stop_refusing(&self) {
         self.state().refusals.clear();
     }
 
-    /// Ends all watches, as a connection that breaks does.
+    /// Breaks all watches, as a broken connection does.
     pub fn break_watches(&self) {
         self.state().history.break_watches();
     }
 
-    /// Ends all watches without an error, and those that are begun from now on at once.
+    /// Ends all watches without an error, and new ones as soon as they start.
     pub fn end_watches(&self) {
         self.state().history.end_watches(true);
     }
 
-    /// Lets watches go on again.
+    /// Stops ending watches.
     pub fn stop_ending_watches(&self) {
         self.state().history.end_watches(false);
     }
 
-    /// Forgets what happened: a watch can no longer go on from there.
+    /// Discards the history, so that watches cannot resume.
     pub fn forget_history(&self) {
         self.state().history.forget();
     }
 
-    /// Makes or replaces the object of a path.
+    /// Creates or replaces the object at a path.
     pub fn put(&self, path: &str, object: Value) {
         self.state().store(path, object);
     }
 
-    /// The object of a path.
+    /// The object at a path.
     #[must_use]
     pub fn get(&self, path: &str) -> Option<Value> {
         self.state().objects.get(path).cloned()
     }
 
-    /// Deletes the object of a path.
+    /// Deletes the object at a path.
     pub fn delete(&self, path: &str) {
         self.state().delete(path);
     }
@@ -95,23 +95,23 @@ impl ApiServer {
         std::mem::take(&mut self.state().requests)
     }
 
-    /// Those of them that write anything.
+    /// The write requests since the last call to this or [`take_requests`](Self::take_requests).
     #[must_use]
     pub fn take_writes(&self) -> Vec<(Method, String)> {
         self.take_requests().into_iter().filter(|(method, _)| method != Method::GET).collect()
     }
 
-    /// Every number of pods a Deployment ever had.
+    /// Every replica count that a Deployment ever had.
     #[must_use]
     pub fn replicas(&self) -> Vec<i64> {
         self.state().replicas.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no test panics while it holds this")
+        self.0.lock().expect("no thread panics while it holds the lock")
     }
 
-    async fn answer(&self, request: Request<client::Body>) -> Response<Body> {
+    async fn respond(&self, request: Request<client::Body>) -> Response<Body> {
         let (head, body) = request.into_parts();
         let body = body.collect().await.expect("a body").to_bytes();
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
@@ -123,7 +123,7 @@ impl ApiServer {
                 let since = parameter(query, "resourceVersion").and_then(|version| version.parse().ok());
                 return Response::new(Body::from_stream(state.history.watch(path, since.unwrap_or_default())));
             }
-            None => state.answer(&head.method, path, query, body),
+            None => state.respond(&head.method, path, query, body),
         };
         let response = Response::builder().status(status).header("content-type", "application/json");
         response.body(Body::from(body.to_string())).expect("a response")
@@ -131,7 +131,7 @@ impl ApiServer {
 }
 
 impl State {
-    /// Notes the request, and says whether it is refused.
+    /// Records the request and returns its error response, if any.
     fn refusal(&mut self, method: &Method, path: &str, query: &str) -> Option<(StatusCode, Value)> {
         let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
         let mut refusals = self.refusals.iter();
@@ -141,7 +141,7 @@ impl State {
         refusal
     }
 
-    fn answer(&mut self, method: &Method, path: &str, query: &str, body: Value) -> (StatusCode, Value) {
+    fn respond(&mut self, method: &Method, path: &str, query: &str, body: Value) -> (StatusCode, Value) {
         let path = path.trim_end_matches("/status");
         match *method {
             Method::GET if is_collection(path) => (StatusCode::OK, self.list(path, query)),
@@ -170,7 +170,7 @@ impl State {
         }
     }
 
-    /// A page of a collection: its size is the client's wish, what the next begins with is how many went before.
+    /// A page of a collection. The continue token is the number of preceding items.
     fn list(&self, path: &str, query: &str) -> Value {
         let number = |name| parameter(query, name).and_then(|text| text.parse::<usize>().ok());
         let begin = number("continue").unwrap_or(0);
@@ -204,7 +204,7 @@ impl State {
     }
 }
 
-/// As server-side apply does: a field whose only writer no longer mentions it is gone.
+/// Emulates server-side apply for the replica count: a field is removed when its only manager omits it.
 fn own_replicas(object: &mut Value, applied: &Value, query: &str) {
     let Some(manager) = parameter(query, "fieldManager") else { return };
     if applied["kind"] != "Deployment" {
@@ -237,12 +237,12 @@ fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query.split('&').find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
 }
 
-/// The path of the collection that an object is in.
+/// The path of an object's collection.
 fn collection(path: &str) -> &str {
     path.rsplit_once('/').map_or(path, |(collection, _)| collection)
 }
 
-/// `/api/v1/namespaces/NS/KIND` or `/apis/GROUP/VERSION/namespaces/NS/KIND`, without a name.
+/// Whether a path is `/api/v1/namespaces/NS/KIND` or `/apis/GROUP/VERSION/namespaces/NS/KIND`, without a name.
 fn is_collection(path: &str) -> bool {
     path.split('/').skip_while(|part| *part != "namespaces").count() == 3
 }

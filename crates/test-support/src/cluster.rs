@@ -1,8 +1,8 @@
 //! A namespace of a real cluster, in the current kube context.
 //!
-//! Whatever cannot be done panics, as it fails the test.
+//! Every failure panics, which fails the test.
 
-#![expect(clippy::missing_panics_doc, reason = "said above")]
+#![expect(clippy::missing_panics_doc, reason = "see the module documentation")]
 
 mod postgres;
 
@@ -20,27 +20,27 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt, time};
 
-/// The longest wait for anything that should happen.
+/// The deadline for anything that should happen.
 pub const SOON: Duration = Duration::from_mins(2);
 
-/// Who applies what the tests ask for.
+/// The field manager of the tests.
 pub const MANAGER: &str = "hedgerow-tests";
 
-/// A namespace, and what tests do there.
+/// A namespace for tests.
 pub struct Namespace {
-    /// Of the current kube context.
+    /// A client for the current kube context.
     pub client: Client,
-    /// The namespace's.
+    /// The name of the namespace.
     pub name: String,
 }
 
 impl Namespace {
-    /// Makes one of this name that refuses pods that are not `restricted`.
+    /// Creates a namespace that enforces the Pod Security Standard `restricted`.
     pub async fn create_restricted(name: String) -> Self {
         Self::create_enforcing(name, "restricted").await
     }
 
-    /// Makes one of this name whose pods keep this Pod Security Standard: `restricted`, or `privileged` for any pod.
+    /// Creates a namespace that enforces a Pod Security Standard: `restricted`, or `privileged` to allow every pod.
     pub async fn create_enforcing(name: String, standard: &str) -> Self {
         let client = Client::try_default().await.expect("a kube context");
         let labels = json!({ "pod-security.kubernetes.io/enforce": standard });
@@ -50,7 +50,7 @@ impl Namespace {
         Self { client, name }
     }
 
-    /// The objects of a kind.
+    /// The API for a kind.
     #[must_use]
     pub fn api<K>(&self) -> Api<K>
     where
@@ -65,24 +65,27 @@ impl Namespace {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Serialize + DeserializeOwned + Clone + Debug,
     {
         let object: K = serde_json::from_value(object).expect("an object");
-        self.api::<K>().create(&PostParams::default(), &object).await.expect("it is taken")
+        self.api::<K>().create(&PostParams::default(), &object).await.expect("the API server accepts it")
     }
 
-    /// Applies a `Microservice` of this name, as `kubectl apply` does.
+    /// Applies a `Microservice`, as `kubectl apply` does.
     pub async fn apply(&self, name: &str, spec: Value) -> Microservice {
         let object = json!({
             "apiVersion": "hedgerow.dev/v1alpha1", "kind": "Microservice", "metadata": { "name": name }, "spec": spec,
         });
         let parameters = PatchParams::apply(MANAGER).force();
-        self.api::<Microservice>().patch(name, &parameters, &Patch::Apply(&object)).await.expect("it is taken")
+        self.api::<Microservice>()
+            .patch(name, &parameters, &Patch::Apply(&object))
+            .await
+            .expect("the API server accepts it")
     }
 
-    /// An object as it is.
+    /// The current state of an object.
     pub async fn get(&self, name: &str) -> Microservice {
         self.api::<Microservice>().get(name).await.expect("the object")
     }
 
-    /// Waits until the object is as `condition` wants it, with a status of its current generation.
+    /// Waits until the object satisfies `condition`, with a status of its current generation.
     pub async fn wait(&self, name: &str, what: &str, condition: impl Fn(&Microservice) -> bool) -> Microservice {
         let met = |object: Option<&Microservice>| {
             object.is_some_and(|object| {
@@ -112,12 +115,12 @@ impl Namespace {
     /// Deletes an object, and waits until it and its children are gone.
     pub async fn delete(&self, name: &str) {
         let api: Api<Microservice> = self.api();
-        api.delete(name, &DeleteParams::foreground()).await.expect("it is deleted");
+        api.delete(name, &DeleteParams::foreground()).await.expect("deleting succeeds");
         let gone = |object: Option<&Microservice>| object.is_none();
-        within("the object's end", await_condition(api, name, gone)).await.expect("it is gone");
+        within("the object is deleted", await_condition(api, name, gone)).await.expect("the watch succeeds");
     }
 
-    /// What happened to an object, oldest first.
+    /// The events of an object.
     pub async fn events(&self, name: &str) -> Vec<String> {
         let selector = ListParams::default().fields(&format!("involvedObject.name={name}"));
         let events = self.api::<Event>().list(&selector).await.expect("events");
@@ -127,33 +130,33 @@ impl Namespace {
             .collect()
     }
 
-    /// The pods of a service that are not on their way out.
+    /// The pods of a service that are not being deleted.
     pub async fn pods(&self, name: &str) -> Vec<Pod> {
         let selector = format!("app.kubernetes.io/name={name},app.kubernetes.io/component=service");
         let pods = self.api::<Pod>().list(&ListParams::default().labels(&selector)).await.expect("pods");
         pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect()
     }
 
-    /// What a service answers on `path`, through the API server's proxy to its Service.
+    /// Requests `path` from a service through the API server's proxy.
     ///
     /// # Errors
-    /// Where it answers with an error, or not at all.
+    /// Returns an error if the service cannot be reached or responds with an error.
     pub async fn request(&self, name: &str, path: &str) -> Result<String, kube::Error> {
         let uri = format!("/api/v1/namespaces/{}/services/{name}:http/proxy{path}", self.name);
         self.client.request_text(http::Request::get(uri).body(Vec::new()).expect("a request")).await
     }
 
-    /// What a pod answers on its admin port.
+    /// The metrics of a pod.
     pub async fn metrics(&self, pod: &str) -> String {
         let uri = format!("/api/v1/namespaces/{}/pods/{pod}:9090/proxy/metrics", self.name);
         let request = http::Request::get(uri).body(Vec::new()).expect("a request");
         self.client.request_text(request).await.expect("metrics")
     }
 
-    /// Runs a command in a pod: what it printed, or what it complained of.
+    /// Runs a command in a pod and returns its output.
     ///
     /// # Errors
-    /// What it wrote to standard error, if anything.
+    /// Returns what the command wrote to standard error, if anything.
     pub async fn exec(&self, pod: &str, command: &[&str]) -> Result<String, String> {
         let parameters = AttachParams::default().stdout(true).stderr(true).stdin(false);
         let started = self.api::<Pod>().exec(pod, command.iter().copied(), &parameters).await;
@@ -165,7 +168,7 @@ impl Namespace {
         if err.is_empty() { Ok(out.trim().to_owned()) } else { Err(err) }
     }
 
-    /// Shows what is there, for a look at what failed.
+    /// Prints all objects with their events, for diagnosis.
     pub async fn describe(&self) {
         let objects = self.api::<Microservice>().list(&ListParams::default()).await.expect("objects");
         for object in objects {
@@ -173,14 +176,14 @@ impl Namespace {
         }
     }
 
-    /// Deletes it, with all that is in it.
+    /// Deletes the namespace with everything in it.
     pub async fn remove(&self) {
         let namespaces: Api<Object> = Api::all(self.client.clone());
         let _ = namespaces.delete(&self.name, &DeleteParams::default()).await;
     }
 }
 
-/// The project's image of a service.
+/// The image of one of the project's services.
 #[must_use]
 pub fn image(service: &str) -> String {
     let registry = env::var("IMAGE_REGISTRY").unwrap_or_else(|_| "localhost/hedgerow".to_owned());
@@ -195,19 +198,19 @@ pub fn is(object: &Microservice, kind: &str, status: &str, reason: &str) -> bool
     conditions.any(|condition| condition.type_ == kind && condition.status == status && condition.reason == reason)
 }
 
-/// The message of a condition; empty where there is none.
+/// The message of a condition, or an empty string if there is no such condition.
 #[must_use]
 pub fn message(object: &Microservice, kind: &str) -> String {
     let mut conditions = object.status.iter().flat_map(|status| &status.conditions);
     conditions.find(|condition| condition.type_ == kind).map(|condition| condition.message.clone()).unwrap_or_default()
 }
 
-/// Waits for `what`, with the deadline.
+/// Waits for `future`, with the deadline [`SOON`].
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     time::timeout(SOON, future).await.unwrap_or_else(|_| panic!("{what}: not within {SOON:?}"))
 }
 
-/// Asks again until it is so, for what cannot be watched.
+/// Polls until `condition` holds, for what cannot be watched.
 pub async fn eventually(what: &str, deadline: Duration, condition: impl AsyncFn() -> bool) {
     let asked = async {
         while !condition().await {

@@ -1,148 +1,113 @@
-//! A role and a database for each service, on a server that others may use too.
+//! A role and a database for each service, on a server that may be shared.
 //!
-//! Read what is there, refuse what is somebody else's, do the next thing, read again: until nothing is left to do.
-//! The admin need not be a superuser: on a managed server it has `CREATEROLE` and `CREATEDB`. Postgres 15 to 18.
+//! [`Server::ensure`] reads the current state, refuses what belongs to something else, runs the next batch of
+//! statements and repeats until nothing is left to do. The admin need not be a superuser: on a managed server it has
+//! `CREATEROLE` and `CREATEDB`. Supports Postgres 15 to 18.
 
-mod claim;
 mod error;
 mod identifier;
-mod mark;
-mod outlook;
+mod owner;
+mod ownership;
 mod plan;
 mod schema;
 mod server;
 mod session;
+mod spec;
 mod state;
+mod step;
+mod warnings;
 
-use std::fmt;
-
-pub use error::{Error, Invalid};
-pub use mark::{Adopt, Mark};
-pub use outlook::Warning;
+pub use error::Error;
+pub use identifier::Invalid;
+pub use owner::{Adoption, Owner};
 pub use server::Server;
+pub use spec::{DatabaseSpec, EnsureReport, RemoveReport, Warning};
 
 use identifier::Identifier;
-use plan::Step;
 use session::Session;
 use state::State;
-
-/// What a service needs: a role and a database of the same name.
-#[derive(Clone)]
-pub struct Wanted {
-    /// The name of both.
-    pub name: String,
-    /// Whose they are.
-    pub mark: Mark,
-    /// The role's password; shown nowhere.
-    pub password: String,
-    /// The most connections of the role; -1 for any number.
-    pub connection_limit: i32,
-    /// What may be taken over.
-    pub adopt: Adopt,
-}
-
-impl fmt::Debug for Wanted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Wanted({:?}, {})", self.name, self.mark)
-    }
-}
-
-/// All is as wanted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ensured {
-    /// What had to be done, such as "made the role x"; empty when all was well.
-    pub done: Vec<String>,
-    /// What may turn out badly.
-    pub warnings: Vec<Warning>,
-}
-
-/// Nothing is left.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Removed {
-    /// What had to be done; empty when nothing was there.
-    pub done: Vec<String>,
-}
+use step::Step;
 
 impl Server {
-    /// Makes or repairs the role, the database and who may open it. Writes nothing when all is well, and can be
+    /// Creates or repairs the role, the database and its privileges. Writes nothing if both are as specified. It can be
     /// interrupted and repeated at any point.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn ensure(&self, wanted: &Wanted) -> Result<Ensured, Error> {
-        let name = Identifier::new(&wanted.name)?;
+    pub async fn ensure(&self, spec: &DatabaseSpec) -> Result<EnsureReport, Error> {
+        let name = Identifier::new(&spec.name)?;
         let mut admin = self.admin().await?;
         admin.lock(&name).await?;
-        let mut done = Vec::new();
+        let mut changes = Vec::new();
         let plan = |state: &State| {
-            claim::check(state, &name, &wanted.mark, &wanted.adopt)?;
-            Ok(plan::towards(state, &name, wanted))
+            ownership::check(state, &name, &spec.owner, &spec.adoption)?;
+            Ok(plan::towards(state, &name, spec))
         };
-        let state = carry_out(&mut admin, &name, &mut done, plan).await?;
-        if let Some(own) = self.log_in_as(wanted, &name, &mut admin, &mut done).await? {
-            schema::ensure(self, own, &name, &mut done).await?;
+        let state = run_plan(&mut admin, &name, &mut changes, plan).await?;
+        if let Some(session) = self.log_in_as(spec, &name, &mut admin, &mut changes).await? {
+            schema::ensure(self, session, &name, &mut changes).await?;
         }
-        let warnings = outlook::look(&mut admin, &state, wanted).await?;
+        let warnings = warnings::read(&mut admin, &state, spec).await?;
         admin.close().await;
-        Ok(Ensured { done, warnings })
+        Ok(EnsureReport { changes, warnings })
     }
 
-    /// Drops database and role, while clients are connected too; what does not carry the mark is left alone.
+    /// Drops the database and the role, even while clients are connected. What `owner` does not own is left alone.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn remove(&self, name: &str, mark: &Mark) -> Result<Removed, Error> {
+    pub async fn remove(&self, name: &str, owner: &Owner) -> Result<RemoveReport, Error> {
         let name = Identifier::new(name)?;
         let mut admin = self.admin().await?;
         admin.lock(&name).await?;
-        let mut done = Vec::new();
+        let mut changes = Vec::new();
         let plan = |state: &State| {
-            claim::check(state, &name, mark, &Adopt::Nothing)?;
+            ownership::check(state, &name, owner, &Adoption::None)?;
             Ok(plan::removal(state, &name))
         };
-        carry_out(&mut admin, &name, &mut done, plan).await?;
+        run_plan(&mut admin, &name, &mut changes, plan).await?;
         admin.close().await;
-        Ok(Removed { done })
+        Ok(RemoveReport { changes })
     }
 
-    /// The version of a service's schema: 0 where there is nothing yet, that of the last migration where `sqlx` made
-    /// it, none where it cannot be told.
+    /// The schema version of a service: 0 for an empty database, the version of the last migration if `sqlx` runs them,
+    /// and `None` if it is unknown.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn schema_version(&self, name: &str, password: &str) -> Result<Option<i64>, Error> {
-        let mut own = self.log_in(name, password).await?;
-        let version = schema::version(&mut own).await?;
-        own.close().await;
+        let mut session = self.log_in(name, password).await?;
+        let version = schema::version(&mut session).await?;
+        session.close().await;
         Ok(version)
     }
 
-    /// Logs in as the role, which shows that its password is the wanted one; if it is not, it is set.
-    /// None when all connections are taken: the service itself may have them.
+    /// Logs in as the role, which verifies its password, and sets the password if it is wrong. Returns `None` if all
+    /// connections of the role are in use, possibly by the service itself.
     async fn log_in_as(
         &self,
-        wanted: &Wanted,
+        spec: &DatabaseSpec,
         name: &Identifier,
         admin: &mut Session,
-        done: &mut Vec<String>,
+        changes: &mut Vec<String>,
     ) -> Result<Option<Session>, Error> {
-        match self.log_in(&wanted.name, &wanted.password).await {
+        match self.log_in(&spec.name, &spec.password).await {
             Err(Error::WrongPassword { .. }) => {}
             Err(Error::TooManyConnections { .. }) => return Ok(None),
-            own => return own.map(Some),
+            result => return result.map(Some),
         }
-        let step = plan::renew_password(name, &wanted.password);
+        let step = plan::set_password(name, &spec.password);
         admin.run(std::slice::from_ref(&step)).await?;
-        done.push(step.done());
-        self.log_in(&wanted.name, &wanted.password).await.map(Some)
+        changes.push(step.change());
+        self.log_in(&spec.name, &spec.password).await.map(Some)
     }
 }
 
-/// Does what `plan` says, batch by batch, until it says nothing.
-async fn carry_out(
+/// Runs what `plan` returns, batch by batch, until it returns nothing.
+async fn run_plan(
     admin: &mut Session,
     name: &Identifier,
-    done: &mut Vec<String>,
+    changes: &mut Vec<String>,
     plan: impl Fn(&State) -> Result<Vec<Step>, Error>,
 ) -> Result<State, Error> {
     loop {
@@ -151,11 +116,11 @@ async fn carry_out(
         if steps.is_empty() {
             return Ok(state);
         }
-        if let Some(step) = steps.iter().find(|step| done.contains(&step.done())) {
-            let reason = "Postgres says that it did, and it is not so".to_owned();
+        if let Some(step) = steps.iter().find(|step| changes.contains(&step.change())) {
+            let reason = "Postgres reported success but nothing changed".to_owned();
             return Err(Error::Sql { action: step.action(), reason });
         }
         admin.run(&steps).await?;
-        done.extend(steps.iter().map(Step::done));
+        changes.extend(steps.iter().map(Step::change));
     }
 }

@@ -1,7 +1,7 @@
-//! Which replica acts: a Lease that the acting one keeps renewing.
+//! Leader election with a Lease that the leader keeps renewing.
 //!
-//! As in client-go's leader election, clocks of two machines are never compared: a follower takes over once it has seen
-//! no renewal for the Lease's duration by its own clock.
+//! As in client-go, clocks of different machines are never compared: a follower takes over once it has seen no renewal
+//! for the duration of the Lease by its own clock.
 
 use std::time::Duration;
 
@@ -20,22 +20,22 @@ use tokio::{
     time::{self, Instant},
 };
 
-/// The Lease's name.
+/// The name of the Lease.
 const NAME: &str = "hedgerow-operator";
-/// How long a Lease is good for after a renewal.
+/// How long a Lease is valid after a renewal.
 const DURATION: Duration = Duration::from_secs(15);
-/// The acting replica gives up when it could not renew for so long: well before another may take over.
+/// How long the leader tries to renew the Lease before it exits, well before another replica may take over.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
-/// Time between two looks at the Lease.
+/// The interval of renewals, and of checks by followers.
 const PERIOD: Duration = Duration::from_secs(2);
-/// How long one request to the API server may take.
+/// The timeout of a request to the API server.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// This replica's part in the election.
+/// A participant in the election.
 pub(crate) struct Election {
     api: Api<Lease>,
     identity: String,
-    /// The Lease's version as last seen, and since when it has been that.
+    /// The resource version of the Lease when it last changed, and when this replica saw that.
     seen: Option<(String, Instant)>,
 }
 
@@ -44,36 +44,36 @@ impl Election {
         Self { api: Api::namespaced(client, namespace), identity, seen: None }
     }
 
-    /// Takes part until the Lease is held and then lost.
+    /// Takes part in the election until leadership is lost.
     ///
     /// # Errors
-    /// When the Lease was lost: this process must end, as another may act by now.
+    /// Returns an error when leadership is lost. The process must exit then, because another replica may lead.
     pub(crate) async fn run(&mut self, leads: &watch::Sender<bool>) -> anyhow::Result<()> {
         let mut renewed = None;
         let mut ticks = time::interval(PERIOD);
         ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let begun = Instant::now();
+            let started = Instant::now();
             match time::timeout(REQUEST_TIMEOUT, self.acquire_or_renew()).await {
                 Ok(Ok(true)) => {
-                    if renewed.replace(begun).is_none() {
-                        tracing::info!(identity = self.identity, "leading");
+                    if renewed.replace(started).is_none() {
+                        tracing::info!(identity = self.identity, "leadership acquired");
                     }
                     leads.send_replace(true);
                 }
-                Ok(Ok(false)) if renewed.is_some() => bail!("another replica took the Lease"),
+                Ok(Ok(false)) if renewed.is_some() => bail!("leadership lost: another replica acquired the Lease"),
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot renew the Lease"),
-                Err(_) => tracing::warn!("the API server does not answer about the Lease"),
+                Err(_) => tracing::warn!("cannot renew the Lease: the API server timed out"),
             }
             if renewed.is_some_and(|at| at.elapsed() > RENEW_DEADLINE) {
-                bail!("the Lease could not be renewed for {RENEW_DEADLINE:?}");
+                bail!("leadership lost: the Lease could not be renewed for {RENEW_DEADLINE:?}");
             }
         }
     }
 
-    /// Gives the Lease up, so that another replica need not wait for it to run out.
+    /// Releases the Lease, so that another replica can take over without waiting for it to expire.
     pub(crate) async fn release(&self) -> anyhow::Result<()> {
         let release = async {
             let lease = self.api.get(NAME).await?;
@@ -83,31 +83,31 @@ impl Election {
             }
             Ok::<_, kube::Error>(())
         };
-        time::timeout(REQUEST_TIMEOUT, release).await.context("the API server does not answer")??;
+        time::timeout(REQUEST_TIMEOUT, release).await.context("the API server timed out")??;
         Ok(())
     }
 
-    /// Whether this replica holds the Lease now.
+    /// Returns whether this replica holds the Lease.
     async fn acquire_or_renew(&mut self) -> Result<bool, kube::Error> {
         let Some(lease) = self.api.get_opt(NAME).await? else {
             let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
-            let lease = Lease { metadata, spec: Some(self.claim(None)) };
+            let lease = Lease { metadata, spec: Some(self.held_spec(None)) };
             return match self.api.create(&PostParams::default(), &lease).await {
                 Ok(_) => Ok(true),
-                Err(error) => lost_to_another(error),
+                Err(error) => conflict_is_loss(error),
             };
         };
         let spec = lease.spec.clone().unwrap_or_default();
         if spec.holder_identity.as_ref() != Some(&self.identity) && !self.is_free(&lease, &spec) {
             return Ok(false);
         }
-        match self.write(&lease, self.claim(Some(spec))).await {
+        match self.write(&lease, self.held_spec(Some(spec))).await {
             Ok(()) => Ok(true),
-            Err(error) => lost_to_another(error),
+            Err(error) => conflict_is_loss(error),
         }
     }
 
-    /// Whether nobody holds the Lease, or its holder has not renewed it for too long.
+    /// Whether the Lease has no holder or has expired.
     fn is_free(&mut self, lease: &Lease, spec: &LeaseSpec) -> bool {
         if spec.holder_identity.as_deref().unwrap_or_default().is_empty() {
             return true;
@@ -122,8 +122,8 @@ impl Election {
         }
     }
 
-    /// The Lease as this replica's.
-    fn claim(&self, before: Option<LeaseSpec>) -> LeaseSpec {
+    /// The spec of the Lease when held by this replica.
+    fn held_spec(&self, before: Option<LeaseSpec>) -> LeaseSpec {
         let now = MicroTime(Timestamp::now());
         let before = before.unwrap_or_default();
         let renewal = before.holder_identity.as_ref() == Some(&self.identity);
@@ -137,7 +137,7 @@ impl Election {
         }
     }
 
-    /// Writes the Lease, if it is still as it was read.
+    /// Writes the Lease unless it changed since it was read.
     async fn write(&self, lease: &Lease, spec: LeaseSpec) -> Result<(), kube::Error> {
         let resource_version = &lease.metadata.resource_version;
         let patch = serde_json::json!({ "metadata": { "resourceVersion": resource_version }, "spec": spec });
@@ -145,8 +145,8 @@ impl Election {
     }
 }
 
-/// A conflict means that another replica was faster.
-fn lost_to_another(error: kube::Error) -> Result<bool, kube::Error> {
+/// Maps a conflict to `false`: another replica was faster.
+fn conflict_is_loss(error: kube::Error) -> Result<bool, kube::Error> {
     match error {
         kube::Error::Api(status) if status.code == 409 => Ok(false),
         error => Err(error),

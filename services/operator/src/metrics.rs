@@ -1,4 +1,4 @@
-//! The operator's own metrics. No label holds a name of an object.
+//! The metrics of the operator. No label contains the name of an object.
 
 use std::{
     collections::BTreeMap,
@@ -6,6 +6,7 @@ use std::{
     time::Instant,
 };
 
+use api::Microservice;
 use http::Request;
 use kube::runtime::reflector::Store;
 use prometheus::{
@@ -15,30 +16,27 @@ use prometheus::{
 };
 use tower::{Layer, Service};
 
-use crate::controller::Queue;
-use api::Microservice;
-
-/// Upper bounds of the buckets of a reconcile's duration, in seconds.
+/// Upper bounds of the duration buckets, in seconds.
 const BUCKETS: [f64; 11] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
-/// Counters and gauges that the controller moves.
+/// The metrics that the controller updates.
 #[derive(Clone)]
 pub(crate) struct Metrics {
     registry: Registry,
     reconciles: IntCounter,
     durations: Histogram,
-    /// Reconciles that ended without a status written.
+    /// Reconciles that could not write the status.
     pub(crate) errors: IntCounter,
     requests: IntCounterVec,
 }
 
 impl Metrics {
     /// # Errors
-    /// Where two metrics have one name: a mistake in the code.
+    /// Returns an error if two metrics have the same name, which is a bug.
     pub(crate) fn new(registry: Registry) -> Result<Self, prometheus::Error> {
-        let reconciles = IntCounter::new("operator_reconciles_total", "Looks at an object.")?;
-        let errors = IntCounter::new("operator_reconcile_errors_total", "Looks whose result could not be written.")?;
-        let options = HistogramOpts::new("operator_reconcile_duration_seconds", "Time one look at an object took.");
+        let reconciles = IntCounter::new("operator_reconciles_total", "Reconciles started.")?;
+        let errors = IntCounter::new("operator_reconcile_errors_total", "Reconciles that could not write the status.")?;
+        let options = HistogramOpts::new("operator_reconcile_duration_seconds", "Duration of reconciles.");
         let durations = Histogram::with_opts(options.buckets(BUCKETS.into()))?;
         let options = Opts::new("operator_api_requests_total", "Requests to the API server.");
         let requests = IntCounterVec::new(options, &["method", "resource"])?;
@@ -54,39 +52,43 @@ impl Metrics {
         Ok(Self { registry, reconciles, durations, errors, requests })
     }
 
-    /// Counts a look, and its time until the result is dropped.
-    pub(crate) fn begin(&self) -> impl Drop + use<> {
+    /// Counts a reconcile, and measures it until the result is dropped.
+    pub(crate) fn start(&self) -> impl Drop + use<> {
         self.reconciles.inc();
-        Timer { began: Instant::now(), durations: self.durations.clone() }
+        Timer { started: Instant::now(), durations: self.durations.clone() }
     }
 
-    /// Shows how many objects wait for a look, and how many have each condition in each state.
+    /// Registers the queue depth and the number of objects by condition.
     ///
     /// # Errors
-    /// Where two metrics have one name: a mistake in the code.
-    pub(crate) fn watch_objects(&self, objects: Store<Microservice>, queue: Queue) -> Result<(), prometheus::Error> {
-        let depth = IntGauge::new("operator_queue_depth", "Objects that changed and were not looked at since.")?;
-        let options = Opts::new("operator_microservices", "Objects by the state of each of their conditions.");
+    /// Returns an error if two metrics have the same name, which is a bug.
+    pub(crate) fn register_objects(
+        &self,
+        objects: Store<Microservice>,
+        queue_depth: impl Fn() -> usize + Send + Sync + 'static,
+    ) -> Result<(), prometheus::Error> {
+        let depth = IntGauge::new("operator_queue_depth", "Objects that changed and wait for a reconcile.")?;
+        let options = Opts::new("operator_microservices", "Objects by type and status of their conditions.");
         let counts = IntGaugeVec::new(options, &["condition", "status"])?;
-        self.registry.register(Box::new(Objects { store: objects, queue, depth, counts }))
+        self.registry.register(Box::new(Objects { store: objects, queue_depth: Box::new(queue_depth), depth, counts }))
     }
 }
 
 struct Timer {
-    began: Instant,
+    started: Instant,
     durations: Histogram,
 }
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        self.durations.observe(self.began.elapsed().as_secs_f64());
+        self.durations.observe(self.started.elapsed().as_secs_f64());
     }
 }
 
-/// Counts when it is asked.
+/// Counts objects when metrics are scraped.
 struct Objects {
     store: Store<Microservice>,
-    queue: Queue,
+    queue_depth: Box<dyn Fn() -> usize + Send + Sync>,
     depth: IntGauge,
     counts: IntGaugeVec,
 }
@@ -107,12 +109,12 @@ impl Collector for Objects {
         for ((condition, status), count) in counts {
             self.counts.with_label_values(&[&condition, &status]).set(count);
         }
-        self.depth.set(i64::try_from(self.queue.depth()).unwrap_or(i64::MAX));
+        self.depth.set(i64::try_from((self.queue_depth)()).unwrap_or(i64::MAX));
         self.depth.collect().into_iter().chain(self.counts.collect()).collect()
     }
 }
 
-/// Counts the requests of a client by method.
+/// A layer that counts the requests of a client.
 #[derive(Clone)]
 pub(crate) struct CountRequests(pub(crate) Metrics);
 
@@ -124,7 +126,7 @@ impl<S> Layer<S> for CountRequests {
     }
 }
 
-/// A client that counts.
+/// The service of [`CountRequests`].
 #[derive(Clone)]
 pub(crate) struct Counted<S> {
     inner: S,
@@ -147,7 +149,7 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for Counted<S> {
     }
 }
 
-/// The kind a path of the API is about, such as `deployments`; no name of an object.
+/// The resource in a path, such as `deployments`, without the name of an object.
 fn resource(path: &str) -> &str {
     let mut parts = path.split('/').skip_while(|part| *part != "namespaces").skip(2);
     parts.next().unwrap_or("other")
@@ -158,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_counted_by_its_kind() {
+    fn requests_are_counted_by_resource() {
         assert_eq!(resource("/apis/apps/v1/namespaces/shop/deployments/orders"), "deployments");
         assert_eq!(
             resource("/apis/hedgerow.dev/v1alpha1/namespaces/shop/microservices/orders/status"),

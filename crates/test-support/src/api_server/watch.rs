@@ -1,4 +1,4 @@
-//! What happened to the objects, and those who watch it.
+//! The history of the objects, and watches of it.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use futures_util::{Stream, stream};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-/// All changes, each with a version of its own.
+/// All changes, each with its own version.
 pub(super) struct History {
     record: watch::Sender<Record>,
 }
@@ -15,13 +15,13 @@ pub(super) struct History {
 #[derive(Default)]
 struct Record {
     version: u64,
-    /// The version up to which nothing is known any more.
+    /// The version up to which the history was discarded.
     forgotten: u64,
-    /// How often the watches were broken.
+    /// The number of times that watches were broken.
     breaks: u64,
-    /// Whether watches end as soon as there is nothing to tell.
+    /// Whether watches end when no event is pending.
     ending: bool,
-    /// Version, collection, and the event as it is sent.
+    /// Version, collection and the serialised event.
     events: Vec<(u64, String, Value)>,
 }
 
@@ -36,7 +36,7 @@ impl History {
         self.record.borrow().version
     }
 
-    /// Adds what happened to an object of a collection, and returns the object with its new version.
+    /// Adds an event and returns the object with its new version.
     pub(super) fn add(&self, kind: &str, collection: &str, mut object: Value) -> Value {
         self.record.send_modify(|record| {
             record.version += 1;
@@ -63,7 +63,7 @@ impl History {
         self.record.send_modify(|record| record.ending = ending);
     }
 
-    /// All events of a collection that are later than a version, one a line, until the watches are broken or ended.
+    /// The events of a collection after a version, one per line, until watches are broken or ended.
     pub(super) fn watch(&self, collection: &str, since: u64) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
         let record = self.record.subscribe();
         let breaks = record.borrow().breaks;

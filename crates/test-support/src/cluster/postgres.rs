@@ -1,4 +1,4 @@
-//! A Postgres server of the namespace's own, as of somebody who knows nothing of Hedgerow.
+//! A Postgres server in the namespace, independent of Hedgerow.
 
 use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{Namespace, SOON, eventually};
 
 impl Namespace {
-    /// Starts the server `postgres`, whose superuser is `postgres` with the password `test`.
+    /// Starts the server `postgres` with the superuser `postgres` and the password `test`.
     pub async fn start_postgres(&self) {
         let pod = json!({
             "metadata": { "name": "postgres", "labels": { "app": "postgres" } },
@@ -32,11 +32,13 @@ impl Namespace {
         });
         self.create::<Pod>(pod).await;
         self.create::<Service>(service).await;
-        eventually("Postgres answers", SOON, async || self.psql("postgres", "SELECT 1").await == Ok("1".to_owned()))
-            .await;
+        eventually("Postgres accepts connections", SOON, async || {
+            self.psql("postgres", "SELECT 1").await == Ok("1".to_owned())
+        })
+        .await;
     }
 
-    /// The Secret of an admin of the test's server.
+    /// Creates the Secret of an admin of the server.
     pub async fn admin_secret(&self, name: &str, user: &str, password: &str) {
         let host = format!("postgres.{}.svc", self.name);
         let url = format!("postgres://{user}:{password}@{host}:5432/postgres");
@@ -46,7 +48,7 @@ impl Namespace {
     /// Runs SQL as the superuser.
     ///
     /// # Errors
-    /// What `psql` complained of.
+    /// Returns the error message of `psql`.
     pub async fn psql(&self, database: &str, sql: &str) -> Result<String, String> {
         self.exec("postgres", &["psql", "-U", "postgres", "-v", "ON_ERROR_STOP=1", "-qtAc", sql, database]).await
     }

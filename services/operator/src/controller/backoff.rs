@@ -1,5 +1,5 @@
-//! How long to wait before an object that is not as it should be is looked at again: the longer it has been so for one
-//! and the same reason, the longer.
+//! The wait before an object that is not ready is reconciled again. It grows with the time that the same reason has
+//! persisted.
 
 use std::{
     collections::HashMap,
@@ -9,18 +9,17 @@ use std::{
 
 use rand::Rng;
 
-/// The shortest wait, and the longest.
-const SHORTEST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(30);
-/// The wait as a part of the time it has been so.
-const PART: u32 = 4;
+const MIN_WAIT: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(30);
+/// The wait is this fraction of the time that the reason has persisted.
+const DIVISOR: u32 = 4;
 
-/// By object: what is in its way, and since when.
+/// The current reason of each object and when it began.
 #[derive(Default)]
 pub(crate) struct Backoff(Mutex<HashMap<String, (String, Instant)>>);
 
 impl Backoff {
-    /// How long to wait with an object that `reason` is in the way of.
+    /// The wait for an object that is not ready for `reason`.
     pub(crate) fn wait(&self, object: &str, reason: &str) -> Duration {
         self.wait_at(object, reason, Instant::now())
     }
@@ -31,16 +30,16 @@ impl Backoff {
         if known != reason {
             (*known, *since) = (reason.to_owned(), now);
         }
-        jittered((now.duration_since(*since) / PART).clamp(SHORTEST, LONGEST))
+        jittered((now.duration_since(*since) / DIVISOR).clamp(MIN_WAIT, MAX_WAIT))
     }
 
-    /// Forgets what was in the way.
+    /// Resets the wait of an object.
     pub(crate) fn forget(&self, object: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(object);
     }
 }
 
-/// `wait`, give or take a fifth, so that many objects do not come back at once.
+/// Varies `wait` by up to a fifth, so that many objects are not reconciled at the same time.
 pub(crate) fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(rand::rng().random_range(0.8..=1.2))
 }
@@ -50,14 +49,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_up_to_a_bound_and_start_again_when_the_reason_changes() {
+    fn waits_grow_to_a_limit_and_reset_with_the_reason() {
         let (backoff, begin) = (Backoff::default(), Instant::now());
         let wait = |object, reason, after| backoff.wait_at(object, reason, begin + Duration::from_secs(after));
-        assert!(wait("a", "ServerUnreachable", 0) <= SHORTEST.mul_f64(1.2));
+        assert!(wait("a", "ServerUnreachable", 0) <= MIN_WAIT.mul_f64(1.2));
         let later = wait("a", "ServerUnreachable", 40);
         assert!(later >= Duration::from_secs(8) && later <= Duration::from_secs(12), "{later:?}");
-        assert!(wait("a", "ServerUnreachable", 4000) <= LONGEST.mul_f64(1.2));
-        assert!(wait("b", "ServerUnreachable", 4000) <= SHORTEST.mul_f64(1.2), "each object apart");
-        assert!(wait("a", "Migrating", 4000) <= SHORTEST.mul_f64(1.2));
+        assert!(wait("a", "ServerUnreachable", 4000) <= MAX_WAIT.mul_f64(1.2));
+        assert!(wait("b", "ServerUnreachable", 4000) <= MIN_WAIT.mul_f64(1.2), "objects are independent");
+        assert!(wait("a", "Migrating", 4000) <= MIN_WAIT.mul_f64(1.2));
     }
 }

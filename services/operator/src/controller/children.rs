@@ -1,7 +1,8 @@
-//! The children that exist, and bringing each to what it should be.
+//! Applies and deletes children.
 //!
-//! For each child two fingerprints are kept: what was last applied, and what the API server made of it, with its
-//! defaults filled in. While both hold nothing is written; a change by another hand shows as a difference.
+//! Two fingerprints are kept for each child: of the manifest that was last applied, and of the object that the API
+//! server made of it, with defaults filled in. While both are unchanged nothing is written. An edit by someone else
+//! changes the second one.
 
 use std::{
     collections::HashMap,
@@ -27,15 +28,18 @@ use kube::{
 use serde::Serialize;
 use serde_json::Value;
 
-use super::error::{Error, within};
+use super::{
+    error::{Error, within},
+    fingerprint::fingerprint,
+};
 use crate::manifests::pod_monitor;
 
-/// Who wrote a field, for server-side apply.
+/// The field manager for server-side apply.
 pub(crate) const MANAGER: &str = "hedgerow-operator";
-/// Who wrote the number of pods: apart, so that it can be left to the autoscaler.
+/// The field manager of the replica count. It is separate so that the autoscaler can take the count over.
 const SCALE_MANAGER: &str = "hedgerow-operator-scale";
 
-/// Every kind of child that each cluster has; [`pod_monitor`] is the one that it may lack.
+/// The kinds of children that every cluster has. A cluster may lack [`pod_monitor`].
 pub(crate) fn kinds() -> [ApiResource; 7] {
     [
         ApiResource::erase::<ServiceAccount>(&()),
@@ -48,7 +52,7 @@ pub(crate) fn kinds() -> [ApiResource; 7] {
     ]
 }
 
-/// A child as it should be.
+/// The manifest of a child.
 pub(crate) struct Child {
     pub(crate) kind: ApiResource,
     pub(crate) name: String,
@@ -57,7 +61,7 @@ pub(crate) struct Child {
 
 impl Child {
     /// # Errors
-    /// Where the object cannot be written as JSON: a mistake in the code.
+    /// Returns an error if the object cannot be serialised, which is a bug.
     pub(crate) fn new(object: &(impl Serialize + kube::ResourceExt), kind: ApiResource) -> Result<Self, Error> {
         let (name, mut manifest) = (object.name_any(), serde_json::to_value(object)?);
         manifest["apiVersion"] = kind.api_version.clone().into();
@@ -75,7 +79,7 @@ impl Child {
         Self::new(object, ApiResource::erase::<K>(&()))
     }
 
-    /// With this number of pods, for a Deployment that does not exist yet.
+    /// Sets the replica count, for a Deployment that does not exist yet.
     pub(crate) fn with_replicas(mut self, replicas: i32) -> Self {
         self.manifest["spec"]["replicas"] = replicas.into();
         self
@@ -89,23 +93,23 @@ impl Child {
 
 type Key = (String, String);
 
-/// What is known of a child that exists.
-struct Live {
+/// An existing child.
+struct Existing {
     /// The uid of the `Microservice` that owns it.
     owner: Option<String>,
     uid: Option<String>,
     fingerprint: u64,
 }
 
-/// The last apply.
+/// The fingerprints of the last apply.
 struct Applied {
-    wanted: u64,
-    made: u64,
+    manifest: u64,
+    object: u64,
 }
 
 #[derive(Default)]
-struct Known {
-    live: HashMap<Key, Live>,
+struct State {
+    existing: HashMap<Key, Existing>,
     applied: HashMap<Key, Applied>,
 }
 
@@ -113,7 +117,7 @@ struct Known {
 pub(crate) struct Children {
     client: Client,
     namespace: String,
-    known: Mutex<Known>,
+    known: Mutex<State>,
 }
 
 impl Children {
@@ -121,63 +125,64 @@ impl Children {
         Self { client, namespace, known: Mutex::default() }
     }
 
-    /// Notes what the API server says about a child; `exists` is false once it is gone.
-    pub(crate) fn note(&self, kind: &ApiResource, object: &DynamicObject, exists: bool) {
+    /// Records an event of a watch. `exists` is false once the child is deleted.
+    pub(crate) fn observe(&self, kind: &ApiResource, object: &DynamicObject, exists: bool) {
         let key = (kind.kind.clone(), object.name_any());
         let mut known = self.known();
         if exists {
-            known.live.insert(key, live(object));
+            known.existing.insert(key, existing(object));
         } else {
-            known.live.remove(&key);
+            known.existing.remove(&key);
             known.applied.remove(&key);
         }
     }
 
-    /// Forgets all children of a kind but these, after a gap in what was seen.
+    /// Forgets all children of a kind except these, after the watch was restarted.
     pub(crate) fn retain(&self, kind: &ApiResource, names: &std::collections::HashSet<String>) {
         let mut known = self.known();
         let stays = |key: &Key| key.0 != kind.kind || names.contains(&key.1);
-        known.live.retain(|key, _| stays(key));
+        known.existing.retain(|key, _| stays(key));
         known.applied.retain(|key, _| stays(key));
     }
 
-    /// Brings a child to what it should be. True when something was written.
+    /// Applies a child. Returns whether anything was written.
     ///
     /// # Errors
-    /// [`Error::Taken`] for an object of this name that another one owns, or nobody.
+    /// Returns [`Error::Conflict`] if an object of this name exists that `owner` does not control.
     pub(crate) async fn apply(&self, owner: &str, child: &Child) -> Result<bool, Error> {
         let mut hasher = DefaultHasher::new();
         child.manifest.to_string().hash(&mut hasher);
-        let wanted = hasher.finish();
+        let manifest = hasher.finish();
         {
             let known = self.known();
             let key = child.key();
-            if let (Some(live), Some(applied)) = (known.live.get(&key), known.applied.get(&key))
-                && applied.wanted == wanted
-                && applied.made == live.fingerprint
+            if let (Some(existing), Some(applied)) = (known.existing.get(&key), known.applied.get(&key))
+                && applied.manifest == manifest
+                && applied.object == existing.fingerprint
             {
                 return Ok(false);
             }
         }
         let api = self.api(&child.kind);
-        let ours = self.known().live.get(&child.key()).is_some_and(|live| live.owner.as_deref() == Some(owner));
+        let ours =
+            self.known().existing.get(&child.key()).is_some_and(|existing| existing.owner.as_deref() == Some(owner));
         if !ours
-            && let Some(there) = within("reading a child", api.get_opt(&child.name)).await?
-            && owner_of(&there.metadata).as_deref() != Some(owner)
+            && let Some(found) = within("read a child", api.get_opt(&child.name)).await?
+            && owner_of(&found.metadata).as_deref() != Some(owner)
         {
-            return Err(Error::Taken { kind: child.kind.kind.clone(), name: child.name.clone() });
+            return Err(Error::Conflict { kind: child.kind.kind.clone(), name: child.name.clone() });
         }
         let parameters = PatchParams::apply(MANAGER).force();
         let patch = Patch::Apply(&child.manifest);
-        let made = within("applying a child", api.patch(&child.name, &parameters, &patch)).await?;
-        let live = live(&made);
+        let made = within("apply a child", api.patch(&child.name, &parameters, &patch)).await?;
+        let existing = existing(&made);
         let mut known = self.known();
-        known.applied.insert(child.key(), Applied { wanted, made: live.fingerprint });
-        known.live.insert(child.key(), live);
+        known.applied.insert(child.key(), Applied { manifest, object: existing.fingerprint });
+        known.existing.insert(child.key(), existing);
         Ok(true)
     }
 
-    /// Sets the number of pods of a Deployment.
+    /// Sets the replica count of a Deployment.
     pub(crate) async fn scale(&self, name: &str, replicas: i32) -> Result<(), Error> {
         let kind = ApiResource::erase::<Deployment>(&());
         let patch = serde_json::json!({
@@ -185,16 +190,19 @@ impl Children {
             "metadata": { "name": name }, "spec": { "replicas": replicas },
         });
         let parameters = PatchParams::apply(SCALE_MANAGER).force();
-        within("scaling", self.api(&kind).patch(name, &parameters, &Patch::Apply(patch))).await?;
+        within("scale the Deployment", self.api(&kind).patch(name, &parameters, &Patch::Apply(patch))).await?;
         Ok(())
     }
 
-    /// Deletes what the object owns and no longer asks for.
-    pub(crate) async fn prune(&self, owner: &str, wanted: &[(String, String)]) -> Result<(), Error> {
+    /// Deletes the children that the object no longer specifies.
+    pub(crate) async fn prune(&self, owner: &str, keep: &[(String, String)]) -> Result<(), Error> {
         let surplus: Vec<(Key, Option<String>)> = {
             let known = self.known();
-            let found = known.live.iter().filter(|(_, live)| live.owner.as_deref() == Some(owner));
-            found.filter(|(key, _)| !wanted.contains(key)).map(|(key, live)| (key.clone(), live.uid.clone())).collect()
+            let found = known.existing.iter().filter(|(_, existing)| existing.owner.as_deref() == Some(owner));
+            found
+                .filter(|(key, _)| !keep.contains(key))
+                .map(|(key, existing)| (key.clone(), existing.uid.clone()))
+                .collect()
         };
         for ((kind, name), uid) in surplus {
             if let Some(kind) = kinds().into_iter().chain([pod_monitor::resource()]).find(|known| known.kind == kind) {
@@ -204,18 +212,18 @@ impl Children {
         Ok(())
     }
 
-    /// Deletes a child, with what it owns itself.
+    /// Deletes a child and its dependents.
     pub(crate) async fn delete(&self, kind: &ApiResource, name: &str, uid: Option<String>) -> Result<(), Error> {
         let preconditions = Some(Preconditions { uid, resource_version: None });
         let parameters = DeleteParams { preconditions, ..DeleteParams::background() };
-        match within("deleting a child", self.api(kind).delete(name, &parameters)).await {
+        match within("delete a child", self.api(kind).delete(name, &parameters)).await {
             Err(error) if !error.is_gone() => return Err(error),
             _ => {}
         }
-        tracing::info!(kind = kind.kind, name, "deleted");
-        // Until the watch says so as well, it must not be found again.
+        tracing::info!(kind = kind.kind, name, "child deleted");
+        // The watch may still report it for a moment.
         let mut known = self.known();
-        known.live.remove(&(kind.kind.clone(), name.to_owned()));
+        known.existing.remove(&(kind.kind.clone(), name.to_owned()));
         known.applied.remove(&(kind.kind.clone(), name.to_owned()));
         Ok(())
     }
@@ -224,7 +232,7 @@ impl Children {
         Api::namespaced_with(self.client.clone(), &self.namespace, kind)
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, State> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -238,7 +246,7 @@ pub(crate) fn owner_of(metadata: &ObjectMeta) -> Option<String> {
         .map(|owner| owner.uid.clone())
 }
 
-/// Whether this operator's own apply set the number of pods: only that of a new Deployment does.
+/// Whether [`MANAGER`] set the replica count, which only happens when it creates a Deployment.
 pub(crate) fn owns_replicas(deployment: &Deployment) -> bool {
     let fields = deployment.metadata.managed_fields.iter().flatten();
     fields
@@ -247,67 +255,10 @@ pub(crate) fn owns_replicas(deployment: &Deployment) -> bool {
         .any(|entry| entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some()))
 }
 
-fn live(object: &DynamicObject) -> Live {
-    Live {
+fn existing(object: &DynamicObject) -> Existing {
+    Existing {
         owner: owner_of(&object.metadata),
         uid: object.metadata.uid.clone(),
         fingerprint: fingerprint(&serde_json::to_value(object).unwrap_or_default()),
-    }
-}
-
-/// A hash of all that a hand can change: not of the status, nor of what other controllers write.
-fn fingerprint(object: &Value) -> u64 {
-    let metadata = &object["metadata"];
-    let annotations = metadata["annotations"].as_object().into_iter().flatten();
-    let annotations = annotations.filter(|(key, _)| !key.starts_with("deployment.kubernetes.io/"));
-    let mut hasher = DefaultHasher::new();
-    for (key, value) in annotations {
-        (key, value.to_string()).hash(&mut hasher);
-    }
-    metadata["labels"].to_string().hash(&mut hasher);
-    metadata["ownerReferences"].to_string().hash(&mut hasher);
-    for (key, value) in object.as_object().into_iter().flatten() {
-        match key.as_str() {
-            // The kind is missing from objects of a list.
-            "apiVersion" | "kind" | "metadata" | "status" => {}
-            // The number of pods is written apart, by the autoscaler or by `scale`.
-            "spec" => {
-                for (key, value) in value.as_object().into_iter().flatten().filter(|(key, _)| *key != "replicas") {
-                    (key, value.to_string()).hash(&mut hasher);
-                }
-            }
-            _ => (key, value.to_string()).hash(&mut hasher),
-        }
-    }
-    hasher.finish()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn changes(pointer: &str, value: Value) -> bool {
-        let before = serde_json::json!({
-            "kind": "Deployment",
-            "metadata": { "name": "a", "labels": { "x": "1" }, "annotations": { "y": "2" }, "resourceVersion": "7" },
-            "spec": { "replicas": 2, "paused": false },
-            "status": { "replicas": 1 },
-        });
-        let mut after = before.clone();
-        let (parent, field) = pointer.rsplit_once('/').expect("a pointer");
-        after.pointer_mut(parent).expect("a parent")[field.replace("~1", "/")] = value;
-        fingerprint(&before) != fingerprint(&after)
-    }
-
-    #[test]
-    fn a_fingerprint_tells_a_hand_from_a_controller() {
-        assert!(changes("/spec/paused", true.into()));
-        assert!(changes("/metadata/labels/x", "3".into()));
-        assert!(changes("/metadata/annotations/z", "3".into()));
-        assert!(changes("/metadata/ownerReferences", serde_json::json!([{ "uid": "u" }])));
-        assert!(!changes("/spec/replicas", 5.into()), "the autoscaler's");
-        assert!(!changes("/status/replicas", 5.into()));
-        assert!(!changes("/metadata/resourceVersion", "8".into()));
-        assert!(!changes("/metadata/annotations/deployment.kubernetes.io~1revision", "2".into()));
     }
 }

@@ -1,73 +1,73 @@
-//! What was found about an object, put into the conditions that `kubectl` and Helm read.
+//! Turns the results of a reconcile into the conditions that `kubectl` and Helm read.
 //!
-//! `Ready`, `Reconciling` and `Stalled` follow kstatus: of the last two at most one is true, and a wait for the object
-//! ends at once when it is `Stalled`.
+//! `Ready`, `Reconciling` and `Stalled` follow kstatus: at most one of the last two is true, and tools that wait for an
+//! object give up as soon as it is `Stalled`.
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
 
-/// The longest message the API server takes.
-const LONGEST_MESSAGE: usize = 32 * 1024;
+/// The longest message that the API server accepts.
+const MAX_MESSAGE: usize = 32 * 1024;
 
-/// One aspect of a service.
+/// The result of one part of a reconcile: reason and message.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Finding {
-    /// As asked for.
-    Good(&'static str, String),
-    /// On its way, or waiting for something that may come by itself.
+pub(crate) enum ConditionResult {
+    /// As specified.
+    Ready(&'static str, String),
+    /// In progress, or waiting for something that resolves itself.
     Pending(&'static str, String),
-    /// Wrong, until somebody does something about it.
-    Wrong(&'static str, String),
+    /// Failed until someone intervenes.
+    Stalled(&'static str, String),
 }
 
-use Finding::{Good, Pending, Wrong};
+use ConditionResult::{Pending, Ready, Stalled};
 
-impl Finding {
-    pub(crate) fn good(reason: &'static str, message: impl Into<String>) -> Self {
-        Good(reason, message.into())
+impl ConditionResult {
+    pub(crate) fn ready(reason: &'static str, message: impl Into<String>) -> Self {
+        Ready(reason, message.into())
     }
 
     pub(crate) fn pending(reason: &'static str, message: impl Into<String>) -> Self {
         Pending(reason, message.into())
     }
 
-    pub(crate) fn wrong(reason: &'static str, message: impl Into<String>) -> Self {
-        Wrong(reason, message.into())
+    pub(crate) fn stalled(reason: &'static str, message: impl Into<String>) -> Self {
+        Stalled(reason, message.into())
     }
 
-    pub(crate) fn is_good(&self) -> bool {
-        matches!(self, Good(..))
+    pub(crate) fn is_ready(&self) -> bool {
+        matches!(self, Ready(..))
     }
 
     /// Reason and message.
     pub(crate) fn text(&self) -> (&'static str, &str) {
         match self {
-            Good(reason, message) | Pending(reason, message) | Wrong(reason, message) => (reason, message),
+            Ready(reason, message) | Pending(reason, message) | Stalled(reason, message) => (reason, message),
         }
     }
 }
 
-/// All aspects; those that the spec does not ask for are left out.
+/// The results of all parts. Parts that the spec does not need are `None`.
 #[derive(Debug, Clone)]
-pub(crate) struct Findings {
-    pub(crate) database: Option<Finding>,
-    pub(crate) migrated: Option<Finding>,
-    /// The children that nothing waits for are applied.
-    pub(crate) children: Finding,
-    /// Some version of it serves.
-    pub(crate) available: Finding,
-    /// The version asked for is the only one, in the number asked for.
-    pub(crate) rollout: Finding,
-    pub(crate) scaling: Option<Finding>,
-    pub(crate) route: Option<Finding>,
+pub(crate) struct ConditionResults {
+    pub(crate) database: Option<ConditionResult>,
+    pub(crate) migrated: Option<ConditionResult>,
+    /// Whether the children that depend on nothing are applied.
+    pub(crate) children: ConditionResult,
+    /// Whether any version serves requests.
+    pub(crate) available: ConditionResult,
+    /// Whether only the specified version runs, with enough pods.
+    pub(crate) rollout: ConditionResult,
+    pub(crate) scaling: Option<ConditionResult>,
+    pub(crate) route: Option<ConditionResult>,
 }
 
-impl Findings {
-    /// The first thing that is wrong; else the first that is not there yet; else that all is well.
-    pub(crate) fn verdict(&self) -> Finding {
-        let aspects = [
+impl ConditionResults {
+    /// The first stalled result, else the first pending one, else ready.
+    pub(crate) fn summary(&self) -> ConditionResult {
+        let results = [
             self.database.as_ref(),
             self.migrated.as_ref(),
             Some(&self.children),
@@ -75,43 +75,43 @@ impl Findings {
             Some(&self.available),
             self.route.as_ref(),
         ];
-        let mut aspects_found = aspects.into_iter().flatten();
-        let wrong = aspects_found.clone().find(|finding| matches!(finding, Wrong(..)));
-        wrong.or_else(|| aspects_found.find(|finding| matches!(finding, Pending(..)))).cloned().unwrap_or_else(|| {
+        let mut present = results.into_iter().flatten();
+        let stalled = present.clone().find(|result| matches!(result, Stalled(..)));
+        stalled.or_else(|| present.find(|result| matches!(result, Pending(..)))).cloned().unwrap_or_else(|| {
             let (_, message) = self.rollout.text();
-            Finding::good("Ready", message)
+            ConditionResult::ready("Ready", message)
         })
     }
 
-    /// The conditions, each with the time of its last change taken over from `before`.
+    /// The conditions. A condition whose status is unchanged keeps its transition time from `before`.
     pub(crate) fn conditions(&self, before: &[Condition], generation: i64, now: Timestamp) -> Vec<Condition> {
-        let verdict = self.verdict();
-        let (reason, message) = verdict.text();
+        let summary = self.summary();
+        let (reason, message) = summary.text();
         let of = |kind: &str, status: &str, reason: &str, message: &str| {
             condition(before, kind, status, reason, message, generation, now)
         };
         let mut all = vec![
-            of("Ready", if verdict.is_good() { "True" } else { "False" }, reason, message),
-            match &verdict {
+            of("Ready", if summary.is_ready() { "True" } else { "False" }, reason, message),
+            match &summary {
                 Pending(..) => of("Reconciling", "True", reason, message),
                 _ => of("Reconciling", "False", "Settled", ""),
             },
-            match &verdict {
-                Wrong(..) => of("Stalled", "True", reason, message),
+            match &summary {
+                Stalled(..) => of("Stalled", "True", reason, message),
                 _ => of("Stalled", "False", "NotStalled", ""),
             },
         ];
-        let aspects = [
+        let parts = [
             ("DatabaseReady", self.database.as_ref()),
             ("Migrated", self.migrated.as_ref()),
             ("Available", Some(&self.available)),
             ("Scaling", self.scaling.as_ref()),
             ("RouteAccepted", self.route.as_ref()),
         ];
-        for (kind, finding) in aspects {
-            if let Some(finding) = finding {
-                let (reason, message) = finding.text();
-                all.push(of(kind, if finding.is_good() { "True" } else { "False" }, reason, message));
+        for (kind, result) in parts {
+            if let Some(result) = result {
+                let (reason, message) = result.text();
+                all.push(of(kind, if result.is_ready() { "True" } else { "False" }, reason, message));
             }
         }
         all
@@ -128,7 +128,7 @@ fn condition(
     now: Timestamp,
 ) -> Condition {
     let since = before.iter().find(|condition| condition.type_ == kind && condition.status == status);
-    let end = message.floor_char_boundary(LONGEST_MESSAGE);
+    let end = message.floor_char_boundary(MAX_MESSAGE);
     Condition {
         type_: kind.to_owned(),
         status: status.to_owned(),
@@ -143,13 +143,13 @@ fn condition(
 mod tests {
     use super::*;
 
-    fn all_good() -> Findings {
-        Findings {
-            database: Some(Finding::good("DatabaseReady", "")),
-            migrated: Some(Finding::good("Migrated", "")),
-            children: Finding::good("Applied", ""),
-            available: Finding::good("Available", ""),
-            rollout: Finding::good("RolledOut", "2 of 2 pods are ready"),
+    fn all_ready() -> ConditionResults {
+        ConditionResults {
+            database: Some(ConditionResult::ready("DatabaseReady", "")),
+            migrated: Some(ConditionResult::ready("Migrated", "")),
+            children: ConditionResult::ready("Applied", ""),
+            available: ConditionResult::ready("Available", ""),
+            rollout: ConditionResult::ready("RolledOut", "2 of 2 pods are ready"),
             scaling: None,
             route: None,
         }
@@ -161,44 +161,44 @@ mod tests {
     }
 
     #[test]
-    fn ready_only_when_everything_is() {
-        let conditions = all_good().conditions(&[], 3, Timestamp::UNIX_EPOCH);
+    fn ready_requires_every_part() {
+        let conditions = all_ready().conditions(&[], 3, Timestamp::UNIX_EPOCH);
         assert_eq!(status(&conditions, "Ready"), ("True".into(), "Ready".into()));
         assert_eq!(status(&conditions, "Reconciling").0, "False");
         assert_eq!(status(&conditions, "Stalled").0, "False");
-        let spoil: [fn(&mut Findings, Finding); 6] = [
-            |findings, found| findings.database = Some(found),
-            |findings, found| findings.migrated = Some(found),
-            |findings, found| findings.children = found,
-            |findings, found| findings.available = found,
-            |findings, found| findings.rollout = found,
-            |findings, found| findings.route = Some(found),
+        let set: [fn(&mut ConditionResults, ConditionResult); 6] = [
+            |results, found| results.database = Some(found),
+            |results, found| results.migrated = Some(found),
+            |results, found| results.children = found,
+            |results, found| results.available = found,
+            |results, found| results.rollout = found,
+            |results, found| results.route = Some(found),
         ];
-        for spoil in spoil {
-            let mut findings = all_good();
-            spoil(&mut findings, Finding::pending("Slow", "it takes time"));
-            let conditions = findings.conditions(&[], 3, Timestamp::UNIX_EPOCH);
+        for set in set {
+            let mut results = all_ready();
+            set(&mut results, ConditionResult::pending("Slow", "it takes time"));
+            let conditions = results.conditions(&[], 3, Timestamp::UNIX_EPOCH);
             assert_eq!(status(&conditions, "Ready"), ("False".into(), "Slow".into()));
             assert_eq!(status(&conditions, "Reconciling"), ("True".into(), "Slow".into()));
-            spoil(&mut findings, Finding::wrong("Broken", "it broke"));
-            let conditions = findings.conditions(&[], 3, Timestamp::UNIX_EPOCH);
+            set(&mut results, ConditionResult::stalled("Broken", "it broke"));
+            let conditions = results.conditions(&[], 3, Timestamp::UNIX_EPOCH);
             assert_eq!(status(&conditions, "Stalled"), ("True".into(), "Broken".into()));
-            assert_eq!(status(&conditions, "Reconciling").0, "False", "Helm waits for what is reconciling");
+            assert_eq!(status(&conditions, "Reconciling").0, "False", "Helm keeps waiting while it is true");
         }
     }
 
     #[test]
-    fn what_is_wrong_does_not_hide_behind_what_is_slow() {
-        let mut findings = all_good();
-        findings.database = Some(Finding::pending("ServerUnreachable", ""));
-        findings.rollout = Finding::wrong("ImagePull", "");
-        assert_eq!(findings.verdict(), Finding::wrong("ImagePull", ""));
+    fn stalled_takes_precedence_over_pending() {
+        let mut results = all_ready();
+        results.database = Some(ConditionResult::pending("ServerUnreachable", ""));
+        results.rollout = ConditionResult::stalled("ImagePull", "");
+        assert_eq!(results.summary(), ConditionResult::stalled("ImagePull", ""));
     }
 
     #[test]
-    fn trouble_of_the_autoscaler_does_not_make_it_unready() {
-        let findings = Findings { scaling: Some(Finding::pending("NoMetrics", "")), ..all_good() };
-        let conditions = findings.conditions(&[], 1, Timestamp::UNIX_EPOCH);
+    fn an_autoscaler_problem_does_not_affect_ready() {
+        let results = ConditionResults { scaling: Some(ConditionResult::pending("NoMetrics", "")), ..all_ready() };
+        let conditions = results.conditions(&[], 1, Timestamp::UNIX_EPOCH);
         assert_eq!(status(&conditions, "Scaling"), ("False".into(), "NoMetrics".into()));
         assert_eq!(status(&conditions, "Ready").0, "True");
     }
@@ -207,10 +207,10 @@ mod tests {
     fn a_transition_time_stays_until_the_status_changes() {
         let then = Timestamp::UNIX_EPOCH;
         let now = Timestamp::from_second(1000).expect("a time");
-        let before = all_good().conditions(&[], 1, then);
-        let mut findings = all_good();
-        findings.migrated = Some(Finding::wrong("MigrationFailed", "0002_x.sql: syntax error"));
-        let after = findings.conditions(&before, 2, now);
+        let before = all_ready().conditions(&[], 1, then);
+        let mut results = all_ready();
+        results.migrated = Some(ConditionResult::stalled("MigrationFailed", "0002_x.sql: syntax error"));
+        let after = results.conditions(&before, 2, now);
         let time = |kind: &str| after.iter().find(|c| c.type_ == kind).expect("it is there").last_transition_time.0;
         assert_eq!(time("DatabaseReady"), then);
         assert_eq!(time("Migrated"), now);

@@ -1,4 +1,4 @@
-//! The Secrets: the one that opens a database server as its admin, and each service's own.
+//! Secrets: the admin credentials of a database server, and the credentials of each service.
 
 use std::collections::BTreeMap;
 
@@ -8,38 +8,38 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use rand::{Rng, distr::Alphanumeric};
-
 use sha2::{Digest, Sha256};
 
 use super::error::{Error, within};
 use crate::{
-    database::{Mark, Server},
+    database::{Owner, Server},
     manifests::names,
 };
 use api::{DeletionPolicy, Microservice};
 
-/// Says whose database a Secret opens; the same text as on the database itself.
-const MARK: &str = "hedgerow.dev/mark";
+/// The annotation with the ownership comment of the database that a Secret is for. Existing Secrets carry it, so its name
+/// must never change.
+const OWNERSHIP: &str = "hedgerow.dev/mark";
 
-/// The length of a password: 32 of 62 characters are 190 bits.
+/// The length of a password: 32 characters out of 62 are 190 bits.
 const PASSWORD_LENGTH: usize = 32;
 
-/// What opens a service's database.
+/// The credentials of a service's database.
 pub(crate) struct Credentials {
     pub(crate) secret: String,
     pub(crate) password: String,
-    /// True when the Secret was not there.
+    /// Whether the password was generated just now.
     pub(crate) new: bool,
 }
 
 impl Credentials {
-    /// Changes when the password or the server does, and tells nothing about either.
+    /// A digest that changes with the password and the server and reveals neither.
     pub(crate) fn digest(&self, server: &Server) -> String {
         format!("{:.16x}", Sha256::digest(format!("{}\n{}\n{}", server.host(), server.port(), self.password)))
     }
 }
 
-/// The Secrets of the operator's namespace. They are read one by one: it may not list them.
+/// The Secrets of the operator's namespace. They are read one by one, because the operator may not list them.
 pub(crate) struct Secrets(Api<Secret>);
 
 impl Secrets {
@@ -47,15 +47,19 @@ impl Secrets {
         Self(Api::namespaced(client, namespace))
     }
 
-    /// The data of a Secret, if it exists.
+    /// Reads the data of a Secret if it exists.
     pub(crate) async fn read(&self, name: &str) -> Result<Option<BTreeMap<String, ByteString>>, Error> {
-        let secret = within("reading a Secret", self.0.get_opt(name)).await?;
+        let secret = within("read a Secret", self.0.get_opt(name)).await?;
         Ok(secret.map(|secret| secret.data.unwrap_or_default()))
     }
 
-    /// The data of the Secret of the server that runs beside the operator, at `address`; where there is none it is made,
-    /// with a password for the superuser, who has not started yet for want of it.
-    pub(crate) async fn bundled(&self, name: &str, address: &str) -> Result<BTreeMap<String, ByteString>, Error> {
+    /// Returns the data of the Secret of the bundled server at `address`. Creates it, with a superuser password, if it does
+    /// not exist. The bundled server does not start before that.
+    pub(crate) async fn ensure_bundled(
+        &self,
+        name: &str,
+        address: &str,
+    ) -> Result<BTreeMap<String, ByteString>, Error> {
         if let Some(data) = self.read(name).await? {
             return Ok(data);
         }
@@ -72,50 +76,50 @@ impl Secrets {
             data: Some(data.map(|(key, value)| (key.to_owned(), ByteString(value.into_bytes()))).into()),
             ..Secret::default()
         };
-        // Like the data it opens, it has no owner, and outlives what made it.
-        match within("creating a Secret", self.0.create(&PostParams::default(), &secret)).await {
-            // Made meanwhile.
+        // Like the data that it gives access to, it has no owner and outlives the operator.
+        match within("create a Secret", self.0.create(&PostParams::default(), &secret)).await {
+            // It was created meanwhile.
             Err(error) if error.is_conflict() => Ok(self.read(name).await?.unwrap_or_default()),
-            made => {
-                let made = made?;
-                tracing::info!(secret = name, "made a password for the bundled Postgres");
-                Ok(made.data.unwrap_or_default())
+            result => {
+                let created = result?;
+                tracing::info!(secret = name, "created the password of the bundled Postgres");
+                Ok(created.data.unwrap_or_default())
             }
         }
     }
 
-    /// The credentials of the object's database `database` on `server`. Where there are none yet they are made, and
-    /// stored before the database gets to know them: a password that was set is never lost.
+    /// Returns the credentials of the object's database `database` on `server`. Generates them if they do not exist, and
+    /// stores them before the database sees them, so that no password in use is lost.
     ///
     /// # Errors
-    /// [`Error::Taken`] where the Secret is somebody else's.
+    /// Returns [`Error::Conflict`] if the Secret belongs to something else.
     pub(crate) async fn ensure(
         &self,
         object: &Microservice,
-        mark: &Mark,
+        owner: &Owner,
         server: &Server,
         database: &str,
     ) -> Result<Credentials, Error> {
         let name = names::credentials(object);
-        let there = within("reading a Secret", self.0.get_opt(&name)).await?;
-        if let Some(there) = &there
-            && there.annotations().get(MARK) != Some(&mark.to_string())
+        let existing = within("read a Secret", self.0.get_opt(&name)).await?;
+        if let Some(existing) = &existing
+            && existing.annotations().get(OWNERSHIP) != Some(&owner.to_string())
         {
-            return Err(Error::Taken { kind: "Secret".to_owned(), name });
+            return Err(Error::Conflict { kind: "Secret".to_owned(), name });
         }
-        let found = there.as_ref().and_then(|secret| text(secret.data.as_ref()?.get("password")?));
+        let found = existing.as_ref().and_then(|secret| text(secret.data.as_ref()?.get("password")?));
         let new = found.is_none();
         let password = found.unwrap_or_else(password);
-        let wanted = secret(object, mark, data(server, database, &password));
-        match &there {
-            None => match within("creating a Secret", self.0.create(&PostParams::default(), &wanted)).await {
-                // Made meanwhile: the next time it is read.
+        let desired = secret(object, owner, data(server, database, &password));
+        match &existing {
+            None => match within("create a Secret", self.0.create(&PostParams::default(), &desired)).await {
+                // It was created meanwhile, and the next reconcile reads it.
                 Err(error) if error.is_conflict() => return Err(error),
                 result => drop(result?),
             },
-            Some(there) if differs(there, &wanted) => {
-                let patch = Patch::Merge(&wanted);
-                within("writing a Secret", self.0.patch(&name, &PatchParams::default(), &patch)).await?;
+            Some(existing) if differs(existing, &desired) => {
+                let patch = Patch::Merge(&desired);
+                within("update a Secret", self.0.patch(&name, &PatchParams::default(), &patch)).await?;
             }
             Some(_) => {}
         }
@@ -123,16 +127,16 @@ impl Secrets {
     }
 }
 
-/// The Secret as it should be. Under `Retain` it has no owner, so that it outlives the object.
-fn secret(object: &Microservice, mark: &Mark, data: BTreeMap<String, ByteString>) -> Secret {
+/// The desired Secret. Under `Retain` it has no owner reference, so that it outlives the object.
+fn secret(object: &Microservice, owner: &Owner, data: BTreeMap<String, ByteString>) -> Secret {
     let deletes =
         object.spec.database.as_ref().is_some_and(|database| database.deletion_policy == DeletionPolicy::Delete);
     Secret {
         metadata: ObjectMeta {
             name: Some(names::credentials(object)),
             labels: Some(crate::manifests::labels(object, "database")),
-            annotations: Some([(MARK.to_owned(), mark.to_string())].into()),
-            // An empty list, so that a merge takes away the owner that another policy gave.
+            annotations: Some([(OWNERSHIP.to_owned(), owner.to_string())].into()),
+            // An empty list makes the merge patch remove the owner that another policy set.
             owner_references: Some(deletes.then(|| object.controller_owner_ref(&())).flatten().into_iter().collect()),
             ..ObjectMeta::default()
         },
@@ -158,18 +162,18 @@ fn data(server: &Server, database: &str, password: &str) -> BTreeMap<String, Byt
     data
 }
 
-fn differs(there: &Secret, wanted: &Secret) -> bool {
+fn differs(existing: &Secret, desired: &Secret) -> bool {
     let owners = |secret: &Secret| {
         let owners = secret.metadata.owner_references.iter().flatten();
         owners.map(|owner| owner.uid.clone()).collect::<Vec<_>>()
     };
-    let has = |wanted: &BTreeMap<String, ByteString>| {
-        let there = there.data.as_ref();
-        wanted.iter().all(|(key, value)| there.and_then(|data| data.get(key)) == Some(value))
+    let has = |desired: &BTreeMap<String, ByteString>| {
+        let existing = existing.data.as_ref();
+        desired.iter().all(|(key, value)| existing.and_then(|data| data.get(key)) == Some(value))
     };
-    !wanted.data.as_ref().is_none_or(has)
-        || owners(there) != owners(wanted)
-        || !wanted.labels().iter().all(|(key, value)| there.labels().get(key) == Some(value))
+    !desired.data.as_ref().is_none_or(has)
+        || owners(existing) != owners(desired)
+        || !desired.labels().iter().all(|(key, value)| existing.labels().get(key) == Some(value))
 }
 
 fn text(bytes: &ByteString) -> Option<String> {

@@ -1,54 +1,54 @@
-//! What can go wrong between the operator and the API server.
+//! Errors of requests to the API server.
 
 use std::{future::Future, time::Duration};
 
 use tokio::time;
 
-use super::conditions::Finding;
+use super::conditions::ConditionResult;
 
-/// How long one step may take.
+/// The timeout of one step.
 pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("{kind} {name} exists and belongs to somebody else; delete it or choose another name")]
-    Taken { kind: String, name: String },
-    #[error("{step}: the API server does not answer")]
+    #[error("{kind} {name} already exists and is not owned by this object: delete it or choose another name")]
+    Conflict { kind: String, name: String },
+    #[error("cannot {step}: the API server timed out")]
     Timeout { step: &'static str },
-    #[error("{step}: {source}")]
+    #[error("cannot {step}: {source}")]
     Kube { step: &'static str, source: kube::Error },
-    #[error("an object cannot be written as JSON: {0}")]
+    #[error("cannot serialise an object: {0}")]
     Json(#[from] serde_json::Error),
 }
 
 impl Error {
-    /// Whether the object is not there, or is another one by now.
+    /// Whether the object does not exist or has changed since it was read.
     pub(crate) fn is_gone(&self) -> bool {
         matches!(self, Self::Kube { source: kube::Error::Api(status), .. } if matches!(status.code, 404 | 409))
     }
 
-    /// Whether an object of that name is there already.
+    /// Whether an object of that name exists or has changed.
     pub(crate) fn is_conflict(&self) -> bool {
         matches!(self, Self::Kube { source: kube::Error::Api(status), .. } if status.code == 409)
     }
 
-    /// What this means for the object.
-    pub(crate) fn finding(&self) -> Finding {
+    /// The condition that results for the object.
+    pub(crate) fn result(&self) -> ConditionResult {
         let text = self.to_string();
         match self {
-            Self::Taken { .. } => Finding::wrong("Conflict", text),
+            Self::Conflict { .. } => ConditionResult::stalled("Conflict", text),
             Self::Kube { source: kube::Error::Api(status), .. } => match status.code {
-                403 if text.contains("exceeded quota") => Finding::pending("QuotaExceeded", text),
-                400 | 403 | 422 => Finding::wrong("Refused", text),
-                _ => Finding::pending("Retrying", text),
+                403 if text.contains("exceeded quota") => ConditionResult::pending("QuotaExceeded", text),
+                400 | 403 | 422 => ConditionResult::stalled("Refused", text),
+                _ => ConditionResult::pending("Retrying", text),
             },
-            _ => Finding::pending("Retrying", text),
+            _ => ConditionResult::pending("Retrying", text),
         }
     }
 }
 
-/// Runs one step against the API server, with a limit of time.
+/// Runs one request to the API server with [`STEP_TIMEOUT`]. `step` is a verb phrase for errors.
 pub(crate) async fn within<T>(
     step: &'static str,
     request: impl Future<Output = Result<T, kube::Error>>,

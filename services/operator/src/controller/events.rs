@@ -1,4 +1,4 @@
-//! What happens to an object, for `kubectl describe`.
+//! Events about objects, for `kubectl describe`.
 
 use kube::{
     Client, Resource,
@@ -9,11 +9,11 @@ use tokio::time;
 use super::error::STEP_TIMEOUT;
 use api::Microservice;
 
-/// The reason of events about what was done to a database.
+/// The reason of events about changes to a database.
 pub(crate) const DATABASE: &str = "DatabaseChanged";
 
-/// The longest note the API server takes.
-const LONGEST_NOTE: usize = 1024;
+/// The longest note that the API server accepts.
+const MAX_NOTE: usize = 1024;
 
 /// Writes events about objects.
 pub(crate) struct Events(Recorder);
@@ -31,15 +31,15 @@ impl Events {
         self.publish(object, EventType::Warning, reason, note).await;
     }
 
-    /// An event that cannot be written is only logged: nothing else depends on it.
+    /// Failing to write an event is only logged, because nothing depends on it.
     async fn publish(&self, object: &Microservice, type_: EventType, reason: &str, note: &str) {
         tracing::info!(object = object.metadata.name, reason, "{note}");
-        let note = Some(note[..note.floor_char_boundary(LONGEST_NOTE)].to_owned());
+        let note = Some(note[..note.floor_char_boundary(MAX_NOTE)].to_owned());
         let event = Event { type_, reason: reason.into(), note, action: "Reconcile".into(), secondary: None };
         match time::timeout(STEP_TIMEOUT, self.0.publish(&event, &object.object_ref(&()))).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "an event is lost"),
-            Err(_) => tracing::warn!("an event is lost: the API server does not answer"),
+            Ok(Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot write an event"),
+            Err(_) => tracing::warn!("cannot write an event: the API server timed out"),
         }
     }
 }

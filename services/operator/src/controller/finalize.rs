@@ -1,4 +1,4 @@
-//! The end of an object: its database is dropped before it goes, where it asks for that.
+//! Deletion of an object: under `deletionPolicy: Delete` its database is dropped first.
 
 use kube::{
     Api, ResourceExt,
@@ -7,60 +7,61 @@ use kube::{
 };
 
 use super::{
-    Context, database,
+    context::Context,
+    database,
     error::{Error, within},
 };
 use crate::manifests::names;
 use api::{DeletionPolicy, Microservice};
 
-/// Keeps an object until its database is dropped.
+/// The finalizer that keeps an object until its database is dropped.
 const FINALIZER: &str = "hedgerow.dev/database";
 
-/// Has the object kept at its deletion if its database is to be dropped then, and only if.
+/// Sets or removes the finalizer according to the deletion policy.
 pub(crate) async fn prepare(object: &Microservice, context: &Context) -> Result<(), Error> {
-    let drops = drops(object);
-    if drops == is_held(object) { Ok(()) } else { hold(object, context, drops).await }
+    let required = must_drop(object);
+    if required == has_finalizer(object) { Ok(()) } else { set_finalizer(object, context, required).await }
 }
 
-/// Drops the database of an object that is being deleted, if it asks for that, and lets the object go.
+/// Drops the database of an object that is being deleted if its policy says so, then removes the finalizer.
 pub(crate) async fn finalize(object: &Microservice, context: &Context) -> Result<Action, Error> {
-    if !is_held(object) {
+    if !has_finalizer(object) {
         return Ok(Action::await_change());
     }
-    if let (true, Some(spec)) = (drops(object), &object.spec.database)
-        && let Err(finding) = database::remove(context, object, spec).await
+    if let (true, Some(spec)) = (must_drop(object), &object.spec.database)
+        && let Err(result) = database::remove(context, object, spec).await
     {
-        let (reason, message) = finding.text();
-        let note = format!("database {} is not dropped yet: {message}", names::database(object, spec));
+        let (reason, message) = result.text();
+        let note = format!("database {} cannot be dropped yet: {message}", names::database(object, spec));
         context.events.warning(object, reason, &note).await;
         return Ok(Action::requeue(context.backoff.wait(&object.name_any(), reason)));
     }
-    hold(object, context, false).await?;
+    set_finalizer(object, context, false).await?;
     Ok(Action::await_change())
 }
 
-fn drops(object: &Microservice) -> bool {
+fn must_drop(object: &Microservice) -> bool {
     object.spec.database.as_ref().is_some_and(|spec| spec.deletion_policy == DeletionPolicy::Delete)
 }
 
-fn is_held(object: &Microservice) -> bool {
+fn has_finalizer(object: &Microservice) -> bool {
     object.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
 }
 
-async fn hold(object: &Microservice, context: &Context, present: bool) -> Result<(), Error> {
+async fn set_finalizer(object: &Microservice, context: &Context, present: bool) -> Result<(), Error> {
     let api: Api<Microservice> = Api::namespaced(context.client.clone(), &context.settings.namespace);
     let mut finalizers = object.finalizers().to_vec();
     finalizers.retain(|finalizer| finalizer != FINALIZER);
     if present {
         finalizers.push(FINALIZER.to_owned());
     }
-    // With the version that was read, so that another's finalizer is not lost.
+    // The resource version protects finalizers that others add at the same time.
     let version = &object.metadata.resource_version;
     let patch = serde_json::json!({ "metadata": { "finalizers": finalizers, "resourceVersion": version } });
-    match within("setting the finalizer", api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)))
+    match within("set the finalizer", api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)))
         .await
     {
-        // Changed or gone meanwhile: the change brings another look.
+        // It changed or was deleted meanwhile, which triggers another reconcile.
         Err(error) if error.is_gone() => Ok(()),
         result => result.map(drop),
     }

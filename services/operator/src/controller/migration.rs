@@ -1,4 +1,4 @@
-//! The gate before a new version: its migration has succeeded.
+//! Runs the migration of a new version, which must succeed before the version is rolled out.
 
 use k8s_openapi::{
     api::{
@@ -14,66 +14,66 @@ use kube::{
 };
 
 use super::{
-    Context,
     children::owner_of,
-    conditions::Finding,
-    database::Usable,
+    conditions::ConditionResult,
+    context::Context,
+    database::ReadyDatabase,
     error::{Error, within},
     pods,
 };
 use crate::manifests::MIGRATION;
 use api::Microservice;
 
-/// How long a failed migration is left for a person to look at, before it is tried again by itself: what was in its way
-/// may be gone.
-const RETRY: SignedDuration = SignedDuration::from_secs(120);
+/// How long a failed Job is kept for inspection before the migration is retried.
+const RETRY_AFTER: SignedDuration = SignedDuration::from_secs(120);
 
-/// The exit status of a migration that could not reach its database (`EX_TEMPFAIL` of sysexits.h).
+/// The exit code of a migration that could not reach its database (`EX_TEMPFAIL` of sysexits.h).
 const UNREACHABLE: i32 = 75;
 
-/// Where the migration of the version asked for stands.
+/// The state of the migration to the specified version.
 pub(crate) struct Migration {
-    pub(crate) finding: Finding,
-    /// What it brought the schema to, where that was learnt now.
+    pub(crate) result: ConditionResult,
+    /// The schema version, if known.
     pub(crate) schema_version: Option<i64>,
 }
 
-impl From<Finding> for Migration {
-    fn from(finding: Finding) -> Self {
-        Self { finding, schema_version: None }
+impl From<ConditionResult> for Migration {
+    fn from(result: ConditionResult) -> Self {
+        Self { result, schema_version: None }
     }
 }
 
-/// Runs `job` where it has not succeeded yet.
-pub(crate) async fn gate(
+/// Runs `job` unless it has succeeded already.
+pub(crate) async fn ensure(
     context: &Context,
     object: &Microservice,
     job: &Job,
     deployment: Option<&Deployment>,
-    usable: Option<&Usable>,
+    ready_database: Option<&ReadyDatabase>,
 ) -> Migration {
     let before = context.statuses.last(object).and_then(|status| status.database?.schema_version);
-    let Some(usable) = usable else {
-        let finding = Finding::pending("DatabaseMissing", "waits for the database");
-        return Migration { finding, schema_version: before };
+    let Some(ready_database) = ready_database else {
+        let result =
+            ConditionResult::pending("DatabaseMissing", "waiting for the database, see the condition DatabaseReady");
+        return Migration { result, schema_version: before };
     };
     let owner = object.uid().unwrap_or_default();
-    // As after a restore of an older state.
-    let is_behind = usable.schema_version.is_some_and(|live| before.is_some_and(|before| live < before));
-    let behind = is_behind.then_some(usable.looked_at);
+    // The schema is older than before, for example after a restore.
+    let is_behind = ready_database.schema_version.is_some_and(|live| before.is_some_and(|before| live < before));
+    let behind = is_behind.then_some(ready_database.verified_at);
     let mut migration =
-        look(context, &owner, job, deployment, behind).await.unwrap_or_else(|error| error.finding().into());
+        run(context, &owner, job, deployment, behind).await.unwrap_or_else(|error| error.result().into());
     match migration.schema_version {
-        // What is known of the database is older than this.
-        Some(version) if usable.schema_version != Some(version) => context.databases.forget(&owner),
+        // The cached version is outdated.
+        Some(version) if ready_database.schema_version != Some(version) => context.databases.forget(&owner),
         Some(_) => {}
-        // Its last words were missed, or not understood: what is found in the database is as good.
-        None => migration.schema_version = before.or(usable.schema_version.filter(|version| *version > 0)),
+        // The termination message is missing or malformed, so use the version found in the database.
+        None => migration.schema_version = before.or(ready_database.schema_version.filter(|version| *version > 0)),
     }
     migration
 }
 
-async fn look(
+async fn run(
     context: &Context,
     owner: &str,
     job: &Job,
@@ -84,87 +84,98 @@ async fn look(
     let template = deployment.and_then(|deployment| deployment.spec.as_ref()?.template.metadata.as_ref());
     let done = template.and_then(|metadata| metadata.annotations.as_ref()?.get(MIGRATION));
     if behind.is_none() && hash.is_some() && hash == done {
-        return Ok(Finding::good("Migrated", "the schema is up to date").into());
+        return Ok(ConditionResult::ready("Migrated", "the schema is up to date").into());
     }
     let api: Api<Job> = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    let Some(there) = within("reading the migration", api.get_opt(&job.name_any())).await? else {
+    let Some(found) = within("read the migration Job", api.get_opt(&job.name_any())).await? else {
         return start(&api, job).await.map(Migration::from);
     };
-    if owner_of(&there.metadata).as_deref() != Some(owner) {
-        return Err(Error::Taken { kind: "Job".to_owned(), name: there.name_any() });
+    if owner_of(&found.metadata).as_deref() != Some(owner) {
+        return Err(Error::Conflict { kind: "Job".to_owned(), name: found.name_any() });
     }
-    if there.metadata.deletion_timestamp.is_some() {
-        return Ok(Finding::pending("Migrating", "the migration before is being cleared away").into());
+    if found.metadata.deletion_timestamp.is_some() {
+        return Ok(ConditionResult::pending("Migrating", "waiting for the previous migration Job to be deleted").into());
     }
     let ended = |kind: &str| {
-        let mut conditions = there.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let mut conditions = found.status.iter().flat_map(|status| status.conditions.iter().flatten());
         conditions.find(|condition| condition.type_ == kind && condition.status == "True")
     };
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    let selector = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={}", there.name_any()));
-    let mut pods = within("reading the migration's pods", pods.list(&selector)).await?.items;
+    let selector = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={}", found.name_any()));
+    let mut pods = within("list the pods of the migration", pods.list(&selector)).await?.items;
     pods.sort_by_key(|pod| pod.metadata.creation_timestamp.clone());
     let last = pods.iter().rev().find_map(terminated);
 
     if let Some(complete) = ended("Complete") {
-        // One that ended since then may have been what was missing.
+        // A Job that completed after the schema was read may have migrated it already.
         if behind.is_some_and(|seen| complete.last_transition_time.as_ref().is_some_and(|time| time.0 < seen)) {
-            delete(context, &there).await?;
-            return Ok(Finding::pending("Migrating", "the schema is older than it was: it is migrated again").into());
+            delete(context, &found).await?;
+            return Ok(ConditionResult::pending(
+                "Migrating",
+                "the schema is older than before: running the migration again",
+            )
+            .into());
         }
         let schema_version = last.and_then(|ended| schema_version(ended.message.as_deref()?));
-        return Ok(Migration { finding: Finding::good("Migrated", "the schema is up to date"), schema_version });
+        return Ok(Migration {
+            result: ConditionResult::ready("Migrated", "the schema is up to date"),
+            schema_version,
+        });
     }
     if let Some(failed) = ended("Failed") {
-        if is_over(failed) {
-            delete(context, &there).await?;
+        if is_due(failed) {
+            delete(context, &found).await?;
         }
         let cause = last.map(pods::describe).or_else(|| failed.message.clone()).unwrap_or_default();
         return Ok(if last.is_some_and(|ended| ended.exit_code == UNREACHABLE) {
-            Finding::pending("ServerUnreachable", format!("the migration cannot reach the database: {cause}"))
+            ConditionResult::pending(
+                "ServerUnreachable",
+                format!("the migration cannot reach the database and will be retried: {cause}"),
+            )
         } else {
-            Finding::wrong("MigrationFailed", format!("the migration failed: {cause}"))
+            ConditionResult::stalled("MigrationFailed", format!("the migration failed: {cause}"))
         }
         .into());
     }
     let unfinished: Vec<Pod> = pods.iter().filter(|pod| terminated(pod).is_none()).cloned().collect();
-    if let Some(trouble) = pods::trouble(&unfinished, Timestamp::now()) {
-        return Ok(trouble.into());
+    if let Some(problem) = pods::problem(&unfinished, Timestamp::now()) {
+        return Ok(problem.into());
     }
     Ok(match last {
-        Some(ended) => {
-            Finding::pending("Migrating", format!("the migration is tried again; last: {}", pods::describe(ended)))
-        }
-        None => Finding::pending("Migrating", "the migration is running"),
+        Some(ended) => ConditionResult::pending(
+            "Migrating",
+            format!("retrying the migration, which last ended with {}", pods::describe(ended)),
+        ),
+        None => ConditionResult::pending("Migrating", "the migration is running"),
     }
     .into())
 }
 
-async fn start(api: &Api<Job>, job: &Job) -> Result<Finding, Error> {
-    match within("starting the migration", api.create(&PostParams::default(), job)).await {
-        // Made meanwhile: the next look finds it.
+async fn start(api: &Api<Job>, job: &Job) -> Result<ConditionResult, Error> {
+    match within("create the migration Job", api.create(&PostParams::default(), job)).await {
+        // It was created meanwhile, and the next reconcile finds it.
         Err(error) if error.is_conflict() => {}
         result => drop(result?),
     }
-    Ok(Finding::pending("Migrating", "the migration is starting"))
+    Ok(ConditionResult::pending("Migrating", "the migration is starting"))
 }
 
 async fn delete(context: &Context, job: &Job) -> Result<(), Error> {
     context.children.delete(&ApiResource::erase::<Job>(&()), &job.name_any(), job.uid()).await
 }
 
-/// Whether a Job ended long enough ago.
-fn is_over(condition: &JobCondition) -> bool {
-    condition.last_transition_time.as_ref().is_some_and(|time| Timestamp::now().duration_since(time.0) > RETRY)
+/// Whether a Job failed long enough ago to be retried.
+fn is_due(condition: &JobCondition) -> bool {
+    condition.last_transition_time.as_ref().is_some_and(|time| Timestamp::now().duration_since(time.0) > RETRY_AFTER)
 }
 
-/// How a pod of a Job ended.
+/// How the container of a Job's pod terminated.
 fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
     let containers = pod.status.as_ref()?.container_statuses.iter().flatten();
     containers.into_iter().find_map(|container| container.state.as_ref()?.terminated.as_ref())
 }
 
-/// The version that a migration wrote as its last words: `{"schemaVersion": N}`.
+/// The version in the termination message of a migration: `{"schemaVersion": N}`.
 fn schema_version(message: &str) -> Option<i64> {
     serde_json::from_str::<serde_json::Value>(message.trim()).ok()?.get("schemaVersion")?.as_i64()
 }

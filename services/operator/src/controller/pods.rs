@@ -1,25 +1,25 @@
-//! What is wrong with a set of pods, in the words of the pods themselves.
+//! Finds what is wrong with pods, from their statuses.
 
 use k8s_openapi::{
     api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod},
     jiff::{SignedDuration, Timestamp},
 };
 
-use super::conditions::Finding;
+use super::conditions::ConditionResult;
 
-/// An image that cannot be pulled for so long is not just slow to come.
-const PULL_PATIENCE: SignedDuration = SignedDuration::from_secs(20);
-/// So many crashes are no accident.
-const CRASHES: i32 = 3;
+/// After this time, an image that cannot be pulled stalls the object.
+const PULL_GRACE_PERIOD: SignedDuration = SignedDuration::from_secs(20);
+/// After this many crashes, a container stalls the object.
+const STALLED_AFTER_CRASHES: i32 = 3;
 
-/// What is wrong with the pods: the worst first; `None` where they are fine, or merely starting.
-pub(crate) fn trouble(pods: &[Pod], now: Timestamp) -> Option<Finding> {
-    let mut found: Vec<Finding> = pods.iter().filter_map(|pod| trouble_of(pod, now)).collect();
-    let wrong = found.iter().position(|finding| matches!(finding, Finding::Wrong(..)));
-    (!found.is_empty()).then(|| found.swap_remove(wrong.unwrap_or(0)))
+/// The worst problem of the pods, or `None` if they are running or starting normally.
+pub(crate) fn problem(pods: &[Pod], now: Timestamp) -> Option<ConditionResult> {
+    let mut found: Vec<ConditionResult> = pods.iter().filter_map(|pod| pod_problem(pod, now)).collect();
+    let stalled = found.iter().position(|result| matches!(result, ConditionResult::Stalled(..)));
+    (!found.is_empty()).then(|| found.swap_remove(stalled.unwrap_or(0)))
 }
 
-fn trouble_of(pod: &Pod, now: Timestamp) -> Option<Finding> {
+fn pod_problem(pod: &Pod, now: Timestamp) -> Option<ConditionResult> {
     if pod.metadata.deletion_timestamp.is_some() {
         return None;
     }
@@ -28,15 +28,15 @@ fn trouble_of(pod: &Pod, now: Timestamp) -> Option<Finding> {
     let conditions = status.conditions.iter().flatten();
     let scheduled = conditions.clone().find(|condition| condition.type_ == "PodScheduled");
     if let Some(unscheduled) = scheduled.filter(|condition| condition.status == "False") {
-        let message = unscheduled.message.as_deref().unwrap_or("no node takes it");
-        return Some(Finding::pending("Unschedulable", format!("pod {name}: {message}")));
+        let message = unscheduled.message.as_deref().unwrap_or("no node fits this pod");
+        return Some(ConditionResult::pending("Unschedulable", format!("pod {name} cannot be scheduled: {message}")));
     }
     let since = scheduled.and_then(|condition| condition.last_transition_time.as_ref()).map_or(now, |time| time.0);
     let containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
-    containers.into_iter().find_map(|container| trouble_of_container(name, container, now.duration_since(since)))
+    containers.into_iter().find_map(|container| container_problem(name, container, now.duration_since(since)))
 }
 
-fn trouble_of_container(pod: &str, container: &ContainerStatus, age: SignedDuration) -> Option<Finding> {
+fn container_problem(pod: &str, container: &ContainerStatus, age: SignedDuration) -> Option<ConditionResult> {
     let state = container.state.as_ref()?;
     let waiting = state.waiting.as_ref();
     let reason = waiting.and_then(|waiting| waiting.reason.as_deref()).unwrap_or_default();
@@ -44,27 +44,40 @@ fn trouble_of_container(pod: &str, container: &ContainerStatus, age: SignedDurat
     match reason {
         "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName" | "RegistryUnavailable" => {
             let text = format!("image {} cannot be pulled: {reason}: {message}", container.image);
-            let hopeless = age >= PULL_PATIENCE || reason == "InvalidImageName";
-            Some(if hopeless { Finding::wrong("ImagePull", text) } else { Finding::pending("ImagePull", text) })
+            let stalled = age >= PULL_GRACE_PERIOD || reason == "InvalidImageName";
+            Some(if stalled {
+                ConditionResult::stalled("ImagePull", text)
+            } else {
+                ConditionResult::pending("ImagePull", text)
+            })
         }
-        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
-            Some(Finding::pending("ContainerCannotStart", format!("pod {pod}: {reason}: {message}")))
-        }
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => Some(ConditionResult::pending(
+            "ContainerCannotStart",
+            format!("pod {pod} cannot start: {reason}: {message}"),
+        )),
         _ => {
-            // Waiting to be started again, or just ended, or running again after a crash but not ready yet.
+            // Waiting for a restart, just terminated, or restarted after a crash and not ready yet.
             let last = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
             let ended = state.terminated.as_ref().or(last)?;
             if container.ready || ended.exit_code == 0 && reason != "CrashLoopBackOff" {
                 return None;
             }
-            let text = format!("pod {pod} crashed {} times; last: {}", container.restart_count, describe(ended));
-            let hopeless = container.restart_count >= CRASHES;
-            Some(if hopeless { Finding::wrong("Crashing", text) } else { Finding::pending("Crashing", text) })
+            let text = format!(
+                "pod {pod} crashed and was restarted {} times, last with {}",
+                container.restart_count,
+                describe(ended)
+            );
+            let stalled = container.restart_count >= STALLED_AFTER_CRASHES;
+            Some(if stalled {
+                ConditionResult::stalled("Crashing", text)
+            } else {
+                ConditionResult::pending("Crashing", text)
+            })
         }
     }
 }
 
-/// How a container ended: its exit code, and its own last words where it left any.
+/// The exit code of a container, with its reason and termination message if it has any.
 pub(crate) fn describe(ended: &ContainerStateTerminated) -> String {
     let mut text = format!("exit code {}", ended.exit_code);
     match ended.reason.as_deref() {
@@ -93,8 +106,8 @@ mod tests {
         vec![serde_json::from_value(pod).expect("a pod")]
     }
 
-    fn find(container: &serde_json::Value, age: i64) -> Option<Finding> {
-        trouble(&pod(container, age), Timestamp::from_second(1_000).expect("a time"))
+    fn find(container: &serde_json::Value, age: i64) -> Option<ConditionResult> {
+        problem(&pod(container, age), Timestamp::from_second(1_000).expect("a time"))
     }
 
     fn container(ready: bool, restarts: i32, state: &serde_json::Value, last: &serde_json::Value) -> serde_json::Value {
@@ -105,50 +118,58 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_does_not_come() {
+    fn an_image_that_cannot_be_pulled_stalls_after_a_while() {
         let waiting = serde_json::json!({ "waiting": { "reason": "ErrImagePull", "message": "not found" } });
         let container = container(false, 0, &waiting, &serde_json::json!({}));
         let text = "image localhost/orders:1 cannot be pulled: ErrImagePull: not found";
-        assert_eq!(find(&container, 5), Some(Finding::pending("ImagePull", text)));
-        assert_eq!(find(&container, 20), Some(Finding::wrong("ImagePull", text)));
+        assert_eq!(find(&container, 5), Some(ConditionResult::pending("ImagePull", text)));
+        assert_eq!(find(&container, 20), Some(ConditionResult::stalled("ImagePull", text)));
     }
 
     #[test]
-    fn a_container_that_crashes() {
+    fn a_crashing_container_stalls_after_three_crashes() {
         let waiting = serde_json::json!({ "waiting": { "reason": "CrashLoopBackOff", "message": "back-off" } });
         let ended =
             serde_json::json!({ "terminated": { "exitCode": 2, "reason": "Error", "message": "no DATABASE_URL\n" } });
-        let text = |times| format!("pod orders-1 crashed {times} times; last: exit code 2: no DATABASE_URL");
+        let text = |times| {
+            format!("pod orders-1 crashed and was restarted {times} times, last with exit code 2: no DATABASE_URL")
+        };
         let once = container(false, 1, &waiting, &ended);
-        assert_eq!(find(&once, 60), Some(Finding::pending("Crashing", text(1))));
+        assert_eq!(find(&once, 60), Some(ConditionResult::pending("Crashing", text(1))));
         let often = container(false, 3, &waiting, &ended);
-        assert_eq!(find(&often, 60), Some(Finding::wrong("Crashing", text(3))));
+        assert_eq!(find(&often, 60), Some(ConditionResult::stalled("Crashing", text(3))));
         let running = serde_json::json!({ "running": {} });
-        assert!(find(&container(false, 3, &running, &ended), 60).is_some(), "up again, but not ready");
-        assert_eq!(find(&container(true, 3, &running, &ended), 60), None, "it came back");
+        assert!(find(&container(false, 3, &running, &ended), 60).is_some(), "restarted, but not ready");
+        assert_eq!(find(&container(true, 3, &running, &ended), 60), None, "it recovered");
     }
 
     #[test]
-    fn out_of_memory_is_named() {
+    fn running_out_of_memory_is_reported() {
         let ended = serde_json::json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } });
         let found = find(&container(false, 0, &ended, &serde_json::json!({})), 1);
-        let text = "pod orders-1 crashed 0 times; last: exit code 137 (OOMKilled)";
-        assert_eq!(found, Some(Finding::pending("Crashing", text)));
+        let text = "pod orders-1 crashed and was restarted 0 times, last with exit code 137 (OOMKilled)";
+        assert_eq!(found, Some(ConditionResult::pending("Crashing", text)));
     }
 
     #[test]
-    fn a_pod_that_no_node_takes() {
+    fn an_unschedulable_pod_is_reported() {
         let pod = serde_json::json!({
             "metadata": { "name": "orders-1" },
             "status": { "conditions": [{ "type": "PodScheduled", "status": "False", "message": "0/1 nodes are available" }] },
         });
         let pods = vec![serde_json::from_value(pod).expect("a pod")];
-        let found = trouble(&pods, Timestamp::UNIX_EPOCH);
-        assert_eq!(found, Some(Finding::pending("Unschedulable", "pod orders-1: 0/1 nodes are available")));
+        let found = problem(&pods, Timestamp::UNIX_EPOCH);
+        assert_eq!(
+            found,
+            Some(ConditionResult::pending(
+                "Unschedulable",
+                "pod orders-1 cannot be scheduled: 0/1 nodes are available"
+            ))
+        );
     }
 
     #[test]
-    fn a_pod_that_starts_is_no_trouble() {
+    fn a_starting_pod_is_not_a_problem() {
         let waiting = serde_json::json!({ "waiting": { "reason": "ContainerCreating" } });
         assert_eq!(find(&container(false, 0, &waiting, &serde_json::json!({})), 60), None);
     }

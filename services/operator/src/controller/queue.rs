@@ -1,4 +1,4 @@
-//! Which objects wait for a look, and which are being looked at.
+//! The objects that wait for a reconcile and those being reconciled, for metrics and the liveness probe.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -6,48 +6,48 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A look has a limit of time on each of its steps: one that takes so long will never end.
-const STUCK: Duration = Duration::from_mins(3);
+/// Every step of a reconcile has a timeout, so a reconcile that takes this long will never end.
+const STUCK_AFTER: Duration = Duration::from_mins(3);
 
-/// Keeps count, for the metrics and the liveness probe.
+/// The queued and the running reconciles.
 #[derive(Clone, Default)]
 pub(crate) struct Queue(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
     waiting: HashSet<String>,
-    looks: HashMap<String, Instant>,
+    active: HashMap<String, Instant>,
 }
 
 impl Queue {
-    /// Something changed about an object.
-    pub(crate) fn triggered(&self, object: &str) {
+    /// Adds an object that changed.
+    pub(crate) fn add(&self, object: &str) {
         self.state().waiting.insert(object.to_owned());
     }
 
-    /// It is being looked at, until the result is dropped.
-    pub(crate) fn begin(&self, object: &str) -> Look {
+    /// Marks an object as being reconciled until the result is dropped.
+    pub(crate) fn start(&self, object: &str) -> ActiveReconcile {
         let mut state = self.state();
         state.waiting.remove(object);
-        state.looks.insert(object.to_owned(), Instant::now());
-        Look { queue: self.clone(), object: object.to_owned() }
+        state.active.insert(object.to_owned(), Instant::now());
+        ActiveReconcile { queue: self.clone(), object: object.to_owned() }
     }
 
-    /// It is gone.
+    /// Removes a deleted object.
     pub(crate) fn forget(&self, object: &str) {
         self.state().waiting.remove(object);
     }
 
-    /// How many objects wait.
+    /// The number of objects that wait.
     pub(crate) fn depth(&self) -> usize {
         self.state().waiting.len()
     }
 
-    /// Whether every look goes on.
-    pub(crate) fn is_alive(&self) -> Result<(), Arc<str>> {
-        match self.state().looks.iter().find(|(_, since)| since.elapsed() > STUCK) {
+    /// Returns an error if a reconcile is stuck.
+    pub(crate) fn check(&self) -> Result<(), Arc<str>> {
+        match self.state().active.iter().find(|(_, since)| since.elapsed() > STUCK_AFTER) {
             Some((object, since)) => {
-                Err(format!("the look at {object} has not ended for {} s", since.elapsed().as_secs()).into())
+                Err(format!("the reconcile of {object} has been running for {} s", since.elapsed().as_secs()).into())
             }
             None => Ok(()),
         }
@@ -58,14 +58,14 @@ impl Queue {
     }
 }
 
-/// One look at an object.
-pub(crate) struct Look {
+/// A running reconcile.
+pub(crate) struct ActiveReconcile {
     queue: Queue,
     object: String,
 }
 
-impl Drop for Look {
+impl Drop for ActiveReconcile {
     fn drop(&mut self) {
-        self.queue.state().looks.remove(&self.object);
+        self.queue.state().active.remove(&self.object);
     }
 }

@@ -1,69 +1,64 @@
-//! One look at one object: what there is, what there should be, and the difference written.
+//! Reconciles one object: reads the current state, derives the desired state and writes the difference.
 //!
-//! Each step that fails becomes a finding in the status. Steps that do not need each other go on.
+//! A failed step becomes a condition in the status. Independent steps continue.
 
 use std::sync::Arc;
 
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
+use k8s_openapi::api::core::v1::Service;
 use kube::{ResourceExt, runtime::controller::Action};
 
 use super::{
-    Context,
     backoff::jittered,
     children::Child,
-    conditions::{Finding, Findings},
+    conditions::{ConditionResult, ConditionResults},
+    context::Context,
     database, deploy,
     error::Error,
-    finalize, migration, rollout, routes, status,
+    finalize, migration, rollout, routes,
+    status::{self, Outcome},
 };
 use crate::manifests::{self, Facts, pod_monitor};
 use api::Microservice;
 
-/// Brings one object to what it asks for, as far as that goes now.
+/// Reconciles one object as far as possible now.
 pub(crate) async fn reconcile(object: Arc<Microservice>, context: Arc<Context>) -> Result<Action, Error> {
     context.leading().await;
-    let _look = context.queue.begin(&object.name_any());
-    let _timer = context.metrics.begin();
+    let _running = context.queue.start(&object.name_any());
+    let _timer = context.metrics.start();
     if object.metadata.deletion_timestamp.is_some() {
         return finalize::finalize(&object, &context).await;
     }
     finalize::prepare(&object, &context).await?;
-    let outcome = Box::pin(bring_about(&object, &context)).await;
-    let verdict = outcome.findings.verdict();
+    let outcome = Box::pin(reconcile_spec(&object, &context)).await;
+    let summary = outcome.results.summary();
     status::write(&context, &object, &outcome).await?;
-    Ok(Action::requeue(match verdict {
-        Finding::Good(..) => {
+    Ok(Action::requeue(match summary {
+        ConditionResult::Ready(..) => {
             context.backoff.forget(&object.name_any());
             jittered(context.settings.resync)
         }
-        // Neither pods nor databases are watched.
-        Finding::Pending(reason, _) | Finding::Wrong(reason, _) => context.backoff.wait(&object.name_any(), reason),
+        // Pods and databases are not watched, so poll.
+        ConditionResult::Pending(reason, _) | ConditionResult::Stalled(reason, _) => {
+            context.backoff.wait(&object.name_any(), reason)
+        }
     }))
 }
 
-/// What a look at an object brought to light.
-pub(crate) struct Outcome {
-    pub(crate) findings: Findings,
-    pub(crate) deployment: Option<Deployment>,
-    pub(crate) schema_version: Option<i64>,
-    pub(crate) port: Option<i32>,
-}
-
-async fn bring_about(object: &Microservice, context: &Context) -> Outcome {
+async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
     let owner = object.uid().unwrap_or_default();
     let siblings = context.objects.state();
-    let route = routes::judge(object, &siblings);
-    let (database, usable) = match &object.spec.database {
+    let route = routes::resolve(object, &siblings);
+    let (database, ready_database) = match &object.spec.database {
         Some(spec) => {
-            let (finding, usable) = database::ensure(context, object, spec).await;
-            (Some(finding), usable)
+            let (result, ready_database) = database::ensure(context, object, spec).await;
+            (Some(result), ready_database)
         }
         None => (None, None),
     };
     let facts = Facts {
         accepted_paths: route.accepted.clone(),
-        credentials: usable.as_ref().map(|usable| usable.credentials.clone()),
-        database_ca: usable.as_ref().is_some_and(|usable| usable.ca),
+        credentials: ready_database.as_ref().map(|ready_database| ready_database.credentials.clone()),
+        database_ca: ready_database.as_ref().is_some_and(|ready_database| ready_database.ca),
         ..context.facts().among(object, &siblings)
     };
     let children = manifests::render(object, &facts);
@@ -72,17 +67,19 @@ async fn bring_about(object: &Microservice, context: &Context) -> Outcome {
 
     let found = deploy::read(context, &name).await;
     let migration = match (&children.migration, &found) {
-        (Some(job), Ok(found)) => Some(migration::gate(context, object, job, found.as_ref(), usable.as_ref()).await),
+        (Some(job), Ok(found)) => {
+            Some(migration::ensure(context, object, job, found.as_ref(), ready_database.as_ref()).await)
+        }
         _ => None,
     };
-    let (migrated, schema_version) = migration.map(|migration| (migration.finding, migration.schema_version)).unzip();
-    let gated = [&database, &migrated].into_iter().flatten().any(|finding| !finding.is_good());
+    let (migrated, schema_version) = migration.map(|migration| (migration.result, migration.schema_version)).unzip();
+    let gated = [&database, &migrated].into_iter().flatten().any(|result| !result.is_ready());
     let deployed = match found {
         Ok(found) => deploy::write(object, context, &owner, &children, found, gated).await,
         Err(error) => Err(error),
     };
     let deployment = deployed.unwrap_or_else(|error| {
-        note(&mut applied, &error);
+        record_failure(&mut applied, &error);
         None
     });
     let scaling = match &children.autoscaler {
@@ -91,34 +88,38 @@ async fn bring_about(object: &Microservice, context: &Context) -> Outcome {
     };
     let scaling = scaling.map(|found| {
         found.unwrap_or_else(|error| {
-            note(&mut applied, &error);
-            error.finding()
+            record_failure(&mut applied, &error);
+            error.result()
         })
     });
 
     let rollout = match &deployment {
-        None => Finding::pending("NotRolledOut", "no pod has been started yet"),
+        None => ConditionResult::pending("NotRolledOut", "waiting for the earlier steps: no pod has been started yet"),
         Some(deployment) => deploy::progress(object, context, deployment).await,
     };
-    let findings = Findings {
+    let results = ConditionResults {
         database,
         migrated,
-        children: applied.err().unwrap_or_else(|| Finding::good("Applied", "")),
+        children: applied.err().unwrap_or_else(|| ConditionResult::ready("Applied", "")),
         available: rollout::available(deployment.as_ref()),
         rollout,
         scaling,
-        route: object.spec.route.as_ref().map(|_| route_finding(&route)),
+        route: object.spec.route.as_ref().map(|_| route_result(&route)),
     };
-    Outcome { findings, deployment, schema_version: schema_version.flatten(), port: http_port(&children.services[0]) }
+    Outcome { results, deployment, schema_version: schema_version.flatten(), port: http_port(&children.services[0]) }
 }
 
-/// Applies the children that wait for nothing, and deletes those that are no longer asked for.
-async fn apply_independent(context: &Context, owner: &str, children: &manifests::Children) -> Result<(), Finding> {
-    let independent = independent(children).map_err(|error| error.finding())?;
+/// Applies the children that depend on nothing, and deletes those that are no longer specified.
+async fn apply_independent(
+    context: &Context,
+    owner: &str,
+    children: &manifests::Children,
+) -> Result<(), ConditionResult> {
+    let independent = independent(children).map_err(|error| error.result())?;
     let mut applied = Ok(());
     for child in &independent {
         if let Err(error) = context.children.apply(owner, child).await {
-            note(&mut applied, &error);
+            record_failure(&mut applied, &error);
         }
     }
     let dependent = [
@@ -127,9 +128,9 @@ async fn apply_independent(context: &Context, owner: &str, children: &manifests:
         children.autoscaler.as_ref().map(|autoscaler| ("HorizontalPodAutoscaler", autoscaler.name_any())),
     ];
     let dependent = dependent.into_iter().flatten().map(|(kind, name)| (kind.to_owned(), name));
-    let wanted: Vec<_> = independent.iter().map(Child::key).chain(dependent).collect();
-    if let Err(error) = context.children.prune(owner, &wanted).await {
-        note(&mut applied, &error);
+    let keep: Vec<_> = independent.iter().map(Child::key).chain(dependent).collect();
+    if let Err(error) = context.children.prune(owner, &keep).await {
+        record_failure(&mut applied, &error);
     }
     applied
 }
@@ -151,19 +152,22 @@ fn independent(children: &manifests::Children) -> Result<Vec<Child>, Error> {
     Ok(all)
 }
 
-fn route_finding(verdict: &routes::Verdict) -> Finding {
-    if verdict.taken.is_empty() {
-        return Finding::good("Accepted", "the gateway has these paths");
+fn route_result(claims: &routes::RouteClaims) -> ConditionResult {
+    if claims.conflicts.is_empty() {
+        return ConditionResult::ready("Accepted", "the gateway serves these paths");
     }
-    let taken: Vec<_> = verdict.taken.iter().map(|(path, owner)| format!("{path} belongs to {owner}")).collect();
-    Finding::wrong("RouteConflict", format!("{}, which is older", taken.join(", ")))
+    let conflicts: Vec<_> = claims.conflicts.iter().map(|(path, owner)| format!("{path} belongs to {owner}")).collect();
+    ConditionResult::stalled(
+        "RouteConflict",
+        format!("{}, which is older: choose other paths or delete the older object", conflicts.join(", ")),
+    )
 }
 
-/// Keeps the first failure.
-fn note(applied: &mut Result<(), Finding>, error: &Error) {
-    tracing::warn!(error = error as &dyn std::error::Error, "a step failed");
+/// Logs a failure and keeps the first one.
+fn record_failure(applied: &mut Result<(), ConditionResult>, error: &Error) {
+    tracing::warn!(error = error as &dyn std::error::Error, "reconcile step failed");
     if applied.is_ok() {
-        *applied = Err(error.finding());
+        *applied = Err(error.result());
     }
 }
 

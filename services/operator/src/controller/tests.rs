@@ -1,4 +1,4 @@
-//! What the controller does when the API server misbehaves, or another hand was faster.
+//! Reconciles against an in-memory API server that fails or that others write to.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,11 @@ use serde_json::{Value, json};
 use test_support::api_server::ApiServer;
 use tokio::{sync::watch, time};
 
-use super::{Context, Settings, children, reconcile::reconcile};
+use super::{
+    children,
+    context::{Context, Settings},
+    reconcile::reconcile,
+};
 use crate::{manifests::Facts, metrics::Metrics};
 use api::Microservice;
 
@@ -22,7 +26,7 @@ const ACCOUNT: &str = "/api/v1/namespaces/default/serviceaccounts/orders";
 const AUTOSCALER: &str = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers/orders";
 
 /// One object, its controller and its API server.
-struct Scene {
+struct Fixture {
     server: ApiServer,
     context: Arc<Context>,
     store: reflector::store::Writer<Microservice>,
@@ -30,7 +34,7 @@ struct Scene {
     _pod_monitors: watch::Sender<bool>,
 }
 
-impl Scene {
+impl Fixture {
     fn new(spec: Value) -> Self {
         let server = ApiServer::default();
         let (leads, leading) = watch::channel(true);
@@ -50,13 +54,13 @@ impl Scene {
         let metrics = Metrics::new(prometheus::Registry::new()).expect("metrics");
         let context =
             Context::new(server.client(), settings, "test".to_owned(), metrics, objects, leading, pod_monitors);
-        let mut scene = Self { server, context: Arc::new(context), store, leads, _pod_monitors: pod_monitors_found };
-        scene.ask(spec, 1);
-        scene
+        let mut fixture = Self { server, context: Arc::new(context), store, leads, _pod_monitors: pod_monitors_found };
+        fixture.apply(spec, 1);
+        fixture
     }
 
-    /// The user writes the spec.
-    fn ask(&mut self, spec: Value, generation: i64) {
+    /// Writes the spec as a user does.
+    fn apply(&mut self, spec: Value, generation: i64) {
         let mut object = self.server.get(OBJECT).unwrap_or_else(|| {
             json!({
                 "apiVersion": "hedgerow.dev/v1alpha1", "kind": "Microservice",
@@ -69,8 +73,8 @@ impl Scene {
         drop(self.server.take_writes());
     }
 
-    /// One look, with what the watches would have shown before it.
-    async fn look(&mut self) -> Value {
+    /// Reconciles once, after delivering pending watch events.
+    async fn reconcile(&mut self) -> Value {
         let object: Microservice =
             serde_json::from_value(self.server.get(OBJECT).expect("the object")).expect("a Microservice");
         self.store.apply_watcher_event(&watcher::Event::Apply(object.clone()));
@@ -80,11 +84,11 @@ impl Scene {
                 let path = format!("/{group}/{}/namespaces/default/{}/{name}", kind.version, kind.plural);
                 if let Some(child) = self.server.get(&path) {
                     let child: DynamicObject = serde_json::from_value(child).expect("an object");
-                    self.context.children.note(&kind, &child, true);
+                    self.context.children.observe(&kind, &child, true);
                 }
             }
         }
-        reconcile(Arc::new(object), self.context.clone()).await.expect("the look ends");
+        reconcile(Arc::new(object), self.context.clone()).await.expect("the reconcile succeeds");
         self.server.get(OBJECT).expect("the object")["status"].clone()
     }
 
@@ -108,167 +112,170 @@ fn plain() -> Value {
 }
 
 #[tokio::test]
-async fn a_steady_state_makes_no_write() {
-    let mut scene = Scene::new(plain());
-    scene.look().await;
-    scene.deployed(3);
-    scene.look().await;
-    let status = scene.look().await;
+async fn a_settled_object_causes_no_writes() {
+    let mut fixture = Fixture::new(plain());
+    fixture.reconcile().await;
+    fixture.deployed(3);
+    fixture.reconcile().await;
+    let status = fixture.reconcile().await;
     assert_eq!(condition(&status, "Ready")["status"], "True", "{status:#}");
-    drop(scene.server.take_writes());
+    drop(fixture.server.take_writes());
     for _ in 0..3 {
-        scene.look().await;
+        fixture.reconcile().await;
     }
-    assert_eq!(scene.server.take_writes(), []);
+    assert_eq!(fixture.server.take_writes(), []);
 }
 
 #[tokio::test]
-async fn one_that_does_not_lead_writes_nothing() {
-    let mut scene = Scene::new(plain());
-    scene.leads.send_replace(false);
-    let look = time::timeout(Duration::from_millis(200), scene.look()).await;
-    assert!(look.is_err(), "it waits until it leads");
-    assert_eq!(scene.server.take_writes(), []);
-    scene.leads.send_replace(true);
-    scene.look().await;
-    assert!(scene.server.get(DEPLOYMENT).is_some());
+async fn a_follower_writes_nothing() {
+    let mut fixture = Fixture::new(plain());
+    fixture.leads.send_replace(false);
+    let reconcile = time::timeout(Duration::from_millis(200), fixture.reconcile()).await;
+    assert!(reconcile.is_err(), "it waits until it leads");
+    assert_eq!(fixture.server.take_writes(), []);
+    fixture.leads.send_replace(true);
+    fixture.reconcile().await;
+    assert!(fixture.server.get(DEPLOYMENT).is_some());
 }
 
 #[tokio::test]
-async fn a_child_of_somebody_else_is_not_taken_over() {
-    let mut scene = Scene::new(plain());
+async fn a_foreign_object_is_not_taken_over() {
+    let mut fixture = Fixture::new(plain());
     let foreign = json!({ "metadata": { "name": "orders" }, "spec": { "selector": { "app": "theirs" } } });
-    scene.server.put(SERVICE, foreign);
-    let before = scene.server.get(SERVICE);
-    let status = scene.look().await;
+    fixture.server.put(SERVICE, foreign);
+    let before = fixture.server.get(SERVICE);
+    let status = fixture.reconcile().await;
     let stalled = condition(&status, "Stalled");
     assert_eq!((&stalled["status"], &stalled["reason"]), (&json!("True"), &json!("Conflict")), "{status:#}");
     assert!(stalled["message"].as_str().expect("a text").contains("Service orders"), "{stalled}");
-    assert_eq!(scene.server.get(SERVICE), before);
-    assert!(scene.server.get(DEPLOYMENT).is_some(), "the others do not wait for it");
+    assert_eq!(fixture.server.get(SERVICE), before);
+    assert!(fixture.server.get(DEPLOYMENT).is_some(), "the other children do not wait for it");
 
-    scene.server.delete(SERVICE);
-    scene.look().await;
-    scene.deployed(3);
-    let status = scene.look().await;
-    assert_eq!(condition(&status, "Ready")["status"], "True", "it heals by itself: {status:#}");
+    fixture.server.delete(SERVICE);
+    fixture.reconcile().await;
+    fixture.deployed(3);
+    let status = fixture.reconcile().await;
+    assert_eq!(condition(&status, "Ready")["status"], "True", "it recovers once the conflict is gone: {status:#}");
 }
 
 #[tokio::test]
 async fn one_failing_child_does_not_block_the_others() {
-    let mut scene = Scene::new(plain());
-    scene.server.refuse(Method::PATCH, "/serviceaccounts/", StatusCode::INTERNAL_SERVER_ERROR, "etcd has lost it");
-    let status = scene.look().await;
-    assert!(scene.server.get(SERVICE).is_some() && scene.server.get(DEPLOYMENT).is_some());
+    let mut fixture = Fixture::new(plain());
+    fixture.server.refuse(Method::PATCH, "/serviceaccounts/", StatusCode::INTERNAL_SERVER_ERROR, "etcd is unavailable");
+    let status = fixture.reconcile().await;
+    assert!(fixture.server.get(SERVICE).is_some() && fixture.server.get(DEPLOYMENT).is_some());
     let ready = condition(&status, "Ready");
     assert_eq!(ready["status"], "False");
-    assert!(ready["message"].as_str().expect("a text").contains("etcd has lost it"), "{ready}");
-    scene.server.stop_refusing();
-    scene.look().await;
-    assert!(scene.server.get(ACCOUNT).is_some());
+    assert!(ready["message"].as_str().expect("a text").contains("etcd is unavailable"), "{ready}");
+    fixture.server.stop_refusing();
+    fixture.reconcile().await;
+    assert!(fixture.server.get(ACCOUNT).is_some());
 }
 
 #[tokio::test]
-async fn a_quota_is_named_and_waited_for() {
-    let mut scene = Scene::new(plain());
+async fn an_exceeded_quota_is_reported_and_retried() {
+    let mut fixture = Fixture::new(plain());
     let message = "services \"orders\" is forbidden: exceeded quota: small, requested: services=1";
-    scene.server.refuse(Method::PATCH, "/services/", StatusCode::FORBIDDEN, message);
-    let status = scene.look().await;
+    fixture.server.refuse(Method::PATCH, "/services/", StatusCode::FORBIDDEN, message);
+    let status = fixture.reconcile().await;
     let reconciling = condition(&status, "Reconciling");
     assert_eq!((&reconciling["status"], &reconciling["reason"]), (&json!("True"), &json!("QuotaExceeded")));
     assert!(reconciling["message"].as_str().expect("a text").contains(message));
 }
 
 #[tokio::test]
-async fn a_child_that_is_edited_or_deleted_comes_back() {
-    let mut scene = Scene::new(plain());
-    scene.look().await;
-    let good = scene.server.get(SERVICE).expect("a Service")["spec"].clone();
-    let mut edited = scene.server.get(SERVICE).expect("a Service");
+async fn an_edited_or_deleted_child_is_restored() {
+    let mut fixture = Fixture::new(plain());
+    fixture.reconcile().await;
+    let good = fixture.server.get(SERVICE).expect("a Service")["spec"].clone();
+    let mut edited = fixture.server.get(SERVICE).expect("a Service");
     edited["spec"]["selector"] = json!({ "app": "theirs" });
-    scene.server.put(SERVICE, edited);
-    scene.look().await;
-    let selector = &scene.server.get(SERVICE).expect("a Service")["spec"]["selector"];
+    fixture.server.put(SERVICE, edited);
+    fixture.reconcile().await;
+    let selector = &fixture.server.get(SERVICE).expect("a Service")["spec"]["selector"];
     assert_eq!(selector["app.kubernetes.io/name"], good["selector"]["app.kubernetes.io/name"]);
 
     let kind = &children::kinds()[1];
-    let gone: DynamicObject = serde_json::from_value(scene.server.get(SERVICE).expect("a Service")).expect("an object");
-    scene.server.delete(SERVICE);
-    scene.context.children.note(kind, &gone, false);
-    scene.look().await;
-    assert_eq!(scene.server.get(SERVICE).expect("it is back")["spec"], good);
+    let gone: DynamicObject =
+        serde_json::from_value(fixture.server.get(SERVICE).expect("a Service")).expect("an object");
+    fixture.server.delete(SERVICE);
+    fixture.context.children.observe(kind, &gone, false);
+    fixture.reconcile().await;
+    assert_eq!(fixture.server.get(SERVICE).expect("it is back")["spec"], good);
 }
 
 #[tokio::test]
-async fn the_number_of_pods_passes_to_the_autoscaler_and_back_and_is_never_one() {
-    let mut scene = Scene::new(plain());
-    scene.look().await;
-    scene.look().await;
-    scene.ask(json!({ "image": "localhost/orders:1", "scaling": { "min": 3, "max": 9 } }), 2);
-    scene.look().await;
-    assert!(scene.server.get(AUTOSCALER).is_some());
+async fn handing_replicas_to_the_autoscaler_never_scales_to_one() {
+    let mut fixture = Fixture::new(plain());
+    fixture.reconcile().await;
+    fixture.reconcile().await;
+    fixture.apply(json!({ "image": "localhost/orders:1", "scaling": { "min": 3, "max": 9 } }), 2);
+    fixture.reconcile().await;
+    assert!(fixture.server.get(AUTOSCALER).is_some());
     // The autoscaler writes 7.
-    let mut deployment = scene.server.get(DEPLOYMENT).expect("a Deployment");
+    let mut deployment = fixture.server.get(DEPLOYMENT).expect("a Deployment");
     deployment["spec"]["replicas"] = 7.into();
-    scene.server.put(DEPLOYMENT, deployment);
-    scene.look().await;
-    scene.ask(json!({ "image": "localhost/orders:2", "scaling": { "min": 3, "max": 9 } }), 3);
-    scene.look().await;
-    assert_eq!(scene.server.get(DEPLOYMENT).expect("a Deployment")["spec"]["replicas"], 7);
-    scene.ask(json!({ "image": "localhost/orders:2", "scaling": { "min": 4, "max": 4 } }), 4);
-    scene.look().await;
-    assert_eq!(scene.server.get(DEPLOYMENT).expect("a Deployment")["spec"]["replicas"], 4);
-    assert!(scene.server.get(AUTOSCALER).is_none(), "it is no longer asked for");
-    let replicas = scene.server.replicas();
+    fixture.server.put(DEPLOYMENT, deployment);
+    fixture.reconcile().await;
+    fixture.apply(json!({ "image": "localhost/orders:2", "scaling": { "min": 3, "max": 9 } }), 3);
+    fixture.reconcile().await;
+    assert_eq!(fixture.server.get(DEPLOYMENT).expect("a Deployment")["spec"]["replicas"], 7);
+    fixture.apply(json!({ "image": "localhost/orders:2", "scaling": { "min": 4, "max": 4 } }), 4);
+    fixture.reconcile().await;
+    assert_eq!(fixture.server.get(DEPLOYMENT).expect("a Deployment")["spec"]["replicas"], 4);
+    assert!(fixture.server.get(AUTOSCALER).is_none(), "it is no longer specified");
+    let replicas = fixture.server.replicas();
     assert!(replicas.iter().all(|replicas| *replicas >= 3), "{replicas:?}");
+}
+
+#[tokio::test]
+async fn a_missing_admin_secret_blocks_only_the_pods() {
+    let spec = json!({ "image": "localhost/orders:1", "database": {}, "scaling": { "min": 2, "max": 2 } });
+    let mut fixture = Fixture::new(spec);
+    let status = fixture.reconcile().await;
+    let ready = condition(&status, "DatabaseReady");
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("ServerSecretMissing")), "{status:#}");
+    assert!(ready["message"].as_str().expect("a text").contains("hedgerow-postgres"));
+    assert!(fixture.server.get(SERVICE).is_some());
+    assert!(fixture.server.get(DEPLOYMENT).is_none(), "pods wait for the database");
+}
+
+#[tokio::test]
+async fn the_bundled_server_gets_one_permanent_password() {
+    let fixture = Fixture::new(plain());
+    let secrets = &fixture.context.secrets;
+    let (made, again) =
+        tokio::join!(secrets.ensure_bundled("admin", "db:5432"), secrets.ensure_bundled("admin", "db:5432"));
+    let (made, again) = (made.expect("a Secret"), again.expect("a Secret"));
+    assert_eq!(made, again, "although neither found a Secret");
+    let [url, password] = ["url", "password"].map(|key| String::from_utf8(made[key].0.clone()).expect("text"));
+    assert_eq!((url, password.len()), (format!("postgres://postgres:{password}@db:5432/postgres"), 32));
+    let secret = fixture.server.get("/api/v1/namespaces/default/secrets/admin").expect("a Secret");
+    assert_eq!(secret["metadata"]["ownerReferences"], Value::Null, "it outlives the operator, like the data");
+    drop(fixture.server.take_writes());
+    assert_eq!(secrets.ensure_bundled("admin", "db:5432").await.expect("a Secret"), made);
+    assert_eq!(fixture.server.take_writes(), []);
 }
 
 #[tokio::test]
 async fn policy_of_a_callee_follows_its_callers() {
     let policy = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies/orders";
-    let mut scene = Scene::new(plain());
-    let admits_users =
-        |scene: &Scene| scene.server.get(policy).expect("a policy")["spec"]["ingress"].to_string().contains("users");
-    scene.look().await;
-    assert!(!admits_users(&scene));
+    let mut fixture = Fixture::new(plain());
+    let admits_users = |fixture: &Fixture| {
+        fixture.server.get(policy).expect("a policy")["spec"]["ingress"].to_string().contains("users")
+    };
+    fixture.reconcile().await;
+    assert!(!admits_users(&fixture));
     let caller = |calls: &[&str]| {
         let spec = json!({ "image": "localhost/users:1", "calls": calls });
         let mut caller = Microservice::new("users", serde_json::from_value(spec).expect("a spec"));
         caller.metadata.namespace = Some("default".to_owned());
         watcher::Event::Apply(caller)
     };
-    scene.store.apply_watcher_event(&caller(&["orders"]));
-    scene.look().await;
-    assert!(admits_users(&scene));
-    scene.store.apply_watcher_event(&caller(&[]));
-    scene.look().await;
-    assert!(!admits_users(&scene));
-}
-
-#[tokio::test]
-async fn a_missing_admin_secret_is_named_and_holds_back_nothing_else() {
-    let spec = json!({ "image": "localhost/orders:1", "database": {}, "scaling": { "min": 2, "max": 2 } });
-    let mut scene = Scene::new(spec);
-    let status = scene.look().await;
-    let ready = condition(&status, "DatabaseReady");
-    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("ServerSecretMissing")), "{status:#}");
-    assert!(ready["message"].as_str().expect("a text").contains("hedgerow-postgres"));
-    assert!(scene.server.get(SERVICE).is_some());
-    assert!(scene.server.get(DEPLOYMENT).is_none(), "pods wait for the database");
-}
-
-#[tokio::test]
-async fn the_bundled_server_gets_one_password_and_keeps_it() {
-    let scene = Scene::new(plain());
-    let secrets = &scene.context.secrets;
-    let (made, again) = tokio::join!(secrets.bundled("admin", "db:5432"), secrets.bundled("admin", "db:5432"));
-    let (made, again) = (made.expect("a Secret"), again.expect("a Secret"));
-    assert_eq!(made, again, "though both found none");
-    let [url, password] = ["url", "password"].map(|key| String::from_utf8(made[key].0.clone()).expect("text"));
-    assert_eq!((url, password.len()), (format!("postgres://postgres:{password}@db:5432/postgres"), 32));
-    let secret = scene.server.get("/api/v1/namespaces/default/secrets/admin").expect("a Secret");
-    assert_eq!(secret["metadata"]["ownerReferences"], Value::Null, "it outlives the operator, as the data do");
-    drop(scene.server.take_writes());
-    assert_eq!(secrets.bundled("admin", "db:5432").await.expect("a Secret"), made);
-    assert_eq!(scene.server.take_writes(), []);
+    fixture.store.apply_watcher_event(&caller(&["orders"]));
+    fixture.reconcile().await;
+    assert!(admits_users(&fixture));
+    fixture.store.apply_watcher_event(&caller(&[]));
+    fixture.reconcile().await;
+    assert!(!admits_users(&fixture));
 }

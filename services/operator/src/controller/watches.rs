@@ -1,4 +1,4 @@
-//! What besides an object itself asks for a look at it.
+//! The watches that trigger reconciles.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -20,22 +20,22 @@ use kube::{
 };
 use tokio::{sync::watch, time};
 
-use super::{Context, calls, children, error::within, routes};
+use super::{calls, children, context::Context, error::within, routes};
 use crate::manifests::{MANAGED_BY, pod_monitor};
 use api::Microservice;
 
-/// Time between two looks for a kind that the cluster may lack.
+/// How often discovery is asked for a kind that the cluster may lack.
 const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
 
 type Trigger = ObjectRef<Microservice>;
 
-/// What each object asked for when it was last looked at.
+/// The last known specification of each object.
 #[derive(Default)]
-struct Seen(HashMap<String, Asked>);
+struct KnownObjects(HashMap<String, KnownObject>);
 
-/// What tells whether an object asks for the same, and what concerns others.
+/// The fields of an object that only its author changes.
 #[derive(PartialEq)]
-struct Asked {
+struct KnownObject {
     uid: Option<String>,
     generation: Option<i64>,
     annotations: Option<BTreeMap<String, String>>,
@@ -49,41 +49,41 @@ struct Shared {
     calls: Vec<String>,
 }
 
-impl Seen {
-    /// The shared parts of an object before it changed; `None` where it asks for the same.
-    fn change(&mut self, object: &Microservice) -> Option<Shared> {
+impl KnownObjects {
+    /// Records an object. Returns its former shared parts, or `None` if its specification is unchanged.
+    fn update(&mut self, object: &Microservice) -> Option<Shared> {
         let ObjectMeta { uid, generation, annotations, .. } = object.metadata.clone();
         let shared = Shared { paths: routes::paths(object).to_vec(), calls: object.spec.calls.clone() };
-        let now = Asked { uid, generation, annotations, shared };
+        let now = KnownObject { uid, generation, annotations, shared };
         match self.0.get(&object.name_any()) {
             Some(before) if *before == now => None,
             _ => Some(self.0.insert(object.name_any(), now).map(|before| before.shared).unwrap_or_default()),
         }
     }
 
-    /// The shared parts of an object when it went.
-    fn end(&mut self, object: &Microservice) -> Shared {
+    /// Forgets a deleted object and returns its former shared parts.
+    fn remove(&mut self, object: &Microservice) -> Shared {
         self.0.remove(&object.name_any()).map(|before| before.shared).unwrap_or_default()
     }
 }
 
-/// Changes of objects, and with each the others that ask for one of its paths, or one that it has given up, and those
-/// that it calls or that call it. Not those of a status, which this operator writes itself.
+/// Triggers for objects whose specification changed, for the competitors for their current and former paths, and for
+/// their callers and callees. Changes of a status, which the operator writes itself, trigger nothing.
 pub(crate) fn objects(
     context: &Arc<Context>,
     writer: Writer<Microservice>,
 ) -> impl Stream<Item = Trigger> + Send + use<> {
     let context = context.clone();
     let api: Api<Microservice> = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    let mut seen = Seen::default();
+    let mut known = KnownObjects::default();
     let mut listed = Vec::new();
     watcher(api, watcher::Config::default())
         .default_backoff()
         .modify(|object| object.metadata.managed_fields = None)
         .reflect(writer)
         .flat_map(move |event| {
-            let touched = match event {
-                // The store has what is listed only once the list is complete.
+            let updated = match event {
+                // The store contains listed objects only once the list is complete.
                 Ok(watcher::Event::InitApply(object)) => {
                     listed.push(object);
                     Vec::new()
@@ -92,36 +92,36 @@ pub(crate) fn objects(
                 Ok(watcher::Event::Apply(object)) => vec![object],
                 Ok(watcher::Event::Delete(object)) => {
                     context.forget(&object);
-                    let before = seen.end(&object);
-                    return stream::iter(concerned(&context, &object, &before));
+                    let before = known.remove(&object);
+                    return stream::iter(affected(&context, &object, &before));
                 }
                 Ok(watcher::Event::Init) | Err(_) => Vec::new(),
             };
-            let changed = touched.into_iter().filter_map(|object| Some((seen.change(&object)?, object)));
-            stream::iter(changed.flat_map(|(before, object)| concerned(&context, &object, &before)).collect::<Vec<_>>())
+            let changed = updated.into_iter().filter_map(|object| Some((known.update(&object)?, object)));
+            stream::iter(changed.flat_map(|(before, object)| affected(&context, &object, &before)).collect::<Vec<_>>())
         })
 }
 
-/// An object that changed, and those whose paths, callers or callees that may change.
-fn concerned(context: &Context, object: &Microservice, before: &Shared) -> Vec<Trigger> {
-    let rivals = routes::rivals(object, &before.paths, context.objects.state());
+/// An object that changed, the competitors for its current and former paths, and its callers and callees.
+fn affected(context: &Context, object: &Microservice, before: &Shared) -> Vec<Trigger> {
+    let competitors = routes::competitors(object, &before.paths, context.objects.state());
     let peers = calls::peers(object, &before.calls, context.objects.state());
-    let others = rivals.iter().chain(&peers).map(|other| ObjectRef::from_obj(&**other));
+    let others = competitors.iter().chain(&peers).map(|other| ObjectRef::from_obj(&**other));
     iter::once(ObjectRef::from_obj(object)).chain(others).collect()
 }
 
-/// Changes of children, by whatever hand.
+/// Triggers for the owners of children that changed.
 pub(crate) fn children(context: &Arc<Context>) -> impl Stream<Item = Trigger> + Send + use<> {
     stream::select_all(children::kinds().map(|kind| changes(context.clone(), kind).boxed()))
 }
 
-/// Changes of `PodMonitor`s; and every object, when the cluster turns out to have that kind, or to have it no longer.
+/// Triggers for the owners of `PodMonitor`s that changed, and for every object when that kind is installed or removed.
 pub(crate) fn pod_monitors(
     context: &Arc<Context>,
     found: watch::Sender<bool>,
 ) -> impl Stream<Item = Trigger> + Send + use<> {
     let (watching, mut known) = (context.clone(), context.pod_monitors.clone());
-    // Begun once there is something to watch; should it go, the watch tries again, slower and slower.
+    // Starts once the kind is installed. If it is removed again, the watch retries with backoff.
     let watched = stream::once(async move { known.wait_for(|found| *found).await.map(drop) })
         .flat_map(move |_| changes(watching.clone(), pod_monitor::resource()));
     let discovering = context.clone();
@@ -130,8 +130,8 @@ pub(crate) fn pod_monitors(
             && found.send_replace(served) != served
         {
             let objects = context.objects.state();
-            let everyone: Vec<_> = objects.iter().map(|object| ObjectRef::from_obj(&**object)).collect();
-            return Some((stream::iter(everyone), (found, context)));
+            let all: Vec<_> = objects.iter().map(|object| ObjectRef::from_obj(&**object)).collect();
+            return Some((stream::iter(all), (found, context)));
         }
         time::sleep(DISCOVERY_PERIOD).await;
         Some((stream::iter(Vec::new()), (found, context)))
@@ -139,7 +139,7 @@ pub(crate) fn pod_monitors(
     stream::select(watched, discovered.flatten())
 }
 
-/// Notes every change of a kind of child, and names its owner.
+/// Records every change of a kind of child and triggers its owner.
 fn changes(context: Arc<Context>, kind: ApiResource) -> impl Stream<Item = Trigger> + Send {
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &context.settings.namespace, &kind);
     let mut listed = HashSet::new();
@@ -162,17 +162,17 @@ fn changes(context: Arc<Context>, kind: ApiResource) -> impl Stream<Item = Trigg
             watcher::Event::Delete(object) => Some((object, false)),
         });
         future::ready(trigger.and_then(|(object, exists)| {
-            context.children.note(&kind, &object, exists);
+            context.children.observe(&kind, &object, exists);
             let owner = object.owner_references().iter().find(|owner| owner.kind == "Microservice")?;
             Some(ObjectRef::new(&owner.name).within(&context.settings.namespace))
         }))
     })
 }
 
-/// Whether the API server has a kind; `None` where it cannot be asked.
+/// Whether the API server serves a kind, or `None` if the request failed.
 async fn is_served(context: &Context, kind: &ApiResource) -> Option<bool> {
     let request = context.client.list_api_group_resources(&kind.api_version);
-    match within("looking for a kind", request).await {
+    match within("discover a kind", request).await {
         Ok(list) => Some(list.resources.iter().any(|resource| resource.kind == kind.kind)),
         Err(error) if error.is_gone() => Some(false),
         Err(_) => None,

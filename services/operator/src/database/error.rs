@@ -1,111 +1,107 @@
-//! What can go wrong, in words for whoever reads the status of an object. None of them holds a secret.
+//! Errors, worded for readers of an object's status. None contains a secret.
 
 use std::{io, time::Duration};
 
 use sqlx::postgres::PgDatabaseError;
 
-use super::Mark;
+use super::{identifier::Invalid, owner::Owner};
 
-/// A value that cannot be right, and what would be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Invalid(pub(super) &'static str);
-
-/// Why a role and its database are not as they should be.
+/// Why a role and its database are not as specified.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The name cannot be one.
+    /// A name or annotation is not allowed.
     #[error(transparent)]
     Invalid(#[from] Invalid),
 
-    /// Nobody answers, or not as Postgres does, or not in time, or it is starting or stopping.
-    #[error("the database server {server} cannot be reached: {reason}")]
+    /// The server does not respond in time, does not speak the Postgres protocol, or is starting or stopping.
+    #[error("cannot reach the database server {server}: {reason}")]
     Unreachable {
         /// Host and port.
         server: String,
-        /// What happened instead.
+        /// The cause.
         reason: String,
     },
 
-    /// The server has no TLS, or a certificate that is not trusted.
-    #[error("TLS with the database server {server} failed: {reason}")]
+    /// The server does not support TLS, or its certificate is not trusted.
+    #[error("the TLS handshake with the database server {server} failed: {reason}")]
     Tls {
         /// Host and port.
         server: String,
-        /// What is wrong.
+        /// The cause.
         reason: String,
     },
 
-    /// The password is not the role's, or there is no such role.
-    #[error("the database server {server} does not take the password of {role:?}: {reason}")]
+    /// The password is wrong or the role does not exist.
+    #[error("the database server {server} rejected the password of {role:?}: {reason}")]
     WrongPassword {
         /// Host and port.
         server: String,
-        /// The admin, or the service's own role.
+        /// The admin or the role of the service.
         role: String,
-        /// What Postgres says.
+        /// The message from Postgres.
         reason: String,
     },
 
-    /// A rule of the server's `pg_hba.conf`.
-    #[error("the database server {server} does not let {role:?} log in: {reason}")]
+    /// The role may not log in, for example because of `pg_hba.conf`.
+    #[error("the database server {server} rejected the login of {role:?}: {reason}")]
     Login {
         /// Host and port.
         server: String,
-        /// The admin, or the service's own role.
+        /// The admin or the role of the service.
         role: String,
-        /// What Postgres says.
+        /// The message from Postgres.
         reason: String,
     },
 
     /// All connections of the server are in use.
-    #[error("the database server {server} has no connection left: {reason}")]
+    #[error("the database server {server} has no free connections: {reason}")]
     TooManyConnections {
         /// Host and port.
         server: String,
-        /// What Postgres says.
+        /// The message from Postgres.
         reason: String,
     },
 
-    /// Another object was first.
+    /// Another object owns it.
     #[error(
-        "{what} belongs to {}/{} of installation {}: choose another name, or adopt it as {:?}",
-        mark.namespace(), mark.name(), mark.installation(), mark.to_string()
+        "{what} belongs to {}/{} of installation {}: choose another name, or adopt it with the annotation \
+         hedgerow.dev/adopt: {}",
+        owner.namespace(), owner.name(), owner.installation(), owner
     )]
-    TakenBy {
-        /// The role or the database.
+    OwnedByOther {
+        /// The role or database.
         what: String,
-        /// The other object.
-        mark: Mark,
+        /// Its owner.
+        owner: Owner,
     },
 
-    /// Somebody else made it.
+    /// Hedgerow did not create it.
     #[error("{0}")]
-    NotOurs(String),
+    NotOwned(String),
 
     /// The admin lacks a privilege.
-    #[error("the admin {admin:?} may not {action}: {reason}")]
-    Refused {
-        /// The admin's role.
+    #[error("the admin {admin:?} lacks the privilege to {action}: {reason}")]
+    PrivilegeMissing {
+        /// The role of the admin.
         admin: String,
-        /// What it tried.
+        /// What the admin tried to do.
         action: String,
-        /// What Postgres says.
+        /// The message from Postgres.
         reason: String,
     },
 
-    /// Postgres refuses for another reason.
+    /// Postgres returned any other error.
     #[error("cannot {action}: {reason}")]
     Sql {
-        /// What was tried.
+        /// What was attempted.
         action: String,
-        /// What Postgres says.
+        /// The message from Postgres.
         reason: String,
     },
 }
 
 impl Error {
-    /// The kind of error in one word, as the reason of a condition.
+    /// The kind of error, as the reason of a condition.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
@@ -115,41 +111,41 @@ impl Error {
             Self::WrongPassword { .. } => "WrongPassword",
             Self::Login { .. } => "LoginRefused",
             Self::TooManyConnections { .. } => "TooManyConnections",
-            Self::TakenBy { .. } => "DatabaseTaken",
-            Self::NotOurs(_) => "DatabaseNotOurs",
-            Self::Refused { .. } => "PrivilegeMissing",
+            Self::OwnedByOther { .. } => "DatabaseTaken",
+            Self::NotOwned(_) => "DatabaseNotOurs",
+            Self::PrivilegeMissing { .. } => "PrivilegeMissing",
             Self::Sql { .. } => "DatabaseError",
         }
     }
 
-    /// Whether another try is of no use until somebody changes something: another object or someone else has it.
+    /// Whether the role or database belongs to something else. Retrying does not help until someone changes that.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Invalid(_) | Self::TakenBy { .. } | Self::NotOurs(_))
+        matches!(self, Self::Invalid(_) | Self::OwnedByOther { .. } | Self::NotOwned(_))
     }
 }
 
-/// Who talks to which server: what errors name.
+/// A server and the role that logs in, for error messages.
 #[derive(Debug, Clone)]
-pub(super) struct Party {
+pub(super) struct Peer {
     /// Host and port.
     pub(super) server: String,
     /// The role that logs in.
     pub(super) role: String,
 }
 
-impl Party {
-    /// The server was silent for longer than it may.
-    pub(super) fn silent(&self, limit: Duration) -> Error {
-        let reason = format!("no answer within {} s", limit.as_secs());
+impl Peer {
+    /// The error for a server that did not respond within `limit`.
+    pub(super) fn timeout(&self, limit: Duration) -> Error {
+        let reason = format!("no response within {} s", limit.as_secs());
         Error::Unreachable { server: self.server.clone(), reason }
     }
 
-    /// What an error means that came while trying to do `action`.
-    pub(super) fn explain(&self, error: &sqlx::Error, action: &str) -> Error {
+    /// Classifies an error that occurred while trying to do `action`.
+    pub(super) fn classify(&self, error: &sqlx::Error, action: &str) -> Error {
         let server = self.server.clone();
         match error {
-            sqlx::Error::Database(error) => self.explain_answer(error.downcast_ref(), action),
+            sqlx::Error::Database(error) => self.classify_response(error.downcast_ref(), action),
             sqlx::Error::Tls(error) => Error::Tls { server, reason: error.to_string() },
             sqlx::Error::Io(error) => match tls_error(error) {
                 Some(reason) => Error::Tls { server, reason },
@@ -160,21 +156,21 @@ impl Party {
         }
     }
 
-    /// By SQLSTATE (appendix A of the Postgres manual).
-    fn explain_answer(&self, error: &PgDatabaseError, action: &str) -> Error {
+    /// Classifies by SQLSTATE (appendix A of the Postgres manual).
+    fn classify_response(&self, error: &PgDatabaseError, action: &str) -> Error {
         let (server, reason, action) = (self.server.clone(), text(error), action.to_owned());
         match error.code() {
             "28P01" => Error::WrongPassword { server, role: self.role.clone(), reason },
             "28000" => Error::Login { server, role: self.role.clone(), reason },
             "53300" => Error::TooManyConnections { server, reason },
             "57P01" | "57P02" | "57P03" => Error::Unreachable { server, reason },
-            "42501" => Error::Refused { admin: self.role.clone(), action, reason },
+            "42501" => Error::PrivilegeMissing { admin: self.role.clone(), action, reason },
             _ => Error::Sql { action, reason },
         }
     }
 }
 
-/// What Postgres says: the message, what it adds and what it advises.
+/// Message, detail and hint of an error from Postgres.
 fn text(error: &PgDatabaseError) -> String {
     let mut text = error.message().to_owned();
     if let Some(detail) = error.detail() {
@@ -186,7 +182,7 @@ fn text(error: &PgDatabaseError) -> String {
     text
 }
 
-/// A failed handshake comes as an error of the connection.
+/// The cause of a failed TLS handshake, which arrives as an I/O error.
 fn tls_error(error: &io::Error) -> Option<String> {
     error.get_ref()?.downcast_ref::<rustls::Error>().map(ToString::to_string)
 }

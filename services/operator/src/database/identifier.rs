@@ -1,25 +1,28 @@
-//! Names and texts in statements where nothing can be bound, such as `CREATE ROLE`.
+//! Quotes names and texts for statements without bind parameters, such as `CREATE ROLE`.
 
 use std::fmt;
 
-use super::Invalid;
-
-/// The longest name in bytes. Postgres cuts longer ones short, and then means another object.
+/// The longest name in bytes. Postgres truncates longer names, which then denote another object.
 const LONGEST: usize = 63;
 
-/// The name of a role or database. Shown, it is quoted.
+/// A value that is not allowed, with a message that says what is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub(super) &'static str);
+
+/// The name of a role or database. `Display` quotes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Identifier(String);
 
 impl Identifier {
     pub(super) fn new(name: &str) -> Result<Self, Invalid> {
         if name.is_empty() || name.len() > LONGEST || name.contains('\0') {
-            return Err(Invalid("a database's name has 1 to 63 bytes, none of them NUL"));
+            return Err(Invalid("a database name must have 1 to 63 bytes and no NUL"));
         }
         Ok(Self(name.to_owned()))
     }
 
-    /// The name without quotes, to be bound.
+    /// The unquoted name, for bind parameters.
     pub(super) fn raw(&self) -> &str {
         &self.0
     }
@@ -31,18 +34,18 @@ impl fmt::Display for Identifier {
     }
 }
 
-/// A name that Postgres itself has told.
+/// Quotes a name that was read from Postgres.
 pub(super) fn quote(name: &str) -> String {
     quoted('"', name)
 }
 
-/// A text as a literal, for texts without backslashes: what those mean is a setting of the server.
+/// Quotes a text without backslashes as a literal. What a backslash means depends on a setting of the server.
 pub(super) fn literal(text: &str) -> String {
-    debug_assert!(!text.contains(['\\', '\0']), "no literal");
+    debug_assert!(!text.contains(['\\', '\0']), "the text contains a backslash or NUL");
     quoted('\'', text)
 }
 
-/// The text between quotes that it cannot end.
+/// Doubles the quotes inside the text.
 fn quoted(quote: char, text: &str) -> String {
     format!("{quote}{}{quote}", text.replace(quote, &format!("{quote}{quote}")))
 }
@@ -68,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_postgres_would_cut_short_is_refused() {
+    fn a_name_that_postgres_would_truncate_is_rejected() {
         assert!(Identifier::new(&"x".repeat(63)).is_ok());
         assert!(Identifier::new(&"x".repeat(64)).is_err());
         // 32 letters, 64 bytes.

@@ -1,120 +1,83 @@
-//! What to do next, from what is there. Pure.
+//! Plans the next statements from the current state. Pure.
 //!
-//! The plans are asked again after each batch, so it does not matter what state an earlier attempt left. In between
-//! nothing is ever there that the next attempt would take for somebody else's: the role is made with its mark, and
-//! that the role owns it says whose the database is before its own mark does.
+//! The plan is made anew after each batch, so it does not matter what an earlier attempt left behind. At no point is
+//! there anything that the next attempt would take for something else's: the role is created together with its
+//! ownership comment, and the role owns the database before the database has an ownership comment of its own.
 
 use postgres_protocol::password::scram_sha_256;
 
 use super::{
-    Mark, Wanted,
     identifier::{Identifier, literal, quote},
-    session::LOCK_SEED,
+    owner::Owner,
+    spec::DatabaseSpec,
     state::{Database, Role, State},
+    step::{CREATE, DROP, GRANT, LOCK_SEED, REVOKE, SET, Step},
 };
 
-/// One statement.
-#[derive(Debug, Clone)]
-pub(super) struct Step {
-    verb: Verb,
-    what: String,
-    pub(super) sql: String,
-}
-
-/// What is going to be done, and what was.
-type Verb = (&'static str, &'static str);
-
-const DROP: Verb = ("drop", "dropped");
-const GIVE: Verb = ("give", "gave");
-const MAKE: Verb = ("make", "made");
-const MARK: Verb = ("mark", "marked");
-const SET: Verb = ("set", "set");
-const TAKE: Verb = ("take", "took");
-
-impl Step {
-    fn new(verb: Verb, what: String, sql: String) -> Self {
-        Self { verb, what, sql }
-    }
-
-    /// For errors: "make the role x".
-    pub(super) fn action(&self) -> String {
-        format!("{} {}", self.verb.0, self.what)
-    }
-
-    /// For events: "made the role x".
-    pub(super) fn done(&self) -> String {
-        format!("{} {}", self.verb.1, self.what)
-    }
-}
-
-/// The next statements, all of them or none, towards a role and a database as wanted; none when they are so.
-pub(super) fn towards(state: &State, name: &Identifier, wanted: &Wanted) -> Vec<Step> {
-    let Some(role) = &state.role else { return make_role(name, wanted) };
-    let steps = mend_role(role, state, name, wanted);
+/// The next batch of statements towards the specified role and database; empty when both are as specified.
+pub(super) fn towards(state: &State, name: &Identifier, spec: &DatabaseSpec) -> Vec<Step> {
+    let Some(role) = &state.role else { return create_role(name, spec) };
+    let steps = repair_role(role, state, name, spec);
     if !steps.is_empty() {
         return steps;
     }
     let steps = match &state.database {
-        None => vec![make_database(name)],
-        Some(database) if database.is_remains() => vec![drop_database(name)],
-        Some(database) => mend_database(database, name, &wanted.mark),
+        None => vec![create_database(name)],
+        Some(database) if database.is_invalid() => vec![drop_database(name)],
+        Some(database) => repair_database(database, name, &spec.owner),
     };
     if !steps.is_empty() {
         return steps;
     }
-    state.open.iter().map(|database| close(database)).take(1).collect()
+    state.open.iter().map(|database| revoke_connect(database)).take(1).collect()
 }
 
-/// The next statements towards neither role nor database; none when both are gone.
+/// The next batch of statements that removes role and database; empty when both are gone.
 pub(super) fn removal(state: &State, name: &Identifier) -> Vec<Step> {
     match (&state.database, &state.role) {
-        (Some(_), Some(role)) if !role.obeys => vec![give_to_admin(state, name)],
-        (Some(database), _) if database.is_in_service() => vec![Step::new(
-            TAKE,
-            format!("the database {name} out of service"),
+        (Some(_), Some(role)) if !role.usable_by_admin => vec![grant_to_admin(state, name)],
+        (Some(database), _) if database.accepts_clients() => vec![Step::new(
+            SET,
+            format!("database {name} to refuse connections"),
             format!("ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false IS_TEMPLATE false"),
         )],
         (Some(_), _) => vec![drop_database(name)],
-        (None, Some(_)) => vec![Step::new(DROP, format!("the role {name}"), format!("DROP ROLE {name}"))],
+        (None, Some(_)) => vec![Step::new(DROP, format!("role {name}"), format!("DROP ROLE {name}"))],
         (None, None) => vec![],
     }
 }
 
-/// A new password for the role. The server gets its SCRAM verifier only, as it may write statements to its log.
-pub(super) fn renew_password(name: &Identifier, password: &str) -> Step {
+/// Sets the password of the role. Only the SCRAM verifier is sent, because the server may log statements.
+pub(super) fn set_password(name: &Identifier, password: &str) -> Step {
     let sql = format!("ALTER ROLE {name} PASSWORD {}", verifier(password));
-    Step::new(SET, format!("the password of the role {name}"), sql)
+    Step::new(SET, format!("the password of role {name}"), sql)
 }
 
-/// The schema `public` belongs to the role, and to nobody else.
-pub(super) fn mend_schema(name: &Identifier) -> Vec<Step> {
+/// Makes the role the only owner of the schema `public`.
+pub(super) fn repair_schema(name: &Identifier) -> Vec<Step> {
     vec![
+        Step::new(SET, format!("the owner of schema public to {name}"), format!("ALTER SCHEMA public OWNER TO {name}")),
         Step::new(
-            GIVE,
-            format!("the schema public to the role {name}"),
-            format!("ALTER SCHEMA public OWNER TO {name}"),
-        ),
-        Step::new(
-            TAKE,
-            format!("the schema public of the database {name} from everyone else"),
+            REVOKE,
+            format!("all privileges on schema public of database {name} from PUBLIC"),
             "REVOKE ALL ON SCHEMA public FROM PUBLIC".to_owned(),
         ),
     ]
 }
 
-fn make_role(name: &Identifier, wanted: &Wanted) -> Vec<Step> {
-    let (limit, verifier) = (wanted.connection_limit, verifier(&wanted.password));
+fn create_role(name: &Identifier, spec: &DatabaseSpec) -> Vec<Step> {
+    let (limit, verifier) = (spec.connection_limit, verifier(&spec.password));
     let sql = format!("CREATE ROLE {name} LOGIN CONNECTION LIMIT {limit} PASSWORD {verifier}");
-    vec![Step::new(MAKE, format!("the role {name}"), sql), mark("ROLE", "role", name, &wanted.mark)]
+    vec![Step::new(CREATE, format!("role {name}"), sql), comment("ROLE", "role", name, &spec.owner)]
 }
 
-fn mend_role(role: &Role, state: &State, name: &Identifier, wanted: &Wanted) -> Vec<Step> {
+fn repair_role(role: &Role, state: &State, name: &Identifier, spec: &DatabaseSpec) -> Vec<Step> {
     let mut steps = Vec::new();
-    if role.comment.as_deref() != Some(&*wanted.mark.to_string()) {
-        steps.push(mark("ROLE", "role", name, &wanted.mark));
+    if role.comment.as_deref() != Some(&*spec.owner.to_string()) {
+        steps.push(comment("ROLE", "role", name, &spec.owner));
     }
-    // Only what is wrong is named: an admin who is no superuser may not say so much as NOSUPERUSER.
-    let limit = format!("CONNECTION LIMIT {}", wanted.connection_limit);
+    // Name only what differs: even NOSUPERUSER is refused to an admin who is not a superuser.
+    let limit = format!("CONNECTION LIMIT {}", spec.connection_limit);
     let clauses = [
         (role.superuser, "NOSUPERUSER"),
         (role.creates_databases, "NOCREATEDB"),
@@ -123,16 +86,16 @@ fn mend_role(role: &Role, state: &State, name: &Identifier, wanted: &Wanted) -> 
         (role.bypasses_rls, "NOBYPASSRLS"),
         (!role.logs_in, "LOGIN"),
         (role.expires, "VALID UNTIL 'infinity'"),
-        (role.connection_limit != wanted.connection_limit, &limit),
+        (role.connection_limit != spec.connection_limit, &limit),
     ];
     let clauses: Vec<&str> = clauses.into_iter().filter_map(|(wrong, clause)| wrong.then_some(clause)).collect();
     if !clauses.is_empty() {
         let clauses = clauses.join(" ");
         let sql = format!("ALTER ROLE {name} WITH {clauses}");
-        steps.push(Step::new(SET, format!("the role {name} to {clauses}"), sql));
+        steps.push(Step::new(SET, format!("role {name} to {clauses}"), sql));
     }
     for membership in role.memberships.iter().filter(|membership| membership.revocable) {
-        // Since Postgres 16 each grantor's grant is one of its own.
+        // Since Postgres 16, each grantor has a grant of its own.
         let group = quote(&membership.role);
         let by = if state.admin.version < 16_00_00 {
             String::new()
@@ -140,67 +103,69 @@ fn mend_role(role: &Role, state: &State, name: &Identifier, wanted: &Wanted) -> 
             format!(" GRANTED BY {}", quote(&membership.grantor))
         };
         let sql = format!("REVOKE {group} FROM {name}{by} CASCADE");
-        steps.push(Step::new(TAKE, format!("the role {name} out of {group}"), sql));
+        steps.push(Step::new(REVOKE, format!("membership of role {name} in {group}"), sql));
     }
-    if !role.obeys {
-        steps.push(give_to_admin(state, name));
+    if !role.usable_by_admin {
+        steps.push(grant_to_admin(state, name));
     }
     steps
 }
 
-/// An admin who is no superuser needs the privileges of the role, to give a database to it and to look after that.
-fn give_to_admin(state: &State, name: &Identifier) -> Step {
+/// An admin who is not a superuser needs the privileges of the role to create and maintain a database that it owns.
+fn grant_to_admin(state: &State, name: &Identifier) -> Step {
     let options = if state.admin.version < 16_00_00 { "" } else { " WITH INHERIT TRUE, SET TRUE" };
     let sql = format!("GRANT {name} TO CURRENT_USER{options}");
-    Step::new(GIVE, format!("the role {name} to the admin"), sql)
+    Step::new(GRANT, format!("role {name} to the admin"), sql)
 }
 
-/// From the empty template, to which nobody can be connected; closed until everyone's privileges are revoked.
-fn make_database(name: &Identifier) -> Step {
+/// Uses `template0`, to which nobody can be connected. The database refuses connections until the privileges of
+/// `PUBLIC` are revoked.
+fn create_database(name: &Identifier) -> Step {
     let sql = format!("CREATE DATABASE {name} OWNER {name} TEMPLATE template0 ENCODING 'UTF8' ALLOW_CONNECTIONS false");
-    Step::new(MAKE, format!("the database {name}"), sql)
+    Step::new(CREATE, format!("database {name}"), sql)
 }
 
-fn mend_database(database: &Database, name: &Identifier, mark: &Mark) -> Vec<Step> {
+fn repair_database(database: &Database, name: &Identifier, owner: &Owner) -> Vec<Step> {
     let mut steps = Vec::new();
     if database.owner != name.raw() {
         let sql = format!("ALTER DATABASE {name} OWNER TO {name}");
-        steps.push(Step::new(GIVE, format!("the database {name} to its role"), sql));
+        steps.push(Step::new(SET, format!("the owner of database {name} to its role"), sql));
     }
-    if database.comment.as_deref() != Some(&*mark.to_string()) {
-        steps.push(self::mark("DATABASE", "database", name, mark));
+    if database.comment.as_deref() != Some(&*owner.to_string()) {
+        steps.push(comment("DATABASE", "database", name, owner));
     }
     if database.is_public {
         let sql = format!("REVOKE ALL ON DATABASE {name} FROM PUBLIC");
-        steps.push(Step::new(TAKE, format!("the database {name} from everyone else"), sql));
+        steps.push(Step::new(REVOKE, format!("all privileges on database {name} from PUBLIC"), sql));
     }
     if !database.is_owners {
         let sql = format!("GRANT ALL ON DATABASE {name} TO {name}");
-        steps.push(Step::new(GIVE, format!("all privileges on the database {name} to its role"), sql));
+        steps.push(Step::new(GRANT, format!("all privileges on database {name} to its role"), sql));
     }
     if !database.takes_connections || database.is_template || database.connection_limit != -1 {
         let sql = format!("ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true IS_TEMPLATE false CONNECTION LIMIT -1");
-        steps.push(Step::new(SET, format!("the database {name} to take connections"), sql));
+        steps.push(Step::new(SET, format!("database {name} to allow connections"), sql));
     }
     steps
 }
 
 fn drop_database(name: &Identifier) -> Step {
-    Step::new(DROP, format!("the database {name}"), format!("DROP DATABASE {name} WITH (FORCE)"))
+    Step::new(DROP, format!("database {name}"), format!("DROP DATABASE {name} WITH (FORCE)"))
 }
 
-/// One statement as far as Postgres is concerned, and so one transaction. Two at a time would fail with "tuple concurrently updated".
-fn close(database: &str) -> Step {
+/// Sent as one simple query and so one transaction: the lock prevents "tuple concurrently updated" when two operators
+/// do this at the same time.
+fn revoke_connect(database: &str) -> Step {
     let database = quote(database);
     let lock = format!("SELECT pg_advisory_xact_lock(hashtextextended('', {LOCK_SEED}))");
     let sql = format!("{lock}; REVOKE CONNECT ON DATABASE {database} FROM PUBLIC");
-    Step::new(TAKE, format!("the database {database} from everyone else"), sql)
+    Step::new(REVOKE, format!("CONNECT on database {database} from PUBLIC"), sql)
 }
 
-/// `kind` as the statement has it, `noun` as a reader.
-fn mark(kind: &str, noun: &str, name: &Identifier, mark: &Mark) -> Step {
-    let sql = format!("COMMENT ON {kind} {name} IS {}", literal(&mark.to_string()));
-    Step::new(MARK, format!("the {noun} {name}"), sql)
+/// Writes the ownership comment. `kind` is for the statement, `noun` for the description.
+fn comment(kind: &str, noun: &str, name: &Identifier, owner: &Owner) -> Step {
+    let sql = format!("COMMENT ON {kind} {name} IS {}", literal(&owner.to_string()));
+    Step::new(SET, format!("the ownership comment of {noun} {name}"), sql)
 }
 
 fn verifier(password: &str) -> String {

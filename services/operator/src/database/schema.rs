@@ -1,16 +1,16 @@
-//! What is in a service's database: looked at as its role, as nothing in there can be trusted with more.
+//! Inspects the database of a service, logged in as its role: its contents are not trusted with more privileges.
 
 use sqlx::query_as;
 
-use super::{Error, Server, identifier::Identifier, plan, plan::Step, session::Session};
+use super::{error::Error, identifier::Identifier, plan, server::Server, session::Session, step::Step};
 
-// Since Postgres 15 `public` belongs to whoever owns the database, by a role that stands for it.
+// Since Postgres 15, `public` belongs to `pg_database_owner`, a role that stands for the owner of the database.
 const PUBLIC_IS_OWN: &str = "
     SELECT pg_get_userbyid(nspowner) IN (current_user, 'pg_database_owner')
        AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(nspacl) WHERE grantee = 0)
     FROM pg_catalog.pg_namespace WHERE nspname = 'public'";
 
-// What extensions bring does not count.
+// Tables of extensions do not count.
 const IS_EMPTY: &str = "
     SELECT NOT EXISTS (
         SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -22,39 +22,39 @@ const HAS_MIGRATIONS: &str = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL
 
 const VERSION: &str = "SELECT coalesce(max(version), 0)::bigint FROM _sqlx_migrations WHERE success";
 
-/// Makes the schema `public` the role's own. One that was dropped is the service's business.
+/// Makes the role the only owner of the schema `public`. A service may drop that schema.
 pub(super) async fn ensure(
     server: &Server,
-    mut own: Session,
+    mut session: Session,
     name: &Identifier,
-    done: &mut Vec<String>,
+    changes: &mut Vec<String>,
 ) -> Result<(), Error> {
-    let is_own: Option<(bool,)> = own.read(query_as(PUBLIC_IS_OWN)).await?.pop();
-    own.close().await;
+    let is_own: Option<(bool,)> = session.read(query_as(PUBLIC_IS_OWN)).await?.pop();
+    session.close().await;
     if is_own == Some((false,)) {
-        let steps = plan::mend_schema(name);
+        let steps = plan::repair_schema(name);
         let mut admin = server.admin_in(name.raw()).await?;
         admin.run(&steps).await?;
         admin.close().await;
-        done.extend(steps.iter().map(Step::done));
+        changes.extend(steps.iter().map(Step::change));
     }
     Ok(())
 }
 
 /// See [`Server::schema_version`].
-pub(super) async fn version(own: &mut Session) -> Result<Option<i64>, Error> {
-    let (is_empty,): (bool,) = own.read_one(query_as(IS_EMPTY)).await?;
+pub(super) async fn version(session: &mut Session) -> Result<Option<i64>, Error> {
+    let (is_empty,): (bool,) = session.read_one(query_as(IS_EMPTY)).await?;
     if is_empty {
         return Ok(Some(0));
     }
-    let (has_migrations,): (bool,) = own.read_one(query_as(HAS_MIGRATIONS)).await?;
+    let (has_migrations,): (bool,) = session.read_one(query_as(HAS_MIGRATIONS)).await?;
     if !has_migrations {
         return Ok(None);
     }
-    match own.read_one(query_as(VERSION)).await {
+    match session.read_one(query_as(VERSION)).await {
         Ok((version,)) => Ok(Some(version)),
-        // A table of the same name and another form, or one that the role may not read.
-        Err(Error::Sql { .. } | Error::Refused { .. }) => Ok(None),
+        // The table has another shape, or the role may not read it.
+        Err(Error::Sql { .. } | Error::PrivilegeMissing { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -1,4 +1,4 @@
-//! A database server and its admin, from the keys of a Secret.
+//! A database server and its admin, as described by a Secret.
 
 use std::{fmt, str::FromStr};
 
@@ -9,39 +9,39 @@ use sqlx::{
     postgres::{PgConnectOptions, PgSslMode},
 };
 
-use super::{Error, Invalid, session::Session};
+use super::{error::Error, identifier::Invalid, session::Session};
 use crate::manifests::CA_PATH;
 
-/// All but the unreserved characters of RFC 3986.
+/// Everything except the unreserved characters of RFC 3986.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// A server, and the admin who makes roles and databases on it. Shown, it is host and port.
+/// A server and the admin who creates roles and databases on it. `Display` shows host and port.
 #[derive(Clone)]
 pub struct Server {
     admin: PgConnectOptions,
-    /// The certificates of the authority that signed its own, where the Secret names one.
+    /// The CA certificates that the server certificate is verified against, if the Secret has any.
     ca: Option<Vec<u8>>,
 }
 
 impl Server {
-    /// The server that an admin's URL names. With `ca`, certificates in PEM, it must prove itself by TLS, and by its
-    /// name too unless the URL says `sslmode=require`, which then means what it means to `libpq`: `verify-ca`.
+    /// Creates a server from the URL of an admin. With `ca` (PEM), the server certificate and host name are verified.
+    /// As in `libpq`, `sslmode=require` then means `verify-ca`: only the certificate is.
     ///
     /// # Errors
-    /// A text that repeats nothing of the URL.
+    /// Returns an error if the URL or the certificates are invalid. The message repeats nothing of the URL.
     pub fn new(url: &str, ca: Option<&[u8]>) -> Result<Self, Invalid> {
-        let expected = Invalid("the admin's URL must be such as postgres://USER:PASSWORD@HOST:5432/DATABASE");
+        let expected = Invalid("the admin URL must have the form postgres://USER:PASSWORD@HOST:5432/DATABASE");
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err(expected);
         }
-        // Statements hold verifiers of passwords: they are not for the log.
+        // Statements contain password verifiers, which must not be logged.
         let mut admin = PgConnectOptions::from_str(url).map_err(|_| expected)?.disable_statement_logging();
         if admin.get_database().is_none() {
             admin = admin.database("postgres");
         }
         if let Some(ca) = ca {
             if CertificateDer::pem_slice_iter(ca).next().is_none_or(|first| first.is_err()) {
-                return Err(Invalid("ca.crt holds no certificate in PEM"));
+                return Err(Invalid("ca.crt contains no PEM certificate"));
             }
             let mode = match admin.get_ssl_mode() {
                 PgSslMode::Allow | PgSslMode::Prefer => PgSslMode::VerifyFull,
@@ -53,7 +53,7 @@ impl Server {
         Ok(Self { admin, ca: ca.map(<[u8]>::to_vec) })
     }
 
-    /// The host's name or address, or the folder of the Unix socket.
+    /// The host name or address, or the directory of the Unix socket.
     #[must_use]
     pub fn host(&self) -> &str {
         self.admin.get_socket().and_then(|path| path.to_str()).unwrap_or_else(|| self.admin.get_host())
@@ -65,7 +65,7 @@ impl Server {
         self.admin.get_port()
     }
 
-    /// The URL by which the role `name` opens the database `name`.
+    /// The URL with which the role `name` connects to the database `name`.
     #[must_use]
     pub fn url(&self, name: &str, password: &str) -> String {
         let encode = |text: &str| utf8_percent_encode(text, ENCODED).to_string();
@@ -81,7 +81,7 @@ impl Server {
         format!("postgres://{name}:{password}@{host}:{port}/{name}?{socket}sslmode={}{authority}", self.ssl_mode())
     }
 
-    /// The certificates of the server's own authority, in PEM: a service needs them at [`CA_PATH`].
+    /// The CA certificates in PEM. A service needs them at [`CA_PATH`].
     #[must_use]
     pub fn ca(&self) -> Option<&[u8]> {
         self.ca.as_deref()
@@ -97,25 +97,25 @@ impl Server {
         }
     }
 
-    /// Logs in as the admin, to the database that its URL names.
+    /// Logs in as the admin to the database in its URL.
     pub(super) async fn admin(&self) -> Result<Session, Error> {
-        Session::open(self, &safely(self.admin.clone())).await
+        Session::open(self.to_string(), &with_safe_search_path(self.admin.clone())).await
     }
 
-    /// Logs in as the admin, to the database of a service.
+    /// Logs in as the admin to the database of a service.
     pub(super) async fn admin_in(&self, database: &str) -> Result<Session, Error> {
-        Session::open(self, &safely(self.admin.clone().database(database))).await
+        Session::open(self.to_string(), &with_safe_search_path(self.admin.clone().database(database))).await
     }
 
-    /// Logs in as a service's role, to its database.
+    /// Logs in as the role of a service to its database.
     pub(super) async fn log_in(&self, name: &str, password: &str) -> Result<Session, Error> {
-        Session::open(self, &self.admin.clone().username(name).password(password).database(name)).await
+        Session::open(self.to_string(), &self.admin.clone().username(name).password(password).database(name)).await
     }
 }
 
-/// The owner of a database can set `search_path` for whoever opens it: an admin that followed it would run what a
-/// service calls `=`.
-fn safely(options: PgConnectOptions) -> PgConnectOptions {
+/// Fixes the `search_path`. The owner of a database can set it for everyone who connects, which would make the admin run
+/// functions and operators of the service.
+fn with_safe_search_path(options: PgConnectOptions) -> PgConnectOptions {
     options.options([("search_path", "pg_catalog")])
 }
 
@@ -138,7 +138,7 @@ mod tests {
     const CA: &[u8] = b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
 
     #[test]
-    fn a_server_shows_no_secret() {
+    fn debug_output_and_errors_contain_no_secret() {
         let server = Server::new("postgres://ada:secret@db:5433/x", None).unwrap();
         assert_eq!(format!("{server:?}"), "Server(db:5433)");
         for url in ["mysql://ada:secret@db/x", "postgres://ada:secret@db:badport/x", "secret"] {
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_gets_a_url_of_its_own() {
+    fn the_service_url_keeps_host_and_tls_mode() {
         let server = Server::new("postgresql://ada:secret@db/x?sslmode=verify-full&user=ada", None).unwrap();
         assert_eq!(server.url("shöp", "a/b"), "postgres://sh%C3%B6p:a%2Fb@db:5432/sh%C3%B6p?sslmode=verify-full");
         let server = Server::new("postgres://ada@localhost/x?host=/run/pg&sslmode=disable", None).unwrap();
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_is_checked_against_unless_tls_is_off() {
+    fn a_ca_is_used_unless_tls_is_disabled() {
         let mode = |parameters: &str, ca| {
             let server = Server::new(&format!("postgres://ada@db/x{parameters}"), ca).unwrap();
             (server.admin.get_ssl_mode(), server.ssl_mode())

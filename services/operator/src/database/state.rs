@@ -1,20 +1,20 @@
-//! What is there on the server: the admin, a role and a database of one name.
+//! The current state on the server: the admin, and the role and database of a name.
 
 use sqlx::{FromRow, postgres::PgRow, query_as};
 
 use super::{
-    Error,
+    error::Error,
     identifier::Identifier,
     session::{Query, Session},
 };
 
-/// All that [`plan`](super::plan) goes by.
+/// The input of a plan.
 #[derive(Debug, Clone)]
 pub(super) struct State {
     pub(super) admin: Admin,
     pub(super) role: Option<Role>,
     pub(super) database: Option<Database>,
-    /// Those of `postgres` and `template1` that everyone may open and the admin may close.
+    /// Those of `postgres` and `template1` that everyone may connect to and whose privileges the admin may change.
     pub(super) open: Vec<String>,
 }
 
@@ -40,10 +40,10 @@ pub(super) struct Role {
     pub(super) bypasses_rls: bool,
     pub(super) logs_in: bool,
     pub(super) connection_limit: i32,
-    /// Whether its password does.
+    /// Whether its password expires.
     pub(super) expires: bool,
     /// Whether the admin has its privileges and may act as it.
-    pub(super) obeys: bool,
+    pub(super) usable_by_admin: bool,
     #[sqlx(skip)]
     pub(super) memberships: Vec<Membership>,
 }
@@ -53,7 +53,7 @@ pub(super) struct Role {
 pub(super) struct Membership {
     pub(super) role: String,
     pub(super) grantor: String,
-    /// Whether the admin may end it.
+    /// Whether the admin may revoke it.
     pub(super) revocable: bool,
 }
 
@@ -68,19 +68,19 @@ pub(super) struct Database {
     pub(super) connection_limit: i32,
     /// Whether everyone has a privilege on it.
     pub(super) is_public: bool,
-    /// Whether its owner has all of them.
+    /// Whether its owner has all privileges.
     pub(super) is_owners: bool,
 }
 
 impl Database {
-    /// What an interrupted `DROP DATABASE` leaves: it can be dropped again, and nothing else.
-    pub(super) fn is_remains(&self) -> bool {
+    /// Whether `DROP DATABASE` was interrupted. Such a database can only be dropped.
+    pub(super) fn is_invalid(&self) -> bool {
         self.connection_limit == -2
     }
 
-    /// Whether something keeps it from being dropped: clients that come back, or that it is a template.
-    pub(super) fn is_in_service(&self) -> bool {
-        !self.is_remains() && (self.takes_connections || self.is_template)
+    /// Whether reconnecting clients, or being a template, could keep it from being dropped.
+    pub(super) fn accepts_clients(&self) -> bool {
+        !self.is_invalid() && (self.takes_connections || self.is_template)
     }
 }
 
@@ -88,18 +88,18 @@ const ADMIN: &str = "
     SELECT current_user::text AS name, current_database()::text AS home,
            current_setting('server_version_num')::int AS version";
 
-// Up to Postgres 15 a member may act as the role; since 16 it takes the option SET, and a role's maker has not got it.
+// Up to Postgres 15, a member may act as the role. Since 16 this takes the option SET, which the creator lacks.
 const ROLE: &str = "
     SELECT shobj_description(oid, 'pg_authid') AS comment, rolsuper AS superuser,
            rolcreatedb AS creates_databases, rolcreaterole AS creates_roles, rolreplication AS replicates,
            rolbypassrls AS bypasses_rls, rolcanlogin AS logs_in, rolconnlimit AS connection_limit,
            coalesce(rolvaliduntil < 'infinity', false) AS expires,
            pg_has_role(oid, 'USAGE') AND pg_has_role(oid,
-               CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END) AS obeys
+               CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END) AS usable_by_admin
     FROM pg_roles WHERE rolname = $1";
 
-// Who may end a membership: up to Postgres 15 whoever has CREATEROLE; since 16 who has the option ADMIN of the group,
-// and the privileges of who granted it.
+// Who may revoke a membership: up to Postgres 15, anyone with CREATEROLE; since 16, anyone with the ADMIN option of the
+// group and the privileges of the grantor.
 const MEMBERSHIPS: &str = "
     SELECT g.rolname::text AS role, pg_get_userbyid(m.grantor)::text AS grantor,
            CASE WHEN a.rolsuper THEN true
@@ -138,17 +138,17 @@ impl State {
     pub(super) async fn read(session: &mut Session, name: &Identifier) -> Result<Self, Error> {
         let name = name.raw();
         let admin = session.read_one(query_as(ADMIN)).await?;
-        let mut role: Option<Role> = session.read(about(ROLE, name)).await?.pop();
+        let mut role: Option<Role> = session.read(by_name(ROLE, name)).await?.pop();
         if let Some(role) = &mut role {
-            role.memberships = session.read(about(MEMBERSHIPS, name)).await?;
+            role.memberships = session.read(by_name(MEMBERSHIPS, name)).await?;
         }
-        let database = session.read(about(DATABASE, name)).await?.pop();
+        let database = session.read(by_name(DATABASE, name)).await?.pop();
         let open = session.read(query_as(OPEN)).await?.into_iter().map(|(name,)| name).collect();
         Ok(Self { admin, role, database, open })
     }
 }
 
-fn about<T>(query: &'static str, name: &str) -> Query<T>
+fn by_name<T>(query: &'static str, name: &str) -> Query<T>
 where
     T: for<'r> FromRow<'r, PgRow>,
 {

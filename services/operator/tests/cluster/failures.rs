@@ -1,4 +1,4 @@
-//! What goes wrong is named, in words that help, and heals by itself.
+//! Failures are reported with their cause, and the service recovers once it is fixed.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ fn small(image: &str, database: &Value) -> Value {
     json!({ "image": image, "database": database, "scaling": { "min": 1, "max": 1 } })
 }
 
-pub async fn an_image_that_does_not_exist_is_named_and_its_repair_seen(on: Arc<Installation>) {
+pub async fn a_missing_image_is_reported_and_recovered_from(on: Arc<Installation>) {
     let spec = |image: &str| json!({ "image": image, "scaling": { "min": 1, "max": 1 } });
     on.apply("imageless", spec("localhost/hedgerow/nothing:1")).await;
     let object = on.wait("imageless", "it is stalled", |object| is(object, "Stalled", "True", "ImagePull")).await;
@@ -25,7 +25,7 @@ pub async fn an_image_that_does_not_exist_is_named_and_its_repair_seen(on: Arc<I
     on.ready("imageless").await;
 }
 
-pub async fn a_crashing_container_is_named_with_its_last_words(on: Arc<Installation>) {
+pub async fn a_crashing_container_is_reported_with_its_message(on: Arc<Installation>) {
     // A service that needs a database, without one.
     let spec = json!({ "image": image("users"), "scaling": { "min": 1, "max": 1 } });
     on.apply("crashing", spec).await;
@@ -36,17 +36,17 @@ pub async fn a_crashing_container_is_named_with_its_last_words(on: Arc<Installat
     on.ready("crashing").await;
 }
 
-pub async fn a_failing_migration_leaves_the_old_version_serving(on: Arc<Installation>) {
+pub async fn a_failed_migration_leaves_the_old_version_serving(on: Arc<Installation>) {
     on.apply("migrating", small(&image("users"), &json!({}))).await;
     on.ready("migrating").await;
-    // Another service's migrations do not fit this schema.
+    // The migrations of another service do not match this schema.
     on.apply("migrating", small(&image("inventory"), &json!({}))).await;
     let text = on.unready("migrating", "MigrationFailed").await;
-    assert!(text.contains("0001_") && text.contains(".sql"), "it names the file: {text}");
+    assert!(text.contains("0001_") && text.contains(".sql"), "the message names the file: {text}");
     let object = on.get("migrating").await;
     assert!(is(&object, "Stalled", "True", "MigrationFailed"));
     assert_eq!(object.status.expect("a status").image, Some(image("users")), "the old version");
-    assert_eq!(on.request("migrating", "/users").await.expect("an answer"), "[]");
+    assert_eq!(on.request("migrating", "/users").await.expect("a response"), "[]");
 
     // Scaling still works.
     let mut spec = small(&image("inventory"), &json!({}));
@@ -65,7 +65,7 @@ pub async fn an_older_image_works_on_a_newer_schema(on: Arc<Installation>) {
     let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
                  VALUES (9999, 'of a newer image', true, '', 0)";
     on.psql("older-image", newer).await.expect("a newer schema");
-    // A rollout with its migration, as of another image.
+    // Changing the environment starts a rollout with a migration.
     spec["env"] = json!([{ "name": "LOG_LEVEL", "value": "debug" }]);
     on.apply("older-image", spec).await;
     let object = on.ready("older-image").await;
@@ -80,13 +80,13 @@ pub async fn a_missing_admin_secret_is_waited_for(on: Arc<Installation>) {
     on.ready("serverless").await;
 }
 
-pub async fn a_quota_is_named(on: Arc<Installation>) {
+pub async fn an_exceeded_quota_is_reported(on: Arc<Installation>) {
     let quota = json!({ "metadata": { "name": "small" }, "spec": { "hard": { "pods": "1" } } });
     on.create::<ResourceQuota>(quota).await;
     on.apply("crowded", json!({ "image": image("users"), "scaling": { "min": 1, "max": 1 } })).await;
     let text = on.unready("crowded", "QuotaExceeded").await;
     assert!(text.contains("exceeded quota: small"), "{text}");
     assert!(on.api::<Deployment>().get("crowded").await.is_ok());
-    on.api::<ResourceQuota>().delete("small", &DeleteParams::default()).await.expect("it is deleted");
+    on.api::<ResourceQuota>().delete("small", &DeleteParams::default()).await.expect("deleting succeeds");
     on.delete("crowded").await;
 }

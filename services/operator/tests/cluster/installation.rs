@@ -1,4 +1,4 @@
-//! The operator and a Postgres in a namespace of their own.
+//! The operator and a Postgres in their own namespace.
 
 use std::{fs, ops::Deref, path::PathBuf};
 
@@ -15,7 +15,7 @@ use kube::{
 use serde_json::{Value, json};
 use test_support::cluster::{MANAGER, Namespace, SOON, eventually, image, within};
 
-/// The Secret that opens Postgres as its superuser.
+/// The Secret with the superuser credentials of Postgres.
 pub const ADMIN: &str = "hedgerow-postgres";
 
 pub struct Installation(Namespace);
@@ -29,7 +29,7 @@ impl Deref for Installation {
 }
 
 impl Installation {
-    /// Installs from the manifests of `deploy/operator`, as a user does.
+    /// Installs the manifests of `deploy/operator`, as a user does.
     pub async fn start() -> Self {
         let this = Self(Namespace::create_restricted(format!("hedgerow-test-{}", std::process::id())).await);
         this.start_postgres().await;
@@ -65,7 +65,7 @@ impl Installation {
             if object["kind"] == "Deployment" {
                 let container = &mut object["spec"]["template"]["spec"]["containers"][0];
                 container["image"] = image("operator").into();
-                // Drift is looked for often, and the databases told from those of other test runs.
+                // Check for drift often, and keep the databases apart from those of other test runs.
                 let variables = container["env"].as_array_mut().expect("variables");
                 variables.push(json!({ "name": "RESYNC", "value": "10s" }));
                 variables.push(json!({ "name": "INSTALLATION", "value": self.name }));
@@ -73,14 +73,14 @@ impl Installation {
             let object: DynamicObject = serde_json::from_value(object).expect("manifests");
             let kind = object.types.clone().expect("a kind").try_into().expect("a kind");
             let (kind, capabilities) = discovery.resolve_gvk(&kind).expect("a kind that is there");
-            assert_eq!(capabilities.scope, Scope::Namespaced, "the operator asks for nothing beyond its namespace");
+            assert_eq!(capabilities.scope, Scope::Namespaced, "the operator needs only namespaced resources");
             let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.name, &kind);
-            api.patch(&object.name_any(), &parameters, &Patch::Apply(&object)).await.expect("it is taken");
+            api.patch(&object.name_any(), &parameters, &Patch::Apply(&object)).await.expect("applying succeeds");
         }
     }
 
     pub async fn end(&self) {
-        // What has a finalizer needs the operator, so it goes first.
+        // Objects with a finalizer need the operator, so delete them first.
         let objects: Api<Microservice> = self.api();
         let _ = objects.delete_collection(&DeleteParams::default(), &ListParams::default()).await;
         eventually("the objects are gone", SOON, async || {

@@ -1,4 +1,4 @@
-//! From the first apply to the end.
+//! Creation and deletion of objects.
 
 use std::{sync::Arc, time::Instant};
 
@@ -8,9 +8,9 @@ use test_support::cluster::{SOON, eventually, image};
 
 use crate::installation::Installation;
 
-pub async fn an_object_with_a_database_becomes_ready_and_answers(on: Arc<Installation>) {
+pub async fn an_object_with_a_database_becomes_ready_and_serves(on: Arc<Installation>) {
     let begun = Instant::now();
-    // An autoscaler would take pods away as the costs of the start wane, and the status be written at any time.
+    // Without an autoscaler, which could change the replica count and the status at any time.
     on.apply("first", json!({ "image": image("users"), "database": {}, "scaling": { "min": 2, "max": 2 } })).await;
     let object = on.ready("first").await;
     println!("ready after {:.1} s", begun.elapsed().as_secs_f64());
@@ -21,10 +21,10 @@ pub async fn an_object_with_a_database_becomes_ready_and_answers(on: Arc<Install
     assert_eq!((status.replicas, status.ready_replicas), (2, 2));
     assert_eq!(status.image, Some(image("users")));
     assert_eq!(status.url, Some(format!("http://first.{}.svc:8080", on.name)));
-    assert_eq!(on.request("first", "/users").await.expect("an answer"), "[]");
+    assert_eq!(on.request("first", "/users").await.expect("a response"), "[]");
 }
 
-pub async fn deleted_under_retain_and_taken_up_again(on: Arc<Installation>) {
+pub async fn a_retained_database_is_reused(on: Arc<Installation>) {
     let spec = json!({ "image": image("users"), "database": {}, "scaling": { "min": 1, "max": 1 } });
     on.apply("retained", spec.clone()).await;
     on.ready("retained").await;
@@ -37,11 +37,12 @@ pub async fn deleted_under_retain_and_taken_up_again(on: Arc<Installation>) {
     on.apply("retained", spec).await;
     on.ready("retained").await;
     assert_eq!(on.api::<Secret>().get("retained-database").await.expect("the Secret").data, password);
-    let users: Value = serde_json::from_str(&on.request("retained", "/users").await.expect("an answer")).expect("JSON");
+    let users: Value =
+        serde_json::from_str(&on.request("retained", "/users").await.expect("a response")).expect("JSON");
     assert_eq!(users[0]["name"], "Ada");
 }
 
-pub async fn deleted_under_delete_nothing_is_left(on: Arc<Installation>) {
+pub async fn deletion_policy_delete_leaves_nothing_behind(on: Arc<Installation>) {
     let database = json!({ "deletionPolicy": "Delete" });
     let spec = json!({ "image": image("users"), "database": database, "scaling": { "min": 1, "max": 1 } });
     on.apply("dropped", spec).await;
@@ -52,7 +53,7 @@ pub async fn deleted_under_delete_nothing_is_left(on: Arc<Installation>) {
     let left = "SELECT count(*) FROM pg_roles WHERE rolname = 'dropped'";
     assert_eq!(on.psql("postgres", left).await, Ok("0".to_owned()));
     eventually("the Secret is gone", SOON, async || {
-        on.api::<Secret>().get_opt("dropped-database").await.expect("an answer").is_none()
+        on.api::<Secret>().get_opt("dropped-database").await.expect("a response").is_none()
     })
     .await;
 }

@@ -1,8 +1,8 @@
 //! The operator on a real API server, with a real Postgres: `make test-cluster`, against the current kube context.
 //!
-//! All cases share one installation, in a namespace of its own that is deleted at the end; each has objects of its own.
+//! All cases share one installation in its own namespace, which is deleted at the end. Each case has its own objects.
 
-#![expect(clippy::large_futures, reason = "a test has the stack to itself")]
+#![expect(clippy::large_futures, reason = "each test has its own stack")]
 
 mod children;
 mod databases;
@@ -31,32 +31,33 @@ macro_rules! cases {
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    // They run side by side, but for those that take the operator away from the others.
+    // These run concurrently.
     let together = cases![
-        lifecycle::an_object_with_a_database_becomes_ready_and_answers,
-        lifecycle::deleted_under_retain_and_taken_up_again,
-        lifecycle::deleted_under_delete_nothing_is_left,
-        children::a_child_deleted_or_edited_by_hand_is_back,
-        children::what_the_spec_no_longer_asks_for_is_deleted,
+        lifecycle::an_object_with_a_database_becomes_ready_and_serves,
+        lifecycle::a_retained_database_is_reused,
+        lifecycle::deletion_policy_delete_leaves_nothing_behind,
+        children::a_deleted_or_edited_child_is_restored,
+        children::children_no_longer_specified_are_deleted,
         children::the_older_object_keeps_the_path,
-        databases::a_database_of_somebody_else_is_not_adopted,
-        databases::of_two_objects_for_one_database_the_second_is_refused,
+        databases::a_foreign_database_is_not_adopted,
+        databases::the_second_object_for_a_database_is_refused,
         databases::drift_in_the_database_is_repaired,
-        databases::a_lost_secret_is_made_anew_and_the_pods_replaced,
-        databases::an_admin_that_is_no_superuser_is_enough,
-        failures::an_image_that_does_not_exist_is_named_and_its_repair_seen,
-        failures::a_crashing_container_is_named_with_its_last_words,
-        failures::a_failing_migration_leaves_the_old_version_serving,
+        databases::a_lost_secret_is_recreated_and_the_pods_replaced,
+        databases::an_admin_need_not_be_a_superuser,
+        failures::a_missing_image_is_reported_and_recovered_from,
+        failures::a_crashing_container_is_reported_with_its_message,
+        failures::a_failed_migration_leaves_the_old_version_serving,
         failures::an_older_image_works_on_a_newer_schema,
         failures::a_missing_admin_secret_is_waited_for,
-        scaling::the_number_of_pods_passes_to_the_autoscaler_and_back_and_is_never_one,
+        scaling::handing_replicas_to_the_autoscaler_never_scales_to_one,
     ];
+    // These affect the operator or the namespace, so they run alone.
     let alone = cases![
-        children::a_kind_that_is_installed_later_is_found,
-        failures::a_quota_is_named,
-        steady::a_steady_state_makes_no_write_but_the_lease,
-        leadership::a_leader_that_is_told_to_stop_hands_over_at_once,
-        leadership::a_leader_that_dies_is_replaced_within_20_seconds,
+        children::a_kind_that_is_installed_later_is_used,
+        failures::an_exceeded_quota_is_reported,
+        steady::settled_objects_cause_no_writes_except_the_lease,
+        leadership::a_stopping_leader_hands_over_at_once,
+        leadership::a_dead_leader_is_replaced_within_20_seconds,
     ];
     if arguments.list {
         let trials = together.iter().chain(&alone).map(|(name, _)| Trial::test(*name, || Ok(()))).collect();
@@ -68,7 +69,7 @@ fn main() -> ExitCode {
         let trial = |(name, case): &(&'static str, Case)| {
             let (handle, case, installation) = (handle.clone(), *case, installation.clone());
             Trial::test(*name, move || {
-                // A panic fails the case, and its message is shown.
+                // A panic fails the case.
                 handle.block_on(case(installation));
                 Ok(())
             })

@@ -1,4 +1,4 @@
-//! Who sets the number of pods.
+//! Who sets the replica count.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::installation::Installation;
 
-pub async fn the_number_of_pods_passes_to_the_autoscaler_and_back_and_is_never_one(on: Arc<Installation>) {
+pub async fn handing_replicas_to_the_autoscaler_never_scales_to_one(on: Arc<Installation>) {
     let spec =
         |image: String, min, max| json!({ "image": image, "database": {}, "scaling": { "min": min, "max": max } });
     let (seen, fewest) = watch::channel(i32::MAX);
@@ -31,17 +31,17 @@ pub async fn the_number_of_pods_passes_to_the_autoscaler_and_back_and_is_never_o
     on.apply("handed-over", spec(image("users"), 2, 4)).await;
     on.ready("handed-over").await;
     let replicas = async || deployments.get("handed-over").await.expect("it").spec.expect("it").replicas;
-    // As the autoscaler does.
+    // The autoscaler writes the count like this.
     let scale = json!({ "spec": { "replicas": 4 } });
     deployments.patch_scale("handed-over", &PatchParams::default(), &Patch::Merge(scale)).await.expect("scaled");
     let mut rolled = spec(image("users"), 2, 4);
     rolled["env"] = json!([{ "name": "LOG_LEVEL", "value": "debug" }]);
     on.apply("handed-over", rolled).await;
     on.ready("handed-over").await;
-    assert!(replicas().await >= Some(2), "a rollout leaves the number alone");
+    assert!(replicas().await >= Some(2), "a rollout does not change the count");
     on.apply("handed-over", spec(image("users"), 3, 3)).await;
-    eventually("the number is the spec's again", SOON, async || replicas().await == Some(3)).await;
+    eventually("the spec sets the count again", SOON, async || replicas().await == Some(3)).await;
     on.ready("handed-over").await;
     watched.abort();
-    assert!(*fewest.borrow() >= 2, "there were {} at some time", *fewest.borrow());
+    assert!(*fewest.borrow() >= 2, "the count dropped to {}", *fewest.borrow());
 }

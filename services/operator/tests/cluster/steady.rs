@@ -1,4 +1,4 @@
-//! Nothing to do, nothing done.
+//! Settled objects cause no writes.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -10,19 +10,19 @@ use tokio::time;
 
 use crate::installation::Installation;
 
-/// Some looks of every object long.
+/// Long enough for several reconciles of every object.
 const WATCHED: Duration = Duration::from_mins(1);
 
-pub async fn a_steady_state_makes_no_write_but_the_lease(on: Arc<Installation>) {
+pub async fn settled_objects_cause_no_writes_except_the_lease(on: Arc<Installation>) {
     let objects = on.api::<Microservice>().list(&ListParams::default()).await.expect("objects");
     let names: Vec<_> = objects.iter().map(ResourceExt::name_any).collect();
     for name in &names {
         on.wait(name, "settled", |object| is(object, "Reconciling", "False", "Settled")).await;
     }
-    // A look that has written a status may still have its event to send.
-    eventually("no look is under way", SOON, async || is_idle(&on).await).await;
+    // A reconcile that has written a status may still send its event.
+    eventually("no reconcile is running", SOON, async || is_idle(&on).await).await;
     let before = writes(&on).await;
-    // The one test that waits: that nothing happens shows in no other way.
+    // Waiting is the only way to observe that nothing happens.
     time::sleep(WATCHED).await;
     let after = writes(&on).await;
     let written: Vec<_> = after.iter().filter(|(what, count)| before.get(*what).unwrap_or(&0.0) < count).collect();
@@ -31,7 +31,7 @@ pub async fn a_steady_state_makes_no_write_but_the_lease(on: Arc<Installation>) 
     assert!(written.iter().all(|(what, _)| what.contains("leases")), "{written:?}");
 }
 
-/// The operator's requests but for reads, by method and kind.
+/// The operator's write requests, by pod, method and kind.
 async fn writes(on: &Installation) -> BTreeMap<String, f64> {
     let mut all = BTreeMap::new();
     for (pod, metrics) in metrics(on).await {
@@ -45,7 +45,7 @@ async fn writes(on: &Installation) -> BTreeMap<String, f64> {
     all
 }
 
-/// Whether each look that was begun has ended.
+/// Whether no reconcile is running.
 async fn is_idle(on: &Installation) -> bool {
     metrics(on).await.iter().all(|(_, metrics)| {
         let count = |name| metrics.lines().find_map(|line| line.strip_prefix(name)).expect("a count");
@@ -53,7 +53,7 @@ async fn is_idle(on: &Installation) -> bool {
     })
 }
 
-/// What each pod of the operator counts, by its name.
+/// The metrics of each operator pod, by name.
 async fn metrics(on: &Installation) -> Vec<(String, String)> {
     let selector = ListParams::default().labels("app.kubernetes.io/name=hedgerow-operator");
     let mut all = Vec::new();

@@ -1,16 +1,16 @@
-//! An operator that dies at any point: after each statement that may write, its connections are cut.
+//! Crashes of the operator at any point: its connections are cut after each statement that may write.
 
 use operator::database::Server;
 
-use crate::{PASSWORD, ensure, left_to_do, mark, postgres::Postgres, proxy::Proxy, wanted};
+use crate::{PASSWORD, changes, ensure, owner, postgres::Postgres, proxy::Proxy, spec};
 
-/// Nothing is there that the next attempt would take for somebody else's, and nothing is open to everyone.
+/// Whether everything there is recognised as owned, and nothing is accessible to PUBLIC.
 async fn is_sound(postgres: &Postgres) -> bool {
-    let mark = mark("inventory");
+    let owner = owner("inventory");
     postgres
         .holds(&format!(
             "NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'inventory'
-                         AND shobj_description(oid, 'pg_authid') IS DISTINCT FROM '{mark}')
+                         AND shobj_description(oid, 'pg_authid') IS DISTINCT FROM '{owner}')
              AND NOT EXISTS (SELECT FROM pg_database WHERE datname = 'inventory'
                              AND (pg_get_userbyid(datdba) <> 'inventory' OR datallowconn AND datacl IS NULL))"
         ))
@@ -27,41 +27,41 @@ async fn is_gone(postgres: &Postgres) -> bool {
 }
 
 async fn ensures(server: &Server, postgres: &Postgres) {
-    ensure(server, &wanted("inventory")).await;
-    assert_eq!(left_to_do(server, &wanted("inventory")).await, [""; 0]);
+    ensure(server, &spec("inventory")).await;
+    assert_eq!(changes(server, &spec("inventory")).await, [""; 0]);
     postgres.open("inventory", PASSWORD, "inventory").await.unwrap();
 }
 
 #[tokio::test]
-async fn what_a_crash_left_half_made_is_completed() {
-    let postgres = Postgres::start().await;
-    let (server, wanted) = (postgres.server(), wanted("inventory"));
+async fn an_interrupted_creation_is_completed() {
+    let postgres = Postgres::shared().await;
+    let (server, spec) = (postgres.server(), spec("inventory"));
     let proxy = Proxy::start(&postgres).await;
     let mut statements = 0;
     loop {
         statements += 1;
         proxy.ends_after(statements);
-        let crashed = proxy.server().ensure(&wanted).await.is_err();
+        let crashed = proxy.server().ensure(&spec).await.is_err();
         assert!(is_sound(&postgres).await, "after {statements} statements");
         ensures(&server, &postgres).await;
         if !crashed {
             break;
         }
-        server.remove("inventory", &wanted.mark).await.unwrap();
+        server.remove("inventory", &spec.owner).await.unwrap();
         assert!(is_gone(&postgres).await, "after {statements} statements");
     }
-    assert!(statements > 12, "{statements} statements are too few");
+    assert!(statements > 12, "only {statements} statements");
 }
 
 #[tokio::test]
-async fn what_a_crash_left_half_made_can_be_removed() {
-    let postgres = Postgres::start().await;
-    let (server, wanted) = (postgres.server(), wanted("inventory"));
+async fn an_interrupted_creation_can_be_removed() {
+    let postgres = Postgres::shared().await;
+    let (server, spec) = (postgres.server(), spec("inventory"));
     let proxy = Proxy::start(&postgres).await;
     for statements in 1.. {
         proxy.ends_after(statements);
-        let crashed = proxy.server().ensure(&wanted).await.is_err();
-        server.remove("inventory", &wanted.mark).await.unwrap();
+        let crashed = proxy.server().ensure(&spec).await.is_err();
+        server.remove("inventory", &spec.owner).await.unwrap();
         assert!(is_gone(&postgres).await, "after {statements} statements");
         if !crashed {
             break;
@@ -70,18 +70,18 @@ async fn what_a_crash_left_half_made_can_be_removed() {
 }
 
 #[tokio::test]
-async fn what_a_crash_left_half_removed_is_removed_or_made_again() {
-    let postgres = Postgres::start().await;
-    let (server, wanted) = (postgres.server(), wanted("inventory"));
+async fn an_interrupted_removal_can_be_finished_or_undone() {
+    let postgres = Postgres::shared().await;
+    let (server, spec) = (postgres.server(), spec("inventory"));
     let proxy = Proxy::start(&postgres).await;
     for statements in 1.. {
-        ensure(&server, &wanted).await;
+        ensure(&server, &spec).await;
         proxy.ends_after(statements);
-        let crashed = proxy.server().remove("inventory", &wanted.mark).await.is_err();
+        let crashed = proxy.server().remove("inventory", &spec.owner).await.is_err();
         if statements % 2 == 0 {
             ensures(&server, &postgres).await;
         }
-        server.remove("inventory", &wanted.mark).await.unwrap();
+        server.remove("inventory", &spec.owner).await.unwrap();
         assert!(is_gone(&postgres).await, "after {statements} statements");
         if !crashed {
             break;

@@ -1,4 +1,4 @@
-//! A role opens its own database and no other.
+//! A role can connect to its own database only.
 
 use operator::database::Warning;
 use sqlx::Executor;
@@ -7,33 +7,33 @@ use crate::{
     PASSWORD, ensure,
     postgres::{ADMIN_PASSWORD, Postgres, code},
     proxy::Proxy,
-    wanted,
+    spec,
 };
 
 /// `insufficient_privilege`.
 const REFUSED: &str = "42501";
 
 #[tokio::test]
-async fn a_role_opens_its_own_database_and_no_other() {
-    let postgres = Postgres::start().await;
+async fn a_role_can_connect_to_its_own_database_only() {
+    let postgres = Postgres::shared().await;
     let server = postgres.with_superuser();
-    ensure(&server, &wanted("users")).await;
-    ensure(&server, &wanted("inventory")).await;
-    // Over TCP, as services do.
+    ensure(&server, &spec("users")).await;
+    ensure(&server, &spec("inventory")).await;
+    // Services connect over TCP.
     let proxy = Proxy::start(&postgres).await;
     for (role, other) in [("users", "inventory"), ("inventory", "users")] {
         proxy.open(role, PASSWORD, role).await.unwrap();
         for database in [other, "postgres", "template1"] {
-            assert_eq!(code(proxy.open(role, PASSWORD, database).await), REFUSED, "{role} opens {database}");
+            assert_eq!(code(proxy.open(role, PASSWORD, database).await), REFUSED, "{role} connects to {database}");
         }
         assert_eq!(code(proxy.open(role, "a guess", role).await), "28P01");
     }
 }
 
 #[tokio::test]
-async fn a_role_makes_no_databases_and_no_roles() {
-    let postgres = Postgres::start().await;
-    ensure(&postgres.server(), &wanted("inventory")).await;
+async fn a_role_can_create_neither_databases_nor_roles() {
+    let postgres = Postgres::shared().await;
+    ensure(&postgres.server(), &spec("inventory")).await;
     let mut role = postgres.open("inventory", PASSWORD, "inventory").await.unwrap();
     for statement in [
         "CREATE DATABASE another",
@@ -48,40 +48,40 @@ async fn a_role_makes_no_databases_and_no_roles() {
 }
 
 #[tokio::test]
-async fn what_the_admin_may_not_close_is_a_warning() {
-    let postgres = Postgres::start().await;
-    let opens = |names: &[&str]| Warning::Opens(names.iter().map(ToString::to_string).collect());
-    let ensured = ensure(&postgres.server(), &wanted("inventory")).await;
-    assert_eq!(ensured.warnings, [opens(&["postgres", "template1"])]);
+async fn databases_that_stay_public_are_a_warning() {
+    let postgres = Postgres::shared().await;
+    let public = |names: &[&str]| Warning::CanConnectTo(names.iter().map(ToString::to_string).collect());
+    let report = ensure(&postgres.server(), &spec("inventory")).await;
+    assert_eq!(report.warnings, [public(&["postgres", "template1"])]);
 
-    // As on a managed server, where the first database is the admin's.
+    // On a managed server, the admin owns the default database.
     postgres.sql("ALTER DATABASE postgres OWNER TO admin").await;
-    let ensured = ensure(&postgres.server(), &wanted("inventory")).await;
-    assert_eq!(ensured.done, [r#"took the database "postgres" from everyone else"#]);
-    assert_eq!(ensured.warnings, [opens(&["template1"])]);
-    assert_eq!(ensure(&postgres.server(), &wanted("inventory")).await.done, [""; 0]);
+    let report = ensure(&postgres.server(), &spec("inventory")).await;
+    assert_eq!(report.changes, [r#"revoked CONNECT on database "postgres" from PUBLIC"#]);
+    assert_eq!(report.warnings, [public(&["template1"])]);
+    assert_eq!(ensure(&postgres.server(), &spec("inventory")).await.changes, [""; 0]);
 }
 
 #[tokio::test]
-async fn a_database_is_never_open_to_everyone() {
-    let postgres = Postgres::start().await;
+async fn a_new_database_is_never_public() {
+    let postgres = Postgres::shared().await;
     let server = postgres.server();
     let proxy = Proxy::start(&postgres).await;
-    // Right after it was made, with nothing else done yet.
+    // Right after it was created, before any other statement.
     proxy.ends_with("CREATE DATABASE");
-    assert!(proxy.server().ensure(&wanted("inventory")).await.is_err());
+    assert!(proxy.server().ensure(&spec("inventory")).await.is_err());
     while !postgres.holds("EXISTS (SELECT FROM pg_database WHERE datname = 'inventory')").await {}
     assert!(postgres.open("admin", ADMIN_PASSWORD, "inventory").await.is_err());
-    ensure(&server, &wanted("inventory")).await;
+    ensure(&server, &spec("inventory")).await;
     postgres.open("inventory", PASSWORD, "inventory").await.unwrap();
 }
 
 #[tokio::test]
-async fn what_a_service_does_to_its_database_turns_no_admin_against_its_server() {
-    let postgres = Postgres::start().await;
+async fn a_service_cannot_make_the_admin_run_its_functions() {
+    let postgres = Postgres::shared().await;
     let server = postgres.with_superuser();
-    ensure(&server, &wanted("inventory")).await;
-    // Whoever follows this search path makes the role a superuser, by comparing two names or by counting to three.
+    ensure(&server, &spec("inventory")).await;
+    // With this search path, comparing two names or reading the schema version would make the role a superuser.
     let trap = "
         CREATE SCHEMA trap;
         CREATE FUNCTION trap.same(name, name) RETURNS bool LANGUAGE plpgsql AS $$
@@ -93,7 +93,7 @@ async fn what_a_service_does_to_its_database_turns_no_admin_against_its_server()
         ALTER DATABASE inventory SET search_path = trap, public, pg_catalog;
         GRANT USAGE ON SCHEMA public TO PUBLIC";
     postgres.sql_as("inventory", trap).await.unwrap();
-    let _ = server.ensure(&wanted("inventory")).await;
+    let _ = server.ensure(&spec("inventory")).await;
     let _ = server.schema_version("inventory", PASSWORD).await;
     assert!(postgres.holds("NOT (SELECT rolsuper FROM pg_roles WHERE rolname = 'inventory')").await);
 }

@@ -1,42 +1,44 @@
-//! Roles and databases on a real Postgres, one module a theme. The admin is no superuser unless a test says so.
+//! Roles and databases on a real Postgres, one module per topic. The admin is not a superuser unless a test says so.
 
-mod claims;
+mod connection;
 mod crashes;
+mod creation;
 mod isolation;
-mod making;
+mod ownership;
+
 mod postgres;
 mod proxy;
-mod reach;
+
 mod removal;
 mod repair;
 mod secrets;
 
-use operator::database::{Adopt, Ensured, Mark, Server, Wanted};
+use operator::database::{Adoption, DatabaseSpec, EnsureReport, Owner, Server};
 
-/// What a service gets from `ensure`.
+/// The password of every service role.
 const PASSWORD: &str = "correct-horse-battery";
 
-/// An object of the installation `here`, in the namespace `shop`.
-fn mark(name: &str) -> Mark {
-    Mark::new("here", "shop", name).unwrap()
+/// The owner `shop/NAME` of the installation `here`.
+fn owner(name: &str) -> Owner {
+    Owner::new("here", "shop", name).unwrap()
 }
 
-fn wanted(name: &str) -> Wanted {
-    Wanted {
+fn spec(name: &str) -> DatabaseSpec {
+    DatabaseSpec {
         name: name.to_owned(),
-        mark: mark(name),
+        owner: owner(name),
         password: PASSWORD.to_owned(),
         connection_limit: 20,
-        adopt: Adopt::Nothing,
+        adoption: Adoption::None,
     }
 }
 
-/// Ensures what must succeed.
-async fn ensure(server: &Server, wanted: &Wanted) -> Ensured {
-    server.ensure(wanted).await.unwrap()
+/// Calls `ensure`, which must succeed.
+async fn ensure(server: &Server, spec: &DatabaseSpec) -> EnsureReport {
+    server.ensure(spec).await.unwrap()
 }
 
-/// What was done at a time when nothing should be left to do.
-async fn left_to_do(server: &Server, wanted: &Wanted) -> Vec<String> {
-    ensure(server, wanted).await.done
+/// What `ensure` changes.
+async fn changes(server: &Server, spec: &DatabaseSpec) -> Vec<String> {
+    ensure(server, spec).await.changes
 }

@@ -1,4 +1,4 @@
-//! The server over TCP: with TLS, and with connections that are cut at a chosen point.
+//! A TCP proxy in front of the server that adds TLS or cuts connections at a chosen point.
 
 use std::{
     sync::{Arc, Mutex},
@@ -22,11 +22,11 @@ use crate::postgres::{ADMIN_PASSWORD, Postgres};
 enum Cut {
     #[default]
     Never,
-    /// After so many statements. Only those that nothing is bound to count: all that write are such.
+    /// After this many simple queries. Every statement that writes is one.
     After(usize),
-    /// After a statement that begins so.
+    /// After a statement with this prefix.
     AfterThis(&'static str),
-    /// It has happened: whoever comes is turned away.
+    /// The connections were cut, and new ones are cut too.
     Done,
 }
 
@@ -73,7 +73,7 @@ impl Proxy {
                 tokio::spawn(async move {
                     let server = UnixStream::connect(socket).await?;
                     let Some(tls) = tls else { return pass(client, server, &cut).await };
-                    // SSLRequest, and the consent to it.
+                    // The SSLRequest and its acceptance.
                     client.read_exact(&mut [0; 8]).await?;
                     client.write_all(b"S").await?;
                     pass(tls.accept(client).await?, server, &cut).await
@@ -83,17 +83,17 @@ impl Proxy {
         proxy
     }
 
-    /// Cuts all connections after so many statements, from now on.
+    /// Cuts all connections after this many more statements.
     pub fn ends_after(&self, statements: usize) {
         *self.cut.lock().unwrap() = Cut::After(statements);
     }
 
-    /// Cuts all connections after a statement that begins so.
+    /// Cuts all connections after a statement with this prefix.
     pub fn ends_with(&self, text: &'static str) {
         *self.cut.lock().unwrap() = Cut::AfterThis(text);
     }
 
-    /// The server with an admin who is no superuser.
+    /// The server, with an admin who is not a superuser.
     pub fn server(&self) -> Server {
         Server::new(&self.url("admin", ADMIN_PASSWORD, "postgres", "disable"), None).unwrap()
     }
@@ -120,7 +120,7 @@ async fn pass(client: impl AsyncRead + AsyncWrite, server: UnixStream, cut: &Mut
             let last = cut.lock().unwrap().ends_with(&packet[..length]);
             to_server.write_all(&packet[..length]).await?;
             if last {
-                // Another connection may be in use meanwhile: its next packet ends it.
+                // Another connection may be in use: its next packet ends it.
                 return Ok(());
             }
         }

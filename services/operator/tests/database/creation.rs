@@ -1,20 +1,20 @@
-//! From nothing to a role and a database.
+//! Creation of a role and a database.
 
 use embedded_postgres::Settings;
 use operator::database::{Error, Warning};
 
-use crate::{ensure, left_to_do, mark, postgres::Postgres, wanted};
+use crate::{changes, ensure, owner, postgres::Postgres, spec};
 
 #[tokio::test]
-async fn a_role_and_its_database_are_made_and_marked() {
-    let postgres = Postgres::start().await;
-    let ensured = ensure(&postgres.server(), &wanted("inventory")).await;
-    assert!(ensured.done.contains(&r#"made the role "inventory""#.to_owned()), "{ensured:?}");
-    assert!(ensured.done.contains(&r#"made the database "inventory""#.to_owned()), "{ensured:?}");
+async fn a_role_and_its_database_are_created_with_owner() {
+    let postgres = Postgres::shared().await;
+    let report = ensure(&postgres.server(), &spec("inventory")).await;
+    assert!(report.changes.contains(&r#"created role "inventory""#.to_owned()), "{report:?}");
+    assert!(report.changes.contains(&r#"created database "inventory""#.to_owned()), "{report:?}");
 
     let marks = "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = 'inventory' UNION ALL
                  SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'inventory'";
-    assert_eq!(postgres.list(marks).await, [mark("inventory").to_string(), mark("inventory").to_string()]);
+    assert_eq!(postgres.list(marks).await, [owner("inventory").to_string(), owner("inventory").to_string()]);
     assert_eq!(
         postgres.list("SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = 'inventory'").await,
         ["inventory"]
@@ -23,14 +23,14 @@ async fn a_role_and_its_database_are_made_and_marked() {
 }
 
 #[tokio::test]
-async fn nothing_is_written_when_all_is_well() {
+async fn nothing_is_written_if_nothing_differs() {
     let postgres = Postgres::start().await;
     for server in [postgres.server(), postgres.with_superuser()] {
-        ensure(&server, &wanted("inventory")).await;
+        ensure(&server, &spec("inventory")).await;
         postgres.sql("ALTER SYSTEM SET log_statement = 'mod'; SELECT pg_reload_conf()").await;
         let before = postgres.list("SELECT pg_current_wal_insert_lsn()::text").await;
-        assert_eq!(left_to_do(&server, &wanted("inventory")).await, [""; 0]);
-        // The background writer may log a snapshot of running transactions, and does so only after a write.
+        assert_eq!(changes(&server, &spec("inventory")).await, [""; 0]);
+        // The background writer logs a snapshot of running transactions only after a write.
         let after = postgres.list("SELECT pg_current_wal_insert_lsn()::text").await;
         assert_eq!(before, after);
         postgres.sql("DROP DATABASE inventory; DROP ROLE inventory").await;
@@ -39,35 +39,35 @@ async fn nothing_is_written_when_all_is_well() {
 
 #[tokio::test]
 async fn a_superuser_may_be_the_admin() {
-    let postgres = Postgres::start().await;
+    let postgres = Postgres::shared().await;
     let server = postgres.with_superuser();
-    let ensured = ensure(&server, &wanted("inventory")).await;
-    assert_eq!(ensured.warnings, []);
+    let report = ensure(&server, &spec("inventory")).await;
+    assert_eq!(report.warnings, []);
     assert!(!postgres.holds("EXISTS (SELECT FROM pg_auth_members WHERE roleid = 'inventory'::regrole)").await);
     postgres.sql_as("inventory", "CREATE TABLE stock (id int)").await.unwrap();
 }
 
 #[tokio::test]
-async fn any_name_goes_that_postgres_takes() {
-    let postgres = Postgres::start().await;
+async fn every_name_that_postgres_accepts_works() {
+    let postgres = Postgres::shared().await;
     let longest = "x".repeat(63);
     for name in [r#"a"; DROP TABLE b; --"#, "Größe", "it's", r"\", "select", "a.b", longest.as_str()] {
-        let wanted = operator::database::Wanted { name: name.to_owned(), ..wanted("inventory") };
-        ensure(&postgres.server(), &wanted).await;
-        assert_eq!(left_to_do(&postgres.server(), &wanted).await, [""; 0]);
+        let spec = operator::database::DatabaseSpec { name: name.to_owned(), ..spec("inventory") };
+        ensure(&postgres.server(), &spec).await;
+        assert_eq!(changes(&postgres.server(), &spec).await, [""; 0]);
         postgres.open(name, crate::PASSWORD, name).await.unwrap();
     }
     for name in ["", "a\0b", "x".repeat(64).as_str()] {
-        let wanted = operator::database::Wanted { name: name.to_owned(), ..wanted("inventory") };
-        assert!(matches!(postgres.server().ensure(&wanted).await, Err(Error::Invalid(_))));
+        let spec = operator::database::DatabaseSpec { name: name.to_owned(), ..spec("inventory") };
+        assert!(matches!(postgres.server().ensure(&spec).await, Err(Error::Invalid(_))));
     }
 }
 
 #[tokio::test]
-async fn two_operators_at_once_do_no_harm() {
-    let postgres = Postgres::start().await;
+async fn concurrent_operators_do_not_conflict() {
+    let postgres = Postgres::shared().await;
     for server in [postgres.server(), postgres.with_superuser()] {
-        let names = ["users", "inventory", "orders"].map(wanted);
+        let names = ["users", "inventory", "orders"].map(spec);
         let (one, other) = (server.clone(), server.clone());
         let [users, inventory, orders] = &names;
         let all = tokio::join!(
@@ -80,20 +80,23 @@ async fn two_operators_at_once_do_no_harm() {
         );
         let all = [all.0, all.1, all.2, all.3, all.4, all.5].map(Result::unwrap);
         for (one, other) in [(&all[0], &all[3]), (&all[1], &all[4]), (&all[2], &all[5])] {
-            assert!(one.done.len().min(other.done.len()) <= 1, "one of them has nothing left to do: {one:?} {other:?}");
+            assert!(
+                one.changes.len().min(other.changes.len()) <= 1,
+                "one of them had nothing left to do: {one:?} {other:?}"
+            );
         }
-        for wanted in &names {
-            assert_eq!(left_to_do(&server, wanted).await, [""; 0]);
-            server.remove(&wanted.name, &wanted.mark).await.unwrap();
+        for spec in &names {
+            assert_eq!(changes(&server, spec).await, [""; 0]);
+            server.remove(&spec.name, &spec.owner).await.unwrap();
         }
     }
 }
 
 #[tokio::test]
-async fn the_version_of_the_schema_is_told_where_it_can_be() {
-    let postgres = Postgres::start().await;
+async fn the_schema_version_is_reported_if_it_is_known() {
+    let postgres = Postgres::shared().await;
     let server = postgres.server();
-    ensure(&server, &wanted("inventory")).await;
+    ensure(&server, &spec("inventory")).await;
     let version = || server.schema_version("inventory", crate::PASSWORD);
 
     assert_eq!(version().await.unwrap(), Some(0));
@@ -108,35 +111,37 @@ async fn the_version_of_the_schema_is_told_where_it_can_be() {
 }
 
 #[tokio::test]
-async fn more_connections_than_the_server_gives_are_a_warning() {
+async fn exceeding_the_servers_connections_is_a_warning() {
     let postgres = Postgres::start_with(&Settings { max_connections: 50, ..Settings::for_tests() }).await;
     let server = postgres.with_superuser();
-    let limited = |name, connection_limit| operator::database::Wanted { connection_limit, ..wanted(name) };
-    // Three are kept for superusers.
+    let limited = |name, connection_limit| operator::database::DatabaseSpec { connection_limit, ..spec(name) };
+    // Three connections are reserved for superusers.
     assert_eq!(ensure(&server, &limited("users", 47)).await.warnings, []);
     let too_many = Warning::Connections { limit: 48, others: 0, available: 47 };
     assert_eq!(ensure(&server, &limited("users", 48)).await.warnings, [too_many]);
     assert_eq!(ensure(&server, &limited("users", 30)).await.warnings, []);
 
     let too_many = Warning::Connections { limit: 20, others: 30, available: 47 };
-    let ensured = ensure(&server, &limited("inventory", 20)).await;
-    assert_eq!(ensured.warnings, [too_many]);
+    let report = ensure(&server, &limited("inventory", 20)).await;
+    assert_eq!(report.warnings, [too_many]);
     assert_eq!(
-        ensured.warnings[0].to_string(),
-        "the connection limit is 20, that of all other services together 30, and the server gives 47"
+        report.warnings[0].to_string(),
+        "the connection limits exceed the 47 connections of the server: 20 for this service and 30 for all others"
     );
 }
 
 #[tokio::test]
-async fn an_admin_without_the_privilege_is_told_so() {
-    let postgres = Postgres::start().await;
-    for (lost, action) in [("NOCREATEROLE", "make the role"), ("CREATEROLE NOCREATEDB", "make the database")] {
+async fn a_missing_privilege_is_reported() {
+    let postgres = Postgres::shared().await;
+    for (lost, action) in [("NOCREATEROLE", "create role"), ("CREATEROLE NOCREATEDB", "create database")] {
         postgres.sql(&format!("ALTER ROLE admin {lost}")).await;
-        let error = postgres.server().ensure(&wanted("inventory")).await.unwrap_err();
-        assert!(matches!(error, Error::Refused { .. }), "{error}");
+        let error = postgres.server().ensure(&spec("inventory")).await.unwrap_err();
+        assert!(matches!(error, Error::PrivilegeMissing { .. }), "{error}");
         let text = error.to_string();
         assert!(
-            text.starts_with(&format!(r#"the admin "admin" may not {action} "inventory": permission denied"#)),
+            text.starts_with(&format!(
+                r#"the admin "admin" lacks the privilege to {action} "inventory": permission denied"#
+            )),
             "{text}"
         );
     }

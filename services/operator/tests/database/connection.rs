@@ -1,4 +1,4 @@
-//! A server that cannot be used says why: each cause has its own error.
+//! Each reason why a server cannot be used has its own error.
 
 use std::{
     sync::Arc,
@@ -19,88 +19,91 @@ use tokio_rustls::{
 };
 
 use crate::{
-    PASSWORD, ensure, left_to_do,
+    PASSWORD, changes, ensure,
     postgres::{ADMIN_PASSWORD, Postgres},
     proxy::Proxy,
-    wanted,
+    spec,
 };
 
 async fn refusal(url: &str) -> Error {
-    Server::new(url, None).unwrap().ensure(&wanted("inventory")).await.unwrap_err()
+    Server::new(url, None).unwrap().ensure(&spec("inventory")).await.unwrap_err()
 }
 
 #[tokio::test]
-async fn nobody_listens() {
+async fn a_refused_connection_is_reported() {
     let nobody = Port::free();
     let port = nobody.address.port();
     let error = refusal(&format!("postgres://admin:x@127.0.0.1:{port}/postgres")).await;
     assert!(matches!(error, Error::Unreachable { .. }));
-    let text = format!("the database server 127.0.0.1:{port} cannot be reached: Connection refused");
+    let text = format!("cannot reach the database server 127.0.0.1:{port}: Connection refused");
     assert!(error.to_string().starts_with(&text), "{error}");
 }
 
 #[tokio::test]
-async fn no_such_host() {
+async fn an_unknown_host_is_reported() {
     let error = refusal("postgres://admin:x@nowhere.invalid/postgres").await;
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
 }
 
 #[tokio::test]
-async fn somebody_listens_and_says_nothing() {
+async fn a_silent_server_times_out() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, begin) = (listener.local_addr().unwrap().port(), Instant::now());
     let error = refusal(&format!("postgres://admin:x@127.0.0.1:{port}/postgres")).await;
     assert!(begin.elapsed() < Duration::from_secs(8));
-    assert!(error.to_string().ends_with("cannot be reached: no answer within 5 s"), "{error}");
+    assert!(error.to_string().ends_with(": no response within 5 s"), "{error}");
 }
 
 #[tokio::test]
-async fn a_wrong_password() {
-    let postgres = Postgres::start().await;
+async fn a_wrong_password_is_reported() {
+    let postgres = Postgres::shared().await;
     let error = refusal(&postgres.process.url("admin", "a guess", "postgres")).await;
     assert!(matches!(&error, Error::WrongPassword { role, .. } if role == "admin"));
-    let text = r#"does not take the password of "admin": password authentication failed for user "admin""#;
+    let text = r#"rejected the password of "admin": password authentication failed for user "admin""#;
     assert!(error.to_string().ends_with(text), "{error}");
 }
 
 #[tokio::test]
-async fn an_admin_who_may_not_log_in() {
-    let postgres = Postgres::start().await;
+async fn a_rejected_login_is_reported() {
+    let postgres = Postgres::shared().await;
     postgres.sql("ALTER ROLE admin NOLOGIN").await;
-    let error = postgres.server().ensure(&wanted("inventory")).await.unwrap_err();
+    let error = postgres.server().ensure(&spec("inventory")).await.unwrap_err();
     assert!(matches!(error, Error::Login { .. }));
-    assert!(error.to_string().ends_with(r#"let "admin" log in: role "admin" is not permitted to log in"#), "{error}");
+    assert!(
+        error.to_string().ends_with(r#"rejected the login of "admin": role "admin" is not permitted to log in"#),
+        "{error}"
+    );
 }
 
 #[tokio::test]
-async fn no_such_database() {
-    let postgres = Postgres::start().await;
+async fn an_unknown_database_is_reported() {
+    let postgres = Postgres::shared().await;
     let error = refusal(&postgres.process.url("admin", ADMIN_PASSWORD, "nowhere")).await;
     assert_eq!(error.to_string(), r#"cannot log in: database "nowhere" does not exist"#);
 }
 
 #[tokio::test]
-async fn all_connections_are_taken() {
+async fn exhausted_connections_are_reported() {
     let postgres = Postgres::start_with(&Settings { max_connections: 10, ..Settings::for_tests() }).await;
-    ensure(&postgres.server(), &wanted("inventory")).await;
+    ensure(&postgres.server(), &spec("inventory")).await;
     let mut open = Vec::new();
-    // Sessions that were closed may take a moment to end: what they leave is taken, too.
+    // Closed sessions may take a moment to end, so keep taking what becomes free.
     let error = eventually("no connection is left", PATIENCE, async || {
         while let Ok(connection) = postgres.open("inventory", PASSWORD, "inventory").await {
             open.push(connection);
         }
-        postgres.server().ensure(&wanted("inventory")).await.err()
+        postgres.server().ensure(&spec("inventory")).await.err()
     })
     .await;
     assert!(matches!(error, Error::TooManyConnections { .. }), "{error}");
 }
 
 #[tokio::test]
-async fn a_service_that_uses_all_its_connections_is_left_alone() {
-    let postgres = Postgres::start().await;
-    ensure(&postgres.server(), &wanted("inventory")).await;
+async fn a_service_may_use_all_its_connections() {
+    let postgres = Postgres::shared().await;
+    ensure(&postgres.server(), &spec("inventory")).await;
     let mut open = Vec::new();
-    // The one in which `ensure` was the service may take a moment to end.
+    // The session in which `ensure` verified the password may take a moment to end.
     eventually("all twenty are open", PATIENCE, async || {
         while let Ok(connection) = postgres.open("inventory", PASSWORD, "inventory").await {
             open.push(connection);
@@ -109,12 +112,12 @@ async fn a_service_that_uses_all_its_connections_is_left_alone() {
     })
     .await;
     assert_eq!(open.len(), 20);
-    assert_eq!(left_to_do(&postgres.server(), &wanted("inventory")).await, [""; 0]);
+    assert_eq!(changes(&postgres.server(), &spec("inventory")).await, [""; 0]);
 }
 
 #[tokio::test]
-async fn a_server_without_tls_that_must_have_it() {
-    let postgres = Postgres::start().await;
+async fn a_server_without_required_tls_is_reported() {
+    let postgres = Postgres::shared().await;
     let proxy = Proxy::start(&postgres).await;
     let error = refusal(&proxy.url("admin", ADMIN_PASSWORD, "postgres", "require")).await;
     assert!(matches!(error, Error::Tls { .. }));
@@ -122,33 +125,33 @@ async fn a_server_without_tls_that_must_have_it() {
 }
 
 #[tokio::test]
-async fn a_certificate_of_the_authority_in_the_secret_is_trusted_and_no_other() {
-    let postgres = Postgres::start().await;
+async fn only_certificates_of_the_ca_in_the_secret_are_trusted() {
+    let postgres = Postgres::shared().await;
     let (ca, other_ca) = (authority(), authority());
     let proxy = Proxy::start_with(&postgres, Some(acceptor(&ca, "localhost"))).await;
     let url = |mode| proxy.url("admin", ADMIN_PASSWORD, "postgres", mode);
     let server = |mode, ca: &Authority| Server::new(&url(mode), Some(ca.pem().as_bytes())).unwrap();
 
     for mode in ["prefer", "require", "verify-ca", "verify-full"] {
-        ensure(&server(mode, &ca), &wanted("inventory")).await;
-        let error = server(mode, &other_ca).ensure(&wanted("inventory")).await.unwrap_err();
+        ensure(&server(mode, &ca), &spec("inventory")).await;
+        let error = server(mode, &other_ca).ensure(&spec("inventory")).await.unwrap_err();
         assert!(matches!(error, Error::Tls { .. }), "{mode}: {error}");
         assert!(error.to_string().contains("invalid peer certificate"), "{error}");
     }
-    // Without an authority `require` encrypts and trusts.
-    assert_eq!(left_to_do(&Server::new(&url("require"), None).unwrap(), &wanted("inventory")).await, [""; 0]);
+    // Without a CA, `require` encrypts without verification.
+    assert_eq!(changes(&Server::new(&url("require"), None).unwrap(), &spec("inventory")).await, [""; 0]);
 }
 
 #[tokio::test]
 async fn a_certificate_of_another_host_is_not_trusted() {
-    let postgres = Postgres::start().await;
+    let postgres = Postgres::shared().await;
     let ca = authority();
     let proxy = Proxy::start_with(&postgres, Some(acceptor(&ca, "another.host"))).await;
     let server =
         |mode| Server::new(&proxy.url("admin", ADMIN_PASSWORD, "postgres", mode), Some(ca.pem().as_bytes())).unwrap();
-    let error = server("prefer").ensure(&wanted("inventory")).await.unwrap_err();
+    let error = server("prefer").ensure(&spec("inventory")).await.unwrap_err();
     assert!(matches!(error, Error::Tls { .. }), "{error}");
-    ensure(&server("verify-ca"), &wanted("inventory")).await;
+    ensure(&server("verify-ca"), &spec("inventory")).await;
 }
 
 type Authority = CertifiedIssuer<'static, KeyPair>;

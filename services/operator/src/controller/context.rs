@@ -1,0 +1,116 @@
+//! The state that all reconciles share.
+
+use std::time::Duration;
+
+use api::Microservice;
+use kube::{
+    Client, ResourceExt,
+    runtime::reflector::{ObjectRef, Store},
+};
+use tokio::sync::watch;
+
+use super::{
+    backoff::Backoff,
+    cache::{DatabaseCache, StatusCache},
+    children::Children,
+    credentials::Secrets,
+    events::Events,
+    queue::Queue,
+};
+use crate::{manifests::Facts, metrics::Metrics};
+
+/// The configuration of the operator.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// The operator's own namespace, which is the only one it works in.
+    pub(crate) namespace: String,
+    /// Distinguishes its databases from those of other installations on the same server.
+    pub(crate) installation: String,
+    /// The Secret of the database server for objects that name none.
+    pub(crate) database_server: String,
+    /// Host and port of the bundled Postgres, which takes its superuser password from that Secret. The operator creates
+    /// the Secret if it does not exist.
+    pub(crate) bundled_server: Option<String>,
+    /// Inputs of the manifests that are the same for all objects.
+    pub(crate) facts: Facts,
+    /// The interval at which an object is reconciled although nothing changed, to find drift that no watch reports.
+    pub(crate) resync: Duration,
+    /// The number of objects reconciled concurrently.
+    pub(crate) concurrency: u16,
+}
+
+/// The state that all reconciles share.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) settings: Settings,
+    pub(crate) objects: Store<Microservice>,
+    pub(crate) children: Children,
+    pub(crate) secrets: Secrets,
+    pub(crate) databases: DatabaseCache,
+    pub(crate) statuses: StatusCache,
+    pub(crate) events: Events,
+    pub(crate) metrics: Metrics,
+    pub(crate) backoff: Backoff,
+    pub(crate) queue: Queue,
+    leads: watch::Receiver<bool>,
+    pub(crate) pod_monitors: watch::Receiver<bool>,
+}
+
+impl Context {
+    pub(crate) fn new(
+        client: Client,
+        settings: Settings,
+        identity: String,
+        metrics: Metrics,
+        objects: Store<Microservice>,
+        leads: watch::Receiver<bool>,
+        pod_monitors: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            children: Children::new(client.clone(), settings.namespace.clone()),
+            secrets: Secrets::new(client.clone(), &settings.namespace),
+            events: Events::new(client.clone(), identity),
+            databases: DatabaseCache::default(),
+            statuses: StatusCache::default(),
+            backoff: Backoff::default(),
+            queue: Queue::default(),
+            client,
+            settings,
+            objects,
+            metrics,
+            leads,
+            pod_monitors,
+        }
+    }
+
+    /// Waits until this replica leads. Followers watch but write nothing.
+    pub(crate) async fn leading(&self) {
+        // The sender is dropped only when the process exits.
+        if self.leads.clone().wait_for(|leads| *leads).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The inputs of the manifests that are the same for all objects, given what the cluster supports now.
+    pub(crate) fn facts(&self) -> Facts {
+        let mut facts = self.settings.facts.clone();
+        facts.pod_monitor = facts.pod_monitor.filter(|_| *self.pod_monitors.borrow());
+        facts
+    }
+
+    /// Counts an object as queued. A deleted object, whose children are still being deleted, is not reconciled again.
+    pub(crate) fn triggered(&self, object: &ObjectRef<Microservice>) {
+        if self.objects.get(object).is_some() {
+            self.queue.add(&object.name);
+        }
+    }
+
+    /// Drops the state of a deleted object.
+    pub(crate) fn forget(&self, object: &Microservice) {
+        let uid = object.uid().unwrap_or_default();
+        self.databases.forget(&uid);
+        self.statuses.forget(&uid);
+        self.backoff.forget(&object.name_any());
+        self.queue.forget(&object.name_any());
+    }
+}
