@@ -92,7 +92,12 @@ fn closed(schema: &Value) -> Value {
         properties.insert("apiVersion".to_owned(), json!({ "const": Microservice::api_version(&()) }));
         properties.insert("kind".to_owned(), json!({ "const": Microservice::kind(&()) }));
         let name = json!({ "type": "string", "minLength": 1 });
-        let metadata = json!({ "type": "object", "properties": { "name": name }, "required": ["name"] });
+        let texts = json!({ "type": "object", "additionalProperties": { "type": "string" } });
+        let metadata = json!({
+            "type": "object",
+            "properties": { "name": name, "annotations": texts, "labels": texts },
+            "required": ["name"],
+        });
         properties.insert("metadata".to_owned(), metadata);
     }
     root["required"] = json!(["apiVersion", "kind", "metadata", "spec"]);

@@ -7,6 +7,7 @@
 #![allow(clippy::doc_markdown, reason = "`kubectl explain` shows backticks as they are")]
 
 mod admission;
+pub mod annotations;
 pub mod crd;
 mod database;
 mod file;
@@ -18,6 +19,6 @@ mod status;
 pub use admission::{Refused, admit};
 pub use database::{Database, DeletionPolicy};
 pub use file::{FileError, parse};
-pub use network::{Network, Peer, Ports, Route, Service, ServiceType};
+pub use network::{DEFAULT_GRPC_PORT, Network, Peer, Ports, Route, Service, ServiceType, grpc_url_variable};
 pub use spec::{Microservice, MicroserviceSpec, Scaling};
 pub use status::{DatabaseStatus, MicroserviceStatus};

@@ -114,3 +114,12 @@ fn peers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Peer>, D::Err
     let peers = Vec::<Option<Peer>>::deserialize(deserializer)?;
     Ok(peers.into_iter().flatten().collect())
 }
+
+/// The port of gRPC that a callee is expected to have when nothing says otherwise.
+pub const DEFAULT_GRPC_PORT: u16 = 50051;
+
+/// The environment variable that tells a caller where to reach `callee` over gRPC, such as `ORDER_HISTORY_GRPC_URL`.
+#[must_use]
+pub fn grpc_url_variable(callee: &str) -> String {
+    format!("{}_GRPC_URL", callee.to_ascii_uppercase().replace('-', "_"))
+}

@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 /// What Kubernetes takes for an amount of a resource.
 const QUANTITY: &str = r"^[0-9]+(\.[0-9]*)?([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$";
 
+/// The name of a `Microservice`.
+const NAME: &str = "^[a-z]([-a-z0-9]*[a-z0-9])?$";
+
 pub(crate) fn port(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "integer", "format": "int32", "minimum": 1, "maximum": 65535 })
 }
@@ -59,6 +62,14 @@ pub(crate) fn resources(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+pub(crate) fn calls(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 50,
+        "items": { "type": "string", "pattern": NAME, "maxLength": 40 },
+    })
+}
+
 /// Strings and maps of strings in one list. A structural schema cannot say so by types, but the keywords below each
 /// concern one type and pass over the others: a string has the form of a name, a map has labels, and the bounds that
 /// nothing can meet keep numbers and lists out.
@@ -68,7 +79,7 @@ pub(crate) fn peers(_: &mut SchemaGenerator) -> Schema {
         "maxItems": 50,
         "items": {
             "x-kubernetes-preserve-unknown-fields": true,
-            "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$",
+            "pattern": NAME,
             "maxLength": 40,
             "minProperties": 1,
             "maxProperties": 10,

@@ -36,6 +36,10 @@ use crate::{Database, MicroserviceStatus, Network, Ports, Route, Service, schema
          || !(self.metadata.name in ['none', 'postgres', 'public', 'template0', 'template1'])",
         "spec.database.name must be set: PostgreSQL keeps the object's name for itself"
     ),
+    validation = (
+        "!has(self.spec.calls) || !(self.metadata.name in self.spec.calls)",
+        "spec.calls must not contain the object's own name"
+    ),
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "Status", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
     printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas"),
@@ -49,6 +53,11 @@ use crate::{Database, MicroserviceStatus, Network, Ports, Route, Service, schema
         "!has(self.database) || !has(self.env) \
          || self.env.all(variable, !(variable.name in ['DATABASE_URL', 'DATABASE_POOL_SIZE']))",
         "env must not set DATABASE_URL or DATABASE_POOL_SIZE: they follow from database"
+    ),
+    validation = (
+        "!has(self.calls) || !has(self.env) || self.calls.all(callee, !self.env.exists(variable, \
+         variable.name == callee.upperAscii().replace('-', '_') + '_GRPC_URL'))",
+        "env must not set NAME_GRPC_URL for a service in calls: the operator sets it"
     ),
     // Besides its pool a pod has a connection for its readiness. Every pod there may be is counted, one more that a
     // rollout starts, and two that still drain; then the migration, and one to look around with.
@@ -106,6 +115,17 @@ pub struct MicroserviceSpec {
         "env must not set HTTP_ADDR, GRPC_ADDR or ADMIN_ADDR: they follow from ports"
     ))]
     pub env: Vec<EnvVar>,
+    /// Services that this one calls over gRPC, by the name of their Microservice. For each, the environment variable
+    /// NAME_GRPC_URL (such as ORDER_HISTORY_GRPC_URL for order-history) is set to http://NAME-headless:PORT, and the
+    /// callee's network policy admits this service. PORT is the callee's ports.grpc, or 50051 if it does not set one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::calls")]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[x_kube(validation = (
+        "self.all(callee, callee != 'any')",
+        "calls must not contain any: name each service"
+    ))]
+    pub calls: Vec<String>,
     /// What a container asks for and may use. Where it says nothing of the CPU, 50m are requested; where it says
     /// nothing of the memory, 64Mi are requested and 256Mi are the limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]

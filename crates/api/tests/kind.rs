@@ -42,6 +42,11 @@ fn the_environment_leaves_the_operators_variables_alone() {
 }
 
 #[test]
+fn callees_are_named_once_and_their_urls_are_the_operators() {
+    hold(cases::calls);
+}
+
+#[test]
 fn resources_are_quantities() {
     hold(cases::resources);
 }

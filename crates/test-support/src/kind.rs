@@ -5,10 +5,13 @@ use serde_json::{Value, json};
 
 /// An object to create, or a change to one that is there.
 pub struct Case {
+    /// The object's name.
     pub name: &'static str,
+    /// The spec before the change; `None` for a new object.
     pub old: Option<Value>,
+    /// The spec to create or to change to.
     pub spec: Value,
-    /// A part of the refusal; none where the object is accepted.
+    /// A part of the refusal; `None` if the object is accepted.
     pub refusal: Option<&'static str>,
 }
 
@@ -52,14 +55,26 @@ fn refused_name(name: &'static str, spec: Value, refusal: &'static str) -> Case 
 }
 
 /// All tables.
-#[allow(dead_code, reason = "who runs them one by one has no use for it")]
 pub fn all() -> Vec<Case> {
-    [name, image, fields, ports, env, resources, database, connections, permanence, scaling, route, allow_from]
-        .into_iter()
-        .flat_map(|table| table())
-        .collect()
+    let tables = [
+        name,
+        image,
+        fields,
+        ports,
+        env,
+        calls,
+        resources,
+        database,
+        connections,
+        permanence,
+        scaling,
+        route,
+        allow_from,
+    ];
+    tables.into_iter().flat_map(|table| table()).collect()
 }
 
+/// Names of objects.
 pub fn name() -> Vec<Case> {
     let rule = "metadata.name must have at most 40 characters";
     vec![
@@ -74,6 +89,7 @@ pub fn name() -> Vec<Case> {
     ]
 }
 
+/// References of images.
 pub fn image() -> Vec<Case> {
     let image = |image: &str| json!({ "image": image });
     let tag = "image needs a tag other than latest, or a digest";
@@ -96,6 +112,7 @@ pub fn image() -> Vec<Case> {
     ]
 }
 
+/// Fields and their types.
 pub fn fields() -> Vec<Case> {
     vec![
         accepted(json!({ "route": null, "database": { "name": null }, "ports": { "grpc": null } })),
@@ -107,6 +124,7 @@ pub fn fields() -> Vec<Case> {
     ]
 }
 
+/// Ports.
 pub fn ports() -> Vec<Case> {
     let differ = "ports must differ";
     vec![
@@ -120,6 +138,7 @@ pub fn ports() -> Vec<Case> {
     ]
 }
 
+/// Environment variables.
 pub fn env() -> Vec<Case> {
     let env = |names: &[&str]| -> Value {
         let all: Vec<_> = names.iter().map(|name| json!({ "name": name, "value": "x" })).collect();
@@ -142,6 +161,32 @@ pub fn env() -> Vec<Case> {
     ]
 }
 
+/// Callees, and the environment variables that follow from them.
+pub fn calls() -> Vec<Case> {
+    let calls = |names: &[&str]| json!({ "calls": names });
+    let with_env =
+        |callee: &str, variable: &str| json!({ "calls": [callee], "env": [{ "name": variable, "value": "x" }] });
+    let by_hand = "env must not set NAME_GRPC_URL for a service in calls";
+    let many: Vec<_> = (0..51).map(|i| format!("service-{i}")).collect();
+    vec![
+        accepted(calls(&[])),
+        accepted(calls(&["inventory", "order-history-2"])),
+        refused(calls(&["orders"]), "spec.calls must not contain the object's own name"),
+        refused(calls(&["inventory", "inventory"]), "spec.calls"),
+        refused(calls(&["any"]), "calls must not contain any"),
+        refused(calls(&["Inventory"]), "spec.calls[0]"),
+        refused(calls(&[""]), "spec.calls[0]"),
+        refused(calls(&["a2345678901234567890123456789012345678901"]), "spec.calls[0]"),
+        refused(json!({ "calls": many }), "spec.calls"),
+        refused(json!({ "calls": "inventory" }), "spec.calls"),
+        refused(with_env("inventory", "INVENTORY_GRPC_URL"), by_hand),
+        refused(with_env("order-history", "ORDER_HISTORY_GRPC_URL"), by_hand),
+        accepted(with_env("inventory", "PAYMENT_GRPC_URL")),
+        accepted(with_env("inventory", "INVENTORY_HTTP_URL")),
+    ]
+}
+
+/// Amounts of resources.
 pub fn resources() -> Vec<Case> {
     let limits = |amount: Value| json!({ "resources": { "limits": { "cpu": amount } } });
     vec![
@@ -155,6 +200,7 @@ pub fn resources() -> Vec<Case> {
     ]
 }
 
+/// Databases, their names and servers.
 pub fn database() -> Vec<Case> {
     let database = |name: &str| json!({ "database": { "name": name } });
     let form = "database.name must be a lower-case letter or _";
@@ -184,6 +230,7 @@ pub fn database() -> Vec<Case> {
     ]
 }
 
+/// Connection limits.
 pub fn connections() -> Vec<Case> {
     let sized = |max: i32, pool: i32, limit: i32| {
         json!({
@@ -202,6 +249,7 @@ pub fn connections() -> Vec<Case> {
     ]
 }
 
+/// What cannot be changed about a database.
 pub fn permanence() -> Vec<Case> {
     let name = |name: &str| json!({ "database": { "name": name } });
     let server = |server: &str| json!({ "database": { "server": server } });
@@ -223,6 +271,7 @@ pub fn permanence() -> Vec<Case> {
     ]
 }
 
+/// Numbers of pods.
 pub fn scaling() -> Vec<Case> {
     let between = "scaling.min (2 where left out) must not be greater than scaling.max";
     vec![
@@ -237,6 +286,7 @@ pub fn scaling() -> Vec<Case> {
     ]
 }
 
+/// Paths of a route.
 pub fn route() -> Vec<Case> {
     let paths = |paths: &[&str]| json!({ "route": { "paths": paths } });
     let form = "a path is / or one such as /orders";
@@ -261,6 +311,7 @@ pub fn route() -> Vec<Case> {
     ]
 }
 
+/// Peers in `network.allowFrom`.
 pub fn allow_from() -> Vec<Case> {
     let from = |peers: Value| json!({ "network": { "allowFrom": peers } });
     let peer = |peer: Value| from(json!([peer]));
