@@ -14,8 +14,8 @@ fn main() {
     // Watching the whole folder would rebuild this crate after each change to a service's code.
     for file in files {
         println!("cargo:rerun-if-changed={}", file.display());
-        let name = file.strip_prefix(&services).unwrap_or(&file);
-        let _ = writeln!(code, "    ({:?}, include_str!({:?})),", Path::new("services").join(name), file);
+        let name = file.strip_prefix(&services).unwrap_or(&file).display();
+        let _ = writeln!(code, "    (\"services/{name}\", include_str!(\"{}\")),", file.display());
     }
     code += "];\n";
     let out = env::var_os("OUT_DIR").expect("cargo sets OUT_DIR");

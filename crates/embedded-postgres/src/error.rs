@@ -8,11 +8,15 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Error {
     /// There is no server on `PATH` or in `/usr/lib/postgresql/*/bin`.
-    #[error("no Postgres server found on PATH or in /usr/lib/postgresql/*/bin: install one, such as Debian's `postgresql`")]
+    #[error(
+        "no Postgres server found on PATH or in /usr/lib/postgresql/*/bin: install one, such as Debian's `postgresql`"
+    )]
     NotInstalled,
 
     /// The current user is root, and there is no account to switch to.
-    #[error("Postgres refuses to run as root, and there is no user `postgres` or `nobody` to run it as: create one of them")]
+    #[error(
+        "Postgres refuses to run as root, and there is no user `postgres` or `nobody` to run it as: create one of them"
+    )]
     NoAccount,
 
     /// The account that would run the server cannot enter the folder.

@@ -12,8 +12,8 @@ use nix::sys::signal::Signal;
 
 use crate::installation::Installation;
 use crate::log::Log;
-use crate::process::{self, PidFile};
 use crate::pdeathsig::with_pdeathsig;
+use crate::process::{self, PidFile};
 use crate::{DataDir, Error, PORT, SUPERUSER, cluster, socket, url};
 
 /// How long a server may take to become ready. After a crash it replays its write-ahead log first.
@@ -60,7 +60,7 @@ pub struct Server {
 struct Running {
     child: Child,
     /// Dropping it ends the thread that spawned the server.
-    _spawner: mpsc::Sender<()>,
+    _thread: mpsc::Sender<()>,
 }
 
 impl Server {
@@ -263,12 +263,12 @@ impl Drop for Frozen<'_> {
 /// the caller's may be a short-lived test thread.
 fn spawn_from_thread(mut command: Command) -> io::Result<Running> {
     let (report, spawned) = mpsc::channel();
-    let (spawner, released) = mpsc::channel::<()>();
+    let (keep_alive, released) = mpsc::channel::<()>();
     thread::Builder::new().name("postgres-spawner".to_owned()).spawn(move || {
         let _ = report.send(command.spawn());
         let _ = released.recv();
     })?;
-    Ok(Running { child: spawned.recv().map_err(io::Error::other)??, _spawner: spawner })
+    Ok(Running { child: spawned.recv().map_err(io::Error::other)??, _thread: keep_alive })
 }
 
 /// Quotes an element of a list of folders.

@@ -62,11 +62,7 @@ mod tests {
         for (method, body, expected) in [
             ("GET", None, "curl -sS http://h:1/p"),
             ("DELETE", None, "curl -sS -X DELETE http://h:1/p"),
-            (
-                "POST",
-                Some(r#"{"a": 1}"#),
-                r#"curl -sS http://h:1/p -H 'content-type: application/json' -d '{"a": 1}'"#,
-            ),
+            ("POST", Some(r#"{"a": 1}"#), r#"curl -sS http://h:1/p -H 'content-type: application/json' -d '{"a": 1}'"#),
             ("PUT", Some("1"), "curl -sS -X PUT http://h:1/p -H 'content-type: application/json' -d 1"),
         ] {
             let example = Example { method: method.to_owned(), path: "/p".to_owned(), body: body.map(str::to_owned) };

@@ -64,11 +64,8 @@ impl Cli {
     /// Parses a command line and the environment. Exits on `--help` and on errors, as clap does.
     pub fn read(arguments: &[OsString]) -> anyhow::Result<Self> {
         let is_about_up = arguments.iter().skip(1).take(2).any(|argument| argument == "up");
-        let services = if is_about_up {
-            service::plan(manifest::load(&manifest::arguments(arguments))?)?
-        } else {
-            Vec::new()
-        };
+        let services =
+            if is_about_up { service::plan(manifest::load(&manifest::arguments(arguments))?)? } else { Vec::new() };
         let command = Self::command().mut_subcommand("up", |up| up.args(flags(&services)));
         ensure_flags_differ(&command)?;
         let matches = command.get_matches_from(arguments);
@@ -104,12 +101,8 @@ fn flags(services: &[Service]) -> impl Iterator<Item = Arg> {
 
 /// The admin address of a service `a` and the address of a service `a-admin` would have one flag.
 fn ensure_flags_differ(command: &Command) -> anyhow::Result<()> {
-    let mut names: Vec<_> = command
-        .find_subcommand("up")
-        .into_iter()
-        .flat_map(Command::get_arguments)
-        .filter_map(Arg::get_long)
-        .collect();
+    let mut names: Vec<_> =
+        command.find_subcommand("up").into_iter().flat_map(Command::get_arguments).filter_map(Arg::get_long).collect();
     names.sort_unstable();
     for pair in names.windows(2) {
         ensure!(pair[0] != pair[1], "two services would have the flag --{}: rename one of them", pair[0]);

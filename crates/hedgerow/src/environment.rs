@@ -16,7 +16,7 @@ pub type Variables = Vec<(String, String)>;
 /// `inherited` looks a variable up in the environment of this process, which all services inherit.
 ///
 /// # Errors
-/// Returns an error if a variable refers to a Secret, a ConfigMap or the pod, and is not set in the environment either.
+/// Returns an error if a variable refers to a `Secret`, a `ConfigMap` or the pod, and is not set in the environment either.
 pub fn of(
     service: &Service,
     all: &[Service],
@@ -51,7 +51,10 @@ pub fn of(
 
     for entry in &spec.env {
         if let Some(source) = &entry.value_from {
-            let optional = source.secret_key_ref.as_ref().and_then(|key| key.optional)
+            let optional = source
+                .secret_key_ref
+                .as_ref()
+                .and_then(|key| key.optional)
                 .or(source.config_map_key_ref.as_ref().and_then(|key| key.optional));
             if inherited(&entry.name).is_none() && optional != Some(true) {
                 let (file, name) = (&service.manifest.file, service.name());
@@ -98,7 +101,7 @@ fn expand(text: &str, variables: &Variables) -> String {
         } else if let Some((name, after)) = rest.strip_prefix('(').and_then(|reference| reference.split_once(')')) {
             match variables.iter().rfind(|(known, _)| known == name) {
                 Some((_, value)) => expanded += value,
-                None => expanded += &format!("$({name})"),
+                None => expanded.extend(["$(", name, ")"]),
             }
             rest = after;
         } else {
@@ -107,7 +110,6 @@ fn expand(text: &str, variables: &Variables) -> String {
     }
     expanded + rest
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -123,7 +125,12 @@ mod tests {
         let env = "env: [{name: A, value: a}, {name: B, value: \"$(A)-$(HTTP_ADDR)-$$(A)-$(NONE)-$\"}, {name: EMPTY}]";
         plan(vec![
             manifest("my-stock", &[], Some(2), "ports: {grpc: 50051}, route: {paths: [/x, /y], grpc: true}"),
-            manifest("users", &["my-stock", "away"], Some(1), &format!("route: {{paths: [/users]}}, database: {{poolSize: 5}}, {env}")),
+            manifest(
+                "users",
+                &["my-stock", "away"],
+                Some(1),
+                &format!("route: {{paths: [/users]}}, database: {{poolSize: 5}}, {env}"),
+            ),
             manifest(GATEWAY, &[], Some(0), ""),
         ])
         .unwrap()

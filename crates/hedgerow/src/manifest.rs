@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
+use api::annotations::{COMMAND, LOCAL_PORT, TRY};
 use api::{Microservice, MicroserviceSpec};
 
 /// The name of a service's file in its folder.
@@ -12,15 +13,6 @@ const FILE_NAME: &str = "microservice.yaml";
 
 /// Where the files are unless the command line says otherwise.
 const DEFAULT_FOLDER: &str = "services";
-
-/// The annotation with the command that runs a service, for one that is not a binary next to this one.
-const COMMAND: &str = "hedgerow.dev/command";
-
-/// The annotation with the number that is added to the base of each port range.
-const LOCAL_PORT: &str = "hedgerow.dev/local-port";
-
-/// The annotation with requests to try, one per line.
-const TRY: &str = "hedgerow.dev/try";
 
 /// The largest value of [`LOCAL_PORT`]; with larger ones the port ranges would overlap.
 pub const MAX_LOCAL_PORT: u16 = 999;
@@ -93,8 +85,7 @@ fn files_of(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
 
 fn in_subfolders(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut files: Vec<_> =
-        entries.map(|entry| entry.path().join(FILE_NAME)).filter(|file| file.is_file()).collect();
+    let mut files: Vec<_> = entries.map(|entry| entry.path().join(FILE_NAME)).filter(|file| file.is_file()).collect();
     files.sort();
     files
 }
@@ -105,7 +96,7 @@ fn folder_of(file: &Path) -> anyhow::Result<PathBuf> {
 }
 
 fn parse(file: &str, folder: &Path, text: &str) -> anyhow::Result<Vec<Manifest>> {
-    let objects = api::parse(text).with_context(|| file.to_owned())?;
+    let objects = api::parse(text).map_err(|error| anyhow!("{file}: {error}"))?;
     objects.into_iter().map(|object| manifest(object, file, folder).with_context(|| file.to_owned())).collect()
 }
 
@@ -214,8 +205,7 @@ mod tests {
 
     #[test]
     fn annotations_say_how_to_run_a_service() {
-        let annotations =
-            r#"hedgerow.dev/command: "python3 'a b.py'", hedgerow.dev/local-port: "7", hedgerow.dev/try: "POST /a {\"b\": 1}\nGET /a""#;
+        let annotations = r#"hedgerow.dev/command: "python3 'a b.py'", hedgerow.dev/local-port: "7", hedgerow.dev/try: "POST /a {\"b\": 1}\nGET /a""#;
         let manifest = &read(&[object("a", annotations, "")]).unwrap()[0];
         assert_eq!(manifest.command.as_deref().unwrap(), ["python3", "a b.py"]);
         assert_eq!(manifest.local_port, Some(7));
@@ -275,7 +265,8 @@ mod tests {
 
     #[test]
     fn every_form_of_the_file_flag_is_recognised() {
-        let found = arguments(&["hedgerow", "up", "-f", "a", "-fb", "-f=c", "--file=d", "--file", "e", "--users-addr", "x"]);
+        let found =
+            arguments(&["hedgerow", "up", "-f", "a", "-fb", "-f=c", "--file=d", "--file", "e", "--users-addr", "x"]);
         assert_eq!(found, ["a", "b", "c", "d", "e"].map(PathBuf::from));
     }
 }

@@ -63,7 +63,7 @@ const TYPES: &str = " App Box Database DateTime Deserialize Err Error Failure Fi
     PgConnection Problem Query Response Result Self Serialize Service Some State StatusCode String ToSchema TryFrom Utc \
     Uuid Vec ";
 
-/// Words that PostgreSQL does not take as the name of a table.
+/// Words that Postgres does not take as the name of a table.
 const SQL_WORDS: &str = " all analyse analyze and any array as asc asymmetric authorization binary both case cast check \
     collate collation column concurrently constraint create cross current_catalog current_date current_role \
     current_schema current_time current_timestamp current_user default deferrable desc distinct do else end except false \
@@ -121,7 +121,7 @@ fn files(name: &str, python: bool) -> anyhow::Result<Vec<(PathBuf, String)>> {
     let templates = if python { PYTHON } else { RUST };
     let words = words(name);
     let fill = |text: &str| words.iter().fold(text.to_owned(), |text, (word, value)| text.replace(word, value));
-    let file = |(path, template): &Template| {
+    let render = |(path, template): &Template| {
         let (mut path, mut text) = (fill(path), fill(template));
         if path.contains("{{hash}}") {
             let hash = query_hash(&text).with_context(|| format!("in the template of {path}"))?;
@@ -130,14 +130,14 @@ fn files(name: &str, python: bool) -> anyhow::Result<Vec<(PathBuf, String)>> {
         }
         Ok((path.into(), text))
     };
-    templates.iter().map(file).collect()
+    templates.iter().map(render).collect()
 }
 
 /// What sqlx calls the data of a query: the hash of its text.
 fn query_hash(data: &str) -> anyhow::Result<String> {
     let data: Value = serde_json::from_str(data)?;
     let query = data["query"].as_str().context("there is no query")?;
-    Ok(Sha256::digest(query).iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(format!("{:x}", Sha256::digest(query)))
 }
 
 /// The placeholders of the templates, and what they stand for.

@@ -20,9 +20,12 @@ pub async fn check(services: &[Service], timeout: Duration) -> anyhow::Result<()
             let refused = |reason: String| {
                 let flag = service.flag(purpose);
                 let variable = variable(&flag);
-                anyhow!("{name} cannot listen on {address} ({reason}): choose another address with --{flag} or {variable}")
+                anyhow!(
+                    "{name} cannot listen on {address} ({reason}): choose another address with --{flag} or {variable}"
+                )
             };
-            if let Some((_, owner)) = listeners.iter().find(|(open, _)| open.local_addr().is_ok_and(|it| it == address)) {
+            if let Some((_, owner)) = listeners.iter().find(|(open, _)| open.local_addr().is_ok_and(|it| it == address))
+            {
                 bail!(refused(format!("the address of {owner}")));
             }
             listeners.push((listen(address, deadline).await.map_err(|error| refused(error.to_string()))?, name));

@@ -22,7 +22,7 @@ pub const GRACE_PERIOD: Duration = Duration::from_secs(2);
 /// A service's program, its arguments and its environment. Not `Debug`: the URL contains a password.
 pub struct Program {
     pub service: Service,
-    program: PathBuf,
+    path: PathBuf,
     arguments: Vec<String>,
     variables: Variables,
     database_url: Option<String>,
@@ -33,7 +33,7 @@ pub struct Program {
 impl Program {
     /// Finds the program of `service`. It has no database yet.
     pub fn find(service: Service, all: &[Service]) -> anyhow::Result<Self> {
-        let (program, arguments) = match &service.manifest.command {
+        let (path, arguments) = match &service.manifest.command {
             Some(words) => command(&service, words)?,
             None => (binary(service.name())?, Vec::new()),
         };
@@ -41,7 +41,7 @@ impl Program {
         let variables = environment::of(&service, all, on_terminal, |name| std::env::var(name).ok())?;
         let width = all.iter().map(|service| service.name().len()).max().unwrap_or_default();
         let prefix = on_terminal.then(|| format!("{:<width$} | ", service.name()));
-        Ok(Self { service, program, arguments, variables, database_url: None, prefix })
+        Ok(Self { service, path, arguments, variables, database_url: None, prefix })
     }
 
     /// Sets the URL of its database.
@@ -56,7 +56,7 @@ impl Program {
 
     /// Runs `migrate`, which updates the schema of the service's database.
     pub async fn migrate(&self) -> anyhow::Result<()> {
-        let mut process = self.spawn(&["migrate"]).with_context(|| format!("cannot run {}", self.program.display()))?;
+        let mut process = self.spawn(&["migrate"]).with_context(|| format!("cannot run {}", self.path.display()))?;
         let status = process.wait().await?;
         ensure!(status.success(), "`{} migrate` failed ({status})", self.name());
         Ok(())
@@ -68,7 +68,7 @@ impl Program {
     }
 
     fn spawn(&self, arguments: &[&str]) -> io::Result<Process> {
-        let mut command = Command::from(embedded_postgres::with_pdeathsig("TERM", &self.program));
+        let mut command = Command::from(embedded_postgres::with_pdeathsig("TERM", &self.path));
         // The user's settings for Postgres clients are meant for other servers.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
             command.env_remove(name);

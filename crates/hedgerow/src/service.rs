@@ -125,7 +125,8 @@ fn in_order_of_calls(mut waiting: Vec<Manifest>) -> Vec<Manifest> {
     while !waiting.is_empty() {
         let is_waiting = |name: &str| waiting.iter().any(|manifest| manifest.name == *name);
         let is_next = |manifest: &Manifest| {
-            manifest.name != GATEWAY && !manifest.spec.calls.iter().any(|name| *name != manifest.name && is_waiting(name))
+            manifest.name != GATEWAY
+                && !manifest.spec.calls.iter().any(|name| *name != manifest.name && is_waiting(name))
         };
         // In a cycle of calls the order does not matter.
         let next = waiting.iter().position(is_next).or(waiting.iter().position(|manifest| manifest.name != GATEWAY));
@@ -164,12 +165,14 @@ pub mod tests {
     #[test]
     fn callees_come_before_callers_and_the_gateway_comes_last() {
         let of = |name, calls: &[&str]| manifest(name, calls, None, "");
-        assert_eq!(names(vec![of("a", &["c"]), of("b", &[]), of("c", &["elsewhere"]), of(GATEWAY, &[])]), [
-            "b", "c", "a", GATEWAY
-        ]);
-        assert_eq!(names(vec![of("a", &["b"]), of("b", &["a"]), of("c", &[GATEWAY]), of(GATEWAY, &["a"])]), [
-            "a", "b", "c", GATEWAY
-        ]);
+        assert_eq!(
+            names(vec![of("a", &["c"]), of("b", &[]), of("c", &["elsewhere"]), of(GATEWAY, &[])]),
+            ["b", "c", "a", GATEWAY]
+        );
+        assert_eq!(
+            names(vec![of("a", &["b"]), of("b", &["a"]), of("c", &[GATEWAY]), of(GATEWAY, &["a"])]),
+            ["a", "b", "c", GATEWAY]
+        );
     }
 
     #[test]

@@ -64,7 +64,9 @@ fn warn_of_missing_callees(services: &[Service]) {
     for service in services {
         for callee in missing_callees(service, services) {
             let name = service.name();
-            eprintln!("hedgerow: {name} calls {callee}, which is not among the services with gRPC: its calls will fail");
+            eprintln!(
+                "hedgerow: {name} calls {callee}, which is not among the services with gRPC: its calls will fail"
+            );
         }
     }
 }
@@ -102,11 +104,7 @@ async fn start_all(server: &Server, programs: Vec<Program>) -> anyhow::Result<Ve
 }
 
 /// Keeps everything running until shutdown; the services exit before Postgres does.
-async fn keep_running(
-    server: Server,
-    running: Vec<(Program, Process)>,
-    shutdown: &Shutdown,
-) -> anyhow::Result<Server> {
+async fn keep_running(server: Server, running: Vec<(Program, Process)>, shutdown: &Shutdown) -> anyhow::Result<Server> {
     let mut services = JoinSet::new();
     for (program, process) in running {
         services.spawn(supervise::keep_service(program, process, shutdown.clone()));

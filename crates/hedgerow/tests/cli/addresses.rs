@@ -43,7 +43,10 @@ fn a_missing_binary_is_named() {
     std::fs::remove_file(sandbox.path("inventory")).unwrap();
     let said = failure(&mut sandbox.up_command());
     let path = sandbox.path("inventory");
-    assert_eq!(said, format!("hedgerow: no program {}: build it with `cargo build --package inventory`\n", path.display()));
+    assert_eq!(
+        said,
+        format!("hedgerow: no program {}: build it with `cargo build --package inventory`\n", path.display())
+    );
 }
 
 #[test]

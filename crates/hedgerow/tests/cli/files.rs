@@ -57,7 +57,8 @@ fn several_folders_and_files_are_combined() {
     let sandbox = Sandbox::new();
     add_service(&sandbox, "one/greeter", "greeter", "  route: {paths: [/greetings]}\n");
     fs::create_dir(sandbox.path("two")).unwrap();
-    let gateway = "{apiVersion: hedgerow.dev/v1alpha1, kind: Microservice, metadata: {name: gateway}, spec: {image: 'r/x:1'}}";
+    let gateway =
+        "{apiVersion: hedgerow.dev/v1alpha1, kind: Microservice, metadata: {name: gateway}, spec: {image: 'r/x:1'}}";
     fs::write(sandbox.path("two/any.yaml"), gateway).unwrap();
     let up = Up::run_until(&mut up_command(&sandbox, &["-f", "one", "--file=two/any.yaml"], &["greeter"]), "Try:");
     assert!(up.wait_for_line("curl").ends_with(&format!("http://{}/greeter", sandbox.address(8080))));
@@ -104,7 +105,9 @@ fn a_new_service_is_written_once_and_runs() {
     let said = failure(&mut new(&["notes"]));
     assert!(said.starts_with("hedgerow: services/notes exists already"), "{said}");
     assert!(new(&["orders"]).output().unwrap().status.success());
-    for file in ["services/orders/Cargo.toml", "services/orders/src/routes/create.rs", "migrations/orders/0001_orders.sql"] {
+    for file in
+        ["services/orders/Cargo.toml", "services/orders/src/routes/create.rs", "migrations/orders/0001_orders.sql"]
+    {
         assert!(Path::new(&sandbox.path(file)).is_file(), "{file}");
     }
 }
