@@ -135,7 +135,7 @@ mod tests {
         let written = copied(&pieces).concat();
         let lines: Vec<_> =
             String::from_utf8(written).unwrap().lines().map(|line| line.replace("a | ", "").len()).collect();
-        assert_eq!(lines, [MAX_LINE + 576, 5000 - 576]);
+        assert_eq!(lines, [MAX_LINE + 424, 5000 - 424]);
     }
 
     #[test]
