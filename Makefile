@@ -1,82 +1,103 @@
-# Everything a developer does here; `make` lists it.
+# Every task of a developer. `make help` lists them, the most used first.
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # What runs without Kubernetes.
 LOCAL := --package hedgerow --package users --package inventory --package gateway
 
 .DEFAULT_GOAL := help
-.PHONY: help run kind forward test test-cluster e2e lint check-metrics check-chart queries check-queries manifests check-manifests fuzz images bench install-postgres hedgerow
+.PHONY: help run test-fast test lint format doc queries check-queries manifests check-manifests check-metrics check-scripts check-workflows check-dependencies check-chart kind forward images test-cluster e2e test-kind fuzz bench install-postgres hedgerow
 
-help: ## List what there is
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
+help: ## List the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 27
 
-run: install-postgres ## Run every service on this machine, on a Postgres of its own, until Ctrl-C
+run: install-postgres ## Run every service on this machine, with its own Postgres, until Ctrl-C
+	@[ -x $(TARGET)/release/hedgerow ] || echo "Building the services in release mode: about 5 minutes the first time."
 	cargo build --release $(LOCAL)
 	@exec $(TARGET)/release/hedgerow up
 
-kind: ## Run a release on kind, from the images to the first answer (needs kind, docker or podman, helm)
-	deploy/kind/up
+test-fast: ## Run the unit tests of the crates that changed since main (BASE=COMMIT compares with another commit)
+	@.ci/test-fast.sh
 
-forward: ## Forward port 8080 to the gateway of the current kube context and namespace, until Ctrl-C
-	@deploy/forward gateway:8080
+test: install-postgres ## Run all tests on an ephemeral Postgres, and say how long each part took
+	@.ci/test.sh
 
-test: install-postgres ## Run all tests on a throwaway Postgres
-	cargo build --workspace
-	$(TARGET)/debug/hedgerow postgres -- cargo test --workspace
-	@if deploy/install.sh promtool; then $(MAKE) --no-print-directory check-metrics; else echo "NOT CHECKED, for want of promtool: the form of /metrics" >&2; fi
+lint: ## Run every static check: format, clippy, docs, generated files, scripts, dependencies
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	@$(MAKE) --no-print-directory doc check-queries check-manifests check-scripts check-workflows check-dependencies
 
-check-metrics: hedgerow ## Have promtool check /metrics
+format: ## Format the Rust code
+	cargo fmt --all
+
+doc: ## Build the API documentation, without warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
+
+queries: install-postgres hedgerow ## Regenerate the query data in .sqlx, after a change to SQL
+	$(TARGET)/debug/hedgerow postgres -- migrations/queries.sh renew
+
+check-queries: install-postgres hedgerow ## Check that the query data is up to date
+	$(TARGET)/debug/hedgerow postgres -- migrations/queries.sh check
+
+manifests: ## Update deploy/operator and the chart after a change to crates/api or services/*/microservice.yaml
+	cargo build --quiet --package operator
+	$(TARGET)/debug/operator crd >deploy/operator/crd.yaml
+	$(TARGET)/debug/operator manifests >deploy/operator/operator.yaml
+	$(TARGET)/debug/operator chart helm/hedgerow services/*/microservice.yaml
+
+check-manifests: ## Check that deploy/operator and the chart are up to date
+	cargo build --quiet --package operator
+	$(TARGET)/debug/operator crd | diff deploy/operator/crd.yaml -
+	$(TARGET)/debug/operator manifests | diff deploy/operator/operator.yaml -
+	$(TARGET)/debug/operator chart --check helm/hedgerow services/*/microservice.yaml
+
+check-scripts: ## Check the shell scripts with shellcheck
+	@if command -v shellcheck >/dev/null; then git grep -lE '^#!(/bin/sh|/usr/bin/env bash)$$' | xargs shellcheck --external-sources; else echo "skipped: shellcheck is not installed" >&2; fi
+
+check-workflows: ## Check the GitHub workflows with actionlint
+	@if command -v actionlint >/dev/null; then actionlint; else echo "skipped: actionlint is not installed" >&2; fi
+
+check-dependencies: ## Check licences, bans and sources of dependencies with cargo-deny
+	@if command -v cargo-deny >/dev/null; then cargo deny --log-level error check licenses bans sources; else echo "skipped: cargo-deny is not installed" >&2; fi
+
+check-metrics: hedgerow ## Check the format of /metrics with promtool
 	$(TARGET)/debug/hedgerow postgres -- cargo test --package inventory --test faults -- --ignored promtool
-
-test-cluster: ## Test the operator in the current kube context, whose nodes need the images and postgres:15
-	cargo test --package operator --features cluster-tests --test api_server --test cluster
-
-e2e: ## Test the chart end to end in the current kube context (docs/OPERATIONS.md says what the nodes need)
-	cargo test --package e2e --features cluster-tests --no-run
-	cargo test --package e2e --features cluster-tests --test suite
 
 check-chart: ## Check the chart with helm lint and kube-score
 	cargo build --quiet --package operator
 	OPERATOR=$(TARGET)/debug/operator deploy/check-chart
 
-lint: ## Check format, lints, and that what is generated is up to date
-	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --all-features -- -D warnings
-	@$(MAKE) --no-print-directory check-queries check-manifests
+kind: ## Create a kind cluster and install a release on it (needs kind, helm, and docker or podman)
+	deploy/kind/up
 
-queries: install-postgres hedgerow ## Renew the data of the checked queries (.sqlx), after a change to SQL
-	$(TARGET)/debug/hedgerow postgres -- migrations/queries renew
+forward: ## Forward port 8080 to the gateway in the current kube context and namespace, until Ctrl-C
+	@deploy/forward gateway:8080
 
-check-queries: install-postgres hedgerow ## Check that these data are up to date
-	$(TARGET)/debug/hedgerow postgres -- migrations/queries check
-
-manifests: ## Renew what follows from the kind in deploy/operator and the chart, after a change to it or to what runs the operator
-	cargo build --quiet --package operator
-	$(TARGET)/debug/operator crd >deploy/operator/crd.yaml
-	cp deploy/operator/crd.yaml helm/hedgerow/crds/microservices.yaml
-	$(TARGET)/debug/operator manifests >deploy/operator/operator.yaml
-	@schema=$$($(TARGET)/debug/operator values-schema helm/hedgerow/values.schema.json) && printf '%s\n' "$$schema" >helm/hedgerow/values.schema.json
-
-check-manifests: ## Check that they are up to date
-	cargo build --quiet --package operator
-	$(TARGET)/debug/operator crd | diff deploy/operator/crd.yaml -
-	$(TARGET)/debug/operator crd | diff helm/hedgerow/crds/microservices.yaml -
-	$(TARGET)/debug/operator manifests | diff deploy/operator/operator.yaml -
-	$(TARGET)/debug/operator values-schema helm/hedgerow/values.schema.json | diff helm/hedgerow/values.schema.json -
-
-images: ## Build the container images, with docker, podman or buildah (`deploy/images help` has more)
+images: ## Build the container images with docker, podman or buildah (`deploy/images help` lists the options)
+	@echo "Building the images from one static release build: about 10 minutes the first time."
 	@deploy/images
 
-fuzz: install-postgres ## Send both services, and the gateway, what their API documents allow and forbid (needs python3 and curl)
+test-cluster: ## Test the operator in the current kube context (needs the images and postgres:15 on the nodes)
+	cargo test --package operator --features cluster-tests --test api_server --test cluster
+
+e2e: ## Test the chart end to end in the current kube context (docs/operations.md lists what it needs)
+	cargo test --package e2e --features cluster-tests --no-run
+	cargo test --package e2e --features cluster-tests --test suite
+
+test-kind: ## Run check-chart, test-cluster and e2e on a kind cluster of their own
+	deploy/kind/test.sh
+
+fuzz: install-postgres ## Fuzz the services and the gateway from their OpenAPI documents (needs python3 and curl)
+	@[ -x $(TARGET)/release/hedgerow ] || echo "Building the services in release mode: about 5 minutes the first time."
 	cargo build --release $(LOCAL)
 	fuzz/run
 
-bench: install-postgres ## Compare the speed with others
+bench: install-postgres ## Measure the speed against other implementations (about 30 minutes)
+	@[ -x $(TARGET)/release/hedgerow ] || echo "Building the services in release mode: about 5 minutes the first time."
 	cargo build --release $(LOCAL) --package bench-sqlx
 	bench/run
 
-install-postgres: ## Install a Postgres server where there is none
+install-postgres: ## Install a Postgres server if there is none
 	@deploy/install.sh postgres
 
-hedgerow:
+hedgerow: ## Build the command line
 	cargo build --quiet --package hedgerow

@@ -1,4 +1,4 @@
-"""The databases of both sides, on the throwaway server that `hedgerow postgres` started around this process."""
+"""The databases of both sides, on the ephemeral server that `hedgerow postgres` started for this process."""
 
 import os
 import subprocess
@@ -9,13 +9,12 @@ from harness import tools
 
 ROOT = Path(__file__).resolve().parents[2]
 LOAD = ROOT / "bench/load"
-# Per service: the script that brings its database to the state in which a round begins, and the table whose rows
-# its writes add to.
+# Per service: the script that resets its database before a round, and the table to which its writes add rows.
 STATE = {"users": (LOAD / "users.sql", "users"), "inventory": (LOAD / "stock.sql", "movement")}
 
 
 def psql(database: str, *arguments: str) -> str:
-    """Runs psql, which ends the benchmark at the first error, and returns its rows."""
+    """Runs psql and returns its rows. The first error ends the benchmark."""
     command = [tools.find("psql"), "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", database, *arguments]
     quiet = {**os.environ, "PGOPTIONS": "-c client_min_messages=warning"}
     return subprocess.run(command, env=quiet, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
@@ -25,7 +24,7 @@ class Database:
     """The database of one service on one side."""
 
     def __init__(self, service: str, side: str):
-        """Creates it, empty and anew."""
+        """Drops and creates it."""
         self.name = f"{service}_{side}"
         self.script, self.table = STATE[service]
         self.migrations = sorted((ROOT / "migrations" / service).glob("*.sql"))
@@ -33,24 +32,24 @@ class Database:
         psql("postgres", "-c", drop, "-c", f"CREATE DATABASE {self.name}")
 
     def migrate(self) -> None:
-        """Gives it the schema of the service's own migrations."""
+        """Runs the service's migrations."""
         for file in self.migrations:
             psql(self.name, "--single-transaction", "-f", str(file))
 
     @property
     def url(self) -> str:
-        """As the services read it."""
+        """The URL for the services."""
         return urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{self.name}").geturl()
 
     @property
     def libpq_url(self) -> str:
-        """As asyncpg reads it: host and user come from PGHOST and PGUSER."""
+        """The URL for asyncpg, which takes host and user from PGHOST and PGUSER."""
         return f"postgres:///{self.name}"
 
     def reset(self) -> None:
-        """Brings it to the state in which a round begins."""
+        """Resets it to the state before a round."""
         psql(self.name, "-f", str(self.script))
 
     def rows(self) -> int:
-        """How many rows its writes have added to."""
+        """The number of rows in the table of its writes."""
         return int(psql(self.name, "-c", f"SELECT count(*) FROM {self.table}"))

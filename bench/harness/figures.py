@@ -1,4 +1,4 @@
-"""The figures: what is measured, and the floor and the aim each is held against."""
+"""The figures: what is measured, and its floor and aim."""
 
 import statistics
 import sys
@@ -23,7 +23,7 @@ class Settings:
     rounds: int
     seconds: int
     warmup: int
-    peer_pool: int | None = None  # instead of the kind's
+    peer_pool: int | None = None  # overrides that of the kind
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Result:
     """One line of the table."""
 
     title: str
-    unit: str  # "x" for a ratio, which is to be high; "times" for one, or "ms", "µs", "MB" for a cost, to be low
+    unit: str  # "x": a ratio, higher is better; "times", "ms", "µs", "MB": a cost, lower is better
     value: float
     low: float
     high: float
@@ -47,13 +47,13 @@ class Result:
 
 
 def say(text: str) -> None:
-    """Tells of progress, apart from the table."""
+    """Reports progress on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 @dataclass
 class Kind:
-    """A kind of request, as requests.lua names it."""
+    """A kind of request, by its name in requests.lua."""
 
     name: str
     service: str
@@ -61,7 +61,7 @@ class Kind:
     peer_pool: int  # per worker; README.md says how it was chosen
 
     def round(self, side: Side, settings: Settings, tag: str, connections: int = load.CONNECTIONS) -> Outcome:
-        """One round: the starting state, the warm-up, the measured load, and whether it wrote what it said."""
+        """Runs one round: reset, warm-up, measured load, and a check of the rows written."""
         if self.writes:
             side.database.reset()
         before = side.database.rows()
@@ -75,7 +75,7 @@ class Kind:
 
 
 def check_rows(kind: str, written: int, answered: int, unanswered: int) -> None:
-    """Ends the benchmark where rows are missing, or there are more than those of requests that a run's end cut off."""
+    """Exits if rows are missing, or if there are more than the requests cut off at the end of a run explain."""
     if not answered <= written <= answered + unanswered:
         raise SystemExit(f"bench: {kind}: {written} rows for {answered} requests")
 
@@ -88,7 +88,7 @@ ADD_USER = Kind("add-user", "users", writes=True, peer_pool=16)
 
 
 def compare(title: str, floor: float, aim: float, settings: Settings, ours: Callable, theirs: Callable) -> Result:
-    """Alternates between the two sides; each gets the number of the round."""
+    """Alternates between the two sides and passes each the number of the round."""
     ours_seen, theirs_seen = [], []
     for number in range(settings.rounds):
         ours_seen.append(ours(number))
@@ -100,7 +100,7 @@ def compare(title: str, floor: float, aim: float, settings: Settings, ours: Call
 
 
 def against_fastapi(title: str, kind: Kind, floor: float, aim: float):
-    """A figure: requests per second over FastAPI's."""
+    """Requests per second over FastAPI's."""
 
     def measure(builds: Builds, settings: Settings) -> list[Result]:
         pool = settings.peer_pool or kind.peer_pool
@@ -117,7 +117,7 @@ def against_fastapi(title: str, kind: Kind, floor: float, aim: float):
 
 
 def against_pgbench(title: str, floor: float, aim: float):
-    """A figure: requests per second over the bare select's."""
+    """Requests per second over those of the bare select."""
 
     def measure(builds: Builds, settings: Settings) -> list[Result]:
         with builds.ours("inventory") as ours:
@@ -132,7 +132,7 @@ def against_pgbench(title: str, floor: float, aim: float):
 
 
 def reserve(title: str, kind: Kind, others: int, floor: float, aim: float):
-    """A figure: reservations per second over those of `pgbench`, which writes the same rows with one statement each."""
+    """Reservations per second over those of `pgbench`, which writes the same rows with one statement each."""
 
     def measure(builds: Builds, settings: Settings) -> list[Result]:
         with builds.ours("inventory") as ours:
@@ -143,7 +143,7 @@ def reserve(title: str, kind: Kind, others: int, floor: float, aim: float):
                 before = ours.database.rows()
                 outcome = load.pgbench(ours.database.name, "reserve.sql", settings.seconds, others=others)
                 if ours.database.rows() - before != outcome.requests:
-                    raise SystemExit("bench: reserve.sql did not write what it said")
+                    raise SystemExit("bench: reserve.sql did not write as many rows as it reported")
                 return outcome
 
             return [compare(title, floor, aim, settings, lambda n: kind.round(ours, settings, f"r{n}"), statement)]
@@ -152,7 +152,7 @@ def reserve(title: str, kind: Kind, others: int, floor: float, aim: float):
 
 
 def tail(title: str, kind: Kind, floor: float, aim: float):
-    """A figure: the slowest hundredth's time over the median's, of the same requests."""
+    """p99 over p50 of the same requests."""
 
     def measure(builds: Builds, settings: Settings) -> list[Result]:
         with builds.ours(kind.service) as ours:
@@ -164,7 +164,7 @@ def tail(title: str, kind: Kind, floor: float, aim: float):
 
 
 def alone(title: str, kind: Kind, floor: float, aim: float):
-    """A figure: the median time of a request of a single client, over that of the peer with one statement."""
+    """Median latency of a single client over that of the peer with one statement."""
 
     def measure(builds: Builds, settings: Settings) -> list[Result]:
         with builds.ours(kind.service) as ours, builds.statement() as peer:
@@ -181,7 +181,7 @@ def alone(title: str, kind: Kind, floor: float, aim: float):
 
 
 def replicas(title: str, kind: Kind, floor: float, aim: float):
-    """A figure: requests per second of three replicas, each with its own clients, over those of one of them."""
+    """Requests per second of three replicas, each with its own clients, over those of one of them."""
 
     def measure(builds: Builds, settings: Settings) -> list[Result]:
         with builds.replicas(3) as sides, ThreadPoolExecutor(len(sides)) as threads:
@@ -207,7 +207,7 @@ def replicas(title: str, kind: Kind, floor: float, aim: float):
 
 
 def start(title: str, floor: float, aim: float):
-    """A figure: milliseconds from the spawn of `inventory` to its first 200, through a real socket."""
+    """Milliseconds from spawning `inventory` to its first 200, over a real socket."""
 
     def measure(builds: Builds, _settings: Settings) -> list[Result]:
         database = builds.database("inventory")
@@ -217,7 +217,7 @@ def start(title: str, floor: float, aim: float):
             process, port = builds.service("inventory", database, tethered=False)
             try:
                 await_answer(process, port, PROBE["inventory"])
-                if number >= 0:  # the first two bring the program into the page cache
+                if number >= 0:  # the first two load the program into the page cache
                     taken.append((time.perf_counter() - began) * 1e3)
             finally:
                 process.kill()
@@ -227,7 +227,7 @@ def start(title: str, floor: float, aim: float):
 
 
 def memory(title: str, floor: float, aim: float):
-    """Figures: what each service holds while idle, after its first request."""
+    """Memory of each service while idle, after its first request."""
 
     def measure(builds: Builds, _settings: Settings) -> list[Result]:
         results = []
@@ -255,6 +255,6 @@ FIGURES = {
     "tail": tail("`POST /reservations`, one product, p99 over p50", RESERVE_HOT, 6, 3),
     "alone": alone("`POST /reservations`, one client, p50 over that of one statement", RESERVE_SPREAD, 1.15, 1),
     "replicas": replicas("`POST /reservations`, one product, three replicas over one", RESERVE_HOT, 0.8, 1.2),
-    "start": start("start to first answer, `inventory`", 50, 15),
+    "start": start("start to first response, `inventory`", 50, 15),
     "memory": memory("idle memory", 25, 15),
 }

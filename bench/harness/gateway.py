@@ -1,4 +1,4 @@
-"""The figures of the gateway: against nginx and HAProxy, what it adds to a request, and how it bears many services."""
+"""The figures of the gateway: against nginx and HAProxy, added latency, and many services."""
 
 import http.client
 import statistics
@@ -25,14 +25,14 @@ SAMPLE_INTERVAL = 0.1  # seconds
 
 @dataclass
 class Load:
-    """What requests.lua sends, to a proxy and straight to what is behind it."""
+    """The load of requests.lua, to a proxy or directly to its upstream."""
 
     kind: str
     tag: str = "r"
     connections: int = CONNECTIONS
 
     def through(self, proxy: Proxy, settings: Settings) -> Outcome:
-        """One round: the warm-up, the measured load, and whether each request is in the access log."""
+        """Runs one round: warm-up, measured load, and a check of the access log."""
         proxy.empty_log()
         warm = self.run(proxy.port, settings.warmup)
         used = proxy.cpu()
@@ -42,17 +42,17 @@ class Load:
         return outcome
 
     def straight(self, port: int, settings: Settings) -> Outcome:
-        """One round without a proxy."""
+        """Runs one round without a proxy."""
         self.run(port, settings.warmup)
         return self.run(port, settings.seconds)
 
     def run(self, port: int, seconds: float) -> Outcome:
-        """Some seconds of it."""
+        """Runs the load for some seconds."""
         return load.wrk(port, self.kind, seconds, self.tag, self.connections)
 
 
 def against(name: str, peer: Callable, requests: Load, floor: float, aim: float, tail: tuple[float, float] | None):
-    """Figures: requests per second over a peer's, and of the same rounds p99 over its (`tail`: its floor and aim)."""
+    """Requests per second over a peer's, and p99 of the same rounds over the peer's (`tail`: floor and aim)."""
 
     def measure(builds: Builds, settings: Settings) -> list[Result]:
         with (
@@ -71,13 +71,13 @@ def against(name: str, peer: Callable, requests: Load, floor: float, aim: float,
             return [rate]
         ratios = [a.p99_ms / b.p99_ms for a, b in zip(rate.ours, rate.theirs)]
         value = median(rate.ours, "p99_ms") / median(rate.theirs, "p99_ms")
-        return [rate, Result(f"its p99 against {name}'s", "times", value, min(ratios), max(ratios), *tail)]
+        return [rate, Result(f"gateway p99 against {name}'s", "times", value, min(ratios), max(ratios), *tail)]
 
     return measure
 
 
 def against_nginx_before_inventory(title: str, floor: float, aim: float):
-    """A figure: requests per second over nginx's, with `inventory` and its database behind both."""
+    """Requests per second over nginx's, with `inventory` and its database behind both."""
 
     def measure(builds: Builds, settings: Settings) -> list[Result]:
         requests = Load("get-stock")
@@ -98,7 +98,7 @@ def against_nginx_before_inventory(title: str, floor: float, aim: float):
 
 
 def latency(title: str, floor: float, aim: float):
-    """A figure: p50 of one client through the gateway, less that without it; the peers' are measured beside it."""
+    """p50 of one client through the gateway, minus that without it; the peers are measured in the same rounds."""
 
     def measure(builds: Builds, settings: Settings) -> list[Result]:
         request = Load("proxied", "identity", connections=1)
@@ -124,7 +124,7 @@ def latency(title: str, floor: float, aim: float):
 
 
 def memory(title: str, floor: float, aim: float):
-    """A figure: the most that the gateway holds while all of its many services are asked."""
+    """The gateway's maximum memory while requests go to all of many services."""
 
     def measure(builds: Builds, settings: Settings) -> list[Result]:
         with many_services(builds) as (_cluster, _behind, ours):
@@ -140,8 +140,8 @@ def memory(title: str, floor: float, aim: float):
 
 
 def changes(floor: float, aim: float, even: tuple[float, float]):
-    """Figures: how soon requests follow a change that the gateway is told of, and the throughput of the second around
-    it over the mean of those before and after (`even`: its floor and aim)."""
+    """The time until requests follow a change, and the throughput in the second of a change over the mean of those
+    before and after it (`even`: floor and aim)."""
 
     def measure(builds: Builds, _settings: Settings) -> list[Result]:
         with many_services(builds) as (cluster, behind, ours), loaded(ours, 2 * CHANGES + 3) as load_of_all:
@@ -160,13 +160,13 @@ def changes(floor: float, aim: float, even: tuple[float, float]):
             load_of_all.result()
         rates = [(after[1] - before[1]) / (after[0] - before[0]) for before, after in pairwise(marks)]
         shares = [rates[n] / statistics.mean((rates[n - 1], rates[n + 1])) for n in range(1, 2 * CHANGES, 2)]
-        say(f"  {statistics.median(rates):,.0f}/s meanwhile")
+        say(f"  {statistics.median(rates):,.0f}/s during the changes")
         results = []
-        for name, title in (("route", "a changed route"), ("endpoints", "a changed endpoint")):
+        for name, title in (("route", "route"), ("endpoints", "endpoint")):
             taken = followed[name]
-            title = f"{title} among {SERVICES:,} services is followed"
+            title = f"until a changed {title} takes effect, {SERVICES:,} services"
             results.append(Result(title, "ms", statistics.median(taken), min(taken), max(taken), floor, aim))
-        title = "throughput in the second of a change over its neighbours'"
+        title = "throughput in the second of a change over that around it"
         results.append(Result(title, "x", statistics.median(shares), min(shares), max(shares), *even))
         return results
 
@@ -174,7 +174,7 @@ def changes(floor: float, aim: float, even: tuple[float, float]):
 
 
 class Moving:
-    """A service that changes, and a client that looks for it on one connection."""
+    """A service that changes, and a client that follows it on one connection."""
 
     def __init__(self, cluster: ApiServer, behind: Upstream, ours: Proxy):
         self.cluster, self.port = cluster, behind.many
@@ -192,21 +192,21 @@ class Moving:
         return f"127.3.0.{self.replica}"
 
     def route(self) -> float:
-        """Seconds until requests of its new path are answered."""
+        """Seconds until requests to its new path succeed."""
         before = self.path
         self.number += 1
         taken = self.follow(self.cluster.route("moving", [self.path]))
         if self.ask(before)[0] != 404:
-            raise SystemExit("bench: a service that moved is still at its old path")
+            raise SystemExit("bench: a service is still reachable under its old path")
         return taken
 
     def endpoints(self) -> float:
-        """Seconds until its new endpoint answers."""
+        """Seconds until its new endpoint responds."""
         self.replica = 3 - self.replica
         return self.follow(self.cluster.endpoints("moving", [self.home], self.port))
 
     def follow(self, told: float) -> float:
-        """Asks until the answer is from where it is now."""
+        """Sends requests until the response comes from the new place."""
         while time.perf_counter() < told + CHANGE_DEADLINE:
             status, body = self.ask(self.path)
             if status == 200 and f'"endpoint":"{self.home}"'.encode() in body:
@@ -214,7 +214,7 @@ class Moving:
         raise SystemExit("bench: the gateway did not follow a change")
 
     def ask(self, path: str) -> tuple[int, bytes]:
-        """One answer."""
+        """Sends one request."""
         self.client.request("GET", f"{path}/100000")
         response = self.client.getresponse()
         return response.status, response.read()
@@ -222,7 +222,7 @@ class Moving:
 
 @contextmanager
 def many_services(builds: Builds) -> Iterator[tuple[ApiServer, Upstream, Proxy]]:
-    """The gateway in a cluster of services with a route and two endpoints each, all of them known to it."""
+    """The gateway in a cluster of services with a route and two endpoints each, once it knows all of them."""
     with proxies.upstream(builds) as behind, kubernetes.api_server() as cluster:
         for number in range(1, SERVICES + 1):
             cluster.route(f"service-{number}", [f"/service-{number}"])
@@ -240,28 +240,28 @@ def home(number: int, replica: int) -> str:
 
 @contextmanager
 def loaded(ours: Proxy, seconds: float) -> Iterator[Future]:
-    """Asks all services at random meanwhile."""
+    """Sends requests to random services in the background."""
     ours.empty_log()
     with ThreadPoolExecutor(1) as executor:
         yield executor.submit(load.wrk, ours.port, "routes", seconds, str(SERVICES))
 
 
 def wait_until(moment: float) -> None:
-    """Sleeps, where it is yet to come."""
+    """Sleeps until a moment, unless it has passed."""
     time.sleep(max(0, moment - time.perf_counter()))
 
 
 def median(outcomes: list[Outcome], name: str) -> float:
-    """Of the rounds."""
+    """The median over the rounds."""
     return statistics.median(getattr(outcome, name) for outcome in outcomes)
 
 
-# HAProxy would compress what is too short to be worth it, as no version up to 2.8 can tell, so it is not asked to.
+# HAProxy up to 2.8 has no minimum length for compression and would compress every response, so the load asks for none.
 FIGURES = {
     "gateway-nginx": against("nginx", proxies.nginx, Load("proxied", "gzip"), 0.75, 1, tail=(1.5, 1)),
     "gateway-haproxy": against("HAProxy", proxies.haproxy, Load("proxied", "identity"), 0.7, 0.95, tail=None),
     "gateway-get": against_nginx_before_inventory("`GET /inventory/{id}`, gateway against nginx", 0.75, 1),
-    "gateway-latency": latency("what the gateway adds to p50, one client", 150, 80),
+    "gateway-latency": latency("latency added by the gateway, p50, one client", 150, 80),
     "gateway-memory": memory(f"memory with {SERVICES:,} services, {CONNECTIONS} connections, RSS", 40, 20),
     "gateway-routes": changes(50, 5, even=(0.95, 0.99)),
 }

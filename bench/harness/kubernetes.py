@@ -1,4 +1,4 @@
-"""Just enough of a Kubernetes API server to have the gateway follow many services: lists and watches of what is put."""
+"""A minimal Kubernetes API server for the gateway's discovery: lists and watches of the objects that are put."""
 
 import json
 import socket
@@ -16,7 +16,7 @@ CREATED = "2026-01-01T00:00:00Z"
 
 
 class Resource:
-    """The objects of one kind, and what happened to them."""
+    """The objects of one kind, and their history."""
 
     def __init__(self, path: str, group: str, kind: str):
         self.path, self.group, self.kind = path, group, kind
@@ -26,7 +26,7 @@ class Resource:
 
 
 class ApiServer(ThreadingHTTPServer):
-    """The server; `put` is the cluster's side of it."""
+    """The server. `put` plays the part of the cluster."""
 
     daemon_threads = True
 
@@ -40,7 +40,7 @@ class ApiServer(ThreadingHTTPServer):
         )
 
     def put(self, resource: Resource, name: str, metadata: dict, **fields) -> float:
-        """Makes or changes an object, and tells of it; returns the moment before that, by `time.perf_counter`."""
+        """Creates or changes an object and announces it. Returns the time just before, by `time.perf_counter`."""
         with self.lock:
             self.version += 1
             metadata = {
@@ -61,12 +61,12 @@ class ApiServer(ThreadingHTTPServer):
             return told
 
     def route(self, name: str, paths: list[str]) -> float:
-        """A Service, with the route that the operator would write on it."""
+        """A Service, with the annotation that the operator would write."""
         route = json.dumps({"paths": paths})
         return self.put(self.services, name, {"annotations": {"hedgerow.dev/route": route}}, spec={})
 
     def endpoints(self, name: str, addresses: list[str], port: int) -> float:
-        """Where it is."""
+        """The EndpointSlice of a service."""
         ready = {"ready": True, "serving": True, "terminating": False}
         return self.put(
             self.slices, f"{name}-1", {"labels": {"kubernetes.io/service-name": name}}, addressType="IPv4",
@@ -75,7 +75,7 @@ class ApiServer(ThreadingHTTPServer):
         )  # fmt: skip
 
     def kubeconfig(self, path: Path) -> Path:
-        """A file that leads here; JSON is YAML."""
+        """A kubeconfig for this server. JSON is YAML."""
         context = {"cluster": "bench", "user": "bench", "namespace": NAMESPACE}
         path.write_text(json.dumps({
             "apiVersion": "v1", "kind": "Config", "current-context": "bench",
@@ -130,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
             resource.watches.append(self.wfile)
         time.sleep(int(asked.get("timeoutSeconds", 300)))
         with self.server.lock:
-            # Else it has gone meanwhile.
+            # Otherwise the client has disconnected.
             if self.wfile in resource.watches:
                 resource.watches.remove(self.wfile)
                 write_chunk(self.wfile, b"")
@@ -144,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_arguments) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 def write_chunk(stream: BinaryIO, content: bytes) -> None:
@@ -155,7 +155,7 @@ def write_chunk(stream: BinaryIO, content: bytes) -> None:
 
 @contextmanager
 def api_server() -> Iterator[ApiServer]:
-    """The server, serving."""
+    """Runs the server."""
     with ApiServer() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server

@@ -15,17 +15,17 @@ CORES = os.cpu_count() or 1
 
 @dataclass
 class Outcome:
-    """What a generator saw in one run."""
+    """The result of one run of a load generator."""
 
     requests: int
     per_second: float
     p50_ms: float | None = None
     p99_ms: float | None = None
-    cpu_us: float | None = None  # of the server, a request
+    cpu_us: float | None = None  # of the server, per request
 
 
 def wrk(port: int, kind: str, seconds: float, tag: str, connections: int = CONNECTIONS) -> Outcome:
-    """Sends requests of a kind (see requests.lua); a failure, or a status from 400 on, ends the benchmark."""
+    """Sends requests of a kind (see requests.lua). A failure, or a status of 400 or more, ends the benchmark."""
     threads = min(connections, max(1, CORES // 2))
     command = [
         tools.find("wrk"), f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--timeout", "5s",

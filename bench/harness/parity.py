@@ -1,4 +1,4 @@
-"""The check that both sides do the same: the same requests get the same answers and leave the same rows."""
+"""Checks that both sides do the same: the same requests get the same responses and leave the same rows."""
 
 import http.client
 import json
@@ -10,7 +10,7 @@ TYPED = {"Content-Type": "application/json"}
 HOLD = '{"items": [{"product_id": "100001", "quantity": 1}]}'
 ADA = '{"name": "Ada Lovelace", "email": "ada@example.com"}'
 
-# Method, path, body. Of the bodies of answers, only the successful ones are compared.
+# Method, path, body. Only bodies of successful responses are compared.
 REQUESTS = {
     "inventory": [
         ("GET", "/inventory/100000", None),
@@ -56,7 +56,7 @@ REQUESTS = {
     ],
 }
 
-# The columns that do not depend on chance or the clock.
+# The columns that depend neither on randomness nor on the clock.
 ROWS = {
     "inventory": [
         "SELECT product_id, on_hand, reserved, version, next_expiry IS NULL FROM stock ORDER BY 1",
@@ -70,7 +70,7 @@ ROWS = {
 
 
 def check(service: str, ours: Side, peer: Side) -> None:
-    """Ends the benchmark where the two differ."""
+    """Exits if the two sides differ."""
     for method, path, body in REQUESTS[service]:
         answers = [_answer(side.port, method, path, body) for side in (ours, peer)]
         _same(f"{method} {path[:40]} {body or ''}", *answers)
@@ -95,7 +95,7 @@ def _answer(port: int, method: str, path: str, body: str | None) -> tuple:
     if response.status >= 400:
         return response.status, kind
     fields = json.loads(content)
-    # Their names are compared, their values cannot be.
+    # Only their names can be compared.
     changing = {name: None for name in ("id", "created_at", "updated_at", "expires_at") if name in fields}
     located = response.headers.get("Location") is not None
     return response.status, kind, response.headers.get("ETag"), located, fields | changing

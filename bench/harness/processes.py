@@ -1,4 +1,4 @@
-"""Processes the benchmark starts, each in a group of its own and ended by its id."""
+"""The processes of the benchmark, each in its own process group."""
 
 import os
 import shutil
@@ -17,11 +17,11 @@ class Process:
     """A running program; use it in a `with`, or call `stop`."""
 
     def __init__(self, argv: list[str], env: dict[str, str], log: Path, tethered: bool = True):
-        # Tethered: told to stop when this process is killed. That costs an exec, so a timed start is without.
+        # A tethered process stops when this one is killed. That costs an exec, so timed starts do without.
         tether = ["setpriv", "--pdeathsig", "TERM", "--"] if tethered and shutil.which("setpriv") else []
         self.name, self.log = log.stem, log
         log.unlink(missing_ok=True)
-        with log.open("ab") as output:  # so that it can be emptied meanwhile
+        with log.open("ab") as output:  # so that it can be truncated
             self.child = subprocess.Popen(
                 tether + argv, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
@@ -31,17 +31,17 @@ class Process:
         return self.child.pid
 
     def check(self) -> None:
-        """Fails when the process has ended."""
+        """Exits if the process has ended."""
         if self.child.poll() is not None:
             self.fail(f"ended with {self.child.returncode}")
 
     def fail(self, reason: str) -> NoReturn:
-        """Ends the benchmark, with the last this process wrote."""
+        """Exits with the last output of this process."""
         tail = self.log.read_text(errors="replace")[-2000:]
         raise SystemExit(f"bench: {self.name}: {reason}; its output:\n{tail}")
 
     def kill(self) -> None:
-        """Ends it at once, with all it has started."""
+        """Kills it and everything it has started."""
         try:
             os.killpg(self.child.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -49,7 +49,7 @@ class Process:
         self.child.wait()
 
     def stop(self) -> None:
-        """Asks it to end, and after 10 s no longer asks."""
+        """Terminates it, and kills it after 10 s."""
         self.child.terminate()
         try:
             self.child.wait(10)
@@ -65,14 +65,14 @@ class Process:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nothing listens on."""
+    """A free TCP port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def await_answer(process: Process, port: int, path: str) -> None:
-    """Returns at the first 200 to a GET of `path`."""
+    """Waits until a GET of `path` returns 200."""
     request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
 
     def answered() -> bool:
@@ -87,7 +87,7 @@ def await_answer(process: Process, port: int, path: str) -> None:
 
 
 def await_line(process: Process, text: str) -> None:
-    """Returns once the process has written `text`; for one that shares its port with others."""
+    """Waits until the process has written `text`, for processes that share their port."""
     _await(process, lambda: text in process.log.read_text(errors="replace"), f"line with {text!r}")
 
 
@@ -110,12 +110,12 @@ def memory_mb(pid: int) -> tuple[float, float]:
 
 
 def cpu_seconds(group: int) -> float:
-    """CPU time of a process that was started here and of those it has started, in user and kernel mode."""
+    """CPU time of a process and its children, in user and kernel mode."""
     ticks = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # it ended meanwhile
+        except OSError:  # it has ended
             continue
         if int(fields[2]) == group:
             ticks += int(fields[11]) + int(fields[12])

@@ -1,4 +1,4 @@
-"""The gateway and its peers, nginx and HAProxy, in front of one upstream that all of them share."""
+"""The gateway and its peers, nginx and HAProxy, in front of one shared upstream."""
 
 import http.client
 import json
@@ -18,26 +18,26 @@ from harness.sides import Builds
 
 PEERS = ROOT / "bench/peers"
 PROBE = "/inventory/100000"
-# About what `GET /inventory/{id}` answers, and something that is worth compressing.
+# About the response of `GET /inventory/{id}`, and one that is worth compressing.
 ANSWER = (
     '{"product_id":"100000","stock":42,"on_hand":45,"reserved":3,"name":"A garden chair of ash wood, oiled",'
     '"updated_at":"2026-01-31T12:00:00Z"'
 )
 LONG = json.dumps([f"chair {number}" for number in range(150)])
-# What arrives at an endpoint, as nginx names it.
+# The headers that arrive at an endpoint, by nginx's names.
 SEEN = json.dumps({
     "request_id": "$http_x_request_id", "forwarded_for": "$http_x_forwarded_for",
     "forwarded_proto": "$http_x_forwarded_proto",
 })[:-1]  # fmt: skip
 TOO_LARGE = 64 * 1024 * 1024
 LOG_DEADLINE = 5  # seconds
-# HAProxy drops a line where two threads write at once: some 0.02%.
+# HAProxy drops a line when two threads write at once: about 0.02%.
 LOG_LOSS = 0.001
 
 
 @dataclass
 class Upstream:
-    """What the proxies pass requests on to: two endpoints, and one at every loopback address."""
+    """The upstream of all proxies: two endpoints, and one on every loopback address."""
 
     process: Process
     a: int
@@ -46,7 +46,7 @@ class Upstream:
     status: int
 
     def requests(self) -> int:
-        """How many it has been sent."""
+        """The number of requests it has received."""
         connection = http.client.HTTPConnection("127.0.0.1", self.status, timeout=5)
         try:
             connection.request("GET", "/")
@@ -58,7 +58,7 @@ class Upstream:
 
 @dataclass
 class Proxy:
-    """A gateway that is up: ours or a peer."""
+    """A running proxy: our gateway or a peer."""
 
     name: str
     process: Process
@@ -66,11 +66,11 @@ class Proxy:
     access_log: Path
 
     def empty_log(self) -> None:
-        """Keeps the rounds from filling the disk."""
+        """Truncates the access log, so that rounds do not fill the disk."""
         os.truncate(self.access_log, 0)
 
     def check_log(self, answered: int) -> None:
-        """Ends the benchmark where requests that were answered have no line; they may be written late."""
+        """Exits if responses have no line in the access log. Lines may be written late."""
         deadline = time.monotonic() + LOG_DEADLINE
         while (lines := _lines(self.access_log)) < answered * (1 - LOG_LOSS):
             if time.monotonic() > deadline:
@@ -78,13 +78,13 @@ class Proxy:
             time.sleep(0.1)
 
     def cpu(self) -> float:
-        """Seconds of CPU it has used."""
+        """CPU seconds it has used."""
         return cpu_seconds(self.process.pid)
 
 
 @contextmanager
 def upstream(builds: Builds) -> Iterator[Upstream]:
-    """The upstream, serving."""
+    """Runs the upstream."""
     ports = {name: free_port() for name in ("a", "b", "many", "status")}
     texts = {"ANSWER": ANSWER, "LONG": LONG, "SEEN": SEEN}
     with _nginx(builds, PEERS / "upstream/nginx.conf", "upstream", ports | texts) as (process, _home):
@@ -95,7 +95,7 @@ def upstream(builds: Builds) -> Iterator[Upstream]:
 
 @contextmanager
 def nginx(builds: Builds, a: int, b: int) -> Iterator[Proxy]:
-    """nginx, serving; the endpoints are those at these ports."""
+    """Runs nginx in front of endpoints on these ports."""
     ports = {"port": free_port(), "a": a, "b": b}
     with _nginx(builds, PEERS / "nginx/nginx.conf", "nginx", ports) as (process, home):
         await_answer(process, ports["port"], PROBE)
@@ -104,7 +104,7 @@ def nginx(builds: Builds, a: int, b: int) -> Iterator[Proxy]:
 
 @contextmanager
 def haproxy(builds: Builds, a: int, b: int) -> Iterator[Proxy]:
-    """HAProxy, serving; the endpoints are those at these ports."""
+    """Runs HAProxy in front of endpoints on these ports."""
     port = free_port()
     with tempfile.TemporaryDirectory(dir=builds.logs) as home:
         template = PEERS / "haproxy/haproxy.cfg"
@@ -117,14 +117,14 @@ def haproxy(builds: Builds, a: int, b: int) -> Iterator[Proxy]:
 
 @contextmanager
 def gateway(builds: Builds, settings: dict[str, str], probe: str = PROBE) -> Iterator[Proxy]:
-    """Our gateway, serving, with these settings besides its defaults."""
+    """Runs our gateway with these settings in addition to its defaults."""
     port, log = free_port(), builds.logs / "gateway.log"
     env = {
         **os.environ,
         "HTTP_ADDR": f"127.0.0.1:{port}",
         "ADMIN_ADDR": "127.0.0.1:0",
         "DRAIN_DELAY": "0s",
-        # All that it can do is on; the limit is one that no load reaches.
+        # Everything is on. No load reaches the rate limit.
         "RATE_LIMIT": "10000000/s",
         **settings,
     }
@@ -134,12 +134,12 @@ def gateway(builds: Builds, settings: dict[str, str], probe: str = PROBE) -> Ite
 
 
 def routed_by_flags(a: int, b: int) -> dict[str, str]:
-    """The gateway's settings outside a cluster; the endpoints are those at these ports."""
+    """The gateway's settings outside a cluster, for endpoints on these ports."""
     return {"ROUTES": f"inventory:/inventory=http://127.0.0.1:{a},http://127.0.0.1:{b}"}
 
 
 def check(proxy: Proxy) -> None:
-    """Ends the benchmark where a proxy does not do what it is measured for."""
+    """Exits if a proxy does not do what is measured."""
     expect = _expectation(proxy)
     body = {"Content-Length": str(TOO_LARGE)}
     expect("one answer", json.loads(_ask(proxy.port, PROBE).body)["stock"] == 42)
@@ -161,7 +161,7 @@ def check(proxy: Proxy) -> None:
 
 @dataclass
 class Answer:
-    """An answer, read to its end."""
+    """A response, read to its end."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -181,7 +181,7 @@ def _ask(port: int, path: str, method: str = "GET", headers: dict[str, str] | No
 def _expectation(proxy: Proxy) -> Callable[[str, object], None]:
     def expect(what: str, holds: object) -> None:
         if not holds:
-            raise SystemExit(f"bench: {proxy.name} does not do what it is measured for: {what}")
+            raise SystemExit(f"bench: {proxy.name} does not do what is measured: {what}")
 
     return expect
 
@@ -196,7 +196,7 @@ def _nginx(builds: Builds, template: Path, name: str, values: dict) -> Iterator[
 
 
 def _filled(template: Path, home: Path, values: dict) -> Path:
-    """A configuration in `home`: each `@NAME@` of the template is one of the values."""
+    """Writes a configuration to `home`, with the values in place of each `@NAME@` of the template."""
     named = {name.upper(): str(value) for name, value in values.items()} | {"HOME": str(home)}
     filled = home / template.name
     filled.write_text(re.sub(r"@([A-Z]+)@", lambda found: named[found[1]], template.read_text()))

@@ -1,4 +1,4 @@
-"""What is shown of the figures: a table, and RESULTS.md."""
+"""The output: a table, and RESULTS.md."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ from harness.load import CONNECTIONS, Outcome
 
 
 def table(results: list[Result]) -> str:
-    """The figures beside their floors and aims, in Markdown."""
+    """The figures with their floors and aims, in Markdown."""
     rows = [("figure", "measured", "range", "floor", "aim", "")]
     for result in results:
         value, low, high = (_amount(amount, result.unit) for amount in (result.value, result.low, result.high))
@@ -25,15 +25,15 @@ def table(results: list[Result]) -> str:
 
 
 def verdict(result: Result) -> str:
-    """How a figure stands."""
+    """Whether a figure meets its aim or floor."""
     if not result.reaches(result.floor):
         return "FLOOR MISSED"
     return "aim met" if result.reaches(result.aim) else "floor met"
 
 
 def raw(results: Iterable[Result]) -> str:
-    """The medians that the ratios are made of, in Markdown; they depend on the machine."""
-    rows = [("figure", "side", "requests/s", "p50", "p99", "CPU a request", "each round")]
+    """The medians behind the ratios, in Markdown. They depend on the machine."""
+    rows = [("figure", "side", "requests/s", "p50", "p99", "CPU per request", "each round")]
     for result in results:
         for side, outcomes in (("ours", result.ours), ("theirs", result.theirs), *result.others.items()):
             if outcomes:
@@ -67,21 +67,21 @@ def write(path: Path, command: str, about: str, results: list[Result]) -> None:
     """Writes RESULTS.md."""
     text = f"""# Results
 
-`{command}` of {time.strftime("%Y-%m-%d", time.gmtime())}; README.md says how it measures.
+`{command}` of {time.strftime("%Y-%m-%d", time.gmtime())}; see README.md for the method.
 
 {about}
 
 {table(results)}
 
-A figure is the ratio of both sides' medians, of latency the difference, its range that of the rounds; start and what
-is followed are the median and range of all times, memory under load is the most and its range that meanwhile.
+A figure is the ratio of both sides' medians (for latency, the difference), and its range is that of the rounds. Start
+and changes are the median and range of all times. Memory under load is the maximum, and its range that of all samples.
 
 ## Behind the ratios
-Medians of the rounds on this machine; they mean little on another.
+Medians of the rounds on this machine. They mean little on another one.
 
 {raw(results)}
 """
-    # What `bench/operator` measured is another run's, and stays.
+    # The figures of `bench/operator` come from another run and are kept.
     before = path.read_text() if path.exists() else ""
     _, heading, operator = before.partition("\n## The operator\n")
     path.write_text(text.rstrip("\n") + "\n" + heading + operator)

@@ -1,4 +1,4 @@
-"""The two sides of a comparison, ours and FastAPI's, each a server on a port with a database of its own."""
+"""The two sides of a comparison, our service and FastAPI, each with a port and a database."""
 
 import os
 import subprocess
@@ -12,27 +12,27 @@ from harness.processes import Process, await_answer, await_line, free_port
 
 PEER = ROOT / "bench/peers/fastapi"
 PEER_WORKERS = 2
-POOL_SIZE = 8  # ours, in all: the services' default
-# A GET that answers 200 whatever the database holds, and takes one query.
+POOL_SIZE = 8  # of our service in all: its default
+# A GET that returns 200 whatever the database contains, and takes one query.
 PROBE = {"users": "/users?limit=1", "inventory": "/inventory/x"}
 
 
 @dataclass
 class Side:
-    """A server that is up."""
+    """A running server."""
 
     port: int
     database: Database
 
 
 class Builds:
-    """Where both sides' programs are, and where their output goes."""
+    """The programs of both sides, and the folder for their output."""
 
     def __init__(self, binaries: Path, python: Path, logs: Path):
         self.binaries, self.python, self.logs = binaries, python, logs
 
     def database(self, service: str) -> Database:
-        """A new database for our service, migrated by the service itself."""
+        """Creates a database for our service and lets the service migrate it."""
         database = Database(service, "ours")
         env = {**os.environ, "DATABASE_URL": database.url}
         with (self.logs / "migrate.log").open("ab") as log:
@@ -41,7 +41,7 @@ class Builds:
         return database
 
     def service(self, service: str, database: Database, tethered: bool = True) -> tuple[Process, int]:
-        """Starts a service of ours; returns at once, with its port."""
+        """Starts one of our services. Returns at once, with its port."""
         port = free_port()
         env = {
             **os.environ,
@@ -57,7 +57,7 @@ class Builds:
 
     @contextmanager
     def ours(self, service: str) -> Iterator[Side]:
-        """Our service, serving."""
+        """Runs our service."""
         database = self.database(service)
         process, port = self.service(service, database)
         with process:
@@ -66,7 +66,7 @@ class Builds:
 
     @contextmanager
     def replicas(self, count: int) -> Iterator[list[Side]]:
-        """Replicas of `inventory`, on one database."""
+        """Runs replicas of `inventory` on one database."""
         database = self.database("inventory")
         with ExitStack() as stack:
             sides = []
@@ -79,7 +79,7 @@ class Builds:
 
     @contextmanager
     def statement(self) -> Iterator[Side]:
-        """The peer that reserves by one statement through sqlx, serving."""
+        """Runs the peer that reserves with one statement through sqlx."""
         database = Database("inventory", "statement")
         database.migrate()
         database.reset()
@@ -91,7 +91,7 @@ class Builds:
 
     @contextmanager
     def peer(self, service: str, pool_size: int) -> Iterator[Side]:
-        """The same on FastAPI, serving; the pool is of each worker."""
+        """Runs the same service on FastAPI. The pool is per worker."""
         database = Database(service, "peer")
         database.migrate()
         database.reset()

@@ -1,4 +1,4 @@
-"""The programs the benchmark needs, and the peer's Python environment."""
+"""The programs that the benchmark needs, and the peer's Python environment."""
 
 import hashlib
 import os
@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Program: its Debian package.
+# Program and Debian package.
 PROGRAMS = {
     "wrk": "wrk", "pgbench": "postgresql", "psql": "postgresql-client", "nginx": "nginx", "haproxy": "haproxy",
 }  # fmt: skip
-# Where Debian asks whether a package that is being installed may start its service.
+# Debian runs this script to ask whether a package may start its service.
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 
 def find(program: str) -> str | None:
-    """Its path; Debian keeps the programs of a server version in a folder of their own, and servers out of PATH."""
+    """The path of a program. On Debian, not all of them are in PATH."""
     found = shutil.which(program) or shutil.which(program, path="/usr/sbin")
     if found is None:
         candidates = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{program}"), key=lambda p: float(p.parts[4]))
@@ -27,7 +27,7 @@ def find(program: str) -> str | None:
 
 
 def require() -> None:
-    """Installs what is missing where that can be done, and else ends with the line that does it."""
+    """Installs what is missing if possible, or exits with the command that does."""
     missing = [package for program, package in PROGRAMS.items() if find(program) is None]
     if not missing:
         return
@@ -41,7 +41,7 @@ def require() -> None:
 
 @contextmanager
 def _none_started() -> Iterator[None]:
-    """Has packages leave their services stopped: nobody asked for a web server on port 80."""
+    """Keeps packages from starting their services, such as a web server on port 80."""
     if POLICY.exists():
         yield
         return
@@ -54,13 +54,13 @@ def _none_started() -> Iterator[None]:
 
 
 def version(*command: str) -> str:
-    """The first line of what `command` says about itself."""
+    """The first line of the output of `command`."""
     ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return ran.stdout.splitlines()[0].strip() if ran.stdout else "unknown"
 
 
 def environment(requirements: Path) -> Path:
-    """The `python` of an environment with exactly these requirements, made on first use and kept in the cache."""
+    """The `python` of an environment with exactly these requirements, created on first use and cached."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hedgerow-bench"
     key = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()[:12]
     home = cache / f"python-{key}"

@@ -1,4 +1,4 @@
-//! Cargo sees a new migration only if it is told where they are.
+//! Rebuilds the crate when a migration is added: `sqlx::migrate!` embeds them, but Cargo does not know.
 
 fn main() {
     println!("cargo:rerun-if-changed=../../migrations/inventory");

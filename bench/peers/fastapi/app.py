@@ -21,7 +21,7 @@ from fastapi import FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
-POOL_SIZE = int(os.environ.get("DATABASE_POOL_SIZE", "8"))  # of each worker
+POOL_SIZE = int(os.environ.get("DATABASE_POOL_SIZE", "8"))  # per worker
 MAX_COUNT = 2**53 - 1
 
 GET_STOCK = "SELECT product_id, on_hand, reserved, version FROM stock WHERE product_id = $1"
@@ -40,9 +40,9 @@ WITH old AS (
 )
 SELECT on_hand, reserved, version FROM new
 """
-# As the service does it: until its first movement nobody sees the row.
+# Like the service: the row is invisible until its first movement.
 ADD_STOCK = "INSERT INTO stock (product_id) VALUES ($1) ON CONFLICT DO NOTHING"
-# As load/reserve.sql, for one item.
+# Like load/reserve.sql, for one item.
 RESERVE = """
 WITH clock AS MATERIALIZED (
     SELECT clock_timestamp() + make_interval(secs => $4) AS expires_at
@@ -214,7 +214,7 @@ def uuid7() -> UUID:
 
 
 class Server(uvicorn.Server):
-    """Says when it takes connections."""
+    """Reports when it accepts connections."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -222,8 +222,8 @@ class Server(uvicorn.Server):
 
 
 def serve(port: int) -> None:
-    # A listening socket of its own for each worker: those of `uvicorn --workers` share one, and every few rounds
-    # a single worker took all 64 connections.
+    # Each worker has its own listening socket: those of `uvicorn --workers` share one, and every few rounds a single
+    # worker accepted all 64 connections.
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -1,4 +1,4 @@
-//! What the API server would say of a `Microservice`, said without one: its defaults, its schema, its rules.
+//! Validates a `Microservice` as the API server would, without one: defaults, schema and CEL rules.
 
 use std::fmt;
 
@@ -13,9 +13,9 @@ use kube::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::{Microservice, crd};
+use crate::{crd, spec::Microservice};
 
-/// Why an object is refused: every reason there is.
+/// Why an object is refused: every reason, separated by semicolons.
 #[derive(Debug, thiserror::Error)]
 pub struct Refused(Vec<String>);
 
@@ -25,10 +25,11 @@ impl fmt::Display for Refused {
     }
 }
 
-/// Reads an object as the API server would take it, with its defaults; `old` is what it was before, where it is there.
+/// Validates an object and fills in its defaults. `old` is the stored object if this is a change to one.
 ///
 /// # Errors
-/// Where the API server would refuse it, or where it has a field that is unknown, as `kubectl --validate=strict` does.
+/// Returns an error if the API server would refuse the object, or if it has an unknown field, as with
+/// `kubectl --validate=strict`.
 pub fn admit(object: &Value, old: Option<&Value>) -> Result<Microservice, Refused> {
     let schema = schema().map_err(|error| Refused(vec![error.to_string()]))?;
     let defaulted = |object| apply_defaults(&schema, &without_nulls(object));
@@ -39,7 +40,7 @@ pub fn admit(object: &Value, old: Option<&Value>) -> Result<Microservice, Refuse
         Ok(validator) => reasons.extend(validator.iter_errors(&object).map(|error| reason(&error))),
         Err(error) => reasons.push(error.to_string()),
     }
-    // Rules are for objects of the right form.
+    // The rules assume an object that matches the schema.
     if reasons.is_empty()
         && let Err(errors) = Validator::new().validate(&schema, &object, old.as_ref())
     {
@@ -73,29 +74,29 @@ fn schema() -> serde_json::Result<Value> {
     Ok(crd::document()?["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take())
 }
 
-/// A field that is null counts as left out.
+/// Removes fields that are null: they count as not set.
 fn without_nulls(value: &Value) -> Value {
     match value {
         Value::Object(all) => {
-            let there = all.iter().filter(|(_, value)| !value.is_null());
-            there.map(|(key, value)| (key.clone(), without_nulls(value))).collect()
+            let set = all.iter().filter(|(_, value)| !value.is_null());
+            set.map(|(key, value)| (key.clone(), without_nulls(value))).collect()
         }
         Value::Array(all) => all.iter().map(without_nulls).collect(),
         other => other.clone(),
     }
 }
 
-/// The structural schema as a JSON schema that means the same, and refuses unknown fields.
+/// Converts the structural schema to an equivalent JSON schema that refuses unknown fields.
 fn closed(schema: &Value) -> Value {
     let mut root = close(schema);
     if let Some(properties) = root.get_mut("properties").and_then(Value::as_object_mut) {
         properties.insert("apiVersion".to_owned(), json!({ "const": Microservice::api_version(&()) }));
         properties.insert("kind".to_owned(), json!({ "const": Microservice::kind(&()) }));
         let name = json!({ "type": "string", "minLength": 1 });
-        let texts = json!({ "type": "object", "additionalProperties": { "type": "string" } });
+        let strings = json!({ "type": "object", "additionalProperties": { "type": "string" } });
         let metadata = json!({
             "type": "object",
-            "properties": { "name": name, "annotations": texts, "labels": texts },
+            "properties": { "name": name, "annotations": strings, "labels": strings },
             "required": ["name"],
         });
         properties.insert("metadata".to_owned(), metadata);
@@ -106,7 +107,7 @@ fn closed(schema: &Value) -> Value {
 
 fn close(schema: &Value) -> Value {
     let Value::Object(schema) = schema else { return schema.clone() };
-    let says = |keyword: &str, value: Value| schema.get(keyword) == Some(&value);
+    let has = |keyword: &str, value: Value| schema.get(keyword) == Some(&value);
     let mut closed = Map::new();
     for (keyword, value) in schema {
         let value = match (keyword.as_str(), value) {
@@ -121,10 +122,10 @@ fn close(schema: &Value) -> Value {
     if schema.contains_key("properties") {
         closed.insert("additionalProperties".to_owned(), json!(false));
     }
-    if says("x-kubernetes-int-or-string", json!(true)) {
+    if has("x-kubernetes-int-or-string", json!(true)) {
         closed.insert("type".to_owned(), json!(["integer", "string"]));
     }
-    if says("x-kubernetes-list-type", json!("set")) {
+    if has("x-kubernetes-list-type", json!("set")) {
         closed.insert("uniqueItems".to_owned(), json!(true));
     }
     closed.into()

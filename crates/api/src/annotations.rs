@@ -8,7 +8,7 @@ pub const LOCAL_PORT: &str = "hedgerow.dev/local-port";
 
 /// The command that starts a service on a laptop, such as `python greeter.py`, run in the folder of the file.
 ///
-/// It is called with the argument `migrate` as well if the service has a database, as the image is in a cluster.
+/// If the service has a database, the command is also run with the argument `migrate`, as the image is in a cluster.
 /// Without this annotation, the command is the binary of the object's name beside `hedgerow`.
 pub const COMMAND: &str = "hedgerow.dev/command";
 

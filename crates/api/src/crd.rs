@@ -1,4 +1,4 @@
-//! The definition of the kind, for the API server.
+//! The `CustomResourceDefinition` of the kind.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
@@ -6,12 +6,12 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
-use crate::Microservice;
+use crate::spec::Microservice;
 
 /// The `CustomResourceDefinition`.
 ///
-/// Its status has a default, so that who waits for a new object (Helm, by kstatus) sees that it is not ready yet: an
-/// object without a status would count as done.
+/// The status has a default, because Helm (kstatus) treats an object without a status as ready. With the default, a new
+/// object is not ready until the operator has reconciled it.
 #[must_use]
 pub fn crd() -> CustomResourceDefinition {
     let mut crd = Microservice::crd();
@@ -24,7 +24,7 @@ pub fn crd() -> CustomResourceDefinition {
     crd
 }
 
-/// The `CustomResourceDefinition` as a document.
+/// The `CustomResourceDefinition` as JSON.
 ///
 /// # Errors
 /// Returns an error if it cannot be serialized.
@@ -36,8 +36,8 @@ fn schemas(crd: &mut CustomResourceDefinition) -> impl Iterator<Item = &mut JSON
     crd.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut())
 }
 
-/// Takes out what comes from Rust and tells an API's user nothing: line breaks of the source, and that an optional
-/// field may be null, which here as in the kinds of Kubernetes is the same as leaving it out.
+/// Removes artifacts of the Rust types: titles, line breaks of the source, and `nullable`. An optional field may be null,
+/// as in the kinds of Kubernetes, which is the same as not setting it.
 fn tidy(schema: &mut JSONSchemaProps) {
     schema.title = None;
     schema.nullable = None;
@@ -51,12 +51,12 @@ fn tidy(schema: &mut JSONSchemaProps) {
     }
 }
 
-/// Whole numbers without `.0`: bounds are floating point numbers in the types.
+/// Writes integral numbers without `.0`: the types have bounds as floating-point numbers.
 fn whole(value: Value) -> Value {
     match value {
         Value::Object(all) => all.into_iter().map(|(key, value)| (key, whole(value))).collect(),
         Value::Array(all) => all.into_iter().map(whole).collect(),
-        #[expect(clippy::cast_possible_truncation, reason = "only where nothing is lost")]
+        #[expect(clippy::cast_possible_truncation, reason = "the number is integral and below 1e15")]
         Value::Number(number) => match number.as_f64() {
             Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 1e15 => json!(float as i64),
             _ => Value::Number(number),

@@ -1,4 +1,4 @@
-//! A service's own database.
+//! The database of a service.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -6,24 +6,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::schema;
 
-/// A service's own database, with a role that opens it and no other.
+/// A database for the service, with a role that can open this database only.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Database {
-    /// The name of the database and of its role. Left out: the object's name. It cannot be changed.
+    /// The name of the database and of its role. Defaults to the name of the object. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     #[x_kube(validation = (
         "self.matches('^[a-z_][a-z0-9_-]*$')",
-        "database.name must be a lower-case letter or _, then lower-case letters, digits, _ and -"
+        "database.name must start with a lower-case letter or _, followed by lower-case letters, digits, _ or -"
     ))]
     #[x_kube(validation = (
         "!self.startsWith('pg_') && !(self in ['none', 'postgres', 'public', 'template0', 'template1'])",
-        "PostgreSQL keeps this name for itself"
+        "database.name must not be a name that PostgreSQL reserves"
     ))]
     pub name: Option<String>,
-    /// The Secret whose url opens the database server as an administrator. Left out: the operator's default. It cannot
-    /// be changed.
+    /// The Secret with the URL of the database server, for an administrator. Defaults to the operator's server.
+    /// Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = (
@@ -31,17 +31,17 @@ pub struct Database {
         "database.server must be the name of a Secret"
     ))]
     pub server: Option<String>,
-    /// The most connections that a pod's requests use; its readiness uses one more.
+    /// The maximum number of connections that a pod uses for requests. Its readiness check uses one more.
     #[serde(default = "Database::default_pool_size")]
     #[schemars(range(min = 3, max = 1000))]
     pub pool_size: i32,
-    /// The most connections of the role. They must do for a rollout at full scale:
-    /// (scaling.max + 3) * (poolSize + 1) + 2.
+    /// The maximum number of connections of the role. It must be at least (scaling.max + 3) * (poolSize + 1) + 2, which
+    /// a rollout at full scale needs.
     #[serde(default = "Database::default_connection_limit")]
     #[schemars(range(min = 1, max = 100_000))]
     pub connection_limit: i32,
-    /// What becomes of database, role and Secret when the object is deleted: Retain keeps them for a new object of the
-    /// same name, Delete drops them.
+    /// What happens to the database, the role and the Secret when the object is deleted. Retain keeps them, and a new
+    /// object of the same name adopts them. Delete drops them.
     #[serde(default)]
     #[schemars(schema_with = "schema::choice::<DeletionPolicy>")]
     pub deletion_policy: DeletionPolicy,
@@ -57,10 +57,10 @@ impl Database {
     }
 }
 
-/// What becomes of a database when its object is deleted.
+/// What happens to a database when its object is deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DeletionPolicy {
-    /// Database, role and Secret stay, and a new object of that name takes them up.
+    /// The database, the role and the Secret are kept, and a new object of the same name adopts them.
     #[default]
     Retain,
     /// They are dropped.

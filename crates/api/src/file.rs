@@ -1,45 +1,48 @@
-//! Objects in a YAML file.
+//! `Microservice` objects in a YAML file.
 
 use kube::Resource;
 use serde_json::Value;
 
-use crate::{Microservice, Refused, admit};
+use crate::{
+    admission::{Refused, admit},
+    spec::Microservice,
+};
 
-/// Why a file was refused.
+/// Why a file was refused. The message contains the cause, so there is no `source`.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The text is not YAML.
     #[error("not YAML: {0}")]
-    Syntax(#[from] serde_saphyr::Error),
+    Syntax(Box<serde_saphyr::Error>),
     /// The text holds no document.
     #[error("the file is empty")]
     Empty,
-    /// A document is of another kind.
+    /// A document is not a `Microservice`.
     #[error("document {position}: not a {} of {}", Microservice::kind(&()), Microservice::api_version(&()))]
     Kind {
-        /// The document's number, from 1.
+        /// The number of the document, from 1.
         position: usize,
     },
     /// The API server would refuse an object.
     #[error("document {position}: {} {name}: {reasons}", Microservice::kind(&()))]
     Refused {
-        /// The document's number, from 1.
+        /// The number of the document, from 1.
         position: usize,
-        /// The object's name.
+        /// The name of the object.
         name: String,
-        /// Every reason there is.
-        #[source]
+        /// Every reason.
         reasons: Refused,
     },
 }
 
-/// Parses the `Microservice` objects of a YAML text, with their defaults.
+/// Parses the `Microservice` objects in a YAML text and fills in their defaults.
 ///
 /// # Errors
-/// Returns an error if the text holds anything but `Microservice` objects that an API server would accept.
+/// Returns an error if the text contains anything but `Microservice` objects that the API server would accept.
 pub fn parse(text: &str) -> Result<Vec<Microservice>, FileError> {
     let one_line = serde_saphyr::options! { with_snippet: false };
-    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, one_line)?;
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple_with_options(text, one_line).map_err(|error| FileError::Syntax(Box::new(error)))?;
     if documents.is_empty() {
         return Err(FileError::Empty);
     }

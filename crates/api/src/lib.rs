@@ -1,8 +1,26 @@
-//! The `Microservice` kind: what a user writes, and what the operator answers.
+//! The `Microservice` kind: its types, its `CustomResourceDefinition`, and its validation without an API server.
 //!
-//! The documentation of a field is its description in `kubectl explain`, so it is written for a reader who knows
-//! Kubernetes and no Rust. Unknown fields are not refused here but by the schema: the operator must go on reading
-//! objects that have a field more than it knows, as after a downgrade.
+//! ```
+//! let text = "
+//! apiVersion: hedgerow.dev/v1alpha1
+//! kind: Microservice
+//! metadata: {name: orders}
+//! spec:
+//!   image: registry.example/team/orders:1.4.2
+//!   database: {}
+//!   route: {paths: [/orders]}
+//! ";
+//! let objects = api::parse(text)?;
+//! assert_eq!(objects[0].spec.scaling.min, 2, "defaults are filled in");
+//!
+//! let error = api::parse(&text.replace("1.4.2", "latest")).unwrap_err();
+//! assert!(error.to_string().contains("must have a tag other than latest"));
+//! # Ok::<(), api::FileError>(())
+//! ```
+//!
+//! The doc comment of a field is its description in `kubectl explain`, so it is written for a reader who knows
+//! Kubernetes but not Rust. The types accept unknown fields and the schema refuses them: after a downgrade, an operator
+//! must still read objects with fields that it does not know.
 
 #![allow(clippy::doc_markdown, reason = "`kubectl explain` shows backticks as they are")]
 

@@ -1,11 +1,11 @@
-//! The parts of the schema that do not follow from a Rust type: they must be structural, as the API server wants them,
-//! and bounded, or it would refuse the rules on them as too costly.
+//! The parts of the schema that do not follow from a Rust type. The API server requires them to be structural, and
+//! bounded: otherwise it refuses the CEL rules on them as too expensive.
 
 use k8s_openapi::api::core::v1::EnvVar;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
-/// What Kubernetes takes for an amount of a resource.
+/// A Kubernetes resource quantity.
 const QUANTITY: &str = r"^[0-9]+(\.[0-9]*)?([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$";
 
 /// The name of a `Microservice`.
@@ -15,11 +15,11 @@ pub(crate) fn port(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "integer", "format": "int32", "minimum": 1, "maximum": 65535 })
 }
 
-/// One of the variants of an enum, without their documentation: a schema has one description for all.
+/// The variants of an enum. Their doc comments are dropped: a schema has one description for all of them.
 pub(crate) fn choice<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
-    let variants = T::json_schema(generator);
-    let names: Vec<&Value> = variants.get("oneOf").and_then(Value::as_array).into_iter().flatten().collect();
-    let names: Vec<&Value> = names.iter().filter_map(|variant| variant.get("const")).collect();
+    let schema = T::json_schema(generator);
+    let variants = schema.get("oneOf").and_then(Value::as_array).into_iter().flatten();
+    let names: Vec<&Value> = variants.filter_map(|variant| variant.get("const")).collect();
     json_schema!({ "type": "string", "enum": names })
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn environment(generator: &mut SchemaGenerator) -> Schema {
     schema
 }
 
-/// Without `claims`: devices are not for these services.
+/// Requests and limits. There are no `claims`: services do not use devices.
 pub(crate) fn resources(_: &mut SchemaGenerator) -> Schema {
     let amounts = |description: &str| {
         json!({
@@ -56,8 +56,8 @@ pub(crate) fn resources(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
         "properties": {
-            "requests": amounts("What is kept free for a container, such as cpu and memory."),
-            "limits": amounts("What a container may use at most."),
+            "requests": amounts("What is reserved for a container, such as cpu and memory."),
+            "limits": amounts("What a container may use at most, such as cpu and memory."),
         },
     })
 }
@@ -70,9 +70,9 @@ pub(crate) fn calls(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// Strings and maps of strings in one list. A structural schema cannot say so by types, but the keywords below each
-/// concern one type and pass over the others: a string has the form of a name, a map has labels, and the bounds that
-/// nothing can meet keep numbers and lists out.
+/// A list whose items are strings or maps of strings. A structural schema cannot express that with types. Each keyword
+/// below applies to one type and ignores the others: a string must be a name, a map must hold labels, and the bounds
+/// for numbers and lists cannot be met.
 pub(crate) fn peers(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",

@@ -1,12 +1,17 @@
-//! What a user asks for.
+//! The object and its spec.
 
 use k8s_openapi::api::core::v1::{EnvVar, ResourceRequirements};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use crate::{Database, MicroserviceStatus, Network, Ports, Route, Service, schema};
+use crate::{
+    database::Database,
+    network::{Network, Ports, Route, Service},
+    schema,
+    status::MicroserviceStatus,
+};
 
-/// What the service is, and how it runs.
+/// The desired state of the service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
 #[kube(
     group = "hedgerow.dev",
@@ -17,24 +22,25 @@ use crate::{Database, MicroserviceStatus, Network, Ports, Route, Service, schema
     namespaced,
     status = "MicroserviceStatus",
     derive = "PartialEq",
-    doc = "A service that the operator runs, scales, observes and gives a database of its own.",
-    // A Service's name starts with a letter, and the longest name made of this one is that of the migration's pods.
+    doc = "A service that the operator runs, scales and monitors, with a database of its own.",
+    // The name of a Service must start with a letter, and the longest derived name is that of a migration's pods.
     validation = (
         "self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-        "metadata.name must have at most 40 characters: a letter, then lower-case letters, digits and -, no - at the end"
+        "metadata.name must have at most 40 characters: a lower-case letter, followed by lower-case letters, digits or -, \
+         not ending with -"
     ),
     validation = (
         "!self.metadata.name.endsWith('-headless')",
-        "metadata.name must not end in -headless: the second Service of another object may be called so"
+        "metadata.name must not end with -headless: it could clash with the headless Service of another object"
     ),
     validation = (
         "self.metadata.name != 'any'",
-        "metadata.name must not be any: it stands for everyone in network.allowFrom"
+        "metadata.name must not be any: in network.allowFrom it matches everything"
     ),
     validation = (
         "!has(self.spec.database) || has(self.spec.database.name) \
          || !(self.metadata.name in ['none', 'postgres', 'public', 'template0', 'template1'])",
-        "spec.database.name must be set: PostgreSQL keeps the object's name for itself"
+        "spec.database.name must be set: PostgreSQL reserves the name of this object"
     ),
     validation = (
         "!has(self.spec.calls) || !(self.metadata.name in self.spec.calls)",
@@ -45,79 +51,85 @@ use crate::{Database, MicroserviceStatus, Network, Ports, Route, Service, schema
     printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas"),
     printcolumn(name = "Schema", type_ = "integer", json_path = ".status.database.schemaVersion"),
     printcolumn(name = "URL", type_ = "string", json_path = ".status.url"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    // Shown by `kubectl get -o wide`.
+    printcolumn(name = "Paths", type_ = "string", json_path = ".spec.route.paths", priority = 1),
+    printcolumn(name = "Calls", type_ = "string", json_path = ".spec.calls", priority = 1),
+    printcolumn(name = "Image", type_ = "string", json_path = ".spec.image", priority = 1)
 )]
 #[x_kube(
-    validation = ("!has(self.route) || !self.route.grpc || has(self.ports.grpc)", "route.grpc needs ports.grpc"),
+    validation = ("!has(self.route) || !self.route.grpc || has(self.ports.grpc)", "route.grpc requires ports.grpc"),
     validation = (
         "!has(self.database) || !has(self.env) \
          || self.env.all(variable, !(variable.name in ['DATABASE_URL', 'DATABASE_POOL_SIZE']))",
-        "env must not set DATABASE_URL or DATABASE_POOL_SIZE: they follow from database"
+        "env must not set DATABASE_URL or DATABASE_POOL_SIZE: the operator sets them from database"
     ),
     validation = (
         "!has(self.calls) || !has(self.env) || self.calls.all(callee, !self.env.exists(variable, \
          variable.name == callee.upperAscii().replace('-', '_') + '_GRPC_URL'))",
-        "env must not set NAME_GRPC_URL for a service in calls: the operator sets it"
+        "env must not set NAME_GRPC_URL for a service NAME in calls: the operator sets it"
     ),
-    // Besides its pool a pod has a connection for its readiness. Every pod there may be is counted, one more that a
-    // rollout starts, and two that still drain; then the migration, and one to look around with.
+    // A pod has its pool and a connection for its readiness check. A rollout adds one new pod and two that still drain.
+    // A migration and a person with psql need one connection each.
     validation = (
         "!has(self.database) \
          || (self.scaling.max + 3) * (self.database.poolSize + 1) + 2 <= self.database.connectionLimit",
-        "database.connectionLimit must be at least (scaling.max + 3) * (database.poolSize + 1) + 2: \
-         what a rollout at full scale needs"
+        "database.connectionLimit must be at least (scaling.max + 3) * (database.poolSize + 1) + 2, \
+         which a rollout at full scale needs"
     ),
-    // What cannot be changed is compared here rather than inside of database, where a rule has nothing to compare
-    // with once it was removed.
+    // Immutable fields of database are compared here: a transition rule inside database would not run if an optional
+    // field is added or removed.
     validation = (
         "!has(oldSelf.database) || has(self.database)",
-        "database cannot be removed: delete the object, and deletionPolicy says what becomes of the data"
+        "database cannot be removed: delete the object, and database.deletionPolicy decides what happens to the data"
     ),
     validation = (
         "!has(oldSelf.database) || !has(self.database) || (has(oldSelf.database.name) ? oldSelf.database.name : '') \
          == (has(self.database.name) ? self.database.name : '')",
-        "database.name cannot be changed"
+        "database.name is immutable"
     ),
     validation = (
         "!has(oldSelf.database) || !has(self.database) || (has(oldSelf.database.server) ? oldSelf.database.server : '') \
          == (has(self.database.server) ? self.database.server : '')",
-        "database.server cannot be changed"
+        "database.server is immutable"
     )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct MicroserviceSpec {
-    /// The image, with a tag other than latest or with a digest. It must keep the contract of a service: serve probes
-    /// and metrics on the admin port, drain on SIGTERM, and, where it has a database, know the argument migrate.
+    /// The image, with a digest or a tag other than latest. It must meet the service contract: serve probes and metrics
+    /// on the admin port, drain on SIGTERM, and, if it has a database, run its migrations when
+    /// started with the argument migrate.
     #[schemars(length(min = 1, max = 500))]
     #[x_kube(validation = (
         r"self.matches('@[a-z0-9]+:[a-f0-9]{32,}$') || (self.matches(':[A-Za-z0-9_][A-Za-z0-9_.-]*$') && !self.endsWith(':latest'))",
-        "image needs a tag other than latest, or a digest: what runs must not change behind the object's back"
+        "image must have a tag other than latest, or a digest, so that it always names the same version"
     ))]
     #[x_kube(validation = (
         r"self.matches('^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@[a-z0-9]+:[a-f0-9]+)?$')",
-        "image must be a reference such as registry.example:5000/team/orders:1.2.3"
+        "image must be an image reference such as registry.example:5000/team/orders:1.2.3"
     ))]
     pub image: String,
-    /// The ports the service listens on.
+    /// The ports that the service listens on.
     #[serde(default)]
     pub ports: Ports,
-    /// More environment variables, as in a Pod. One called DRAIN_DELAY or SHUTDOWN_TIMEOUT takes the place of the
-    /// operator's; a pod has 45 seconds for both together.
+    /// Additional environment variables, as in a Pod. DRAIN_DELAY and SHUTDOWN_TIMEOUT override the operator's values
+    /// (5s and 25s). Together they must stay below the 45 seconds that a pod has to terminate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::environment")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     #[x_kube(validation = (
         "self.all(variable, self.exists_one(other, other.name == variable.name))",
-        "env must not name a variable twice"
+        "env must not contain a variable twice"
     ))]
     #[x_kube(validation = (
         "self.all(variable, !(variable.name in ['HTTP_ADDR', 'GRPC_ADDR', 'ADMIN_ADDR']))",
-        "env must not set HTTP_ADDR, GRPC_ADDR or ADMIN_ADDR: they follow from ports"
+        "env must not set HTTP_ADDR, GRPC_ADDR or ADMIN_ADDR: the operator sets them from ports"
     ))]
     pub env: Vec<EnvVar>,
-    /// Services that this one calls over gRPC, by the name of their Microservice. For each, the environment variable
-    /// NAME_GRPC_URL (such as ORDER_HISTORY_GRPC_URL for order-history) is set to http://NAME-headless:PORT, and the
-    /// callee's network policy admits this service. PORT is the callee's ports.grpc, or 50051 if it does not set one.
+    /// The services that this one calls over gRPC, by the names of their Microservice objects. For each, the operator
+    /// sets the environment variable NAME_GRPC_URL (ORDER_HISTORY_GRPC_URL for order-history) to
+    /// http://NAME-headless:PORT, and the callee's network policy admits this service. PORT is ports.grpc of the callee,
+    /// or 50051 if the callee does not exist yet or does not set it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::calls")]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -126,24 +138,24 @@ pub struct MicroserviceSpec {
         "calls must not contain any: name each service"
     ))]
     pub calls: Vec<String>,
-    /// What a container asks for and may use. Where it says nothing of the CPU, 50m are requested; where it says
-    /// nothing of the memory, 64Mi are requested and 256Mi are the limit.
+    /// The resource requests and limits of a container. If CPU is not mentioned, 50m are requested. If memory is not
+    /// mentioned, 64Mi are requested and the limit is 256Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::resources")]
     pub resources: Option<ResourceRequirements>,
     /// How the service is exposed.
     #[serde(default)]
     pub service: Service,
-    /// Whether pods get a token of their ServiceAccount, to talk to the Kubernetes API.
+    /// Whether pods get the token of their ServiceAccount, for access to the Kubernetes API.
     #[serde(default)]
     pub automount_token: bool,
-    /// A database of its own, which no other service can open. Left out: none. It can be added later, but not removed.
+    /// A database for this service, which no other service can open. It can be added later but not removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<Database>,
-    /// How many pods there are.
+    /// The number of pods.
     #[serde(default)]
     pub scaling: Scaling,
-    /// What reaches the service through the gateway. Left out: nothing, the service is internal.
+    /// What the gateway routes to the service. If not set, the service is internal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<Route>,
     /// Who may connect to the service.
@@ -151,27 +163,27 @@ pub struct MicroserviceSpec {
     pub network: Network,
 }
 
-/// How many pods: `min` where `max` is the same, else as many between them as the autoscaler wants.
+/// The number of pods. An autoscaler sets it if min and max differ.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = (
     "self.min <= self.max",
-    "scaling.min (2 where left out) must not be greater than scaling.max (10 where left out)"
+    "scaling.min (default 2) must not be greater than scaling.max (default 10)"
 ))]
 #[serde(rename_all = "camelCase")]
 pub struct Scaling {
-    /// The fewest pods. From two on, one at a time may be evicted.
+    /// The minimum number of pods. With two or more, a PodDisruptionBudget lets one pod at a time be evicted.
     #[serde(default = "Scaling::default_min")]
     #[schemars(range(min = 1, max = 1000))]
     pub min: i32,
-    /// The most pods. Where it equals min there is no autoscaler.
+    /// The maximum number of pods. If it equals min, there is no autoscaler.
     #[serde(default = "Scaling::default_max")]
     #[schemars(range(min = 1, max = 1000))]
     pub max: i32,
-    /// The use of CPU that the autoscaler aims at, in percent of what is requested.
+    /// The CPU utilization that the autoscaler targets, in percent of the requested CPU.
     #[serde(default = "Scaling::default_cpu")]
     #[schemars(range(min = 1, max = 1000))]
     pub cpu: i32,
-    /// How long the load must have been lower before the autoscaler takes pods away, in seconds.
+    /// How long the load must be lower before the autoscaler removes pods, in seconds.
     #[serde(default = "Scaling::default_scale_down_seconds")]
     #[schemars(range(min = 0, max = 3600))]
     pub scale_down_seconds: i32,

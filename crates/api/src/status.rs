@@ -1,46 +1,46 @@
-//! What the operator says about a `Microservice`.
+//! The status of a `Microservice`.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-/// How it is going.
+/// The observed state of the service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MicroserviceStatus {
-    /// The generation of the spec that this status is about; -1 before the first.
+    /// The generation of the spec that this status describes; -1 before the first reconcile.
     pub observed_generation: i64,
-    /// Where the service answers inside of the cluster.
+    /// The URL of the service inside the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// The image that serves now.
+    /// The image that currently serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// How many pods there are.
+    /// The number of pods.
     #[serde(default)]
     pub replicas: i32,
-    /// How many of them are ready.
+    /// The number of ready pods.
     #[serde(default)]
     pub ready_replicas: i32,
-    /// The service's database.
+    /// The database of the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<DatabaseStatus>,
-    /// What is so, what is not, and why. Ready sums it up; Reconciling and Stalled tell work from trouble that only a
-    /// change of the object or of its surroundings ends.
+    /// The conditions. Ready summarizes them. Reconciling means that the operator is still working. Stalled means that
+    /// the object or the cluster must change first.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 }
 
-/// A service's own database.
+/// The database of the service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DatabaseStatus {
-    /// Its name on the server.
+    /// The name of the database.
     pub name: String,
-    /// The Secret that opens it.
+    /// The Secret with the URL of the database.
     pub secret_name: String,
-    /// The version of its schema, as the last migration said.
+    /// The schema version that the last migration reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema_version: Option<i64>,
 }

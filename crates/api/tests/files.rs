@@ -1,20 +1,20 @@
-//! The objects that this repository ships, and what is wrong with a file.
+//! The files of this repository, and the errors for invalid ones.
 
 use std::{fs, path::Path};
 
 use api::{annotations, grpc_url_variable};
 
 #[test]
-fn every_service_has_a_valid_object_of_its_name() {
+fn each_service_file_is_valid_and_named_after_its_folder() {
     let services = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../services");
     let mut local_ports = Vec::new();
     for folder in fs::read_dir(services).expect("the folder of services") {
         let folder = folder.expect("an entry").path();
         let Ok(text) = fs::read_to_string(folder.join("microservice.yaml")) else { continue };
         let objects = api::parse(&text).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-        let [object] = objects.as_slice() else { panic!("{} holds one object", folder.display()) };
+        let [object] = objects.as_slice() else { panic!("{}: one object expected", folder.display()) };
         let name = object.metadata.name.clone().expect("a name");
-        assert!(folder.ends_with(&name), "{name} is in {}", folder.display());
+        assert!(folder.ends_with(&name), "{name} must not be in {}", folder.display());
         assert_eq!(object.spec.image, format!("localhost/hedgerow/{name}:{}", env!("CARGO_PKG_VERSION")));
         let annotations = object.metadata.annotations.clone().unwrap_or_default();
         let port: u16 = annotations[annotations::LOCAL_PORT].parse().expect("a number");
@@ -26,7 +26,7 @@ fn every_service_has_a_valid_object_of_its_name() {
 }
 
 #[test]
-fn an_annotation_that_is_not_a_string_is_named() {
+fn annotation_that_is_not_a_string_is_refused() {
     let text = "apiVersion: hedgerow.dev/v1alpha1\nkind: Microservice\n\
                 metadata: {name: orders, annotations: {hedgerow.dev/local-port: 3}}\nspec: {image: 'orders:1.0'}\n";
     let error = api::parse(text).expect_err("a number is refused").to_string();
@@ -34,6 +34,6 @@ fn an_annotation_that_is_not_a_string_is_named() {
 }
 
 #[test]
-fn the_variable_of_a_callee_is_its_name_in_capitals() {
+fn url_variable_is_the_upper_case_name_of_the_callee() {
     assert_eq!(grpc_url_variable("order-history"), "ORDER_HISTORY_GRPC_URL");
 }

@@ -1,82 +1,82 @@
-//! The rules of the kind, without a cluster: one test a rule, what it accepts and what it refuses.
+//! The rules of the kind, checked without a cluster.
 
 use api::admit;
 use test_support::kind::{self as cases, Case};
 
-/// Whether each case of a table is accepted, or refused for the reason it says.
-fn hold(table: fn() -> Vec<Case>) {
+/// Asserts that each case of a table is accepted, or refused for the expected reason.
+fn check(table: fn() -> Vec<Case>) {
     for case in table() {
         let (old, object) = case.objects();
-        let answer = admit(&object, old.as_ref()).map(drop).map_err(|refused| refused.to_string());
-        match (case.refusal, answer) {
+        let result = admit(&object, old.as_ref()).map(drop).map_err(|refused| refused.to_string());
+        match (case.refusal, result) {
             (None, Ok(())) => {}
             (Some(expected), Err(refusal)) => assert!(refusal.contains(expected), "{object}: {refusal}"),
-            (_, answer) => panic!("{object}: {answer:?}"),
+            (_, result) => panic!("{object}: {result:?}"),
         }
     }
 }
 
 #[test]
-fn a_name_leaves_room_for_those_of_the_children() {
-    hold(cases::name);
+fn name_leaves_room_for_the_names_of_children() {
+    check(cases::name);
 }
 
 #[test]
-fn an_image_is_pinned() {
-    hold(cases::image);
+fn image_has_a_fixed_tag_or_a_digest() {
+    check(cases::image);
 }
 
 #[test]
-fn a_field_is_known_and_of_its_type() {
-    hold(cases::fields);
+fn unknown_fields_and_wrong_types_are_refused() {
+    check(cases::fields);
 }
 
 #[test]
-fn ports_differ() {
-    hold(cases::ports);
+fn ports_must_differ() {
+    check(cases::ports);
 }
 
 #[test]
-fn the_environment_leaves_the_operators_variables_alone() {
-    hold(cases::env);
+fn env_must_not_set_variables_of_the_operator() {
+    check(cases::env);
 }
 
 #[test]
-fn callees_are_named_once_and_their_urls_are_the_operators() {
-    hold(cases::calls);
+fn calls_are_unique_and_their_urls_not_set_by_hand() {
+    check(cases::calls);
 }
 
 #[test]
-fn resources_are_quantities() {
-    hold(cases::resources);
+fn resources_must_be_quantities() {
+    check(cases::resources);
 }
 
 #[test]
-fn a_database_has_a_name_that_is_free_to_take() {
-    hold(cases::database);
+fn database_name_is_valid_and_not_reserved() {
+    check(cases::database);
 }
 
 #[test]
-fn the_connections_do_for_a_rollout_at_full_scale() {
-    hold(cases::connections);
+fn connection_limit_covers_a_rollout_at_full_scale() {
+    check(cases::connections);
 }
 
 #[test]
-fn a_database_stays_what_and_where_it_is() {
-    hold(cases::permanence);
+fn database_name_and_server_are_immutable() {
+    check(cases::permanence);
 }
 
 #[test]
-fn scaling_has_room_between_its_ends() {
-    hold(cases::scaling);
+fn scaling_min_must_not_exceed_max() {
+    check(cases::scaling);
 }
 
 #[test]
-fn a_route_has_canonical_paths() {
-    hold(cases::route);
+fn route_paths_must_be_canonical() {
+    check(cases::route);
 }
 
 #[test]
-fn a_peer_is_a_name_or_labels() {
-    hold(cases::allow_from);
+fn peer_is_a_name_or_labels() {
+    check(cases::allow_from);
 }

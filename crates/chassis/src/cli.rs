@@ -2,10 +2,11 @@
 
 use std::{net::SocketAddr, str::FromStr};
 
-use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, Args, FromArgMatches, Parser, Subcommand};
+use runtime::process::ProcessArgs;
 use sqlx::postgres::PgConnectOptions;
 
-use crate::{Service, database::DatabaseUrl, grpc::PeerUrl, process::ProcessArgs};
+use crate::{database::DatabaseUrl, grpc::PeerUrl};
 
 #[derive(Debug, Parser)]
 pub(crate) struct Cli {
@@ -54,14 +55,17 @@ impl ServeArgs {
 }
 
 impl Cli {
-    /// Parses the process's arguments and environment.
+    /// Parses the arguments and the environment of the process.
     ///
     /// # Errors
-    /// clap's, which are also how `--help` and `--version` come back.
-    pub(crate) fn read<S>(service: &Service<S>) -> Result<Self, clap::Error> {
-        let &Service { name, about, version, peers, ref grpc, .. } = service;
-        let mut command = Self::command().name(name).about(about).version(version).args(peers.iter().map(peer_flag));
-        if grpc.is_none() {
+    /// Returns clap's error, which is also how `--help` and `--version` are returned.
+    pub(crate) fn read(
+        command: clap::Command,
+        peers: &'static [&'static str],
+        serves_grpc: bool,
+    ) -> Result<Self, clap::Error> {
+        let mut command = Self::augment_args(command).args(peers.iter().map(peer_flag));
+        if !serves_grpc {
             command = command.mut_arg("grpc_addr", |flag| flag.hide(true));
         }
         let matches = command.try_get_matches()?;

@@ -12,6 +12,7 @@ mod timeout;
 
 pub use client::{Channel, PeerUrl, read};
 pub use server::Grpc;
+pub use status::status;
 
 pub(crate) use client::Peers;
 pub(crate) use server::app;

@@ -1,21 +1,27 @@
 //! A service: what is its own, and the one bootstrap that makes a process of it.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
+use runtime::{
+    Checks, listener, metrics,
+    process::{self, Bound, ProcessArgs, Running, usage},
+    server::{Server, Workers},
+};
 use sqlx::migrate::Migrator;
 use tokio::runtime::Handle;
+use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
-    admin::Checks,
     cli::{Cli, Command, ServeArgs},
-    database::Database,
+    database::{Database, Health, migrations},
     grpc::{self, Channel, Grpc, Peers},
-    health::Health,
-    metrics::Metrics,
-    migrate, observe, openapi,
-    process::{self, Bound, ProcessArgs, Running, usage},
-    server::{Server, Workers},
+    http::{layer, metrics::Metrics, openapi, query::KnownParameters},
 };
 
 /// A service: what is its own, besides the chassis. `S` is the state its handlers share.
@@ -43,7 +49,7 @@ pub struct Service<S> {
 #[derive(Clone)]
 pub struct Context {
     /// The service's database. Its pool is for the thread that serves requests; a task elsewhere
-    /// [holds](Database::hold) a connection of its own.
+    /// [dedicates](Database::dedicate) a connection to itself.
     pub database: Database,
     /// The thread that serves all requests. What each of them waits for is cheapest on it, and what is to go on while
     /// it is busy belongs elsewhere.
@@ -62,15 +68,20 @@ impl Context {
 /// The whole of a service's `main`: reads the command line and does what it says.
 #[must_use]
 pub fn main<S: Clone + Send + Sync + 'static>(service: &Service<S>) -> ExitCode {
-    let cli = match Cli::read(service) {
+    let &Service { name, about, version, peers, .. } = service;
+    let command = clap::Command::new(name).about(about).version(version);
+    let cli = match Cli::read(command, peers, service.grpc.is_some()) {
         Ok(cli) => cli,
         Err(error) => return process::no_command(service.name, &error),
     };
     match cli.command.unwrap_or(Command::Serve) {
-        Command::Openapi => {
-            println!("{}", openapi::document(service).to_pretty_json().unwrap_or_default());
-            ExitCode::SUCCESS
-        }
+        Command::Openapi => match service.print_document() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{}: cannot print the OpenAPI document: {error}", service.name);
+                ExitCode::FAILURE
+            }
+        },
         command => run(service, command, cli.serve),
     }
 }
@@ -82,12 +93,25 @@ fn run<S: Clone + Send + Sync + 'static>(service: &Service<S>, command: Command,
     };
     let ProcessArgs { log_level, otel_exporter_otlp_endpoint, .. } = args.process.clone();
     process::run(service.name, &log_level, otel_exporter_otlp_endpoint.as_deref(), async || match command {
-        Command::Migrate => (migrate::run(options, service.migrations).await, Duration::MAX),
+        Command::Migrate => (migrations::run(options, service.migrations).await, Duration::MAX),
         _ => process::serve(service.name, async || service.start(args).await).await,
     })
 }
 
 impl<S: Clone + Send + Sync + 'static> Service<S> {
+    /// Builds the OpenAPI document.
+    fn document(&self) -> OpenApi {
+        openapi::document((self.api)().into_openapi(), self.name, self.about, self.version)
+    }
+
+    /// Writes the OpenAPI document to stdout.
+    fn print_document(&self) -> anyhow::Result<()> {
+        let document = self.document().to_pretty_json()?;
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{document}")?;
+        Ok(stdout.flush()?)
+    }
+
     /// Binds the listeners and serves; neither the database nor a peer need be there yet.
     ///
     /// # Errors
@@ -97,31 +121,32 @@ impl<S: Clone + Send + Sync + 'static> Service<S> {
         let options = args.database_options().map_err(anyhow::Error::msg)?.application_name(self.name);
         let mut bound = Bound::new(&args.process)?;
         let grpc_listener = match &self.grpc {
-            Some(grpc) => Some((grpc, process::bind(args.grpc_addr)?)),
+            Some(grpc) => Some((grpc, listener::bind(args.grpc_addr)?)),
             None => None,
         };
 
-        let metrics = Metrics::new(self.version)?;
-        let registry = metrics.registry();
-        let database = Database::new(options.clone(), args.database_pool_size, &metrics)?;
+        let registry = metrics::registry(self.version)?;
+        let metrics = Metrics::new(&registry)?;
+        let database = Database::new(options.clone(), args.database_pool_size, &registry)?;
         let workers = Workers::start(1)?;
         let requests = workers.first();
         // What a peer answers wakes the thread that asked.
         let peers = {
             let _on = requests.enter();
-            Peers::connect(self.peers, &args.peers, registry)?
+            Peers::connect(self.peers, &args.peers, &registry)?
         };
         let state = (self.state)(&Context { database, requests, peers });
         let (routes, _) = (self.api)().with_state(state.clone()).split_for_parts();
-        let routes = routes.merge(openapi::routes(openapi::document(self)));
-        let app = observe::layer(routes, metrics.clone());
+        let document = self.document();
+        let parameters = KnownParameters::of(&document);
+        let app = layer::layer(routes.merge(openapi::routes(document)), metrics, parameters);
 
-        let health = Health::watch(bound.life().clone(), options, self.migrations);
+        let health = Health::watch(bound.lifecycle().clone(), options, self.migrations);
         if let Some((grpc, listener)) = grpc_listener {
             let server = Server::default().on(workers.clone());
-            bound.serve_grpc(listener, server, grpc::app(grpc, state, health.clone(), registry)?)?;
+            bound.serve_grpc(listener, server, grpc::app(grpc, state, health.clone(), &registry)?)?;
         }
         let checks = Checks { live: Arc::new(|| Ok(())), ready: Arc::new(move || health.ready()) };
-        Ok(bound.start(Server::default().on(workers), app, checks, registry.clone()))
+        Ok(bound.start(Server::default().on(workers), app, checks, registry))
     }
 }

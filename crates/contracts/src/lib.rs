@@ -1,5 +1,5 @@
-//! What the services have agreed on with each other: their gRPC APIs (`proto/`) with the code generated from them, and
-//! the values that more than one of them takes.
+//! The contracts between services: their gRPC APIs (`proto/`) with the generated code, and types that several services
+//! share.
 
 mod product_id;
 
@@ -14,5 +14,5 @@ pub mod inventory {
 
 pub use product_id::ProductId;
 
-/// The descriptions of all APIs, as a `google.protobuf.FileDescriptorSet`, for reflection.
+/// The descriptors of all APIs, as a `google.protobuf.FileDescriptorSet`, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,12 +1,12 @@
-//! What names a product.
+//! Product ids.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// 1 to 128 characters without control characters and `/`, and not `.` or `..`, so that it is one segment of a path.
-/// Sorts by its bytes, as `COLLATE "C"` does.
+/// The id of a product: 1 to 128 characters, no control characters and no `/`, and neither `.` nor `..`, so that it is a
+/// single path segment. Sorts by its bytes, as `COLLATE "C"` does.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String")]
 #[schema(
@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 pub struct ProductId(Arc<str>);
 
 impl ProductId {
-    /// Its text.
+    /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -34,9 +34,9 @@ impl TryFrom<String> for ProductId {
             0 => Err("must not be empty"),
             129.. => Err("must have at most 128 characters"),
             _ if text.contains(|c: char| c.is_control() || c == '/') => {
-                Err("must hold neither control characters nor a slash")
+                Err("must not contain control characters or a slash")
             }
-            _ if text == "." || text == ".." => Err("must not be a dot segment"),
+            _ if text == "." || text == ".." => Err("must not be . or .."),
             _ => Ok(Self(text.into())),
         }
     }
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_one_segment_of_a_path() {
+    fn an_id_is_a_single_path_segment() {
         for good in ["product_123", "a b", "...", ".a", "é", "%2F", &"é".repeat(128)] {
             assert!(ProductId::try_from(good.to_owned()).is_ok(), "{good:?}");
         }

@@ -7,6 +7,7 @@ pub mod app;
 #[cfg(feature = "cluster")]
 pub mod cluster;
 pub mod collector;
+pub mod inventory;
 #[cfg(feature = "kind")]
 pub mod kind;
 pub mod port;

@@ -1,16 +1,19 @@
 {{/* An image of the project: include "hedgerow.image" (list $ "users") */}}
 {{- define "hedgerow.image" -}}
 {{- $values := (index . 0).Values.image -}}
+{{- if eq $values.tag "latest" }}
+{{- fail (printf "image.tag must not be latest, because it does not name a version. Set it to a version such as %s, or leave it empty." (index . 0).Chart.AppVersion) }}
+{{- end -}}
 {{ $values.registry }}/{{ index . 1 }}:{{ $values.tag | default (index . 0).Chart.AppVersion }}
 {{- end }}
 
-{{/* The labels that select the pods of a component of the release; they never change. */}}
+{{/* The labels that select the pods of a component. They must never change. */}}
 {{- define "hedgerow.selector" -}}
 app.kubernetes.io/name: hedgerow-{{ . }}
 app.kubernetes.io/component: {{ . }}
 {{- end }}
 
-{{/* All labels of an object of a component: include "hedgerow.labels" (list $ "operator") */}}
+{{/* The labels of an object of a component: include "hedgerow.labels" (list $ "operator") */}}
 {{- define "hedgerow.labels" -}}
 {{- $root := index . 0 -}}
 {{ include "hedgerow.selector" (index . 1) }}
@@ -30,7 +33,7 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* What the `restricted` Pod Security Standard asks of a pod, and the user of our images. */}}
+{{/* What the `restricted` Pod Security Standard requires of a pod, and the user of the images. */}}
 {{- define "hedgerow.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 65532
@@ -38,21 +41,21 @@ runAsGroup: 65532
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
-{{/* The same of a container. */}}
+{{/* What the standard requires of a container. */}}
 {{- define "hedgerow.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* What makes an object part of `helm test`, by weight in this order. */}}
+{{/* The annotations of an object of `helm test`. Objects are created in the order of their weight. */}}
 {{- define "hedgerow.testHook" -}}
 helm.sh/hook: test
 helm.sh/hook-weight: {{ . | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
 
-{{/* What makes an object part of the upgrade of the definition. */}}
+{{/* The annotations of an object of the CRD upgrade. Objects are created in the order of their weight. */}}
 {{- define "hedgerow.crdHook" -}}
 helm.sh/hook: pre-install,pre-upgrade
 helm.sh/hook-weight: {{ . | quote }}

@@ -1,25 +1,25 @@
-//! The gateway's command line, and what it starts.
+//! The gateway's command line and start-up.
 
 use std::{io, num::NonZeroUsize, process::ExitCode, sync::Arc, thread};
 
-use chassis::{
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use runtime::{
     Checks,
     process::{self, Bound, ProcessArgs, Running},
     server::{Server, Workers},
 };
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{
     access_log::{AccessLog, Writer},
     discovery::{self, DiscoveryArgs},
     metrics::Metrics,
     policy::{Policy, PolicyArgs},
-    proxy::{Gateway, ProxyArgs, Surroundings},
+    proxy::{Gateway, ProxyArgs, ProxyDeps},
 };
 
 const NAME: &str = "gateway";
 
-/// One front door for all services
+/// API gateway: routes requests to services, and limits, retries and observes them
 #[derive(Debug, Parser)]
 #[command(name = NAME, version)]
 struct Cli {
@@ -45,18 +45,18 @@ struct ServeArgs {
     proxy: ProxyArgs,
     #[command(flatten)]
     policy: PolicyArgs,
-    /// Threads that serve connections; left out: as many as there are processors
+    /// Number of threads that serve connections; by default one per processor
     #[arg(long, env, value_name = "N")]
     workers: Option<NonZeroUsize>,
-    /// Whether each request is logged
+    /// Whether to log every request
     #[arg(long, env, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     access_log: bool,
 }
 
-/// The whole of the gateway's `main`.
+/// Runs the gateway.
 #[must_use]
 pub fn main() -> ExitCode {
-    // All flags, whether they come before `serve` or after it.
+    // Flags are accepted both before and after `serve`.
     let matches = Cli::command().mut_args(|flag| flag.global(true)).try_get_matches();
     let args = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(Cli { command: None | Some(Command::Serve), serve }) => serve,
@@ -67,7 +67,7 @@ pub fn main() -> ExitCode {
         Err(error) => return process::usage(NAME, &format!("{error:#}")),
     };
     let ProcessArgs { log_level, otel_exporter_otlp_endpoint, .. } = args.process.clone();
-    // What is in it ends with the process: all that was logged is written by then.
+    // Lives as long as the process, so that everything logged is written.
     let mut writer = None;
     process::run(NAME, &log_level, otel_exporter_otlp_endpoint.as_deref(), async || {
         process::serve(NAME, async || {
@@ -81,7 +81,7 @@ pub fn main() -> ExitCode {
 
 async fn start(args: &ServeArgs, policy: Policy) -> anyhow::Result<(Running, Option<Writer>)> {
     let bound = Bound::new(&args.process)?;
-    let registry = chassis::metrics::registry(env!("CARGO_PKG_VERSION"))?;
+    let registry = runtime::metrics::registry(env!("CARGO_PKG_VERSION"))?;
     let metrics = Metrics::new(&registry)?;
     let discovery = discovery::start(&args.discovery, &registry).await?;
 
@@ -93,23 +93,23 @@ async fn start(args: &ServeArgs, policy: Policy) -> anyhow::Result<(Running, Opt
     } else {
         (None, None)
     };
-    let surroundings = Surroundings {
+    let deps = ProxyDeps {
         policy,
         services: discovery.services.clone(),
         metrics,
         access_log,
         workers: threads,
-        life: bound.life().clone(),
+        lifecycle: bound.lifecycle().clone(),
         tasks: bound.tasks().clone(),
     };
-    let gateway = Gateway::start(&args.proxy, surroundings);
-    let (discovery, life) = (Arc::new(discovery), bound.life().clone());
+    let gateway = Gateway::start(&args.proxy, deps);
+    let (discovery, lifecycle) = (Arc::new(discovery), bound.lifecycle().clone());
     let checks = Checks {
         live: Arc::new({
             let discovery = discovery.clone();
             move || discovery.live()
         }),
-        ready: Arc::new(move || life.is_serving().and_then(|()| discovery.ready())),
+        ready: Arc::new(move || lifecycle.is_serving().and_then(|()| discovery.ready())),
     };
     let server = Server::default().strict().on(Workers::start(threads)?);
     Ok((bound.start(server, gateway, checks, registry), writer))

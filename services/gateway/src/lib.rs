@@ -1,13 +1,15 @@
-//! The gateway: one front door for all services.
+//! The API gateway, through which all services are reached.
 //!
-//! `discovery` finds out which services there are, `proxy` sends each request to one of their endpoints, `policy` is
-//! what the gateway does to a request besides, and `documents` shows the APIs of all services on one page.
+//! `discovery` finds the services, `proxy` passes each request to one of their endpoints, `policy` decides what else
+//! happens to requests and responses (headers, limits, CORS, compression), and `openapi` merges the API documents of
+//! all services.
 
 mod access_log;
 mod cli;
 mod discovery;
-mod documents;
+mod grpc;
 mod metrics;
+mod openapi;
 mod policy;
 mod proxy;
 mod services;

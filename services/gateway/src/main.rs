@@ -1,4 +1,4 @@
-//! The gateway.
+//! The `gateway` binary.
 
 use std::process::ExitCode;
 

@@ -1,12 +1,11 @@
-//! What the gateway does to requests and answers besides passing them on: who the client is, which headers cross it,
-//! limits, CORS, compression.
+//! What the gateway does to requests and responses while it forwards them: it identifies the client, filters headers,
+//! enforces rate limits, answers CORS preflights and compresses responses.
 
-mod body;
 mod client;
 mod compression;
 mod cors;
+mod header_filter;
 mod limit;
-mod names;
 mod security;
 mod upstream;
 
@@ -15,20 +14,21 @@ use std::net::SocketAddr;
 use http::{HeaderMap, Method, Response, request::Parts};
 use http_body::Body as HttpBody;
 
-pub(crate) use body::Body;
 pub(crate) use client::{Client, Scheme};
+pub(crate) use compression::Body;
 pub(crate) use limit::Quota;
 pub(crate) use upstream::is_upgrade;
 
-/// How the gateway treats requests and answers.
+/// How the gateway treats requests and responses.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct PolicyArgs {
-    /// How many proxies stand in front, each of which appends to X-Forwarded-For the address that it was called from.
-    /// With 0 nothing that comes from outside is believed. More than there are lets clients choose their address
+    /// Number of trusted proxies in front of the gateway, each of which appends the address of its peer to
+    /// X-Forwarded-For. With 0, forwarding headers of requests are ignored. If the number is too high, clients can forge
+    /// their address
     #[arg(long, env, value_name = "N", default_value_t = 0)]
     pub(crate) trusted_hops: u8,
     #[command(flatten)]
-    names: names::NamesArgs,
+    headers: header_filter::HeaderFilterArgs,
     #[command(flatten)]
     limit: limit::LimitArgs,
     #[command(flatten)]
@@ -39,32 +39,32 @@ pub(crate) struct PolicyArgs {
     compression: compression::CompressionArgs,
 }
 
-/// All of it, ready to be used; made once.
+/// The configured policies.
 pub(crate) struct Policy {
     trusted_hops: usize,
-    names: names::Names,
+    header_filter: header_filter::HeaderFilter,
     limiter: Option<limit::Limiter>,
     cors: Option<cors::Cors>,
     security: security::Security,
     compression: compression::Compression,
 }
 
-/// The few facts of a request that its answer depends on.
+/// The facts of a request that its response depends on.
 #[derive(Debug, Clone)]
-pub(crate) struct Seen {
+pub(crate) struct RequestFacts {
     is_head: bool,
     scheme: Scheme,
-    cors: cors::Asked,
-    compression: compression::Asked,
+    allowed_origin: cors::AllowedOrigin,
+    accepted: compression::Accepted,
 }
 
 impl Policy {
     /// # Errors
-    /// Where arguments contradict each other.
+    /// Returns an error if flags contradict each other.
     pub(crate) fn new(args: &PolicyArgs) -> anyhow::Result<Self> {
         Ok(Self {
             trusted_hops: args.trusted_hops.into(),
-            names: names::Names::new(&args.names),
+            header_filter: header_filter::HeaderFilter::new(&args.headers),
             limiter: limit::Limiter::new(&args.limit),
             cors: cors::Cors::new(&args.cors)?,
             security: security::Security::new(&args.security)?,
@@ -72,50 +72,50 @@ impl Policy {
         })
     }
 
-    /// Who sent a request, by its connection and, where there are trusted hops, its headers.
+    /// Identifies the client by the peer of its connection and, behind trusted proxies, by forwarding headers.
     pub(crate) fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> Client {
         Client::new(self.trusted_hops, peer, headers)
     }
 
-    /// Notes what [`Self::to_client`] needs to know of a request; before [`Self::to_upstream`] changes it.
-    pub(crate) fn see(&self, parts: &Parts, client: &Client) -> Seen {
-        Seen {
+    /// Collects the facts that [`Self::to_client`] needs. Must be called before [`Self::to_upstream`] changes the request.
+    pub(crate) fn facts(&self, parts: &Parts, client: &Client) -> RequestFacts {
+        RequestFacts {
             is_head: parts.method == Method::HEAD,
             scheme: client.scheme,
-            cors: self.cors.as_ref().map(|cors| cors.see(&parts.headers)).unwrap_or_default(),
-            compression: self.compression.see(&parts.headers),
+            allowed_origin: self.cors.as_ref().map(|cors| cors.allowed_origin(&parts.headers)).unwrap_or_default(),
+            accepted: self.compression.accepted(&parts.headers),
         }
     }
 
-    /// The answer to a preflight (CORS), which no service gets to see.
+    /// The response to a CORS preflight, which is not forwarded; `None` for other requests.
     pub(crate) fn preflight(&self, parts: &Parts) -> Option<Response<()>> {
         self.cors.as_ref()?.preflight(parts)
     }
 
-    /// Counts a request against its client's quota of a route; `None` where there is no limit.
+    /// Counts a request against its client's quota for a route; `None` if there is no rate limit.
     pub(crate) fn limit(&self, service: &str, route: &str, client: &Client) -> Option<Quota> {
         Some(self.limiter.as_ref()?.take(service, route, client.address))
     }
 
-    /// Makes a request's head one to send on: without what belongs to the client's connection or is only believed from
-    /// a gateway, and with what tells of the client.
+    /// Prepares a request head for the upstream: removes headers of the client's connection and headers that only a
+    /// gateway may set, and adds headers that describe the client.
     pub(crate) fn to_upstream(&self, parts: &mut Parts, client: &Client) {
-        upstream::prepare(parts, client, &self.names);
+        upstream::prepare(parts, client, &self.header_filter);
         compression::to_upstream(&mut parts.headers);
     }
 
-    /// Makes an answer, a service's or the gateway's own, one to give to the client.
-    pub(crate) fn to_client<B>(&self, seen: &Seen, response: Response<B>) -> Response<Body<B>>
+    /// Prepares a response for the client, whether it comes from a service or from the gateway itself.
+    pub(crate) fn to_client<B>(&self, facts: &RequestFacts, response: Response<B>) -> Response<Body<B>>
     where
         B: HttpBody<Data = bytes::Bytes>,
     {
         let (mut parts, body) = response.into_parts();
-        names::strip_answer(parts.status, &mut parts.headers);
-        self.security.apply(seen.scheme, &mut parts.headers);
+        header_filter::strip_response(parts.status, &mut parts.headers);
+        self.security.apply(facts.scheme, &mut parts.headers);
         if let Some(cors) = &self.cors {
-            cors.apply(&seen.cors, &mut parts.headers);
+            cors.apply(&facts.allowed_origin, &mut parts.headers);
         }
-        let body = self.compression.apply(seen.is_head, &seen.compression, &mut parts, body);
+        let body = self.compression.apply(facts.is_head, &facts.accepted, &mut parts, body);
         Response::from_parts(parts, body)
     }
 }

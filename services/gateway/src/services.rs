@@ -1,4 +1,4 @@
-//! The services behind the gateway, as discovery sees them: the one thing that it tells everything else.
+//! The list of services that discovery publishes to the rest of the gateway.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -7,15 +7,15 @@ use tokio::sync::watch;
 /// A service that has a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Service {
-    /// Its name: a label of metrics.
+    /// The name, which is also the `service` label of metrics.
     pub(crate) name: String,
-    /// The path prefixes that are its own, such as `/users`; each is given to one service only.
+    /// The path prefixes routed to the service, such as `/users`. No two services share a prefix.
     pub(crate) paths: Vec<String>,
-    /// Where it serves HTTP now: the ready endpoints, or where there are none those that still serve while they end.
+    /// The endpoints that serve HTTP: the ready ones or, if none is ready, those that still serve while they terminate.
     pub(crate) http: Vec<SocketAddr>,
-    /// Where it serves gRPC now, where its route says that gRPC requests (`content-type: application/grpc`) go there.
+    /// The endpoints that serve gRPC; `None` if the service's route is for HTTP only.
     pub(crate) grpc: Option<Vec<SocketAddr>>,
 }
 
-/// All services that have a route, sorted by name; each change is a new value.
+/// All services that have a route, sorted by name. Each change publishes a new list.
 pub(crate) type Services = watch::Receiver<Arc<[Service]>>;

@@ -1,140 +1,130 @@
-//! The engine: reads and changes of stock and reservations, in batches. It knows nothing of HTTP: values in, results out.
+//! The engine: reads and changes stock and reservations in batches. It knows nothing about HTTP or gRPC.
 
 mod decide;
-mod hold;
-mod idempotency;
+mod outcome;
 mod reader;
 mod request;
+mod single_hold;
 mod sweeper;
 mod transaction;
 mod writer;
 
 use std::sync::Arc;
 
-use chassis::{
-    Context, Database,
-    batch::{Batcher, Unanswered},
-};
+use chassis::{Context, Database, batch::Batcher};
 use tokio::runtime::Handle;
 
 use crate::{
     error::Error,
     model::{
-        Change, Ending, IdempotencyKey, NewReservation, ProductId, Refusal, Reservation, ReservationId,
-        ReservationState, Stock,
+        Action, Change, Claim, Delta, IdempotencyKey, NewReservation, ProductId, Quantity, Reason, Refusal,
+        Reservation, ReservationId, ReservationState, Stock, Transition,
     },
     store,
 };
-pub(crate) use decide::{Known, OverdueLine, Product, Writes};
-pub(crate) use idempotency::{Claim, Digest, Record};
-use reader::{Found, Reader, Wanted};
-use request::{Command, Done, Request};
-pub(crate) use transaction::Marker;
-use writer::{LARGEST_BATCH, Writer};
+use reader::{Reader, StockQuery};
+use request::{MAX_BATCH, Request};
+use writer::{Writer, send};
 
-/// Requests that may wait, for reads and for changes.
+/// The maximum number of requests that wait in each queue.
 const QUEUE: usize = 4096;
 
-/// What the handlers share.
+/// The state that the handlers share.
 #[derive(Clone)]
 pub struct Inventory(Arc<Engine>);
 
 struct Engine {
     database: Database,
     reads: Batcher<Reader>,
-    changes: Batcher<Writer>,
+    changes: Arc<Batcher<Writer>>,
 }
 
 impl Inventory {
-    /// Starts the engine. Reads go to the thread that asks for them; changes, of which each has more to do, are made while
-    /// it is busy.
+    /// Starts the engine. Reads run on the thread that serves requests. Changes take more work, so they run on another
+    /// thread.
     pub(crate) fn new(context: &Context) -> Self {
-        let database = &context.database;
-        let inventory = Self(Arc::new(Engine {
-            database: database.clone(),
-            // The rest of a batch joins its first, as far as so much can be read at once.
-            reads: Batcher::spawn(&context.requests, Reader::new(database), QUEUE, 1),
-            changes: Batcher::spawn(&Handle::current(), Writer::new(database), QUEUE, LARGEST_BATCH),
-        }));
-        // It uses the pool, whose connections belong to that thread.
-        context.requests.spawn(sweeper::run(inventory.clone()));
-        inventory
+        let database = context.database.clone();
+        // A read batch starts with one request; the others join it, up to the reader's own limits.
+        let reads = Batcher::spawn(&context.requests, Reader::new(&database), QUEUE, 1);
+        let changes = Arc::new(Batcher::spawn(&Handle::current(), Writer::new(&database), QUEUE, MAX_BATCH));
+        // The sweeper uses the pool, whose connections belong to the thread that serves requests.
+        context.requests.spawn(sweeper::run(database.clone(), changes.clone()));
+        Self(Arc::new(Engine { database, reads, changes }))
     }
 
-    /// The database, for reads that are not worth a batch.
+    /// The database, for reads that do not need batching.
     pub(crate) fn database(&self) -> &Database {
         &self.0.database
     }
 
-    /// The stock of a product; zero for an unknown one.
-    pub(crate) async fn read(&self, product_id: ProductId) -> Result<Stock, Error> {
-        match self.0.reads.ask(Wanted::One(product_id)).await?? {
-            Found::One(stock) => Ok(stock),
-            Found::Several(_) => Err(Error::Unanswered(Unanswered::Lost)),
-        }
+    /// Returns the stock of a product; zero if it is unknown.
+    pub(crate) async fn stock(&self, product_id: ProductId) -> Result<Stock, Error> {
+        let snapshot = self.0.reads.ask(StockQuery::One(product_id.clone())).await??;
+        Ok(snapshot.stock(product_id))
     }
 
-    /// The stock of products, in their order, as of one instant; zero for unknown ones.
-    pub(crate) async fn read_all(&self, product_ids: Vec<ProductId>) -> Result<Vec<Stock>, Error> {
+    /// Returns the stock of products, in the given order and as of one instant; zero for unknown ones.
+    pub(crate) async fn stocks(&self, product_ids: Vec<ProductId>) -> Result<Vec<Stock>, Error> {
         if product_ids.is_empty() {
             return Ok(Vec::new());
         }
-        match self.0.reads.ask(Wanted::Several(product_ids)).await?? {
-            Found::Several(stocks) => Ok(stocks),
-            Found::One(_) => Err(Error::Unanswered(Unanswered::Lost)),
-        }
+        let snapshot = self.0.reads.ask(StockQuery::Many(product_ids.clone())).await??;
+        Ok(product_ids.into_iter().map(|product_id| snapshot.stock(product_id)).collect())
     }
 
-    /// Makes a change of a product's stock, under a key once only, and returns the stock.
-    pub(crate) async fn change(&self, change: Change, key: Option<&IdempotencyKey>) -> Result<Stock, Error> {
-        match self.ask(Command::Change(change), key).await? {
-            Done::Stock(stock) => Ok(stock),
-            Done::Reservation(_) | Done::Settled => Err(Error::Unanswered(Unanswered::Lost)),
-        }
+    /// Sets the quantity on hand.
+    pub(crate) async fn set(&self, product_id: ProductId, quantity: Quantity) -> Result<Stock, Error> {
+        let change = Change { product_id, action: Action::Set(quantity) };
+        send(&self.0.changes, |reply| Request::Change { change, claim: None, reply }).await
     }
 
-    /// Holds all items, or none; under a key once only.
+    /// Adjusts the quantity on hand; with a key at most once.
+    pub(crate) async fn adjust(
+        &self,
+        product_id: ProductId,
+        delta: Delta,
+        reason: Option<Reason>,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Stock, Error> {
+        let claim = key.map(|key| Claim::of_adjustment(&product_id, delta, reason.as_ref(), key));
+        let change = Change { product_id, action: Action::Adjust(delta, reason) };
+        send(&self.0.changes, |reply| Request::Change { change, claim, reply }).await
+    }
+
+    /// Reserves all items or none; with a key at most once.
     pub(crate) async fn reserve(
         &self,
         new: NewReservation,
         key: Option<&IdempotencyKey>,
     ) -> Result<Reservation, Error> {
-        reservation(self.ask(Command::Reserve(ReservationId::new(), new), key).await?)
+        let claim = key.map(|key| Claim::of_reservation(&new, key));
+        send(&self.0.changes, |reply| Request::Reserve { id: ReservationId::new(), new, claim, reply }).await
     }
 
-    /// Ends a reservation. To do so again changes nothing.
-    pub(crate) async fn end(&self, id: ReservationId, ending: Ending) -> Result<Reservation, Error> {
-        reservation(self.ask(Command::End(id, ending), None).await?)
+    /// Commits or releases a reservation. Repeating a transition has no effect.
+    pub(crate) async fn transition(&self, id: ReservationId, transition: Transition) -> Result<Reservation, Error> {
+        send(&self.0.changes, |reply| Request::Transition { id, transition, reply }).await
     }
 
-    /// A reservation.
+    /// Returns a reservation.
     pub(crate) async fn reservation(&self, id: ReservationId) -> Result<Reservation, Error> {
-        let found = self.find(id).await?;
-        let (reservation, is_up) = found.ok_or(Refusal::NoSuchReservation)?;
+        let (reservation, is_overdue) = self.find(id).await?;
         let first = reservation.items.as_slice().first();
-        let (true, ReservationState::Held, Some(first)) = (is_up, reservation.state, first) else {
+        let (true, ReservationState::Held, Some(first)) = (is_overdue, reservation.state, first) else {
             return Ok(reservation);
         };
-        // It may be committed just now, by one who began in time: only after its lock is its end certain.
-        self.ask(Command::Settle(first.product_id.clone()), None).await?;
-        let (reservation, _) = self.find(id).await?.ok_or(Refusal::NoSuchReservation)?;
+        // A commit that began in time may still be in progress. The final state is certain only after its lock is
+        // released.
+        let product_id = first.product_id.clone();
+        send(&self.0.changes, |reply| Request::Settle { product_id, reply }).await?;
+        let (reservation, _) = self.find(id).await?;
         Ok(reservation)
     }
 
-    async fn find(&self, id: ReservationId) -> Result<Option<(Reservation, bool)>, Error> {
+    /// Reads a reservation, and whether it is past its expiry.
+    async fn find(&self, id: ReservationId) -> Result<(Reservation, bool), Error> {
         let found = self.0.database.run(async |connection| store::reservation(connection, id).await).await;
-        found.map_err(|failure| Error::Database(Arc::new(failure)))
-    }
-
-    async fn ask(&self, command: Command, key: Option<&IdempotencyKey>) -> Result<Done, Error> {
-        let claim = key.and_then(|key| Claim::new(&command, key));
-        self.0.changes.ask(Request { command, claim }).await?
-    }
-}
-
-fn reservation(done: Done) -> Result<Reservation, Error> {
-    match done {
-        Done::Reservation(reservation) => Ok(reservation),
-        Done::Stock(_) | Done::Settled => Err(Error::Unanswered(Unanswered::Lost)),
+        let found = found.map_err(|failure| Error::Database(Arc::new(failure)))?;
+        Ok(found.ok_or(Refusal::NoSuchReservation)?)
     }
 }

@@ -1,24 +1,24 @@
-//! What can go wrong with stock, and the answer it makes.
+//! Errors of inventory and the problems they are reported as.
 
 use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
-use chassis::{FieldError, Problem, batch::Unanswered, database::Failure};
+use chassis::{FieldError, Problem, batch::BatchError, database::Failure};
 use http::StatusCode;
 
 use crate::model::Refusal;
 
-/// Why a request failed. It can be told to each request of a batch, and is therefore cheap to clone.
+/// Why a request failed. Cheap to clone, because all requests of a batch may fail with the same error.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The rules of stock forbid it.
+    /// The rules of stock refuse the request.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The queue is full, or the batch was lost.
     #[error(transparent)]
-    Unanswered(#[from] Unanswered),
-    /// The connection broke after COMMIT was sent and before its answer came.
-    #[error("the database went away while it committed")]
+    Batch(#[from] BatchError),
+    /// The connection was lost after COMMIT was sent.
+    #[error("the database connection was lost during commit")]
     OutcomeUnknown(#[source] Arc<Failure>),
     /// Nothing was changed.
     #[error(transparent)]
@@ -29,9 +29,9 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
             Error::Refused(refusal) => refused(refusal),
-            Error::Unanswered(unanswered) => unanswered.into(),
+            Error::Batch(error) => error.into(),
             Error::OutcomeUnknown(cause) => Self::outcome_unknown().caused_by(cause),
-            Error::Database(failure) => failure.into(),
+            Error::Database(failure) => failure.into_problem(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Inventory: what is on the shelf, and the ledger of how it came to be.
+//! Inventory: the stock of products, the ledger of its changes, and reservations.
 
 mod engine;
 mod error;
@@ -12,13 +12,13 @@ use sqlx::migrate::Migrator;
 
 use engine::Inventory;
 
-/// The schema of the inventory database.
+/// The migrations of the inventory database.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/inventory");
 
 /// The inventory service.
 pub const SERVICE: Service<Inventory> = Service {
     name: "inventory",
-    about: "Inventory: the stock of each product, and the ledger of its changes",
+    about: "Inventory: the stock of products, the ledger of its changes, and reservations",
     version: env!("CARGO_PKG_VERSION"),
     migrations: &MIGRATIONS,
     api: routes::api,

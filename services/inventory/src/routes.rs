@@ -1,4 +1,4 @@
-//! The inventory API.
+//! The inventory API over HTTP.
 
 mod idempotency_key;
 mod list;
@@ -10,11 +10,11 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::engine::Inventory;
 
-/// The routes and their documentation.
+/// The routes with their OpenAPI documentation.
 pub(crate) fn api() -> OpenApiRouter<Inventory> {
     OpenApiRouter::default()
         .routes(routes!(list::list))
-        .routes(routes!(product::get, product::set, product::adjust))
+        .routes(routes!(product::get, product::put, product::set, product::adjust))
         .routes(routes!(movements::list))
         .routes(routes!(reservations::create))
         .routes(routes!(reservations::get))

@@ -1,6 +1,7 @@
 //! The controller: what it watches, and when it looks at which object.
 
 mod backoff;
+mod calls;
 mod children;
 mod conditions;
 mod credentials;
@@ -23,7 +24,6 @@ mod tests;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use chassis::Checks;
 use futures_util::{FutureExt, StreamExt, future, stream::SelectAll};
 use kube::{
     Client, ResourceExt,
@@ -32,9 +32,10 @@ use kube::{
         reflector::{self, ObjectRef, Store, store::Writer},
     },
 };
+use runtime::Checks;
 use tokio::sync::watch;
 
-use crate::{build::Facts, metrics::Metrics};
+use crate::{manifests::Facts, metrics::Metrics};
 use api::Microservice;
 
 use backoff::Backoff;

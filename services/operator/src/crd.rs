@@ -1,4 +1,4 @@
-//! Applies the definition of the kind to the cluster.
+//! `operator crd`: prints or applies the `CustomResourceDefinition` of the kind.
 
 use anyhow::Context;
 use api::{Microservice, crd::document};
@@ -8,18 +8,28 @@ use kube::{
     api::{Patch, PatchParams},
 };
 
-/// Applies it to the cluster that this process finds itself in, and says so.
+/// The definition as YAML.
 ///
 /// # Errors
-/// Where there is none, or it refuses.
+/// Returns an error if it cannot be serialized.
+pub(crate) fn yaml() -> anyhow::Result<String> {
+    Ok(serde_saphyr::to_string(&document()?)?)
+}
+
+/// Applies the definition to the current cluster and reports its version.
+///
+/// # Errors
+/// Returns an error if there is no cluster or if it refuses the definition.
 pub(crate) fn apply() -> anyhow::Result<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let client = Client::try_default().await.context("cannot find the API server")?;
+        let client = Client::try_default().await.context("cannot find the Kubernetes API server")?;
         let (definition, name) = (document()?, Microservice::crd_name());
         let crds: Api<CustomResourceDefinition> = Api::all(client);
         let parameters = PatchParams::apply("hedgerow-operator").force();
-        crds.patch(name, &parameters, &Patch::Apply(&definition)).await.context("the definition is refused")?;
-        Ok(format!("{name} is as version {} has it\n", env!("CARGO_PKG_VERSION")))
+        crds.patch(name, &parameters, &Patch::Apply(&definition))
+            .await
+            .with_context(|| format!("cannot apply {name}"))?;
+        Ok(format!("applied {name} of version {}\n", env!("CARGO_PKG_VERSION")))
     })
 }

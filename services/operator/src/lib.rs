@@ -1,15 +1,16 @@
-//! The operator: turns one short `Microservice` into a running, scaled, observed service with a database of its own.
+//! The operator: turns a `Microservice` object into a running, scaled and monitored service with a database of its own.
 
-pub mod build;
+mod chart;
 mod cli;
 mod controller;
 mod crd;
 pub mod database;
+mod exit;
+mod install;
 mod lease;
-mod manifests;
+pub mod manifests;
 mod metrics;
 mod render;
 mod run;
-mod values_schema;
 
 pub use cli::main;

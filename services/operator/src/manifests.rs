@@ -1,151 +1,73 @@
-//! `operator manifests`: what runs the operator itself in a namespace, without a chart, and what lets a gateway find
-//! services there.
+//! The objects that make up a service, as a pure function of its `Microservice` and a few facts.
+//!
+//! The controller, `operator render` and the snapshot tests all call [`render`].
 
-use serde_json::{Value, json};
+mod deployment;
+mod environment;
+mod facts;
+mod labels;
+mod migration;
+pub mod names;
+mod network_policies;
+mod pod;
+pub mod pod_monitor;
+mod resources;
+mod scaling;
+mod services;
 
-/// The name of everything the operator is made of.
-const NAME: &str = "hedgerow-operator";
-/// The name of what lets the gateway find services. The operator may not give what it does not have itself.
-const GATEWAY: &str = "hedgerow-gateway";
-const RBAC: &str = "rbac.authorization.k8s.io/v1";
+#[cfg(test)]
+mod tests;
 
-/// The operator's objects as YAML documents, with this image.
-///
-/// # Errors
-/// Where they cannot be written: a mistake in the code.
-pub(crate) fn documents(image: &str) -> anyhow::Result<String> {
-    let mut all = String::from("# Made by `make manifests`.\n");
-    for object in objects(image) {
-        all.push_str("---\n");
-        all.push_str(&serde_saphyr::to_string(&object)?);
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    autoscaling::v2::HorizontalPodAutoscaler,
+    batch::v1::Job,
+    core::v1::{Service, ServiceAccount},
+    networking::v1::NetworkPolicy,
+    policy::v1::PodDisruptionBudget,
+};
+use kube::api::DynamicObject;
+
+use api::Microservice;
+
+pub use facts::Facts;
+pub use labels::{MANAGED_BY, SERVICE, labels};
+pub use migration::HASH as MIGRATION;
+pub use pod::CA_PATH;
+
+/// The objects that make up a service. If the `Microservice` is not stored and so has no uid, they have no owner.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Children {
+    /// The identity of the pods.
+    pub service_account: ServiceAccount,
+    /// Migrates the schema before the Deployment changes; `None` without a database.
+    pub migration: Option<Job>,
+    /// The pods. `replicas` is not set: the controller applies it separately, or leaves it to the autoscaler.
+    pub deployment: Deployment,
+    /// The Service and the headless Service.
+    pub services: [Service; 2],
+    /// `None` if `scaling.min` equals `scaling.max`.
+    pub autoscaler: Option<HorizontalPodAutoscaler>,
+    /// `None` if `scaling.min` is 1.
+    pub disruption_budget: Option<PodDisruptionBudget>,
+    /// Who may connect. Empty if network policies are disabled.
+    pub network_policies: Vec<NetworkPolicy>,
+    /// `None` if `PodMonitor`s are disabled or the cluster does not have the kind.
+    pub pod_monitor: Option<DynamicObject>,
+}
+
+/// Renders the children of `object`.
+#[must_use]
+pub fn render(object: &Microservice, facts: &Facts) -> Children {
+    let migration = object.spec.database.as_ref().map(|_| migration::build(object, facts));
+    Children {
+        service_account: pod::service_account(object),
+        deployment: deployment::build(object, facts, migration.as_ref()),
+        migration,
+        services: services::build(object, facts),
+        autoscaler: object.spec.scaling.is_automatic().then(|| scaling::autoscaler(object)),
+        disruption_budget: (object.spec.scaling.min >= 2).then(|| scaling::disruption_budget(object)),
+        network_policies: if facts.open_network { Vec::new() } else { network_policies::build(object, facts) },
+        pod_monitor: facts.pod_monitor.as_ref().map(|labels| pod_monitor::build(object, labels)),
     }
-    Ok(all)
-}
-
-fn objects(image: &str) -> [Value; 7] {
-    let of_operator = |api_version, kind, fields| object(api_version, kind, NAME, "operator", fields);
-    [
-        of_operator("v1", "ServiceAccount", json!({ "automountServiceAccountToken": false })),
-        of_operator(RBAC, "Role", json!({ "rules": rules() })),
-        of_operator(RBAC, "RoleBinding", binding(NAME, NAME)),
-        of_operator("apps/v1", "Deployment", json!({ "spec": deployment(image) })),
-        of_operator(
-            "policy/v1",
-            "PodDisruptionBudget",
-            json!({ "spec": { "maxUnavailable": 1, "selector": { "matchLabels": selector(NAME, "operator") } } }),
-        ),
-        object(RBAC, "Role", GATEWAY, "gateway", json!({ "rules": rules_of_the_gateway() })),
-        // Its ServiceAccount comes with the `Microservice` of that name.
-        object(RBAC, "RoleBinding", GATEWAY, "gateway", binding(GATEWAY, "gateway")),
-    ]
-}
-
-fn binding(role: &str, account: &str) -> Value {
-    json!({
-        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role },
-        "subjects": [{ "kind": "ServiceAccount", "name": account }],
-    })
-}
-
-fn object(api_version: &str, kind: &str, name: &str, component: &str, fields: Value) -> Value {
-    let mut object = json!({ "apiVersion": api_version, "kind": kind, "metadata": { "name": name, "labels": labels(name, component) } });
-    if let (Value::Object(object), Value::Object(fields)) = (&mut object, fields) {
-        object.extend(fields);
-    }
-    object
-}
-
-fn selector(name: &str, component: &str) -> Value {
-    json!({ "app.kubernetes.io/name": name, "app.kubernetes.io/component": component })
-}
-
-fn labels(name: &str, component: &str) -> Value {
-    let mut labels = selector(name, component);
-    labels["app.kubernetes.io/part-of"] = "hedgerow".into();
-    labels
-}
-
-fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> Value {
-    json!({ "apiGroups": [group], "resources": resources, "verbs": verbs })
-}
-
-fn rules_of_the_gateway() -> Value {
-    let watch = ["get", "list", "watch"];
-    json!([rule("", &["services"], &watch), rule("discovery.k8s.io", &["endpointslices"], &watch)])
-}
-
-/// All that the operator may do, in its namespace only.
-fn rules() -> Value {
-    let children = ["create", "delete", "get", "list", "patch", "watch"];
-    json!([
-        rule("hedgerow.dev", &["microservices"], &["get", "list", "patch", "watch"]),
-        rule("hedgerow.dev", &["microservices/finalizers"], &["update"]),
-        rule("hedgerow.dev", &["microservices/status"], &["patch"]),
-        rule("", &["serviceaccounts", "services"], &children),
-        rule("apps", &["deployments"], &children),
-        rule("batch", &["jobs"], &children),
-        rule("autoscaling", &["horizontalpodautoscalers"], &children),
-        rule("policy", &["poddisruptionbudgets"], &children),
-        rule("networking.k8s.io", &["networkpolicies"], &children),
-        rule("monitoring.coreos.com", &["podmonitors"], &children),
-        rule("", &["pods"], &["list"]),
-        // One by one: it may not list them.
-        rule("", &["secrets"], &["create", "get", "patch"]),
-        // What is created has no name yet that a rule could give.
-        rule("coordination.k8s.io", &["leases"], &["create"]),
-        { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": [NAME], "verbs": ["get", "patch"] },
-        rule("events.k8s.io", &["events"], &["create", "patch"]),
-    ])
-}
-
-fn deployment(image: &str) -> Value {
-    let from_field =
-        |name: &str, field: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": field } } });
-    let probe = |path: &str| json!({ "httpGet": { "path": path, "port": "admin" }, "timeoutSeconds": 2 });
-    let spread = |key: &str| {
-        json!({
-            "maxSkew": 1, "topologyKey": key, "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": { "matchLabels": selector(NAME, "operator") }, "matchLabelKeys": ["pod-template-hash"],
-        })
-    };
-    let container = json!({
-        "name": "main",
-        "image": image,
-        "imagePullPolicy": "IfNotPresent",
-        "args": ["run"],
-        "env": [from_field("NAMESPACE", "metadata.namespace"), from_field("POD_NAME", "metadata.name")],
-        "ports": [{ "name": "admin", "containerPort": 9090 }],
-        "startupProbe": { "httpGet": { "path": "/livez", "port": "admin" }, "periodSeconds": 1, "failureThreshold": 60 },
-        "livenessProbe": probe("/livez"),
-        "readinessProbe": probe("/readyz"),
-        "resources": { "requests": { "cpu": "50m", "memory": "64Mi" }, "limits": { "memory": "256Mi" } },
-        "securityContext": {
-            "allowPrivilegeEscalation": false,
-            "readOnlyRootFilesystem": true,
-            "capabilities": { "drop": ["ALL"] },
-        },
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-    });
-    json!({
-        // One acts, the other takes over.
-        "replicas": 2,
-        "selector": { "matchLabels": selector(NAME, "operator") },
-        "template": {
-            "metadata": {
-                "labels": labels(NAME, "operator"),
-                "annotations": { "prometheus.io/scrape": "true", "prometheus.io/port": "9090", "prometheus.io/path": "/metrics" },
-            },
-            "spec": {
-                "serviceAccountName": NAME,
-                "automountServiceAccountToken": true,
-                "enableServiceLinks": false,
-                "securityContext": {
-                    "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532,
-                    "seccompProfile": { "type": "RuntimeDefault" },
-                },
-                "topologySpreadConstraints": [spread("kubernetes.io/hostname"), spread("topology.kubernetes.io/zone")],
-                "containers": [container],
-            },
-        },
-    })
 }

@@ -1,4 +1,4 @@
-//! `operator render`: the children of the objects in a file as YAML, without a cluster.
+//! `operator render`: prints the children of the objects in a file as YAML, without a cluster.
 
 use std::{
     collections::BTreeMap,
@@ -13,37 +13,38 @@ use clap::Args;
 use serde::Serialize;
 use serde_saphyr::SerializeError;
 
-use crate::build::{self, Facts};
+use crate::manifests::{self, Facts};
 
-/// What to render, and for what cluster.
+/// What to render, and for which cluster.
 #[derive(Debug, Args)]
 pub(crate) struct RenderArgs {
-    /// A file of `Microservice` objects; `-` for standard input
+    /// A YAML file of `Microservice` objects, or - for standard input
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
-    /// A namespace from which metrics may be scraped; may be repeated; left out: all
+    /// A namespace that may scrape metrics (repeatable) [default: all]
     #[arg(long = "scrape-namespace", value_name = "NAME")]
     scrape_namespaces: Vec<String>,
-    /// Whether the cluster has the kind `PodMonitor`
+    /// Render `PodMonitor` objects, for a cluster that has the kind
     #[arg(long)]
     pod_monitors: bool,
 }
 
-/// The children of all objects of the file, as YAML documents.
+/// The children of all objects in the file, as YAML documents.
 ///
 /// # Errors
-/// Where the file cannot be read, or holds anything but `Microservice`s that an API server would accept.
+/// Returns an error if the file cannot be read, or contains anything but `Microservice` objects that the API server
+/// would accept.
 pub(crate) fn file(args: &RenderArgs) -> anyhow::Result<String> {
     let name = if args.file == Path::new("-") { "standard input".to_owned() } else { args.file.display().to_string() };
     let text = read(&args.file).with_context(|| format!("cannot read {name}"))?;
     let objects = api::parse(&text).with_context(|| name.clone())?;
     let rendered = objects.iter().map(|object| {
         let facts = Facts {
-            // There is no older object that could have one of them.
+            // The other objects of the cluster are not known, so no older one can claim a path.
             accepted_paths: object.spec.route.iter().flat_map(|route| route.paths.clone()).collect(),
             scrape_namespaces: args.scrape_namespaces.clone(),
             pod_monitor: args.pod_monitors.then(BTreeMap::new),
-            ..Facts::default()
+            ..Facts::default().among(object, &objects)
         };
         Ok(documents(object, &facts)?)
     });
@@ -60,9 +61,9 @@ fn read(file: &Path) -> io::Result<String> {
     }
 }
 
-/// The children of an object, in the order in which they are applied.
-pub(crate) fn documents(object: &Microservice, facts: &Facts) -> Result<String, SerializeError> {
-    let build::Children {
+/// The children of an object as YAML documents, in the order in which they are applied.
+fn documents(object: &Microservice, facts: &Facts) -> Result<String, SerializeError> {
+    let manifests::Children {
         service_account,
         migration,
         deployment,
@@ -71,7 +72,7 @@ pub(crate) fn documents(object: &Microservice, facts: &Facts) -> Result<String, 
         disruption_budget,
         network_policies,
         pod_monitor,
-    } = build::render(object, facts);
+    } = manifests::render(object, facts);
     let all = [
         vec![yaml(&service_account)?],
         services.iter().map(yaml).collect::<Result<_, _>>()?,

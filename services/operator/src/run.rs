@@ -15,10 +15,10 @@ use tokio::{
 };
 
 use crate::{
-    build::Facts,
-    cli,
     controller::{Controller, Settings},
+    exit::usage,
     lease::Election,
+    manifests::Facts,
     metrics::{CountRequests, Metrics},
 };
 
@@ -72,13 +72,13 @@ pub(crate) struct RunArgs {
 
 /// The whole of `operator run`.
 pub(crate) fn main(args: RunArgs) -> ExitCode {
-    let _logs = match chassis::telemetry::start("operator", &args.log_level, None) {
+    let _logs = match runtime::telemetry::start("operator", &args.log_level, None) {
         Ok(telemetry) => telemetry,
-        Err(error) => return cli::usage(&format!("{error:#}")),
+        Err(error) => return usage(&format!("{error:#}")),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return cli::usage(&format!("cannot start: {error}")),
+        Err(error) => return usage(&format!("cannot start: {error}")),
     };
     match runtime.block_on(run(args)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -98,7 +98,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
-    let registry = chassis::metrics::registry(env!("CARGO_PKG_VERSION"))?;
+    let registry = runtime::metrics::registry(env!("CARGO_PKG_VERSION"))?;
     let metrics = Metrics::new(registry.clone())?;
     let mut config = Config::infer().await.context("cannot find the API server")?;
     // Each step has a time limit and each object a backoff of its own.
@@ -124,7 +124,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         concurrency: args.concurrency,
     };
     let controller = Controller::new(client.clone(), settings, identity.clone(), metrics, leads)?;
-    let admin = chassis::serve_admin(args.admin_addr, registry, controller.checks())?;
+    let admin = runtime::serve_admin(args.admin_addr, registry, controller.checks())?;
     tracing::info!(%admin, namespace, identity, "watching");
     let mut election = Election::new(client.clone(), &namespace, identity);
     tokio::select! {

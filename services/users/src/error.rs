@@ -1,10 +1,12 @@
-//! What can go wrong with a user, and the answer it makes.
+//! Errors of users and the problems they are reported as.
 
 use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
-use chassis::{Problem, batch::Unanswered, database::Failure};
+use chassis::{Problem, batch::BatchError, database::Failure};
 use http::StatusCode;
+
+use crate::model::InvalidId;
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -13,14 +15,14 @@ pub(crate) enum Error {
     NotFound,
     #[error("another user has this email")]
     EmailTaken,
-    #[error("the user has changed since: its `ETag` is none of those in `If-Match`")]
-    Changed,
-    #[error("the wishlist has 200 products, the most there can be")]
+    #[error("the user has changed: its `ETag` does not match `If-Match`; read it again")]
+    PreconditionFailed,
+    #[error("the wishlist is full: it has 200 products")]
     WishlistFull,
     #[error(transparent)]
-    Unanswered(#[from] Unanswered),
-    /// The connection was lost while a change was under way.
-    #[error("the database went away")]
+    Batch(#[from] BatchError),
+    /// The connection was lost during a change.
+    #[error("the database connection was lost during a change")]
     OutcomeUnknown(#[source] Arc<Failure>),
     /// Nothing was changed.
     #[error(transparent)]
@@ -28,7 +30,7 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// Of statements that change something.
+    /// The error of a statement that changes data.
     pub(crate) fn of_write(failure: impl Into<Arc<Failure>>) -> Self {
         let failure = failure.into();
         if failure.is_lost() { Self::OutcomeUnknown(failure) } else { Self::Database(failure) }
@@ -36,9 +38,16 @@ impl Error {
 }
 
 impl From<Failure> for Error {
-    /// Of statements that only read.
+    /// The error of a statement that only reads.
     fn from(failure: Failure) -> Self {
         Self::Database(Arc::new(failure))
+    }
+}
+
+impl From<InvalidId> for Error {
+    /// A malformed id is a 404.
+    fn from(InvalidId: InvalidId) -> Self {
+        Self::NotFound
     }
 }
 
@@ -49,10 +58,10 @@ impl From<Error> for Problem {
             Error::NotFound => Self::not_found(detail),
             Error::EmailTaken => Self::of_kind(StatusCode::CONFLICT, "email-taken", detail),
             Error::WishlistFull => Self::of_kind(StatusCode::CONFLICT, "wishlist-full", detail),
-            Error::Changed => Self::new(StatusCode::PRECONDITION_FAILED, detail),
-            Error::Unanswered(unanswered) => unanswered.into(),
+            Error::PreconditionFailed => Self::new(StatusCode::PRECONDITION_FAILED, detail),
+            Error::Batch(error) => error.into(),
             Error::OutcomeUnknown(cause) => Self::outcome_unknown().caused_by(cause),
-            Error::Database(failure) => failure.into(),
+            Error::Database(failure) => failure.into_problem(),
         }
     }
 }

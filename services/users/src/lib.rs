@@ -1,58 +1,29 @@
-//! Users: who they are, how to reach them and what they wish for.
+//! Users and their wishlists.
 
-mod creator;
 mod error;
+mod inventory;
 mod model;
 mod routes;
-mod stocks;
+mod state;
 mod store;
-mod wishlist;
+mod user_writer;
 
-use std::sync::Arc;
-
-use chassis::{Database, Service, batch::Batcher};
+use chassis::Service;
 use sqlx::migrate::Migrator;
-use tokio::runtime::Handle;
 
-use creator::Creator;
-use stocks::{INVENTORY, Inventory};
-use wishlist::{Wish, Wishlist};
+use state::Users;
 
-/// The schema of the users database.
+/// The migrations of the users database.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/users");
-
-/// New users that may wait, and the most in one batch.
-const QUEUE: usize = 4096;
-const LARGEST_BATCH: usize = 512;
-
-/// What the handlers share.
-#[derive(Clone)]
-pub struct Users {
-    database: Database,
-    creations: Arc<Batcher<Creator>>,
-    inventory: Inventory,
-}
-
-impl Users {
-    /// A wishlist with the stock of its products, if inventory tells.
-    async fn show(&self, wishes: Vec<Wish>) -> Wishlist {
-        let stocks = self.inventory.stocks(wishes.iter().map(|wish| &wish.product_id)).await;
-        Wishlist::new(wishes, stocks.as_ref())
-    }
-}
 
 /// The users service.
 pub const SERVICE: Service<Users> = Service {
     name: "users",
-    about: "Users: create, read, change, delete and list them, and their wishlists",
+    about: "Users: create, get, update, delete and list users, and their wishlists",
     version: env!("CARGO_PKG_VERSION"),
     migrations: &MIGRATIONS,
     api: routes::api,
     grpc: None,
-    peers: &[INVENTORY],
-    state: |context| Users {
-        database: context.database.clone(),
-        creations: Arc::new(Batcher::spawn(&Handle::current(), Creator::new(&context.database), QUEUE, LARGEST_BATCH)),
-        inventory: Inventory::new(context.peer(INVENTORY)),
-    },
+    peers: &[inventory::INVENTORY],
+    state: |context| Users::new(context),
 };

@@ -1,4 +1,4 @@
-//! The users API.
+//! The users API over HTTP.
 
 mod create;
 mod list;
@@ -7,9 +7,9 @@ mod wishlist;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::Users;
+use crate::state::Users;
 
-/// The routes and their documentation.
+/// The routes with their OpenAPI documentation.
 pub(crate) fn api() -> OpenApiRouter<Users> {
     OpenApiRouter::default()
         .routes(routes!(create::create, list::list))

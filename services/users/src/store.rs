@@ -6,13 +6,9 @@ use chassis::IfMatch;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{
-    creator::NewUser,
-    model::{Email, Name, User, UserId},
-    wishlist::Wishes,
-};
+use crate::model::{Email, Name, NewUser, User, UserId, Wishes};
 
-/// Stores new users with their wishlists, and returns those whose email was free.
+/// Inserts new users with their wishlists. Returns those whose email was not taken.
 pub(crate) async fn insert(
     connection: &mut PgConnection,
     users: &[(Uuid, &NewUser)],
@@ -56,7 +52,7 @@ pub(crate) async fn get(connection: &mut PgConnection, id: UserId) -> Result<Opt
         .await
 }
 
-/// Reads up to `limit` users by id, those after `after`, of one email where it is given.
+/// Reads up to `limit` users with ids after `after`, in order of their ids; with this email if one is given.
 pub(crate) async fn list(
     connection: &mut PgConnection,
     after: Option<Uuid>,
@@ -91,8 +87,7 @@ pub(crate) async fn list(
     }
 }
 
-/// Changes what is given, if the user's version is one that `if_match` admits. `None` where it is not, or there is no
-/// such user.
+/// Updates the given attributes. Returns `None` if the user does not exist or its version does not match `if_match`.
 pub(crate) async fn update(
     connection: &mut PgConnection,
     id: UserId,
@@ -100,7 +95,7 @@ pub(crate) async fn update(
     email: Option<&Email>,
     if_match: &IfMatch,
 ) -> Result<Option<User>, sqlx::Error> {
-    // A patch of nothing changes nothing, not even the version.
+    // An empty patch changes nothing, not even the version.
     sqlx::query_as!(
         User,
         "UPDATE users
@@ -118,7 +113,7 @@ pub(crate) async fn update(
     .await
 }
 
-/// Deletes a user, if its version is one that `if_match` admits. False where it is not, or there is no such user.
+/// Deletes a user. Returns false if it does not exist or its version does not match `if_match`.
 pub(crate) async fn delete(connection: &mut PgConnection, id: UserId, if_match: &IfMatch) -> Result<bool, sqlx::Error> {
     let deleted = sqlx::query!(
         "DELETE FROM users WHERE id = $1 AND ($2::bigint[] IS NULL OR version = ANY ($2))",
@@ -130,7 +125,7 @@ pub(crate) async fn delete(connection: &mut PgConnection, id: UserId, if_match: 
     Ok(deleted.rows_affected() > 0)
 }
 
-/// Whether an email is another user's.
+/// Whether the error means that another user has the email.
 pub(crate) fn is_email_taken(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(cause) if cause.constraint() == Some("users_email_key"))
 }

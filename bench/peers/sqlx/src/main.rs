@@ -1,6 +1,6 @@
 //! A peer of `inventory` for `bench/run`: `POST /reservations` of one item, as one statement through sqlx.
 //!
-//! The same server, driver and allocator, the same rows and the same answer; none of what the service does besides.
+//! The same server, driver and allocator, the same rows and the same response, and nothing else that the service does.
 
 use std::{env, sync::Arc};
 
@@ -74,10 +74,10 @@ async fn reserve(State(pool): State<Arc<PgPool>>, Json(New { items }): Json<New>
     }
 }
 
-/// Serves on the address of `HTTP_ADDR`, from the database of `DATABASE_URL`.
+/// Serves on `HTTP_ADDR`, with the database at `DATABASE_URL`.
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // sqlx would ask each connection whether it still works before it is used.
+    // sqlx would otherwise ping each connection before it is used.
     let options = PgPoolOptions::new().max_connections(POOL_SIZE).test_before_acquire(false);
     let pool = options.connect(&env::var("DATABASE_URL")?).await?;
     let routes = Router::new().route("/reservations", post(reserve)).route("/ready", get(async || "ready"));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
+use runtime::request::CALL_TARGET;
 use tonic::{Code, Status};
 use tracing::{Span, field};
 
@@ -30,6 +31,7 @@ impl Method {
     pub(super) fn span(&self, kind: &'static str) -> Span {
         let Self { service, name } = self;
         tracing::debug_span!(
+            target: CALL_TARGET,
             "call",
             otel.name = format_args!("{service}/{name}"),
             otel.kind = kind,

@@ -19,24 +19,17 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response, Uri, request::Parts};
 use http_body_util::{BodyExt, Collected, Full};
 use prometheus::Registry;
+use runtime::request::{RequestContext, inject};
 use tokio::time::{self, Instant};
 use tonic::{Code, Status, body::Body};
 use tracing::{Instrument, Span};
 
 pub use address::PeerUrl;
 
-use super::{
-    call::{self, Method},
-    metrics::ClientMetrics,
-    recorded::Record,
-    timeout,
-};
-use crate::{
-    current::Current,
-    observe::{self, REQUEST_TIMEOUT},
-};
+use super::{call::Method, metrics::ClientMetrics, recorded::Record, timeout};
+use crate::limits::REQUEST_TIMEOUT;
 use budget::Budget;
-use connection::Failure;
+use connection::{Failure, code};
 use pool::{Lease, Pool};
 
 /// How often a call that was certainly not sent is tried in all: each time the connection had just been given up.
@@ -95,7 +88,7 @@ impl Peers {
                 let (pool, budget, metrics) = (Pool::start(name, url.clone()), Budget::default(), metrics.clone());
                 channels.insert(name, Channel(Arc::new(Peer { name, pool, budget, metrics })));
             } else {
-                tracing::warn!(peer = name, "nobody says where this peer is: it counts as away");
+                tracing::warn!(peer = name, "no URL configured for peer; treating it as unavailable");
             }
         }
         Ok(Self(channels))
@@ -168,9 +161,9 @@ impl Call {
 
 /// The id of the request that is being answered, and the trace.
 fn pass_on(headers: &mut HeaderMap, span: &Span) {
-    Current::pass_on(headers);
+    RequestContext::propagate(headers);
     if !span.is_disabled() {
-        observe::inject(span, headers);
+        inject(span, headers);
     }
 }
 
@@ -232,12 +225,6 @@ impl Peer {
 
 fn too_late() -> Status {
     Status::deadline_exceeded("no answer came in time")
-}
-
-/// The code of an answer that was read to its end.
-fn code(response: &Response<Collected<Bytes>>) -> Code {
-    let of_trailers = || response.body().trailers().and_then(call::code);
-    call::code(response.headers()).or_else(of_trailers).unwrap_or(Code::Unknown)
 }
 
 #[cfg(test)]

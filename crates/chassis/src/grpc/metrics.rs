@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
+use runtime::metrics::BUCKETS;
 use tonic::Code;
 
 use super::call::{self, Method};
-use crate::metrics::BUCKETS;
 
 /// Counts and times of calls, of one direction.
 #[derive(Clone)]

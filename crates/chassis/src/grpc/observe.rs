@@ -12,6 +12,11 @@ use axum::{
 };
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
+use runtime::{
+    Problem,
+    metrics::InFlight,
+    request::{REQUEST_ID, RequestContext, chain, refusal_is_due, request_id, set_parent},
+};
 use tokio::time;
 use tonic::{Code, Status};
 use tracing::{Instrument, Span};
@@ -20,15 +25,10 @@ use super::{
     call::{self, Method},
     metrics::ServerMetrics,
     recorded::{Record, Recorded},
+    status::status,
     timeout,
 };
-use crate::{
-    current::Current,
-    observe::{
-        InFlight, MAX_IN_FLIGHT, REQUEST_ID, REQUEST_TIMEOUT, chain, put_below_caller, refusal_is_due, request_id,
-    },
-    problem::Problem,
-};
+use crate::limits::{MAX_IN_FLIGHT, REQUEST_TIMEOUT};
 
 /// Services that every server has; calls of them are not traced.
 const COMMON: &str = "grpc.";
@@ -58,11 +58,11 @@ async fn observe(State(server): State<Arc<Server>>, request: Request, next: Next
     let in_flight = InFlight::enter(&server.metrics.in_flight);
     let record = Record::begin(&server.metrics.calls, method, span.clone(), Some(in_flight));
 
-    let current = Current::of(&request_id, request.headers());
+    let context = RequestContext::new(&request_id, request.headers());
     let answer = if server.metrics.in_flight.get() > MAX_IN_FLIGHT {
-        Err(Problem::unavailable("too many calls are in flight; try again in a moment").into())
+        Err(status(Problem::unavailable("too many calls are in flight; try again in a moment")))
     } else {
-        answer(request, |request| current.scope(next.run(request).instrument(span))).await
+        answer(request, |request| context.scope(next.run(request).instrument(span))).await
     };
     let mut response = answer.unwrap_or_else(Status::into_http);
     if response.extensions().get::<Status>().is_some_and(has_lost_its_caller) {
@@ -93,7 +93,7 @@ async fn answer<F: Future<Output = Response>>(
     let limit = given.map_or(REQUEST_TIMEOUT, |given| given.min(REQUEST_TIMEOUT));
     match time::timeout(limit, AssertUnwindSafe(run(request)).catch_unwind()).await {
         Ok(Ok(response)) => Ok(response),
-        Ok(Err(panic)) => Err(Problem::of_panic(panic.as_ref()).into()),
+        Ok(Err(panic)) => Err(status(Problem::of_panic(panic.as_ref()))),
         Err(_) => Err(Status::deadline_exceeded("the call took too long; what it changes may have been changed")),
     }
 }
@@ -110,7 +110,7 @@ fn span(method: &Method, headers: &HeaderMap, request_id: &str) -> Span {
     }
     let span = method.span("server");
     span.record("request_id", request_id);
-    put_below_caller(&span, headers);
+    set_parent(&span, headers);
     span
 }
 

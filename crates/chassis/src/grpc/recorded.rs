@@ -9,6 +9,7 @@ use std::{
 use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
+use runtime::metrics::InFlight;
 use tonic::Code;
 use tracing::Span;
 
@@ -16,7 +17,6 @@ use super::{
     call::{self, Method},
     metrics::Calls,
 };
-use crate::observe::InFlight;
 
 /// A call that is under way. Dropped before its end is known, it counts as cancelled: the caller went away.
 pub(super) struct Record {

@@ -14,7 +14,7 @@ use tonic_health::{
 use tonic_reflection::server::Builder;
 
 use super::{call::Method, metrics::ServerMetrics, observe};
-use crate::health::Health;
+use crate::database::Health;
 
 /// The gRPC APIs of a service.
 pub struct Grpc<S> {

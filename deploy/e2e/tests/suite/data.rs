@@ -105,7 +105,7 @@ pub async fn a_lost_password_of_the_admin_is_made_anew(on: Arc<Release>) {
     on.upgrade(&[]).await.expect("an upgrade");
 }
 
-/// As docs/OPERATIONS.md says: a dump, the volume lost, and the operator takes up what is restored.
+/// As docs/operations.md says: a dump, the volume lost, and the operator takes up what is restored.
 pub async fn a_dump_brings_lost_data_back(on: Arc<Release>) {
     let user = write(&on).await;
     let folder = tempfile::tempdir().expect("a folder");

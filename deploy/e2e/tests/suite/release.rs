@@ -17,10 +17,10 @@ pub const SERVICES: [&str; 3] = ["users", "inventory", "gateway"];
 /// What pods of the suite carry to be admitted by users and inventory.
 pub const ADMITTED: &str = "hedgerow.dev/e2e";
 
-/// The same as values: each list is the chart's own and one more.
+/// The values that admit those pods.
 const ADMITTING: [&str; 2] = [
     r#"services.users.network.allowFrom=[{"hedgerow.dev/e2e":"admitted"}]"#,
-    r#"services.inventory.network.allowFrom=["users",{"hedgerow.dev/e2e":"admitted"}]"#,
+    r#"services.inventory.network.allowFrom=[{"hedgerow.dev/e2e":"admitted"}]"#,
 ];
 
 pub struct Release {

@@ -38,12 +38,16 @@ pub async fn a_wishlist_has_the_stock_of_inventory(on: Arc<Release>) {
     println!("{wishlist}");
     assert_eq!((&wishlist["items"][0]["product_id"], &wishlist["items"][0]["stock"]), (&json!("wanted"), &json!(42)));
 
-    // Nobody is admitted any more: the operator would put an edited policy back, so the object says it.
-    on.upgrade(&["services.inventory.network.allowFrom=[]"]).await.expect("an upgrade");
+    // Users still has the URL, but inventory no longer admits it.
+    let denied = [
+        "services.users.calls=[]",
+        r#"services.users.env=[{"name":"INVENTORY_GRPC_URL","value":"http://inventory-headless:50051"}]"#,
+    ];
+    on.upgrade(&denied).await.expect("an upgrade");
     for pod in names(&on.pods("users").await) {
         on.api::<Pod>().delete(&pod, &DeleteParams::default()).await.expect("connections that were admitted end");
     }
-    on.upgrade(&["services.inventory.network.allowFrom=[]"]).await.expect("users are ready without inventory");
+    on.upgrade(&denied).await.expect("users are ready without inventory");
     let (_forward, url) = Running::forward(&on.name, "users").await;
     let answer = reqwest::get(format!("{url}/users/{user}/wishlist")).await.expect("an answer");
     assert_eq!(answer.status(), 200);

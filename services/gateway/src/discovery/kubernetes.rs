@@ -1,65 +1,63 @@
-//! Services of a Kubernetes namespace: which path belongs to which is an annotation of the Service, where its pods are
-//! in its `EndpointSlice`s. Both are watched, and nothing else is asked of the API server.
+//! Services of a Kubernetes namespace. An annotation of each Service says which paths it claims, and its
+//! `EndpointSlice`s list its endpoints. Both kinds are watched; nothing else is requested from the API server.
 //!
-//! What was known last stays in use while the API server is away, for as long as it takes: a list counts once it is
-//! complete, and until then the one before does.
+//! While the API server is unavailable, the last known state stays in use. A new list replaces the old one only once it
+//! is complete.
 
 mod metrics;
 mod objects;
-mod patience;
 mod table;
+mod watch;
 
 #[cfg(test)]
 mod tests;
 
 use anyhow::Context as _;
 use futures_util::{Stream, StreamExt, stream};
-use k8s_openapi::api::{core, discovery::v1::EndpointSlice};
-use kube::{Client, Config, core::PartialObjectMeta, runtime::watcher::Event};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::{Client, Config, runtime::watcher::Event};
 use prometheus::Registry;
 
-use self::{metrics::Metrics, patience::watch, table::Table};
-use super::Publisher;
+use self::{metrics::Metrics, objects::ServiceMeta, table::Table, watch::watch};
+use super::publisher::Publisher;
 
-/// A Service, of which the metadata say all.
-type Service = PartialObjectMeta<core::v1::Service>;
+/// The number of pending changes that are applied before their result is published.
+const BATCH: usize = 1024;
 
-/// Changes that are taken in before what they come to is told. There is no wait for more of them.
-const AT_ONCE: usize = 1024;
-
-/// What happened to an object of either kind.
+/// A change of an object of either kind.
 enum Change {
-    Service(Event<Service>),
+    Service(Event<ServiceMeta>),
     Slice(Event<EndpointSlice>),
 }
 
-/// Begins to watch the services of a namespace.
+/// Starts to watch the services of a namespace.
 ///
 /// # Errors
-/// Where there is no API server to ask.
+/// Returns an error if no API server is configured, neither in the cluster nor by a kubeconfig.
 pub(super) async fn start(namespace: Option<&str>, registry: &Registry, publisher: Publisher) -> anyhow::Result<()> {
     let config = Config::infer().await;
-    let mut config = config.context("there are no routes (--route, ROUTES), and no cluster to find any in")?;
-    patience::limit(&mut config);
+    let mut config = config.context(
+        "no routes configured and no Kubernetes cluster found; set ROUTES (or --route), or run in a cluster",
+    )?;
+    watch::set_timeouts(&mut config);
     let namespace = namespace.unwrap_or(&config.default_namespace).to_owned();
     let client = Client::try_from(config)?;
     let metrics = Metrics::new(registry)?;
-    tracing::info!(namespace, "looking for services");
+    tracing::info!(namespace, "watching services and endpoints");
     tokio::spawn(follow(changes(&client, &namespace, &metrics), metrics, publisher));
     Ok(())
 }
 
 fn changes(client: &Client, namespace: &str, metrics: &Metrics) -> impl Stream<Item = Change> + Send + use<> {
-    let (services, slices) = ("services", "endpointslices");
-    let (of_services, of_slices) = (metrics.failures(services), metrics.failures(slices));
-    let services = watch(client, namespace, services, of_services);
-    let slices = watch(client, namespace, slices, of_slices);
+    let [services, slices] = ["services", "endpointslices"];
+    let services = watch(client, namespace, services, metrics.failures(services));
+    let slices = watch(client, namespace, slices, metrics.failures(slices));
     stream::select(services.map(Change::Service), slices.map(Change::Slice))
 }
 
-/// Tells of each change at once.
+/// Applies changes as they arrive, and publishes the resulting services.
 async fn follow(changes: impl Stream<Item = Change> + Send, metrics: Metrics, publisher: Publisher) {
-    let mut changes = Box::pin(changes.ready_chunks(AT_ONCE));
+    let mut changes = Box::pin(changes.ready_chunks(BATCH));
     let mut table = Table::default();
     while let Some(changes) = changes.next().await {
         for change in changes {
@@ -69,7 +67,7 @@ async fn follow(changes: impl Stream<Item = Change> + Send, metrics: Metrics, pu
             }
         }
         if let Some(view) = table.view() {
-            metrics.show(&view);
+            metrics.report(&view);
             publisher.publish(view.services);
         }
     }

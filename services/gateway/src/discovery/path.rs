@@ -1,13 +1,14 @@
-//! The form of a path that a service may claim: the one that the kind `Microservice` has.
+//! The syntax of path prefixes that a service may claim. It is the same as for `paths` of the kind `Microservice`.
 
-/// The path without slashes at its end; `None` where no request could have it, or only in another spelling: it must
-/// begin with a slash, and no segment may be empty, `.`, `..` or have other characters than those that are never
-/// percent-encoded.
-pub(super) fn normalized(path: &str) -> Option<String> {
+/// Removes trailing slashes from a path prefix.
+///
+/// Returns `None` if no request path can match the prefix, or only in another spelling. A prefix must start with a slash;
+/// its segments must not be empty, `.` or `..`, and consist of characters that are never percent-encoded.
+pub(super) fn normalize(path: &str) -> Option<String> {
     let segments = path.strip_prefix('/')?.trim_end_matches('/');
-    let plain = |character: char| character.is_ascii_alphanumeric() || "._~-".contains(character);
-    let good = |segment: &str| !matches!(segment, "" | "." | "..") && segment.chars().all(plain);
-    (segments.is_empty() || segments.split('/').all(good)).then(|| format!("/{segments}"))
+    let is_unreserved = |character: char| character.is_ascii_alphanumeric() || "._~-".contains(character);
+    let is_valid = |segment: &str| !matches!(segment, "" | "." | "..") && segment.chars().all(is_unreserved);
+    (segments.is_empty() || segments.split('/').all(is_valid)).then(|| format!("/{segments}"))
 }
 
 #[cfg(test)]
@@ -15,22 +16,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slashes_at_the_end_mean_nothing() {
-        for (path, same) in [
+    fn trailing_slashes_are_removed() {
+        for (path, expected) in [
             ("/", "/"),
             ("//", "/"),
             ("/orders", "/orders"),
             ("/orders/", "/orders"),
             ("/v1/a.b~c_d-e//", "/v1/a.b~c_d-e"),
         ] {
-            assert_eq!(normalized(path).as_deref(), Some(same), "{path}");
+            assert_eq!(normalize(path).as_deref(), Some(expected), "{path}");
         }
     }
 
     #[test]
-    fn what_no_request_can_have_is_no_path() {
+    fn a_path_that_no_request_can_have_is_invalid() {
         for path in ["", "orders", "/a//b", "/.", "/a/..", "/../a", "/a b", "/%61", "/a?b", "/{id}", "/é", "//a"] {
-            assert_eq!(normalized(path), None, "{path}");
+            assert_eq!(normalize(path), None, "{path}");
         }
     }
 }

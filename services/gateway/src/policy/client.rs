@@ -1,4 +1,4 @@
-//! Who sent a request: the TCP peer, or, behind proxies that are trusted, the one whom they say they had it from.
+//! Identifies the client of a request: the TCP peer or, behind trusted proxies, the client that they report.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,25 +9,25 @@ pub(super) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forward
 pub(super) const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// The scheme that the client used, which is not the gateway's own where a proxy in front ends TLS.
+/// The scheme that the client used. It differs from the gateway's own if a proxy in front terminates TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scheme {
     Http,
     Https,
 }
 
-/// The sender of a request.
+/// The client of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Client {
-    /// Its address; IPv4 where it is IPv4 written as IPv6.
+    /// Its address. IPv4-mapped IPv6 addresses are converted to IPv4.
     pub(crate) address: IpAddr,
-    /// The scheme it used.
+    /// The scheme that it used.
     pub(crate) scheme: Scheme,
-    /// The trusted proxies after it, in the order of the request's way; none where the client itself is connected.
-    pub(super) hops: Vec<IpAddr>,
-    /// The host it asked for, where a trusted proxy says so.
+    /// The trusted proxies that the request has passed, from the client on; empty if the client connected directly.
+    pub(super) proxies: Vec<IpAddr>,
+    /// The host that it requested, if a trusted proxy reports it.
     pub(super) host: Option<HeaderValue>,
-    /// The port it asked at, where a trusted proxy says so.
+    /// The port that it connected to, if a trusted proxy reports it.
     pub(super) port: Option<u16>,
 }
 
@@ -39,8 +39,8 @@ impl Scheme {
         }
     }
 
-    /// The port that a URL of this scheme means when it names none.
-    pub(super) fn port(self) -> u16 {
+    /// The default port of the scheme.
+    pub(super) fn default_port(self) -> u16 {
         match self {
             Self::Http => 80,
             Self::Https => 443,
@@ -48,7 +48,7 @@ impl Scheme {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        // Some proxies name the scheme of a WebSocket.
+        // Some proxies report the scheme of a WebSocket.
         if text.eq_ignore_ascii_case("https") || text.eq_ignore_ascii_case("wss") {
             Some(Self::Https)
         } else if text.eq_ignore_ascii_case("http") || text.eq_ignore_ascii_case("ws") {
@@ -60,54 +60,57 @@ impl Scheme {
 }
 
 impl Client {
-    /// With `hops` trusted proxies, the nearest of which is the peer, the client is the one that the farthest of them
-    /// was called from: the `hops`-th address from the right of X-Forwarded-For, as each of them appends one. That is
-    /// how Envoy (`xff_num_trusted_hops`) and Express (`trust proxy`) count, too. Where there are fewer, or any of those
-    /// is no address, the request did not come that way: none of it is believed, and the client is the peer.
+    /// Identifies the client behind `hops` trusted proxies, the nearest of which is the peer.
+    ///
+    /// Each proxy appends the address of its own peer to X-Forwarded-For, so the client is the `hops`-th address from the
+    /// right. Envoy (`xff_num_trusted_hops`) and Express (`trust proxy`) count the same way. If there are fewer elements,
+    /// or one of them is not an address, the request has bypassed the proxies: all forwarding headers are ignored, and
+    /// the peer is the client.
     pub(super) fn new(hops: usize, peer: SocketAddr, headers: &HeaderMap) -> Self {
         let peer = peer.ip().to_canonical();
-        let direct = Self { address: peer, scheme: Scheme::Http, hops: Vec::new(), host: None, port: None };
+        let direct = Self { address: peer, scheme: Scheme::Http, proxies: Vec::new(), host: None, port: None };
         if hops == 0 {
             return direct;
         }
-        let mut trusted = Vec::with_capacity(hops + 1);
+        let mut proxies = Vec::with_capacity(hops + 1);
         for element in from_right(headers, &FORWARDED_FOR).take(hops) {
             match parse_address(element) {
-                Some(address) => trusted.push(address),
+                Some(address) => proxies.push(address),
                 None => return direct,
             }
         }
-        if trusted.len() < hops {
+        if proxies.len() < hops {
             return direct;
         }
-        let Some(address) = trusted.pop() else { return direct };
-        trusted.reverse();
-        trusted.push(peer);
-        let scheme = nth(hops, headers, &FORWARDED_PROTO).and_then(Scheme::parse);
-        let host = nth(hops, headers, &FORWARDED_HOST).filter(|host| host.parse::<Authority>().is_ok_and(is_plain));
-        let port = nth(hops, headers, &FORWARDED_PORT).and_then(|port| port.parse().ok());
+        let Some(address) = proxies.pop() else { return direct };
+        proxies.reverse();
+        proxies.push(peer);
+        let scheme = reported(hops, headers, &FORWARDED_PROTO).and_then(Scheme::parse);
+        let host = reported(hops, headers, &FORWARDED_HOST).filter(|host| host.parse::<Authority>().is_ok_and(is_host));
+        let port = reported(hops, headers, &FORWARDED_PORT).and_then(|port| port.parse().ok());
         Self {
             address,
             scheme: scheme.unwrap_or(direct.scheme),
-            hops: trusted,
+            proxies,
             host: host.and_then(|host| HeaderValue::from_str(host).ok()),
             port,
         }
     }
 }
 
-/// The elements of a list header, the last one first, over all its lines. A line that is not ASCII is one bad element.
+/// The elements of a list header from the last to the first, over all its lines. A line that is not visible ASCII counts
+/// as one invalid element.
 fn from_right<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     headers.get_all(name).iter().rev().flat_map(|line| line.to_str().unwrap_or("?").rsplit(',')).map(str::trim)
 }
 
-/// What a list header says of the client. Proxies append to these lists or replace them, and mostly do the latter, so
-/// of a list that is shorter than the way its first element counts.
-fn nth<'a>(hops: usize, headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+/// The element of a list header that describes the client. Most proxies replace these lists instead of appending to
+/// them, so in a list that is too short the first element counts.
+fn reported<'a>(hops: usize, headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     from_right(headers, name).take(hops).last().filter(|element| !element.is_empty())
 }
 
-/// An address as it is found in X-Forwarded-For: with or without a port, IPv6 with or without brackets.
+/// Parses an address of X-Forwarded-For: with or without a port, and for IPv6 with or without brackets.
 fn parse_address(text: &str) -> Option<IpAddr> {
     let address = text
         .parse::<IpAddr>()
@@ -117,14 +120,16 @@ fn parse_address(text: &str) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// Whether an authority is that of a Host header: without user information.
+/// Whether an authority is allowed in a Host header: it must have a host and no user information.
 #[expect(clippy::needless_pass_by_value, reason = "a predicate for `is_ok_and`")]
-fn is_plain(authority: Authority) -> bool {
+fn is_host(authority: Authority) -> bool {
     !authority.as_str().contains('@') && !authority.host().is_empty()
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
@@ -139,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_is_the_nth_address_from_the_right_and_the_peer_wherever_that_is_none() {
+    fn the_client_is_the_nth_address_from_the_right_or_the_peer() {
         const PEER: &str = "10.0.0.9";
         let cases: &[(usize, &[&str], &str)] = &[
             (0, &[], PEER),
@@ -149,14 +154,14 @@ mod tests {
             (2, &["198.51.100.7, 203.0.113.1, 10.0.0.8"], "203.0.113.1"),
             (2, &["198.51.100.7", "203.0.113.1", " 10.0.0.8 "], "203.0.113.1"),
             (2, &["198.51.100.7,203.0.113.1", "10.0.0.8"], "203.0.113.1"),
-            // It came by another way than all the proxies.
+            // The request has bypassed some of the proxies.
             (1, &[], PEER),
             (2, &["203.0.113.1"], PEER),
             (3, &["203.0.113.1, 10.0.0.8"], PEER),
-            // What is left of the trusted part may be anything.
+            // Elements left of the trusted ones may be anything.
             (1, &["junk, 203.0.113.1"], "203.0.113.1"),
             (1, &["\u{e9}", "203.0.113.1"], "203.0.113.1"),
-            // What is in it may not.
+            // Trusted elements must be addresses.
             (1, &["junk"], PEER),
             (1, &["203.0.113.1, "], PEER),
             (1, &["203.0.113.1", "\u{e9}"], PEER),
@@ -165,7 +170,7 @@ mod tests {
             (1, &["203.0.113.1.5"], PEER),
             (1, &["0x7f.1"], PEER),
             (2, &["203.0.113.1, junk"], PEER),
-            // Forms.
+            // Formats.
             (1, &["203.0.113.1:4711"], "203.0.113.1"),
             (1, &["2001:db8::1"], "2001:db8::1"),
             (1, &["[2001:db8::1]"], "2001:db8::1"),
@@ -174,20 +179,20 @@ mod tests {
         ];
         for (hops, lines, expected) in cases {
             let lines: Vec<_> = lines.iter().map(|line| ("x-forwarded-for", *line)).collect();
-            let found = client(*hops, "10.0.0.9:1234", &lines);
-            assert_eq!(found.address.to_string(), *expected, "{hops} hops, {lines:?}");
+            let client = client(*hops, "10.0.0.9:1234", &lines);
+            assert_eq!(client.address.to_string(), *expected, "{hops} hops, {lines:?}");
             let trusted = *expected != PEER;
-            assert_eq!(found.hops.last().map(ToString::to_string), trusted.then(|| PEER.to_owned()), "{lines:?}");
+            assert_eq!(client.proxies.last().map(ToString::to_string), trusted.then(|| PEER.to_owned()), "{lines:?}");
         }
     }
 
     #[test]
-    fn a_peer_of_ipv4_in_ipv6_is_the_same_client() {
+    fn an_ipv4_mapped_peer_is_an_ipv4_client() {
         assert_eq!(client(0, "[::ffff:10.0.0.9]:1234", &[]).address.to_string(), "10.0.0.9");
     }
 
     #[test]
-    fn scheme_host_and_port_are_believed_only_with_the_address() {
+    fn scheme_host_and_port_are_trusted_only_with_the_address() {
         let lines = [
             ("x-forwarded-for", "203.0.113.1"),
             ("x-forwarded-proto", "https"),
@@ -205,14 +210,14 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_schemes_and_hosts_count_from_the_right_too() {
+    fn schemes_and_hosts_also_count_from_the_right() {
         let cases: &[(usize, &str, Scheme)] = &[
             (1, "https", Scheme::Https),
             (1, "HTTPS", Scheme::Https),
             (1, "wss", Scheme::Https),
             (1, "https, http", Scheme::Http),
             (2, "https, http", Scheme::Https),
-            // Replaced on the way, by the last proxy or for the whole of it.
+            // One of the proxies has replaced the list.
             (2, "https", Scheme::Https),
             (1, "gopher", Scheme::Http),
             (1, "", Scheme::Http),
@@ -223,8 +228,61 @@ mod tests {
         }
         for bad in ["a b", "user@host", "", "host/path", "host\u{e9}", ":80"] {
             let lines = [("x-forwarded-for", "203.0.113.1"), ("x-forwarded-host", bad), ("x-forwarded-port", "99999")];
-            let found = client(1, "10.0.0.9:1234", &lines);
-            assert_eq!((found.host, found.port), (None, None), "{bad}");
+            let client = client(1, "10.0.0.9:1234", &lines);
+            assert_eq!((client.host, client.port), (None, None), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_client_sends_itself_does_not_change_its_address(
+            forged in "[0-9a-f.:, \\[\\]a-z\"]{0,40}",
+            as_line_of_its_own in any::<bool>(),
+            address in any::<IpAddr>(),
+            proxies in proptest::collection::vec(any::<IpAddr>(), 0..3),
+        ) {
+            let trusted = [&[address][..], &proxies].concat();
+            let appended = trusted.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let joined = format!("{forged}, {appended}");
+            let lines = [("x-forwarded-for", &*forged), ("x-forwarded-for", &*appended)];
+            let joined = [("x-forwarded-for", &*joined)];
+            let lines = if as_line_of_its_own { &lines[..] } else { &joined[..] };
+            let client = client(trusted.len(), "10.0.0.9:1234", lines);
+            prop_assert_eq!(client.address, address.to_canonical());
+            let peer: IpAddr = "10.0.0.9".parse().expect("an address");
+            let expected: Vec<_> = proxies.iter().map(IpAddr::to_canonical).chain([peer]).collect();
+            prop_assert_eq!(client.proxies, expected);
+        }
+
+        #[test]
+        fn any_header_yields_all_addresses_or_the_peer(
+            hops in 0_usize..4,
+            lines in proptest::collection::vec(("[a-z]", proptest::collection::vec(any::<u8>(), 0..30)), 0..6),
+        ) {
+            let names = [FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PORT, FORWARDED_PROTO];
+            let line = |(name, value): (String, Vec<u8>)| {
+                let name = names[usize::from(name.as_bytes()[0]) % names.len()].clone();
+                HeaderValue::from_bytes(&value).ok().map(|value| (name, value))
+            };
+            let headers: HeaderMap = lines.into_iter().filter_map(line).collect();
+            let client = Client::new(hops, "10.0.0.9:1234".parse().expect("an address"), &headers);
+            if client.proxies.is_empty() {
+                prop_assert_eq!(client.address.to_string(), "10.0.0.9");
+                prop_assert_eq!((client.scheme, client.host, client.port), (Scheme::Http, None, None));
+            } else {
+                prop_assert_eq!(client.proxies.len(), hops);
+                prop_assert!(client.host.is_none_or(|host| host.to_str().is_ok_and(|host| !host.contains(['@', ',']))));
+            }
+        }
+
+        #[test]
+        fn addresses_are_parsed_in_every_format(address in any::<IpAddr>(), port in any::<u16>()) {
+            let canonical = Some(address.to_canonical());
+            prop_assert_eq!(parse_address(&address.to_string()), canonical);
+            prop_assert_eq!(parse_address(&SocketAddr::new(address, port).to_string()), canonical);
+            if address.is_ipv6() {
+                prop_assert_eq!(parse_address(&format!("[{address}]")), canonical);
+            }
         }
     }
 }

@@ -1,32 +1,33 @@
-//! Compression of answers, where the client takes it and the content is worth it.
+//! Compresses responses if the client accepts it and the content benefits from it.
 //!
-//! gzip alone: every client takes it. zstd would be C in the binary, and brotli costs more time than it saves here.
+//! gzip is the only encoding, as every client accepts it. zstd would add C code to the binary, and brotli costs more time
+//! than it saves here.
 
-mod gzip;
+mod body;
 mod negotiation;
 mod tags;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-pub(super) use gzip::Gzip;
-use negotiation::{Choice, choose};
+pub(crate) use body::Body;
+use body::Gzip;
+use negotiation::{Encoding, negotiate};
 
-use super::{Body, upstream::has_token};
+use super::upstream::has_token;
+use crate::grpc;
 
-/// Content shorter than this, in bytes, is sent as it is: in a packet it is no longer, and takes no time.
+/// Content shorter than this, in bytes, is not compressed: it fits into one packet anyway.
 const MIN_LENGTH: u64 = 1024;
 
-/// Most answers that are compressed at a time; more are sent as they are. Each needs some 320 KB, and clients decide how
-/// long a stream lasts.
-const MAX_AT_A_TIME: usize = 64;
+/// Responses that are compressed at the same time; further ones are sent uncompressed. Each needs about 320 KB, and
+/// clients decide how long a stream lasts.
+const MAX_CONCURRENT: usize = 64;
 
-/// Checksums of the content as it was sent: they would be wrong.
+/// Digests of the content. Compression would make them wrong.
 const DIGESTS: [HeaderName; 4] = [
     HeaderName::from_static("content-digest"),
     HeaderName::from_static("content-md5"),
@@ -36,107 +37,97 @@ const DIGESTS: [HeaderName; 4] = [
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct CompressionArgs {
-    /// Whether answers are compressed (gzip) where the client takes that and their type is worth it
+    /// Compress responses with gzip if the client accepts it and the content type benefits from it
     #[arg(long, env, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     compression: bool,
 }
 
-/// Compresses answers.
+/// Compresses responses.
 pub(super) struct Compression {
-    is_on: bool,
-    at_a_time: Arc<AtomicUsize>,
+    is_enabled: bool,
+    permits: Arc<Semaphore>,
 }
 
-/// What a request says about compression.
+/// What a request accepts.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Asked {
-    choice: Choice,
-    /// Its If-None-Match, where that names a compressed answer.
-    tags: Option<HeaderValue>,
-}
-
-/// One of the answers that are compressed at a time.
-pub(super) struct Slot(Arc<AtomicUsize>);
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+pub(super) struct Accepted {
+    encoding: Encoding,
+    /// Its If-None-Match, if it contains the tag of a compressed response.
+    cached_tags: Option<HeaderValue>,
 }
 
 impl Compression {
     pub(super) fn new(args: &CompressionArgs) -> Self {
-        Self { is_on: args.compression, at_a_time: Arc::default() }
+        Self { is_enabled: args.compression, permits: Arc::new(Semaphore::new(MAX_CONCURRENT)) }
     }
 
-    pub(super) fn see(&self, headers: &HeaderMap) -> Asked {
+    pub(super) fn accepted(&self, headers: &HeaderMap) -> Accepted {
         let is_fixed = || has_token(headers, &header::CACHE_CONTROL, "no-transform");
-        let choice = if self.is_on && headers.contains_key(header::ACCEPT_ENCODING) && !is_fixed() {
-            choose(headers)
+        let encoding = if self.is_enabled && headers.contains_key(header::ACCEPT_ENCODING) && !is_fixed() {
+            negotiate(headers)
         } else {
-            Choice::Plain
+            Encoding::Identity
         };
-        Asked { choice, tags: headers.get(header::IF_NONE_MATCH).filter(|tags| tags::is_ours(tags)).cloned() }
+        let cached_tags = headers.get(header::IF_NONE_MATCH).filter(|tags| tags::has_suffix(tags)).cloned();
+        Accepted { encoding, cached_tags }
     }
 
-    /// Compresses the answer, where it is asked for and worth it, and says so in its head.
-    pub(super) fn apply<B>(&self, is_head: bool, asked: &Asked, parts: &mut response::Parts, body: B) -> Body<B>
+    /// Compresses a response if the client accepts it and the content benefits from it, and adapts its head.
+    pub(super) fn apply<B>(&self, is_head: bool, accepted: &Accepted, parts: &mut response::Parts, body: B) -> Body<B>
     where
         B: http_body::Body<Data = Bytes>,
     {
         if parts.status == StatusCode::NOT_MODIFIED {
-            if let Some(given) = &asked.tags {
-                tags::restore(given, &mut parts.headers);
+            if let Some(tags) = &accepted.cached_tags
+                && tags::restore_suffix(tags, &mut parts.headers)
+            {
+                add_vary(&mut parts.headers);
             }
             return Body::Plain { body };
         }
-        // First of all the length, which needs no look at a header.
-        let length = if is_head { announced(&parts.headers) } else { body.size_hint().exact() };
+        // The length comes first, because for most responses no header lookup is needed.
+        let length = if is_head { content_length(&parts.headers) } else { body.size_hint().exact() };
         let is_short = length.is_some_and(|length| length < MIN_LENGTH);
-        let is_only = asked.choice == Choice::OnlyGzip;
-        if !self.is_on || length == Some(0) || (is_short && !is_only) || !is_free(parts) {
+        let must_compress = accepted.encoding == Encoding::GzipOnly;
+        if !self.is_enabled || length == Some(0) || (is_short && !must_compress) || !may_transform(parts) {
             return Body::Plain { body };
         }
-        match content(&parts.headers) {
-            Content::Text => {}
-            Content::Other if is_only => {}
-            Content::Other | Content::Framed => return Body::Plain { body },
+        match content_kind(&parts.headers) {
+            ContentKind::Compressible => {}
+            ContentKind::Incompressible if must_compress => {}
+            ContentKind::Incompressible | ContentKind::Grpc => return Body::Plain { body },
         }
-        vary(&mut parts.headers);
-        if asked.choice == Choice::Plain || is_head {
+        add_vary(&mut parts.headers);
+        if accepted.encoding == Encoding::Identity || is_head {
             return Body::Plain { body };
         }
-        let Some(slot) = self.slot() else { return Body::Plain { body } };
+        let Some(permit) = self.permit() else { return Body::Plain { body } };
         parts.headers.remove(header::CONTENT_LENGTH);
-        // Ranges are of the content as it is sent, and of that the service has none.
+        // Ranges refer to the encoded content, which the service does not have.
         parts.headers.remove(header::ACCEPT_RANGES);
         parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        tags::mark(&mut parts.headers);
-        Body::Gzip { body: Gzip::new(body, slot) }
+        tags::add_suffix(&mut parts.headers);
+        Body::Gzip { body: Gzip::new(body, permit) }
     }
 
-    fn slot(&self) -> Option<Slot> {
-        if self.at_a_time.fetch_add(1, Ordering::Relaxed) < MAX_AT_A_TIME {
-            return Some(Slot(self.at_a_time.clone()));
-        }
-        self.at_a_time.fetch_sub(1, Ordering::Relaxed);
-        None
+    fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.permits.clone().try_acquire_owned().ok()
     }
 }
 
-/// Names to the service the tags that it knows, in place of those of compressed answers. Also where nothing is
-/// compressed now: it may have been when the client got them.
+/// Replaces the tags of compressed responses by those that the service knows. This also happens if compression is
+/// disabled, because it may have been enabled when the client received them.
 pub(super) fn to_upstream(headers: &mut HeaderMap) {
-    tags::unmark(headers);
+    tags::remove_suffixes(headers);
 }
 
-/// What the length is in an answer to HEAD.
-fn announced(headers: &HeaderMap) -> Option<u64> {
+/// The length that a response to HEAD announces.
+fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Whether an answer's content may be another than it is.
-fn is_free(parts: &response::Parts) -> bool {
+/// Whether a response may be compressed at all.
+fn may_transform(parts: &response::Parts) -> bool {
     let headers = &parts.headers;
     let has_content = !parts.status.is_informational()
         && !matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::PARTIAL_CONTENT);
@@ -147,30 +138,28 @@ fn is_free(parts: &response::Parts) -> bool {
         && !DIGESTS.iter().any(|name| headers.contains_key(name))
 }
 
-/// What compression does to a kind of content.
-enum Content {
-    /// It makes it shorter.
-    Text,
-    /// It does nothing for it.
-    Other,
-    /// It must not be: gRPC compresses by itself, and tells nobody but its clients.
-    Framed,
+/// Kinds of content with regard to compression.
+enum ContentKind {
+    Compressible,
+    Incompressible,
+    /// Must not be compressed: gRPC has its own compression, which only its clients understand.
+    Grpc,
 }
 
-fn content(headers: &HeaderMap) -> Content {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Content::Other };
+fn content_kind(headers: &HeaderMap) -> ContentKind {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return ContentKind::Incompressible };
+    if grpc::has_message_framing(value) {
+        return ContentKind::Grpc;
+    }
     let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    // The longest of those below; a longer one is not among them.
+    // Longer than all types below.
     let mut lower = [0; 64];
-    let Some(lower) = lower.get_mut(..essence.len()) else { return Content::Other };
+    let Some(lower) = lower.get_mut(..essence.len()) else { return ContentKind::Incompressible };
     lower.copy_from_slice(essence);
     lower.make_ascii_lowercase();
     let essence = std::str::from_utf8(lower).unwrap_or_default();
-    if essence.starts_with("application/grpc") {
-        return Content::Framed;
-    }
-    let is_text = match essence {
-        // Events are short, and must not wait.
+    let is_compressible = match essence {
+        // Events are short and must not be delayed.
         "text/event-stream" => false,
         "application/json"
         | "application/javascript"
@@ -189,11 +178,11 @@ fn content(headers: &HeaderMap) -> Content {
         | "image/vnd.microsoft.icon" => true,
         _ => essence.starts_with("text/") || essence.ends_with("+json") || essence.ends_with("+xml"),
     };
-    if is_text { Content::Text } else { Content::Other }
+    if is_compressible { ContentKind::Compressible } else { ContentKind::Incompressible }
 }
 
-/// Tells caches that another client may get another form.
-fn vary(headers: &mut HeaderMap) {
+/// Tells caches that the response depends on Accept-Encoding.
+fn add_vary(headers: &mut HeaderMap) {
     if !has_token(headers, &header::VARY, "accept-encoding") && !has_token(headers, &header::VARY, "*") {
         headers.append(header::VARY, HeaderValue::from_static("accept-encoding"));
     }

@@ -1,4 +1,7 @@
-//! Cross-origin requests of browsers (CORS, as the Fetch standard has it): off unless origins are named.
+//! Cross-origin resource sharing (CORS) as in the Fetch standard. It is off unless origins are configured.
+//!
+//! `tower_http::cors` does not fit a proxy: it responds to every OPTIONS request instead of preflights only, and keeps
+//! the CORS headers of a service if the origin is not allowed.
 
 use std::{collections::HashSet, str::FromStr, time::Duration};
 
@@ -8,14 +11,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, hea
 #[derive(Debug, Clone, clap::Args)]
 #[expect(clippy::struct_field_names, reason = "the flags are named after the fields")]
 pub(super) struct CorsArgs {
-    /// Origins whose pages may use the services from a browser, such as `https://shop.example`, with commas between;
-    /// `*` for all. Left out: no CORS, and what services say about it stays
+    /// Comma-separated origins whose pages may call the services from a browser, such as `https://shop.example`, or `*`
+    /// for all. If unset, the gateway does not handle CORS, and CORS headers of services are kept
     #[arg(long, env, value_name = "ORIGINS", value_delimiter = ',')]
     cors_origins: Vec<Origin>,
-    /// Methods those pages may use
+    /// Methods that these pages may use
     #[arg(long, env, value_name = "METHODS", value_delimiter = ',', default_value = "GET,HEAD,POST,PUT,PATCH,DELETE")]
     cors_methods: Vec<Method>,
-    /// Request headers those pages may set
+    /// Request headers that these pages may set
     #[arg(
         long,
         env,
@@ -24,7 +27,7 @@ pub(super) struct CorsArgs {
         default_value = "authorization,content-type,idempotency-key,if-match,if-none-match,traceparent,x-request-id"
     )]
     cors_headers: Vec<HeaderName>,
-    /// Response headers those pages may read
+    /// Response headers that these pages may read
     #[arg(
         long,
         env,
@@ -33,50 +36,50 @@ pub(super) struct CorsArgs {
         default_value = "etag,link,location,ratelimit,ratelimit-policy,retry-after,x-request-id"
     )]
     cors_exposed_headers: Vec<HeaderName>,
-    /// Whether those pages may send cookies and the like; never with `*`
+    /// Whether these pages may send credentials such as cookies; not allowed with `*`
     #[arg(long, env, value_name = "BOOL", default_value_t = false, action = clap::ArgAction::Set)]
     cors_credentials: bool,
-    /// How long browsers may keep the answer to a preflight
+    /// How long browsers may cache the response to a preflight
     #[arg(long, env, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     cors_max_age: Duration,
 }
 
-/// An origin as browsers write it, or `*`.
+/// An origin as browsers serialize it, or `*`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Origin(String);
 
-/// Which origins are allowed what.
+/// The CORS policy.
 pub(super) struct Cors {
-    /// `None` for all.
+    /// `None` if all origins are allowed.
     origins: Option<HashSet<String>>,
     methods: HeaderValue,
     headers: HeaderValue,
     exposed: HeaderValue,
-    has_credentials: bool,
+    allows_credentials: bool,
     max_age: HeaderValue,
 }
 
-/// The origins whose pages may read the answer.
+/// The value of Access-Control-Allow-Origin for a request; `None` if its origin is not allowed.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Asked(Option<HeaderValue>);
+pub(super) struct AllowedOrigin(Option<HeaderValue>);
 
 impl FromStr for Origin {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const WRONG: &str = "is no origin: SCHEME://HOST or SCHEME://HOST:PORT is expected, or *";
+        const EXPECTED: &str = "expected SCHEME://HOST, SCHEME://HOST:PORT or *";
         let text = text.trim();
         if text == "*" {
             return Ok(Self(text.to_owned()));
         }
-        let uri: Uri = text.parse().map_err(|_| WRONG)?;
-        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return Err(WRONG) };
-        // The parser reads a path of `/` into a URI without one.
+        let uri: Uri = text.parse().map_err(|_| EXPECTED)?;
+        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return Err(EXPECTED) };
+        // The parser adds the path `/` to a URI without a path.
         let is_bare = uri.path_and_query().is_none_or(|path| path == "/") && !text.ends_with('/');
         if !is_bare || authority.as_str().contains('@') {
-            return Err(WRONG);
+            return Err(EXPECTED);
         }
-        // As browsers write it: in lower case, and without the scheme's own port.
+        // Browsers serialize an origin in lower case and without the default port.
         let port = match (scheme, authority.port_u16()) {
             (_, None) | ("http", Some(80)) | ("https", Some(443)) => String::new(),
             (_, Some(port)) => format!(":{port}"),
@@ -87,34 +90,37 @@ impl FromStr for Origin {
 
 impl Cors {
     /// # Errors
-    /// Where arguments contradict each other.
+    /// Returns an error if flags contradict each other.
     pub(super) fn new(args: &CorsArgs) -> anyhow::Result<Option<Self>> {
         if args.cors_origins.is_empty() {
             return Ok(None);
         }
         let is_any = args.cors_origins.iter().any(|origin| origin.0 == "*");
         if is_any && args.cors_origins.len() > 1 {
-            bail!("CORS_ORIGINS (or --cors-origins) is either * or a list of origins");
+            bail!("CORS_ORIGINS (--cors-origins) must be either * or a list of origins");
         }
         if is_any && args.cors_credentials {
             bail!(
-                "CORS_CREDENTIALS (or --cors-credentials) needs a list of origins: with * any page could act for its visitor"
+                "CORS_CREDENTIALS (--cors-credentials) must not be used with the origin *: any page could act on behalf of its visitors; list the origins"
             );
         }
-        let list = |names: Vec<&str>| HeaderValue::from_str(&names.join(", ")).context("the arguments of CORS");
+        let list = |names: Vec<&str>| {
+            HeaderValue::from_str(&names.join(", "))
+                .context("invalid CORS_METHODS, CORS_HEADERS or CORS_EXPOSED_HEADERS")
+        };
         Ok(Some(Self {
             origins: (!is_any).then(|| args.cors_origins.iter().map(|origin| origin.0.clone()).collect()),
             methods: list(args.cors_methods.iter().map(Method::as_str).collect())?,
             headers: list(args.cors_headers.iter().map(HeaderName::as_str).collect())?,
             exposed: list(args.cors_exposed_headers.iter().map(HeaderName::as_str).collect())?,
-            has_credentials: args.cors_credentials,
+            allows_credentials: args.cors_credentials,
             max_age: args.cors_max_age.as_secs().into(),
         }))
     }
 
-    pub(super) fn see(&self, headers: &HeaderMap) -> Asked {
-        Asked(match &self.origins {
-            // Also without an origin: caches keep one answer for all.
+    pub(super) fn allowed_origin(&self, headers: &HeaderMap) -> AllowedOrigin {
+        AllowedOrigin(match &self.origins {
+            // Also for requests without an origin, because caches store one response for all.
             None => Some(HeaderValue::from_static("*")),
             Some(origins) => {
                 let origin = headers.get(header::ORIGIN);
@@ -123,8 +129,8 @@ impl Cors {
         })
     }
 
-    /// The answer to a preflight: which methods and headers a page may use. The browser compares them itself, and lets
-    /// nothing pass where there is no allowed origin.
+    /// The response to a preflight: which methods and headers a page may use; `None` for other requests. The browser does
+    /// the comparison, and blocks the request if the response allows no origin.
     pub(super) fn preflight(&self, parts: &Parts) -> Option<Response<()>> {
         let headers = &parts.headers;
         let is_preflight = parts.method == Method::OPTIONS
@@ -135,29 +141,29 @@ impl Cors {
         }
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::NO_CONTENT;
-        if self.see(headers).0.is_some() {
-            // The origin itself is set on every answer, on this one too.
-            let answer = response.headers_mut();
-            answer.insert(header::ACCESS_CONTROL_ALLOW_METHODS, self.methods.clone());
-            answer.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, self.headers.clone());
-            answer.insert(header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone());
+        if self.allowed_origin(headers).0.is_some() {
+            // `apply` adds Access-Control-Allow-Origin, as it does to every response.
+            let headers = response.headers_mut();
+            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, self.methods.clone());
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, self.headers.clone());
+            headers.insert(header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone());
         }
         Some(response)
     }
 
-    /// Puts into an answer what this says, in place of what the service says.
-    pub(super) fn apply(&self, asked: &Asked, headers: &mut HeaderMap) {
+    /// Replaces the CORS headers of the service by those of this policy.
+    pub(super) fn apply(&self, allowed: &AllowedOrigin, headers: &mut HeaderMap) {
         headers.remove(header::ACCESS_CONTROL_ALLOW_ORIGIN);
         headers.remove(header::ACCESS_CONTROL_ALLOW_CREDENTIALS);
         headers.remove(header::ACCESS_CONTROL_EXPOSE_HEADERS);
         if self.origins.is_some() {
-            // Also without an origin: a cache must not give that answer to a page of another.
+            // Also for requests without an origin: a cache must not reuse their response for pages.
             headers.append(header::VARY, HeaderValue::from_static("origin"));
         }
-        let Asked(Some(origin)) = asked else { return };
+        let AllowedOrigin(Some(origin)) = allowed else { return };
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, self.exposed.clone());
-        if self.has_credentials {
+        if self.allows_credentials {
             headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
         }
     }

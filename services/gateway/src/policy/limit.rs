@@ -1,50 +1,50 @@
-//! A limit on how often a client may use a route, by the generic cell rate algorithm (GCRA).
+//! Rate limits per client and route, by the generic cell rate algorithm (GCRA).
 
 mod gcra;
-mod memory;
+mod state;
 
 use std::{net::IpAddr, num::NonZeroU32, str::FromStr, time::Duration};
 
-use chassis::Problem;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use runtime::Problem;
 
-use gcra::{Gcra, Verdict};
-use memory::Memory;
+use gcra::{Decision, Gcra};
+use state::KeyedState;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct LimitArgs {
-    /// How many requests a client may send to each route, such as `100/s`, `600/m` or `5000/h`, counted by each replica
-    /// for itself; left out: no limit. A client is an address, of IPv6 a /64
+    /// Requests that a client may send to each route, such as `100/s`, `600/m` or `5000/h`. Each replica counts on its
+    /// own. A client is an IPv4 address or an IPv6 /64. If unset, there is no limit
     #[arg(long, env, value_name = "RATE")]
     rate_limit: Option<Rate>,
-    /// How many of them may come at once; left out: as many as in the rate's time
+    /// Requests that may arrive at once; defaults to the number of requests in the rate
     #[arg(long, env, value_name = "N", requires = "rate_limit")]
     rate_limit_burst: Option<NonZeroU32>,
 }
 
-/// A number of requests in a time.
+/// A number of requests per period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Rate {
     requests: NonZeroU32,
-    time: Duration,
+    period: Duration,
 }
 
 /// Counts requests by client and route.
 pub(super) struct Limiter {
     gcra: Gcra,
-    memory: Memory,
+    clients: KeyedState,
     policy: HeaderValue,
 }
 
-/// What a request did to its client's quota.
+/// The state of a client's quota after a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Quota {
-    /// Whether the request may be served.
+    /// Whether the request is within the quota.
     pub(crate) allowed: bool,
-    verdict: Verdict,
+    decision: Decision,
     policy: HeaderValue,
 }
 
@@ -52,42 +52,42 @@ impl FromStr for Rate {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const WRONG: &str = "is no rate: N/s, N/m or N/h is expected, with N from 1";
-        let (requests, unit) = text.split_once('/').ok_or(WRONG)?;
-        let time = match unit.trim() {
+        const EXPECTED: &str = "expected N/s, N/m or N/h, with N at least 1";
+        let (requests, unit) = text.split_once('/').ok_or(EXPECTED)?;
+        let period = match unit.trim() {
             "s" => Duration::from_secs(1),
             "m" => Duration::from_mins(1),
             "h" => Duration::from_hours(1),
-            _ => return Err(WRONG),
+            _ => return Err(EXPECTED),
         };
-        Ok(Self { requests: requests.trim().parse().map_err(|_| WRONG)?, time })
+        Ok(Self { requests: requests.trim().parse().map_err(|_| EXPECTED)?, period })
     }
 }
 
 impl Limiter {
     pub(super) fn new(args: &LimitArgs) -> Option<Self> {
         let rate = args.rate_limit?;
-        let gcra = Gcra::new(rate.time / rate.requests.get(), args.rate_limit_burst.unwrap_or(rate.requests));
-        let policy = format!("\"client\";q={};w={}", gcra.burst(), seconds(gcra.whole()));
+        let gcra = Gcra::new(rate.period / rate.requests.get(), args.rate_limit_burst.unwrap_or(rate.requests));
+        let policy = format!("\"client\";q={};w={}", gcra.burst(), seconds(gcra.time_to_full()));
         Some(Self {
             gcra,
-            memory: Memory::new(gcra.whole()),
+            clients: KeyedState::new(gcra.time_to_full()),
             policy: HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("\"client\"")),
         })
     }
 
     pub(super) fn take(&self, service: &str, route: &str, client: IpAddr) -> Quota {
-        let verdict = self.memory.update(service, route, client, |now, cell| self.gcra.take(now, cell));
-        Quota { allowed: verdict.allowed, verdict, policy: self.policy.clone() }
+        let decision = self.clients.update(service, route, client, |now, tat| self.gcra.take(now, tat));
+        Quota { allowed: decision.allowed, decision, policy: self.policy.clone() }
     }
 }
 
 impl Quota {
-    /// Tells the client what is left, as draft-ietf-httpapi-ratelimit-headers-11 has it: `r` requests at once, and all
-    /// that the policy allows again after `t` seconds without one.
+    /// Adds the headers of draft-ietf-httpapi-ratelimit-headers-11: `r` requests may be sent at once, and the quota is
+    /// full again after `t` seconds without a request.
     pub(crate) fn write(&self, headers: &mut HeaderMap) {
         headers.insert(RATE_LIMIT_POLICY, self.policy.clone());
-        let limit = format!("\"client\";r={};t={}", self.verdict.remaining, seconds(self.verdict.whole_after));
+        let limit = format!("\"client\";r={};t={}", self.decision.remaining, seconds(self.decision.full_after));
         if let Ok(limit) = HeaderValue::from_str(&limit) {
             headers.insert(RATE_LIMIT, limit);
         }
@@ -96,19 +96,19 @@ impl Quota {
         }
     }
 
-    /// The answer to a request that is one too many; [`Self::write`] adds its headers.
+    /// The response to a request beyond the quota; [`Self::write`] adds its headers.
     pub(crate) fn problem(&self) -> Problem {
-        let detail = format!("this address has sent too many requests; try again in {} s", self.retry_after());
+        let detail = format!("too many requests from this address; try again in {} s", self.retry_after());
         Problem::of_kind(StatusCode::TOO_MANY_REQUESTS, "rate-limited", detail)
     }
 
-    /// In seconds: at least one, as whoever is refused has to wait for some time.
+    /// In whole seconds. It is at least one, because a refused request always has to wait.
     fn retry_after(&self) -> u64 {
-        seconds(self.verdict.next_after)
+        seconds(self.decision.retry_after)
     }
 }
 
-/// Whole seconds, rounded up: who waits for less comes too early.
+/// Whole seconds, rounded up so that a client that waits that long is not too early.
 fn seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
@@ -134,8 +134,8 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_read() {
-        let rate = |text: &str| text.parse::<Rate>().ok().map(|rate| (rate.requests.get(), rate.time.as_secs()));
+    fn rates_are_parsed() {
+        let rate = |text: &str| text.parse::<Rate>().ok().map(|rate| (rate.requests.get(), rate.period.as_secs()));
         assert_eq!(rate("100/s"), Some((100, 1)));
         assert_eq!(rate(" 600 / m "), Some((600, 60)));
         assert_eq!(rate("5000/h"), Some((5000, 3600)));
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_told_what_is_left_and_when_to_come_again() {
+    fn headers_show_the_remaining_quota_and_when_to_retry() {
         let limiter = limiter("2/h", None);
         let client = "192.0.2.1".parse().expect("an address");
         let policy = ("ratelimit-policy".to_owned(), "\"client\";q=2;w=3600".to_owned());
@@ -166,11 +166,11 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_at_least_a_second() {
+    fn retry_after_is_at_least_a_second() {
         let limiter = limiter("1000/s", Some(1));
         let client = "192.0.2.1".parse().expect("an address");
         let refused = (0..1000).map(|_| limiter.take("users", "/users", client)).find(|quota| !quota.allowed);
-        let lines = headers(&refused.expect("one is refused"));
+        let lines = headers(&refused.expect("a refused request"));
         assert!(lines.contains(&("retry-after".to_owned(), "1".to_owned())), "{lines:?}");
         assert!(lines.contains(&("ratelimit-policy".to_owned(), "\"client\";q=1;w=1".to_owned())), "{lines:?}");
     }

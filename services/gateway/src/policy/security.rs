@@ -1,4 +1,4 @@
-//! Headers by which an answer asks a browser to be careful with it; what a service sets itself stays.
+//! Security headers of responses. Headers that a service sets itself take precedence.
 
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use super::client::Scheme;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct SecurityArgs {
-    /// Whether answers get headers for browsers: X-Content-Type-Options, X-Frame-Options, Referrer-Policy, and where the
-    /// client used https Strict-Transport-Security; what a service sets itself stays
+    /// Add security headers to responses: X-Content-Type-Options, X-Frame-Options, Referrer-Policy and, over https,
+    /// Strict-Transport-Security. Headers that a service sets itself are kept
     #[arg(long, env, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     security_headers: bool,
-    /// For how long Strict-Transport-Security has browsers use nothing but https; 0s for not at all
+    /// Max-age of Strict-Transport-Security: how long browsers insist on https. With 0s the header is not sent
     #[arg(long, env, value_name = "TIME", default_value = "365d", value_parser = humantime::parse_duration)]
     hsts_max_age: Duration,
 }
 
-/// The headers to add.
+/// Adds security headers.
 pub(super) struct Security {
-    is_on: bool,
+    is_enabled: bool,
     hsts: Option<HeaderValue>,
 }
 
@@ -28,20 +28,20 @@ impl Security {
     pub(super) fn new(args: &SecurityArgs) -> anyhow::Result<Self> {
         let seconds = args.hsts_max_age.as_secs();
         let hsts = (seconds > 0).then(|| HeaderValue::from_str(&format!("max-age={seconds}")));
-        Ok(Self { is_on: args.security_headers, hsts: hsts.transpose().context("HSTS_MAX_AGE")? })
+        Ok(Self { is_enabled: args.security_headers, hsts: hsts.transpose().context("HSTS_MAX_AGE")? })
     }
 
     pub(super) fn apply(&self, scheme: Scheme, headers: &mut HeaderMap) {
-        if !self.is_on {
+        if !self.is_enabled {
             return;
         }
         headers.entry(header::X_CONTENT_TYPE_OPTIONS).or_insert(HeaderValue::from_static("nosniff"));
-        // A policy of the service's own about frames goes before this one in every browser that knows it.
+        // If a service sets `frame-ancestors` in a Content-Security-Policy, browsers ignore this header.
         headers.entry(header::X_FRAME_OPTIONS).or_insert(HeaderValue::from_static("DENY"));
-        // Not `no-referrer`: with it browsers send `Origin: null` with forms, which checks of the origin refuse.
+        // Not `no-referrer`: it makes browsers submit forms with `Origin: null`, which origin checks refuse.
         let referrer = HeaderValue::from_static("strict-origin-when-cross-origin");
         headers.entry(header::REFERRER_POLICY).or_insert(referrer);
-        // On plain HTTP it must not be sent (RFC 6797, section 7.2).
+        // It must not be sent over plain HTTP (RFC 6797, section 7.2).
         if let (Scheme::Https, Some(hsts)) = (scheme, &self.hsts) {
             headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert_with(|| hsts.clone());
         }
@@ -64,18 +64,18 @@ mod tests {
     }
 
     #[test]
-    fn https_is_asked_for_only_where_it_was_used() {
+    fn hsts_is_sent_only_over_https() {
         let plain = applied(&args(), Scheme::Http, &[]);
         assert_eq!(plain.len(), 3);
         assert!(!plain.contains_key(header::STRICT_TRANSPORT_SECURITY));
         let secure = applied(&args(), Scheme::Https, &[]);
         assert_eq!(secure.get(header::STRICT_TRANSPORT_SECURITY), Some(&HeaderValue::from_static("max-age=60")));
-        let never = SecurityArgs { hsts_max_age: Duration::ZERO, ..args() };
-        assert_eq!(applied(&never, Scheme::Https, &[]), plain);
+        let without_hsts = SecurityArgs { hsts_max_age: Duration::ZERO, ..args() };
+        assert_eq!(applied(&without_hsts, Scheme::Https, &[]), plain);
     }
 
     #[test]
-    fn what_the_service_says_itself_stays() {
+    fn headers_of_the_service_take_precedence() {
         let own = [(header::X_FRAME_OPTIONS, "SAMEORIGIN"), (header::STRICT_TRANSPORT_SECURITY, "max-age=1")];
         let headers = applied(&args(), Scheme::Https, &own);
         for (name, value) in own {
@@ -85,8 +85,8 @@ mod tests {
     }
 
     #[test]
-    fn they_can_be_left_out() {
-        let off = SecurityArgs { security_headers: false, ..args() };
-        assert!(applied(&off, Scheme::Https, &[]).is_empty());
+    fn security_headers_can_be_disabled() {
+        let disabled = SecurityArgs { security_headers: false, ..args() };
+        assert!(applied(&disabled, Scheme::Https, &[]).is_empty());
     }
 }

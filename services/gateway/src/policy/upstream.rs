@@ -1,4 +1,4 @@
-//! The head of a request as a service gets it.
+//! Prepares the head of a request for the upstream.
 
 use std::{fmt::Write, net::IpAddr};
 
@@ -7,13 +7,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, request:
 
 use super::{
     client::{Client, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PORT, FORWARDED_PROTO},
-    names::Names,
+    header_filter::HeaderFilter,
 };
+use crate::grpc::Protocol;
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 
-/// Whether a request asks for another protocol that is passed on: WebSocket is, on HTTP/1.1. Others are not: with `h2c`
-/// a client would have an HTTP connection to the service that no rule of the gateway applies to.
+/// Whether a request asks for an upgrade that the gateway forwards, which is WebSocket on HTTP/1.1 only. With `h2c`, for
+/// instance, a client would get an HTTP connection to the service that bypasses all policies of the gateway.
 pub(crate) fn is_upgrade(parts: &Parts) -> bool {
     parts.version == Version::HTTP_11
         && parts.method == Method::GET
@@ -21,38 +22,36 @@ pub(crate) fn is_upgrade(parts: &Parts) -> bool {
         && has_token(&parts.headers, &header::CONNECTION, "upgrade")
 }
 
-/// Whether a list header has an element.
+/// Whether a list header contains a token, ignoring case.
 pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let mut elements = headers.get_all(name).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     elements.any(|element| element.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// Makes it so.
-pub(super) fn prepare(parts: &mut Parts, client: &Client, names: &Names) {
+/// Removes what must not reach the upstream, and adds what describes the client.
+pub(super) fn prepare(parts: &mut Parts, client: &Client, filter: &HeaderFilter) {
     let is_upgrade = is_upgrade(parts);
-    let takes_trailers = parts.headers.contains_key(header::TE) && has_token(&parts.headers, &header::TE, "trailers");
-    let is_grpc = parts.headers.get(header::CONTENT_TYPE).is_some_and(|value| {
-        value.as_bytes().get(..16).is_some_and(|start| start.eq_ignore_ascii_case(b"application/grpc"))
-    });
+    let accepts_trailers = parts.headers.contains_key(header::TE) && has_token(&parts.headers, &header::TE, "trailers");
+    let is_grpc = Protocol::of(parts).is_grpc();
     let headers = &mut parts.headers;
-    names.strip_request(headers);
-    // At once for all that is added.
+    filter.strip_request(headers);
+    // One reservation for all headers that are added below.
     headers.reserve(8);
-    // The gateway itself answers it, with 100, once it has a service for the body.
+    // The gateway sends 100 Continue itself, once it has an upstream for the body.
     headers.remove(header::EXPECT);
     if is_upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    } else if takes_trailers {
+    } else if accepts_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        // HTTP/1.1 asks for it (RFC 9110, section 10.1.4), HTTP/2, which gRPC goes by, has no such header.
+        // HTTP/1.1 requires it (RFC 9110, section 10.1.4). gRPC uses HTTP/2, which has no Connection header.
         if !is_grpc {
             headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
         }
     }
     let host = client.host.clone().or_else(|| headers.get(header::HOST).cloned());
     let host = host.or_else(|| HeaderValue::from_str(parts.uri.authority()?.as_str()).ok());
-    tell_of_client(headers, client, host);
+    set_forwarding_headers(headers, client, host);
     let via = match parts.version {
         Version::HTTP_2 => HeaderValue::from_static("2.0 hedgerow"),
         Version::HTTP_10 => HeaderValue::from_static("1.0 hedgerow"),
@@ -61,22 +60,22 @@ pub(super) fn prepare(parts: &mut Parts, client: &Client, names: &Names) {
     headers.append(header::VIA, via);
 }
 
-/// Sets `x-forwarded-*` and `forwarded` (RFC 7239). They begin with the client, as no more than the trusted part of
-/// what came is kept: a service that takes the first address is right, too.
-fn tell_of_client(headers: &mut HeaderMap, client: &Client, host: Option<HeaderValue>) {
+/// Sets `x-forwarded-*` and `forwarded` (RFC 7239). The lists start with the client, as untrusted elements are dropped. So
+/// even a service that naively takes the first address gets the right one.
+fn set_forwarding_headers(headers: &mut HeaderMap, client: &Client, host: Option<HeaderValue>) {
     let host_text = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
     let port = client.port.unwrap_or_else(|| {
-        let named = host_text.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-        named.unwrap_or(client.scheme.port())
+        let explicit = host_text.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        explicit.unwrap_or(client.scheme.default_port())
     });
 
-    // One allocation for all of them.
+    // One allocation for all values.
     let mut text = BytesMut::with_capacity(160);
     let _ = write!(text, "{}", client.address);
-    for hop in &client.hops {
-        let _ = write!(text, ", {hop}");
+    for proxy in &client.proxies {
+        let _ = write!(text, ", {proxy}");
     }
-    set(headers, FORWARDED_FOR, text.split().freeze());
+    insert(headers, FORWARDED_FOR, text.split().freeze());
     if !matches!(port, 80 | 443) {
         let _ = write!(text, "{port}");
     }
@@ -85,25 +84,25 @@ fn tell_of_client(headers: &mut HeaderMap, client: &Client, host: Option<HeaderV
         443 => Bytes::from_static(b"443"),
         _ => text.split().freeze(),
     };
-    set(headers, FORWARDED_PORT, port);
+    insert(headers, FORWARDED_PORT, port);
     write_node(&mut text, client.address);
     let _ = write!(text, ";proto={}", client.scheme.as_str());
-    // Within quotes only these two would end the value, and no host has them.
+    // These two would end the quoted string, and no valid host contains them.
     if !host_text.is_empty() && !host_text.contains(['"', '\\']) {
         let _ = write!(text, ";host=\"{host_text}\"");
     }
-    for hop in &client.hops {
+    for proxy in &client.proxies {
         text.extend_from_slice(b", ");
-        write_node(&mut text, *hop);
+        write_node(&mut text, *proxy);
     }
-    set(headers, FORWARDED, text.freeze());
+    insert(headers, FORWARDED, text.freeze());
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(client.scheme.as_str()));
     if let Some(host) = host {
         headers.insert(FORWARDED_HOST, host);
     }
 }
 
-/// Writes `for=` an address: IPv6 in brackets, and so in quotes (RFC 7239, section 6).
+/// Writes a `for` parameter. An IPv6 address is in brackets and therefore quoted (RFC 7239, section 6).
 fn write_node(text: &mut BytesMut, address: IpAddr) {
     let _ = match address {
         IpAddr::V4(address) => write!(text, "for={address}"),
@@ -111,7 +110,7 @@ fn write_node(text: &mut BytesMut, address: IpAddr) {
     };
 }
 
-fn set(headers: &mut HeaderMap, name: HeaderName, value: Bytes) {
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: Bytes) {
     if let Ok(value) = HeaderValue::from_maybe_shared(value) {
         headers.insert(name, value);
     }

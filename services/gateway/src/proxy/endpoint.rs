@@ -1,4 +1,4 @@
-//! One endpoint of a service: how busy it is, how well it is, and its connections.
+//! One endpoint of a service: its load, its health and its connections.
 
 use std::{
     net::SocketAddr,
@@ -9,35 +9,34 @@ use std::{
     time::Instant,
 };
 
-use chassis::CLIENT_IDLE_TIMEOUT;
 use prometheus::IntGauge;
+use runtime::CLIENT_IDLE_TIMEOUT;
 
-use super::{health::Health, http1, http2};
+use super::{health::Health, http1::Connection, http2::SharedConnection};
 
-/// The most idle connections that a thread keeps to an endpoint.
-const IDLE: usize = 128;
+/// How many idle connections each thread keeps.
+const MAX_IDLE: usize = 128;
 
-/// An address that answers requests.
 pub(super) struct Endpoint {
     pub(super) address: SocketAddr,
     /// The address as text.
     pub(super) label: Box<str>,
     pub(super) health: Health,
     in_flight: AtomicUsize,
-    /// Discovery does not know it any more.
-    left: AtomicBool,
+    /// Whether discovery has dropped it.
+    retired: AtomicBool,
     workers: Box<[Connections]>,
 }
 
-/// The connections of one thread. No other thread uses them, so the lock is free but for the sweeper.
+/// The connections of one thread. Only the sweeper takes the lock on another thread, so it is hardly ever contended.
 #[derive(Default)]
 struct Connections {
     idle: Mutex<Vec<Idle>>,
-    grpc: http2::Shared,
+    http2: SharedConnection,
 }
 
 struct Idle {
-    connection: Box<http1::Connection>,
+    connection: Box<Connection>,
     since: Instant,
 }
 
@@ -48,67 +47,67 @@ impl Endpoint {
             label: address.to_string().into(),
             health: Health::default(),
             in_flight: AtomicUsize::new(0),
-            left: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
             workers: (0..workers.max(1)).map(|_| Connections::default()).collect(),
         }
     }
 
-    /// Requests that wait for its answer, or for the rest of it.
+    /// The number of requests whose response is not complete.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// The connection that was idle for the shortest time, if there is one.
-    pub(super) fn take(&self, worker: usize) -> Option<Box<http1::Connection>> {
+    /// Takes the connection that has been idle for the shortest time.
+    pub(super) fn take_idle(&self, worker: usize) -> Option<Box<Connection>> {
         let mut idle = self.workers[worker].idle.lock().unwrap_or_else(PoisonError::into_inner);
         let Idle { connection, since } = idle.pop()?;
         if since.elapsed() < CLIENT_IDLE_TIMEOUT {
             return Some(connection);
         }
-        // The others were idle for longer.
+        // The others have been idle for even longer.
         idle.clear();
         None
     }
 
     /// Keeps a connection for the next request.
-    pub(super) fn put(&self, worker: usize, connection: Box<http1::Connection>) {
+    pub(super) fn put_idle(&self, worker: usize, connection: Box<Connection>) {
         let mut idle = self.workers[worker].idle.lock().unwrap_or_else(PoisonError::into_inner);
-        // Looked at under the lock: who leaves it clears it afterwards.
-        if idle.len() < IDLE && !self.left.load(Ordering::SeqCst) {
+        // Checked under the lock, because `retire` clears the list after it sets the flag.
+        if idle.len() < MAX_IDLE && !self.retired.load(Ordering::SeqCst) {
             idle.push(Idle { connection, since: Instant::now() });
         }
     }
 
-    pub(super) fn grpc(&self, worker: usize) -> &http2::Shared {
-        &self.workers[worker].grpc
+    pub(super) fn http2(&self, worker: usize) -> &SharedConnection {
+        &self.workers[worker].http2
     }
 
-    /// Closes connections that were idle for too long.
+    /// Closes connections that have been idle for too long.
     pub(super) fn sweep(&self, now: Instant) {
         for worker in &self.workers {
             let mut idle = worker.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            let old = idle.partition_point(|idle| now.duration_since(idle.since) >= CLIENT_IDLE_TIMEOUT);
-            idle.drain(..old);
+            let expired = idle.partition_point(|idle| now.duration_since(idle.since) >= CLIENT_IDLE_TIMEOUT);
+            idle.drain(..expired);
         }
     }
 
-    /// Lets go of idle connections and takes none back; requests in flight end.
-    pub(super) fn leave(&self) {
-        self.left.store(true, Ordering::SeqCst);
+    /// Closes idle connections and keeps no more. Requests in flight are completed.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
         for worker in &self.workers {
             worker.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
-            worker.grpc.close();
+            worker.http2.close();
         }
     }
 }
 
-/// A request that an endpoint handles, until it is dropped.
-pub(super) struct Lease {
+/// Counts a request as in flight until it is dropped.
+pub(super) struct InFlightGuard {
     endpoint: Arc<Endpoint>,
     service: IntGauge,
 }
 
-impl Lease {
+impl InFlightGuard {
     pub(super) fn new(endpoint: Arc<Endpoint>, service: &IntGauge) -> Self {
         endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
         service.inc();
@@ -120,7 +119,7 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.service.dec();

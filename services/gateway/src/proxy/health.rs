@@ -1,87 +1,88 @@
-//! Passive health: an endpoint whose requests fail is left out for a while.
+//! Passive health checks: an endpoint whose requests fail is ejected for a while.
 //!
-//! A connection that cannot be made is enough: no process is there. Of requests that were sent and got no answer, or one
-//! that says that there is none (502, 504), it takes three in a row. 503 does not count: a service says that when it has
-//! too much to do, or waits for its database, and to leave one such endpoint out would only bury the others. When its
-//! time is over, an endpoint gets one request at a time until one succeeds; one that fails doubles the time.
+//! One failed connection is enough, because nothing listens at the address. Otherwise it takes three failures in a row:
+//! requests that were sent and got no response, or one of 502 or 504. 503 does not count, because a service responds
+//! with it when it is overloaded or waits for its database, and ejecting one such endpoint would only overload the
+//! others. After the ejection, an endpoint gets one request at a time until one succeeds. If that request fails, the
+//! next ejection takes twice as long.
 
 use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
     time::Duration,
 };
 
-const FIRST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(30);
+const MIN_EJECTION: Duration = Duration::from_secs(1);
+const MAX_EJECTION: Duration = Duration::from_secs(30);
 
-/// Failures in a row before an endpoint is left out.
-const FAILURES: u32 = 3;
+/// Consecutive failures after which an endpoint is ejected.
+const MAX_FAILURES: u32 = 3;
 
-/// What is known of an endpoint. All times are since the start of the process, in milliseconds.
+/// The health of an endpoint. All times are in milliseconds since the start of the proxy.
 #[derive(Default)]
 pub(super) struct Health {
     failures: AtomicU32,
-    /// How often it was left out without getting well for long.
+    /// Ejections since the endpoint was last healthy for a long time.
     ejections: AtomicU32,
-    /// Until when it is left out; 0: it is well.
+    /// The end of the ejection; 0 if the endpoint is healthy.
     until: AtomicU64,
-    /// When the last ejection ended.
-    ended: AtomicU64,
+    /// When the endpoint last recovered.
+    recovered: AtomicU64,
 }
 
-/// Whether an endpoint is to be sent requests.
+/// Whether an endpoint gets requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    Well,
-    /// One at a time, to see whether it is well again.
-    OnTrial,
+    Healthy,
+    /// One at a time, to find out whether it has recovered.
+    Probing,
     Ejected,
 }
 
 impl Health {
     pub(super) fn state(&self, now: Duration) -> State {
         match self.until.load(Ordering::Relaxed) {
-            0 => State::Well,
+            0 => State::Healthy,
             until if until > millis(now) => State::Ejected,
-            _ => State::OnTrial,
+            _ => State::Probing,
         }
     }
 
-    /// Notes an answer; returns whether the endpoint is well again.
+    /// Records a successful request; returns whether the endpoint has just recovered.
     pub(super) fn succeeded(&self, now: Duration) -> bool {
-        // Read first: this is the way of every request.
+        // The common case only reads.
         if self.failures.load(Ordering::Relaxed) == 0 && self.until.load(Ordering::Relaxed) == 0 {
             return false;
         }
         self.failures.store(0, Ordering::Relaxed);
-        // While it is left out, only requests from before end.
-        if self.state(now) != State::OnTrial {
+        // During an ejection only requests from before it end, which prove nothing.
+        if self.state(now) != State::Probing {
             return false;
         }
-        self.ended.store(millis(now), Ordering::Relaxed);
+        self.recovered.store(millis(now), Ordering::Relaxed);
         self.until.store(0, Ordering::Relaxed);
         true
     }
 
-    /// Notes a failure; returns for how long the endpoint should be left out from now on, if it should.
-    pub(super) fn failed(&self, certain: bool, now: Duration) -> Option<Duration> {
+    /// Records a failure; returns how long to eject the endpoint for, if an ejection is due. `is_certain` means that
+    /// nothing listens at the address.
+    pub(super) fn failed(&self, is_certain: bool, now: Duration) -> Option<Duration> {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let state = self.state(now);
         let due = match state {
-            State::Well => certain || failures >= FAILURES,
-            State::OnTrial => true,
+            State::Healthy => is_certain || failures >= MAX_FAILURES,
+            State::Probing => true,
             State::Ejected => false,
         };
         due.then(|| {
-            let well_since = self.ended.load(Ordering::Relaxed);
-            let sound = state == State::Well && well_since.saturating_add(millis(LONGEST)) <= millis(now);
-            let before = if sound { 0 } else { self.ejections.load(Ordering::Relaxed) };
-            (FIRST * 2_u32.saturating_pow(before.min(16))).min(LONGEST)
+            let recovered = self.recovered.load(Ordering::Relaxed);
+            let is_stable = state == State::Healthy && recovered.saturating_add(millis(MAX_EJECTION)) <= millis(now);
+            let before = if is_stable { 0 } else { self.ejections.load(Ordering::Relaxed) };
+            (MIN_EJECTION * 2_u32.saturating_pow(before.min(16))).min(MAX_EJECTION)
         })
     }
 
-    /// Leaves it out for this long.
     pub(super) fn eject(&self, time: Duration, now: Duration) {
-        if time == FIRST {
+        if time == MIN_EJECTION {
             self.ejections.store(0, Ordering::Relaxed);
         }
         self.ejections.fetch_add(1, Ordering::Relaxed);
@@ -102,54 +103,54 @@ mod tests {
     }
 
     #[test]
-    fn three_failures_in_a_row_are_needed_and_one_where_nothing_listens() {
+    fn three_failures_in_a_row_or_one_failed_connection_eject() {
         let health = Health::default();
         assert_eq!([health.failed(false, at(1.0)), health.failed(false, at(1.0))], [None, None]);
         health.succeeded(at(1.0));
         assert_eq!([health.failed(false, at(1.0)), health.failed(false, at(1.0))], [None, None]);
-        assert_eq!(health.failed(false, at(1.0)), Some(FIRST));
-        assert_eq!(Health::default().failed(true, at(1.0)), Some(FIRST));
+        assert_eq!(health.failed(false, at(1.0)), Some(MIN_EJECTION));
+        assert_eq!(Health::default().failed(true, at(1.0)), Some(MIN_EJECTION));
     }
 
     #[test]
-    fn the_time_doubles_with_each_trial_that_fails_up_to_the_longest() {
+    fn each_failed_probe_doubles_the_ejection_up_to_a_limit() {
         let health = Health::default();
         let mut now = at(1.0);
         let mut times = Vec::new();
         for _ in 0..7 {
-            let time = health.failed(true, now).expect("it is ejected");
+            let time = health.failed(true, now).expect("an ejection");
             health.eject(time, now);
             assert_eq!(health.state(now + time.mul_f64(0.99)), State::Ejected);
-            assert_eq!(health.failed(true, now), None, "it is left out already");
+            assert_eq!(health.failed(true, now), None, "already ejected");
             now += time;
-            assert_eq!(health.state(now), State::OnTrial);
+            assert_eq!(health.state(now), State::Probing);
             times.push(time.as_secs());
         }
         assert_eq!(times, [1, 2, 4, 8, 16, 30, 30]);
     }
 
     #[test]
-    fn an_answer_to_the_trial_makes_it_well_and_one_from_before_does_not() {
+    fn only_a_successful_probe_ends_an_ejection() {
         let health = Health::default();
         health.failed(true, at(1.0));
-        health.eject(FIRST, at(1.0));
+        health.eject(MIN_EJECTION, at(1.0));
         assert!(!health.succeeded(at(1.5)));
         assert_eq!(health.state(at(1.5)), State::Ejected);
         assert!(health.succeeded(at(2.0)));
-        assert_eq!(health.state(at(2.0)), State::Well);
+        assert_eq!(health.state(at(2.0)), State::Healthy);
     }
 
     #[test]
-    fn an_endpoint_that_was_well_for_long_begins_anew() {
+    fn an_endpoint_that_stays_healthy_starts_over() {
         let health = Health::default();
         for now in [1.0, 3.0] {
-            let time = health.failed(true, at(now)).expect("it is ejected");
+            let time = health.failed(true, at(now)).expect("an ejection");
             health.eject(time, at(now));
         }
         health.failed(false, at(4.0));
         assert!(health.succeeded(at(5.0)));
-        assert_eq!(health.failed(true, at(6.0)), Some(FIRST * 4), "not yet");
+        assert_eq!(health.failed(true, at(6.0)), Some(MIN_EJECTION * 4), "not yet");
         health.succeeded(at(6.0));
-        assert_eq!(health.failed(true, at(36.0)), Some(FIRST));
+        assert_eq!(health.failed(true, at(36.0)), Some(MIN_EJECTION));
     }
 }

@@ -1,55 +1,118 @@
-//! For which host a request is.
+//! Determines the host that a request is for.
 
-use chassis::Problem;
 use http::{
     HeaderMap, HeaderValue, StatusCode, Uri, Version, header,
     request::Parts,
     uri::{PathAndQuery, Scheme},
 };
+use runtime::Problem;
 
-/// Makes `Host` say what the request's authority says, where it has one (RFC 9112, section 3.2.2).
-pub(super) fn check(parts: &mut Parts) -> Result<(), Problem> {
+/// Validates the Host header, or replaces it with the authority of the request target if there is one (RFC 9112,
+/// section 3.2.2).
+pub(super) fn normalize(parts: &mut Parts) -> Result<(), Problem> {
     if let Some(authority) = parts.uri.authority() {
-        // That form of a target is for CONNECT alone (RFC 9112, section 3.2.3), and has no path.
+        // An authority alone is the target of CONNECT (RFC 9112, section 3.2.3). It has no path to route by.
         if parts.uri.scheme().is_none() && parts.version != Version::HTTP_2 {
-            return Err(Problem::new(StatusCode::BAD_REQUEST, "the request's target has no path"));
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "the request target has no path"));
         }
         let host = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, host)| host);
-        let host = HeaderValue::from_str(host).map_err(|_| no_host())?;
+        let host = HeaderValue::from_str(host).map_err(|_| missing_host())?;
         parts.headers.insert(header::HOST, host);
         return Ok(());
     }
-    match parts.headers.get(header::HOST) {
-        Some(host) if is_host(host.as_bytes()) => Ok(()),
-        Some(_) => Err(Problem::new(StatusCode::BAD_REQUEST, "the request's host is none")),
-        None if parts.version == Version::HTTP_10 => Ok(()),
-        None => Err(no_host()),
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
+        (Some(_), _) => Err(Problem::new(StatusCode::BAD_REQUEST, "invalid Host header")),
+        (None, _) if parts.version == Version::HTTP_10 => Ok(()),
+        (None, _) => Err(missing_host()),
     }
 }
 
-/// Whether a Host header has only characters that one may have (RFC 3986, section 3.2.2), and a port: services make
-/// URLs of it.
+/// Whether a Host header consists of characters that are allowed in a host and port (RFC 3986, section 3.2.2). Services
+/// build URLs from it.
 fn is_host(host: &[u8]) -> bool {
     host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte))
 }
 
-fn no_host() -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, "the request does not say for which host it is")
+fn missing_host() -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "the request has no Host header")
 }
 
-/// Names a host where the client did not: by HTTP/1.0 it may be left out, by HTTP/1.1 not.
-pub(super) fn name_if_missing(headers: &mut HeaderMap, name: &str) -> Result<(), Problem> {
+/// Sets the Host header if the client sent none. HTTP/1.0 allows that, HTTP/1.1, which the service speaks, does not.
+pub(super) fn set_default(headers: &mut HeaderMap, name: &str) -> Result<(), Problem> {
     if !headers.contains_key(header::HOST) {
-        headers.insert(header::HOST, HeaderValue::from_str(name).map_err(|_| no_host())?);
+        headers.insert(header::HOST, HeaderValue::from_str(name).map_err(|_| missing_host())?);
     }
     Ok(())
 }
 
-/// Makes a request one by HTTP/2, which has the host in its target.
-pub(super) fn put_in_target(parts: &mut Parts) -> Result<(), Problem> {
-    let host = parts.headers.remove(header::HOST).ok_or_else(no_host)?;
+/// Moves the host to the request target, where HTTP/2 has it.
+pub(super) fn move_to_target(parts: &mut Parts) -> Result<(), Problem> {
+    let host = parts.headers.remove(header::HOST).ok_or_else(missing_host)?;
     let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     let uri = Uri::builder().scheme(Scheme::HTTP).authority(host.as_bytes()).path_and_query(path);
-    parts.uri = uri.build().map_err(|_| no_host())?;
+    parts.uri = uri.build().map_err(|_| missing_host())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use proptest::{collection::vec, option, prelude::*};
+
+    use super::*;
+
+    fn version() -> impl Strategy<Value = Version> {
+        prop_oneof![Just(Version::HTTP_10), Just(Version::HTTP_11), Just(Version::HTTP_2)]
+    }
+
+    fn host() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            "[a-z]{1,5}(:[0-9]{0,6})?".prop_map(String::into_bytes),
+            r#"[a-z0-9@:/?#\[\]\\\"<> ,;%.]{0,12}"#.prop_map(String::into_bytes),
+            vec(any::<u8>(), 0..8),
+        ]
+    }
+
+    fn request(version: Version, target: &[u8], hosts: &[Vec<u8>]) -> Option<Parts> {
+        let mut parts = Request::builder().version(version).uri(target).body(()).ok()?.into_parts().0;
+        for host in hosts {
+            parts.headers.append(header::HOST, HeaderValue::from_bytes(host).ok()?);
+        }
+        Some(parts)
+    }
+
+    #[test]
+    fn two_host_headers_are_refused() {
+        for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
+            let mut parts = request(version, b"/", &[b"a".to_vec(), b"b".to_vec()]).expect("a request");
+            assert!(normalize(&mut parts).is_err(), "{version:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_accepted_request_has_one_valid_host(
+            version in version(),
+            authority in option::of(host()),
+            hosts in vec(host(), 0..3),
+        ) {
+            let target = authority.map_or(b"/path".to_vec(), |host| [b"http://", &host[..], b"/path"].concat());
+            let Some(mut parts) = request(version, &target, &hosts) else { return Ok(()) };
+            if normalize(&mut parts).is_err() {
+                return Ok(());
+            }
+            let found: Vec<_> = parts.headers.get_all(header::HOST).iter().cloned().collect();
+            prop_assert!(found.len() == 1 || (found.is_empty() && version == Version::HTTP_10), "{found:?}");
+            prop_assert!(found.iter().all(|host| is_host(host.as_bytes())), "{found:?}");
+            if let (Some(authority), [host]) = (parts.uri.authority(), &found[..]) {
+                prop_assert!(authority.as_str().as_bytes().ends_with(host.as_bytes()));
+            }
+            if move_to_target(&mut parts).is_ok() {
+                let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
+                prop_assert_eq!(authority, found.first().map(HeaderValue::as_bytes));
+            }
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Connections to endpoints by HTTP/2, for gRPC: one a thread and endpoint, shared by its calls.
+//! The gateway's HTTP/2 client, for gRPC: one connection per thread and endpoint, shared by its calls.
 
 use std::{
     io,
@@ -18,27 +18,27 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync;
 
-use super::{http1, outgoing::Outgoing};
+use super::{connect::connect as connect_tcp, request_body::UpstreamBody};
 use crate::metrics::UpstreamError;
 
-/// A peer is asked whether it is there this often while calls wait for it, and has so long for its answer.
+/// How often a peer is pinged while calls are in flight, and how long it may take to acknowledge a ping.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The connection of a thread to an endpoint, if there is one.
+/// The connection of one thread to one endpoint, if there is one.
 #[derive(Default)]
-pub(super) struct Shared {
-    sender: Mutex<Option<SendRequest<Outgoing>>>,
-    /// One connects, others wait for it; with how that ended last, where it failed.
+pub(super) struct SharedConnection {
+    sender: Mutex<Option<SendRequest<UpstreamBody>>>,
+    /// Held by the call that connects, while others wait. Holds the last failure.
     connecting: sync::Mutex<Option<(io::ErrorKind, String)>>,
-    /// How often it failed.
+    /// How often connecting failed.
     failures: AtomicUsize,
 }
 
-impl Shared {
-    /// The connection, which is made where there is none. Who waits while another one connects gets what that gets, a
-    /// failure too: else each would wait for its own after those of all before it.
-    pub(super) async fn get(&self, address: SocketAddr, limit: Duration) -> io::Result<SendRequest<Outgoing>> {
+impl SharedConnection {
+    /// Returns the connection, or opens one. Calls that wait while another one connects share its outcome, even a
+    /// failure: otherwise each would connect in turn, and time out after all calls before it.
+    pub(super) async fn get(&self, address: SocketAddr, limit: Duration) -> io::Result<SendRequest<UpstreamBody>> {
         if let Some(sender) = self.open() {
             return Ok(sender);
         }
@@ -63,49 +63,48 @@ impl Shared {
         connected
     }
 
-    /// Lets go of it; calls in flight end.
+    /// Forgets the connection, which closes when the calls in flight have ended.
     pub(super) fn close(&self) {
         *self.lock() = None;
     }
 
-    fn open(&self) -> Option<SendRequest<Outgoing>> {
+    fn open(&self) -> Option<SendRequest<UpstreamBody>> {
         self.lock().as_ref().filter(|sender| !sender.is_closed()).cloned()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<SendRequest<Outgoing>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<SendRequest<UpstreamBody>>> {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn connect(address: SocketAddr, limit: Duration) -> io::Result<SendRequest<Outgoing>> {
-    let stream = http1::connect(address, limit).await?;
+async fn connect(address: SocketAddr, limit: Duration) -> io::Result<SendRequest<UpstreamBody>> {
+    let stream = connect_tcp(address, limit).await?;
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    // It ends when its last sender is gone, or its peer.
+    // The task ends when the last sender is dropped or the peer closes the connection.
     tokio::spawn(connection);
     Ok(sender)
 }
 
-/// What an error is called in the metrics.
 pub(super) fn kind(error: &hyper::Error) -> UpstreamError {
     if error.is_parse() { UpstreamError::Protocol } else { UpstreamError::Reset }
 }
 
-/// Why a call has no answer.
-pub(super) struct Failure {
+/// Why a call got no response head.
+pub(super) struct SendError {
     pub(super) error: hyper::Error,
-    /// Nothing of it was sent; its body is as it was.
+    /// Whether nothing of the call was sent, so that its body is untouched.
     pub(super) is_unsent: bool,
 }
 
-/// Sends a call and waits for the head of its answer.
+/// Sends a call and waits for the head of its response.
 pub(super) async fn send(
-    sender: &mut SendRequest<Outgoing>,
-    request: Request<Outgoing>,
-) -> Result<Response<Incoming>, Failure> {
+    sender: &mut SendRequest<UpstreamBody>,
+    request: Request<UpstreamBody>,
+) -> Result<Response<Incoming>, SendError> {
     sender.try_send_request(request).await.map_err(|mut error| {
         let is_unsent = error.take_message().is_some();
-        Failure { error: error.into_error(), is_unsent }
+        SendError { error: error.into_error(), is_unsent }
     })
 }

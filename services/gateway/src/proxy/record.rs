@@ -1,4 +1,4 @@
-//! What is noted of a request, and told when its answer has ended: a line of the access log, its metrics, its span.
+//! Observes an exchange, and reports it when the response has ended: in the access log, metrics and a span.
 
 use std::{
     error::Error,
@@ -11,22 +11,23 @@ use std::{
 };
 
 use bytes::Bytes;
-use chassis::{TRACEPARENT, observe};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
+use runtime::{TRACEPARENT, request};
 use tracing::Span;
 
-use super::{Proxy, endpoint::Endpoint, table::Route};
+use super::{endpoint::Endpoint, routes::Route, state::Proxy};
 use crate::access_log::write_string;
 
-/// The status of a request whose client went away before there was an answer, as nginx has it.
+/// The status that is logged if the client goes away before the response starts, as in nginx.
 const CLIENT_CLOSED: u16 = 499;
 
-/// A request, from its head to the end of its answer, whatever that is.
+/// The facts about an exchange that are reported when it is dropped, which is when the response has been sent or
+/// abandoned.
 pub(super) struct Record {
     proxy: Arc<Proxy>,
     worker: usize,
-    begun: Instant,
+    started: Instant,
     method: Method,
     uri: Uri,
     version: Version,
@@ -35,7 +36,8 @@ pub(super) struct Record {
     traceparent: Option<HeaderValue>,
     span: Span,
     pub(super) route: Option<Arc<Route>>,
-    pub(super) upstream: Option<Arc<Endpoint>>,
+    /// The endpoint of the last attempt, or of the response.
+    pub(super) endpoint: Option<Arc<Endpoint>>,
     pub(super) retries: u32,
     status: Option<StatusCode>,
     bytes: u64,
@@ -55,7 +57,7 @@ impl Record {
         Box::new(Self {
             proxy,
             worker,
-            begun: Instant::now(),
+            started: Instant::now(),
             method: parts.method.clone(),
             uri: parts.uri.clone(),
             version: parts.version,
@@ -64,7 +66,7 @@ impl Record {
             traceparent: None,
             span: Span::none(),
             route: None,
-            upstream: None,
+            endpoint: None,
             retries: 0,
             status: None,
             bytes: 0,
@@ -77,40 +79,59 @@ impl Record {
         self.worker
     }
 
-    pub(super) fn begun(&self) -> Instant {
-        self.begun
+    pub(super) fn started(&self) -> Instant {
+        self.started
     }
 
-    /// Makes the request part of a trace, by its headers.
+    /// Makes the request part of a trace, and puts the trace into its headers.
     pub(super) fn trace(&mut self, headers: &mut HeaderMap) {
         let (method, route) =
-            (observe::method_label(&self.method), self.route.as_ref().map_or("", |route| &route.path));
-        self.span = observe::relay(self.uri.path(), headers, method, route, &self.request_id);
+            (request::method_label(&self.method), self.route.as_ref().map_or("", |route| &route.path));
+        self.span = request::relay_span(self.uri.path(), headers, method, route, &self.request_id);
         self.traceparent = headers.get(TRACEPARENT).cloned();
     }
 
-    pub(super) fn answered(&mut self, status: StatusCode) {
+    pub(super) fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
+    pub(super) fn set_status(&mut self, status: StatusCode) {
         self.status = Some(status);
     }
 
-    /// Notes bytes that went to the client.
-    pub(super) fn sent(&mut self, bytes: u64) {
+    /// Counts bytes sent to the client.
+    pub(super) fn add_bytes(&mut self, bytes: u64) {
         self.bytes += bytes;
     }
 
-    /// All of the answer was sent.
-    pub(super) fn complete(&mut self) {
+    /// Marks the response as sent completely.
+    pub(super) fn set_complete(&mut self) {
         self.complete = true;
     }
 
-    /// Counts it no longer among the requests in flight: it may go on for hours.
-    pub(super) fn leave_flight(&mut self) {
+    /// Stops counting the request as in flight: a tunnel may last for hours.
+    pub(super) fn leave_in_flight(&mut self) {
         if std::mem::take(&mut self.in_flight) {
             self.proxy.metrics.in_flight.dec();
         }
     }
 
-    fn write(&self, line: &mut Vec<u8>, time: &[u8], taken: Duration) {
+    /// The last phase of an exchange: reports it.
+    fn log(&mut self) {
+        self.leave_in_flight();
+        let duration = self.started.elapsed();
+        let status = self.status.or(StatusCode::from_u16(CLIENT_CLOSED).ok()).unwrap_or_default();
+        let metrics = self.route.as_ref().map_or(&self.proxy.unmatched, |route| &route.metrics);
+        metrics.observe(&self.method, status, duration);
+        if !self.span.is_disabled() {
+            request::record_status(&self.span, status);
+        }
+        if let Some(log) = &self.proxy.access_log {
+            log.line(self.worker, |line, time| self.write(line, time, duration));
+        }
+    }
+
+    fn write(&self, line: &mut Vec<u8>, time: &[u8], duration: Duration) {
         let text = |line: &mut Vec<u8>, name: &str, value: &[u8]| {
             line.extend_from_slice(name.as_bytes());
             write_string(line, value);
@@ -119,7 +140,7 @@ impl Record {
         text(line, ",\"level\":\"INFO\",\"message\":\"access\",\"method\":", self.method.as_str().as_bytes());
         text(line, ",\"path\":", self.uri.path().as_bytes());
         let status = self.status.map_or(CLIENT_CLOSED, |status| status.as_u16());
-        let (seconds, micros) = (taken.as_secs(), taken.subsec_micros());
+        let (seconds, micros) = (duration.as_secs(), duration.subsec_micros());
         let _ = write!(line, ",\"status\":{status},\"duration\":{seconds}.{micros:06}");
         let _ = write!(line, ",\"bytes\":{},\"client\":\"{}\"", self.bytes, self.client);
         let version = match self.version {
@@ -132,8 +153,8 @@ impl Record {
             text(line, ",\"service\":", route.upstream.name.as_bytes());
             text(line, ",\"route\":", route.path.as_bytes());
         }
-        if let Some(upstream) = &self.upstream {
-            text(line, ",\"upstream\":", upstream.label.as_bytes());
+        if let Some(endpoint) = &self.endpoint {
+            text(line, ",\"upstream\":", endpoint.label.as_bytes());
             let _ = write!(line, ",\"retries\":{}", self.retries);
         }
         text(line, ",\"request_id\":", self.request_id.as_bytes());
@@ -149,46 +170,41 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        self.leave_flight();
-        let taken = self.begun.elapsed();
-        let status = self.status.or(StatusCode::from_u16(CLIENT_CLOSED).ok()).unwrap_or_default();
-        let route = self.route.as_ref().map_or(&self.proxy.unmatched, |route| &route.metrics);
-        route.answered(&self.method, status, taken);
-        if !self.span.is_disabled() {
-            observe::relayed(&self.span, status);
-        }
-        if let Some(log) = &self.proxy.access_log {
-            log.line(self.worker, |line, time| self.write(line, time, taken));
-        }
+        self.log();
     }
 }
 
-/// The body of an answer, whose end is that of its record.
-pub(crate) struct Recorded<B> {
+/// The body of a response, which ends the record when it ends.
+pub(crate) struct RecordedBody<B> {
     body: B,
     record: Option<Box<Record>>,
 }
 
-impl<B> Recorded<B> {
-    pub(super) fn new(body: B, record: Option<Box<Record>>) -> Self
+impl<B> RecordedBody<B> {
+    pub(super) fn new(body: B, record: Box<Record>) -> Self
     where
         B: Body,
     {
-        let mut recorded = Self { body, record };
+        let mut recorded = Self { body, record: Some(record) };
         if recorded.body.is_end_stream() {
             recorded.end();
         }
         recorded
     }
 
+    /// A body without a record, which something else has taken over.
+    pub(super) fn unrecorded(body: B) -> Self {
+        Self { body, record: None }
+    }
+
     fn end(&mut self) {
         if let Some(mut record) = self.record.take() {
-            record.complete();
+            record.set_complete();
         }
     }
 }
 
-impl<B> Body for Recorded<B>
+impl<B> Body for RecordedBody<B>
 where
     B: Body<Data = Bytes, Error = Box<dyn Error + Send + Sync>> + Unpin,
 {
@@ -201,13 +217,13 @@ where
         match &frame {
             Some(Ok(frame)) => {
                 if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
-                    record.sent(data.len() as u64);
+                    record.add_bytes(data.len() as u64);
                 }
                 if this.body.is_end_stream() {
                     this.end();
                 }
             }
-            Some(Err(error)) => tracing::debug!(%error, "an answer has ended before its end"),
+            Some(Err(error)) => tracing::debug!(%error, "response ended early"),
             None => this.end(),
         }
         Poll::Ready(frame)

@@ -1,11 +1,12 @@
-//! Requests through the gateway, over real sockets, to services that do what a test wants.
+//! Tests of the proxy in-process, over real sockets, with stub services.
 
+mod backpressure;
 mod balancing;
 mod bodies;
 mod closing;
 mod connections;
+mod fallback;
 mod grpc;
-mod kept;
 mod limits;
 mod observing;
 mod retries;
@@ -26,37 +27,42 @@ use std::{
 };
 
 use bytes::Bytes;
-use chassis::{
-    Checks, Running,
-    process::{Bound, ProcessArgs},
-    server::{Server, Workers},
-};
 use clap::Parser;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prometheus::{Registry, TextEncoder};
+use runtime::{
+    Checks, Lifecycle, Running,
+    process::{Bound, ProcessArgs},
+    server::{Server, Workers},
+};
 use serde_json::Value;
 use test_support::process::{PATIENCE, eventually};
 use tokio::{net::TcpStream, sync::watch};
 
-use super::*;
-use crate::{access_log::Writer, policy::PolicyArgs, services::Service};
+use super::{Gateway, ProxyArgs, ProxyDeps};
+use crate::{
+    access_log::{AccessLog, Writer},
+    metrics::Metrics,
+    policy::{Policy, PolicyArgs},
+    services::Service,
+};
 use stub::Stub;
 
-/// A gateway, and what discovery tells it.
-struct Site {
+/// A running gateway whose discovery is under the test's control.
+struct TestGateway {
     address: SocketAddr,
     services: watch::Sender<Arc<[Service]>>,
     registry: Registry,
     log: Sink,
-    life: Life,
+    lifecycle: Lifecycle,
     running: Running,
     _writer: Writer,
 }
 
-/// Where the access log goes.
+/// Collects the access log.
 #[derive(Clone, Default)]
 struct Sink(Arc<Mutex<Vec<u8>>>);
 
@@ -82,19 +88,19 @@ struct Flags {
     policy: PolicyArgs,
 }
 
-/// One service, named `test`, at these paths.
 fn service(name: &str, paths: &[&str], http: &[SocketAddr]) -> Service {
     let paths = paths.iter().map(|path| (*path).to_owned()).collect();
     Service { name: name.to_owned(), paths, http: http.to_vec(), grpc: None }
 }
 
-impl Site {
-    /// A gateway with these flags in front of one service at `/test`.
+impl TestGateway {
+    /// Starts a gateway in front of one service, `test`, at `/test`.
     fn with(flags: &[&str], endpoints: &[&Stub]) -> Self {
         let endpoints: Vec<_> = endpoints.iter().map(|stub| stub.address).collect();
         Self::of(flags, vec![service("test", &["/test"], &endpoints)])
     }
 
+    /// Starts a gateway in front of several services.
     fn of(flags: &[&str], services: Vec<Service>) -> Self {
         let fixed = ["gateway", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--drain-delay=0s"];
         let Flags { process, proxy, policy } = Flags::parse_from(fixed.iter().chain(flags));
@@ -104,55 +110,55 @@ impl Site {
         let metrics = Metrics::new(&registry).expect("metrics");
         let (log, workers) = (Sink::default(), 2);
         let (access_log, writer) = AccessLog::start(workers, metrics.log_dropped.clone(), log.clone()).expect("a log");
-        let surroundings = Surroundings {
+        let deps = ProxyDeps {
             policy: Policy::new(&policy).expect("a policy"),
             services: receiver,
             metrics,
             access_log: Some(access_log),
             workers,
-            life: bound.life().clone(),
+            lifecycle: bound.lifecycle().clone(),
             tasks: bound.tasks().clone(),
         };
-        let life = bound.life().clone();
-        let gateway = Gateway::start(&proxy, surroundings);
+        let lifecycle = bound.lifecycle().clone();
+        let gateway = Gateway::start(&proxy, deps);
         let server = Server::default().strict().on(Workers::start(workers).expect("threads"));
         let checks = Checks { live: Arc::new(|| Ok(())), ready: Arc::new(|| Ok(())) };
         let running = bound.start(server, gateway, checks, registry.clone());
-        Self { address: running.http, services: sender, registry, log, life, running, _writer: writer }
+        Self { address: running.http, services: sender, registry, log, lifecycle, running, _writer: writer }
     }
 
-    /// Tells which services there are from now on.
-    fn tell(&self, services: Vec<Service>) {
+    /// Publishes a list of services.
+    fn publish(&self, services: Vec<Service>) {
         self.services.send_replace(services.into());
     }
 
-    /// The same, and waits until that is so.
-    async fn told(&self, mut services: Vec<Service>) {
-        static MARKS: AtomicUsize = AtomicUsize::new(0);
-        let mark = format!("/mark-{}", MARKS.fetch_add(1, Ordering::Relaxed));
-        services.push(service("~mark", &[&mark], &[]));
-        self.tell(services);
-        let what = "the services are known";
-        eventually(what, PATIENCE, async || (self.get(&mark).await.status == 503).then_some(())).await;
+    /// Publishes a list of services, and waits until it is applied.
+    async fn apply(&self, mut services: Vec<Service>) {
+        static MARKERS: AtomicUsize = AtomicUsize::new(0);
+        let marker = format!("/marker-{}", MARKERS.fetch_add(1, Ordering::Relaxed));
+        services.push(service("~marker", &[&marker], &[]));
+        self.publish(services);
+        let what = "the services are applied";
+        eventually(what, PATIENCE, async || (self.get(&marker).await.status == 503).then_some(())).await;
     }
 
-    async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+    async fn send(&self, request: Request<Full<Bytes>>) -> TestResponse {
         send(self.address, request).await
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    async fn get(&self, path: &str) -> TestResponse {
         self.send(request(Method::GET, path, "")).await
     }
 
-    async fn post(&self, path: &str, body: &str) -> Answer {
+    async fn post(&self, path: &str, body: &str) -> TestResponse {
         self.send(request(Method::POST, path, body)).await
     }
 
-    /// The value of a metric, by the beginning of its line.
+    /// The value of a metric, given as name and labels.
     fn metric(&self, name: &str) -> usize {
         let text = TextEncoder::new().encode_to_string(&self.registry.gather()).expect("text");
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-        value.unwrap_or_else(|| panic!("{name} is not in {text}"))
+        value.unwrap_or_else(|| panic!("{name} is missing in {text}"))
     }
 
     async fn metric_becomes(&self, name: &str, value: usize) {
@@ -160,7 +166,7 @@ impl Site {
         eventually(&what, PATIENCE, async || (self.metric(name) == value).then_some(())).await;
     }
 
-    /// The access log's lines, once there are so many.
+    /// Waits until the access log has at least `count` lines, and returns all of them.
     async fn log(&self, count: usize) -> Vec<Value> {
         eventually("the access log is written", PATIENCE, async || {
             let text = self.log.0.lock().expect("a lock").clone();
@@ -175,16 +181,16 @@ impl Site {
     }
 }
 
-/// An answer, read to its end.
+/// A response with its complete body.
 #[derive(Debug)]
-struct Answer {
+struct TestResponse {
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
     trailers: Option<HeaderMap>,
 }
 
-impl Answer {
+impl TestResponse {
     async fn read(response: Response<Incoming>) -> hyper::Result<Self> {
         let (parts, body) = response.into_parts();
         let body = body.collect().await?;
@@ -200,7 +206,7 @@ impl Answer {
         self.headers.get(name).map(|value| value.to_str().expect("text"))
     }
 
-    /// The kind of a problem, by the end of its type.
+    /// The status and kind of a problem response; the kind is the last segment of its type.
     #[track_caller]
     fn problem(&self) -> (u16, String) {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
@@ -217,7 +223,7 @@ fn request(method: Method, path: &str, body: &str) -> Request<Full<Bytes>> {
     request.body(Full::new(body.to_owned().into())).expect("a request")
 }
 
-/// The same, with an `Idempotency-Key`.
+/// A POST with an `Idempotency-Key`.
 fn keyed(path: &str, body: &str) -> Request<Full<Bytes>> {
     let mut request = request(Method::POST, path, body);
     request.headers_mut().insert("idempotency-key", http::HeaderValue::from_static("k"));
@@ -245,11 +251,11 @@ where
     sender
 }
 
-/// Sends a request on a connection of its own.
-async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> Answer {
-    let response = http_1(address).await.send_request(request).await.expect("an answer");
-    Answer::read(response).await.expect("all of it")
+/// Sends a request on a new connection.
+async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> TestResponse {
+    let response = http_1(address).await.send_request(request).await.expect("a response");
+    TestResponse::read(response).await.expect("a complete response")
 }
 
-/// A time within which something does not happen that would happen soon.
+/// How long a test waits to see that something does not happen.
 const MOMENT: Duration = Duration::from_millis(100);

@@ -1,4 +1,4 @@
-//! What comes after an answer of 101: bytes both ways, of which the gateway knows nothing.
+//! Connections after a response of 101: the gateway copies bytes both ways without looking at them.
 
 use std::{
     pin::Pin,
@@ -8,48 +8,48 @@ use std::{
 };
 
 use bytes::Bytes;
-use chassis::{Life, Phase};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{setsockopt, sockopt};
+use runtime::{Lifecycle, Phase};
 use tokio::{
     io::{self, AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
     select, time,
 };
 
-use super::{endpoint::Lease, record::Record};
+use super::{endpoint::InFlightGuard, record::Record};
 
-/// How long nothing at all may come from either side: one that is there says so now and then, by pings for instance.
-const IDLE: Duration = Duration::from_mins(10);
+/// How long both sides may be silent. Protocols that keep connections open for longer send pings.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(10);
 
-/// How long what was sent to a service may go unacknowledged, or unread with its buffers full, in milliseconds. A machine
-/// that is gone says nothing, and the kernel itself would send again for a quarter of an hour; nothing else limits the
-/// time of a tunnel whose client goes on sending. Long, as one who does not read for a while may be there.
-const UNACKNOWLEDGED: u32 = 60_000;
+/// How long bytes sent to a service may stay unacknowledged, or unread while its buffers are full, in milliseconds.
+/// Without it the kernel would retransmit for a quarter of an hour to a host that is gone, and a client that keeps
+/// sending would keep the tunnel from becoming idle. It is long because a live service may not read for a while.
+const UNACKNOWLEDGED_TIMEOUT: u32 = 60_000;
 
-/// Once the process stops, how long a tunnel may go on. Its ends cannot be told to finish: they see it close, and connect
-/// again, to another replica.
+/// How long a tunnel may go on during shutdown. Its ends cannot be asked to finish: they see the connection close, and
+/// reconnect to another replica.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The service's end of a tunnel.
+/// Both ends of a tunnel.
 pub(super) struct Tunnel {
     pub(super) client: OnUpgrade,
     pub(super) service: TcpStream,
-    /// What the service has sent right after its answer.
+    /// What the service sent right after its response.
     pub(super) early: Bytes,
-    pub(super) lease: Lease,
+    pub(super) guard: InFlightGuard,
 }
 
 impl Tunnel {
-    /// Copies until both ends have ended, or one is lost.
-    pub(super) async fn run(self, life: Life, mut record: Box<Record>) {
-        let Self { client, mut service, early, lease: _lease } = self;
-        // It comes once the answer was written.
+    /// Copies until both ends are closed, one fails, or the tunnel is idle for too long.
+    pub(super) async fn run(self, lifecycle: Lifecycle, mut record: Box<Record>) {
+        let Self { client, mut service, early, guard: _guard } = self;
+        // The connection is available once the response is written.
         let Ok(client) = client.await else { return };
-        record.leave_flight();
-        // Without it a service that is gone is only noticed later.
-        let _ = setsockopt(&service, sockopt::TcpUserTimeout, &UNACKNOWLEDGED);
+        record.leave_in_flight();
+        // If this fails, a service that is gone is noticed later.
+        let _ = setsockopt(&service, sockopt::TcpUserTimeout, &UNACKNOWLEDGED_TIMEOUT);
         let mut client = TokioIo::new(client);
         let (sent, active) = (AtomicU64::new(0), AtomicBool::new(false));
         let copy = async {
@@ -60,14 +60,14 @@ impl Tunnel {
         };
         let idle = async {
             loop {
-                time::sleep(IDLE).await;
+                time::sleep(IDLE_TIMEOUT).await;
                 if !active.swap(false, Ordering::Relaxed) {
                     return;
                 }
             }
         };
         let stopped = async {
-            life.reached(Phase::Stopping).await;
+            lifecycle.reached(Phase::Stopping).await;
             time::sleep(GRACE).await;
         };
         let copied = select! {
@@ -75,14 +75,14 @@ impl Tunnel {
             () = idle => false,
             () = stopped => false,
         };
-        record.sent(early.len() as u64 + sent.load(Ordering::Relaxed));
+        record.add_bytes(early.len() as u64 + sent.load(Ordering::Relaxed));
         if copied {
-            record.complete();
+            record.set_complete();
         }
     }
 }
 
-/// A stream that notes when something comes, and how much.
+/// A stream that counts what is read from it.
 struct Watched<'a, S> {
     stream: &'a mut S,
     read: Option<&'a AtomicU64>,

@@ -1,5 +1,6 @@
-//! Follows discovery: each list of services becomes a table of routes, which takes the place of the one before at once.
-//! What is known of services, routes and endpoints that stay is kept: requests in flight, connections, who is left out.
+//! Turns each list of services from discovery into a route table, which replaces the previous one atomically.
+//!
+//! Services, routes and endpoints that stay keep their state: requests in flight, connections, ejections.
 
 use std::{
     collections::HashMap,
@@ -11,7 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::time;
 
 use super::{
-    table::{Route, Table},
+    routes::{Route, RouteTable},
     upstream::Upstream,
 };
 use crate::{
@@ -19,46 +20,47 @@ use crate::{
     services::{Service, Services},
 };
 
-/// How often connections that were idle for too long are looked for.
-const SWEEP: Duration = Duration::from_secs(1);
+/// How often connections that have been idle for too long are closed.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The services that are known, and the table that was made of them.
-pub(super) struct Updates {
+/// Owns the known services and routes, and publishes the route table.
+pub(super) struct RouteUpdater {
     metrics: Metrics,
     workers: usize,
-    table: Arc<ArcSwap<Table>>,
+    table: Arc<ArcSwap<RouteTable>>,
     upstreams: HashMap<String, Arc<Upstream>>,
     routes: HashMap<String, Arc<Route>>,
 }
 
-impl Updates {
+impl RouteUpdater {
     pub(super) fn new(metrics: &Metrics, workers: usize) -> Self {
         let (metrics, table) = (metrics.clone(), Arc::default());
         Self { metrics, workers, table, upstreams: HashMap::new(), routes: HashMap::new() }
     }
 
-    pub(super) fn table(&self) -> Arc<ArcSwap<Table>> {
+    /// The current route table.
+    pub(super) fn routes(&self) -> Arc<ArcSwap<RouteTable>> {
         self.table.clone()
     }
 
-    /// Applies what is known now.
+    /// Applies a list of services.
     pub(super) fn apply(&mut self, services: &[Service]) {
-        let begun = Instant::now();
-        let gone = std::mem::take(&mut self.upstreams);
+        let started = Instant::now();
+        let previous = std::mem::take(&mut self.upstreams);
         for service in services {
-            let known = gone.get(&service.name).cloned();
+            let known = previous.get(&service.name).cloned();
             let upstream = known.unwrap_or_else(|| Arc::new(Upstream::new(&service.name, &self.metrics, self.workers)));
             upstream.set_endpoints(&service.http, service.grpc.as_deref());
             self.upstreams.insert(service.name.clone(), upstream);
         }
 
-        let before = std::mem::take(&mut self.routes);
-        let mut same = true;
+        let previous_routes = std::mem::take(&mut self.routes);
+        let mut is_unchanged = true;
         for service in services {
             let upstream = &self.upstreams[&service.name];
             for path in &service.paths {
-                let known = before.get(path).filter(|route| Arc::ptr_eq(&route.upstream, upstream)).cloned();
-                same &= known.is_some();
+                let known = previous_routes.get(path).filter(|route| Arc::ptr_eq(&route.upstream, upstream)).cloned();
+                is_unchanged &= known.is_some();
                 let route = known.unwrap_or_else(|| {
                     let metrics = self.metrics.route(&service.name, path);
                     Arc::new(Route { path: path.as_str().into(), upstream: upstream.clone(), metrics })
@@ -66,28 +68,28 @@ impl Updates {
                 self.routes.insert(path.clone(), route);
             }
         }
-        // A rolling update of one service needs no new table: only its endpoints have changed.
-        if !same || before.len() != self.routes.len() {
-            self.table.store(Arc::new(Table::new(self.routes.values().cloned())));
+        // If only endpoints have changed, as in a rolling update, the table stays.
+        if !is_unchanged || previous_routes.len() != self.routes.len() {
+            self.table.store(Arc::new(RouteTable::new(self.routes.values().cloned())));
         }
-        for (path, route) in before {
+        for (path, route) in previous_routes {
             if !self.routes.get(&path).is_some_and(|now| Arc::ptr_eq(now, &route)) {
                 route.metrics.retire();
             }
         }
-        for (name, upstream) in gone {
+        for (name, upstream) in previous {
             if !self.upstreams.contains_key(&name) {
                 upstream.set_endpoints(&[], None);
                 upstream.metrics.retire();
             }
         }
         self.metrics.routes.set(i64::try_from(self.routes.len()).unwrap_or(i64::MAX));
-        self.metrics.updates.observe(begun.elapsed().as_secs_f64());
+        self.metrics.route_updates.observe(started.elapsed().as_secs_f64());
     }
 
-    /// Applies each change, and sweeps in between.
+    /// Applies every change, and closes idle connections in between.
     pub(super) async fn follow(mut self, mut services: Services) {
-        let mut sweep = time::interval(SWEEP);
+        let mut sweep = time::interval(SWEEP_INTERVAL);
         loop {
             tokio::select! {
                 changed = services.changed() => match changed {
@@ -95,7 +97,7 @@ impl Updates {
                         let now = services.borrow_and_update().clone();
                         self.apply(&now);
                     }
-                    // Discovery has ended: what is known stays.
+                    // Discovery has ended, so the services stay as they are.
                     Err(_) => loop {
                         sweep.tick().await;
                         self.sweep();

@@ -1,126 +1,54 @@
-//! The decision, in memory and in order of arrival, about a batch whose rows are locked. It is pure: what it needs to
-//! know is in [`Locked`], what is to be written in [`Writes`].
+//! Decides the requests of a batch in order of arrival. Pure: it reads [`LockedRows`] and returns a [`Changeset`].
 
-mod reservations;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{
-    idempotency::{Digest, Kept, Record},
-    request::{Command, Decided, Done, Request},
-};
+use super::request::Request;
 use crate::model::{
-    Action, Change, Counters, MAX_QUANTITY, ProductId, Reason, Refusal, Reservation, ReservationId, ReservationState,
-    Stock,
+    Action, Change, Changeset, Claim, Counters, Digest, Hold, IdempotencyRecord, LockedReservation, MAX_QUANTITY,
+    NewMovement, NewReservation, OverdueLine, ProductId, ProductRow, Reason, Refusal, Replayable, Reservation,
+    ReservationId, ReservationState, Shortage, Stock, Transition,
 };
 
-/// What is known about the rows of a batch.
+/// The rows that a batch depends on, read while they are locked.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Locked {
-    /// When it is, by the clock of the database: not before the rows were locked.
+pub(super) struct LockedRows {
+    /// The database's time, at or after the rows were locked.
     pub(super) now: DateTime<Utc>,
-    /// The products that there are.
-    pub(super) products: HashMap<ProductId, Product>,
-    /// Their lines that have expired and still count as reserved, in order of their expiry.
+    /// The products that exist.
+    pub(super) products: HashMap<ProductId, ProductRow>,
+    /// The products' overdue lines, in order of expiry.
     pub(super) overdue: Vec<OverdueLine>,
-    /// The reservations that the batch ends.
-    pub(super) reservations: HashMap<ReservationId, Known>,
-    /// Answers that are kept under keys of the batch.
-    pub(super) records: HashMap<Digest, Record>,
+    /// The reservations that the batch commits or releases.
+    pub(super) reservations: HashMap<ReservationId, LockedReservation>,
+    /// Responses stored under keys of the batch.
+    pub(super) records: HashMap<Digest, IdempotencyRecord>,
 }
 
-/// A product's row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Product {
-    pub(crate) counters: Counters,
-    /// No live line expires before this.
-    pub(crate) next_expiry: Option<DateTime<Utc>>,
-    /// Whether it is to be written.
-    pub(crate) changed: bool,
-}
-
-/// A line of a reservation, to be settled.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct OverdueLine {
-    pub(crate) reservation_id: ReservationId,
-    pub(crate) product_id: ProductId,
-    pub(crate) quantity: i64,
-    /// Whether it is its reservation's first, whose settling ends the reservation.
-    pub(crate) is_first: bool,
-}
-
-/// A reservation that is to be ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Known {
-    pub(crate) reservation: Reservation,
-    /// Whether all of its lines still count as reserved.
-    pub(crate) is_whole: bool,
-}
-
-/// A movement to be: the counters after it, and what led there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub(crate) product_id: ProductId,
-    pub(crate) kind: &'static str,
-    pub(crate) on_hand_delta: i64,
-    pub(crate) reserved_delta: i64,
-    pub(crate) after: Counters,
-    pub(crate) reason: Option<Reason>,
-    pub(crate) reservation_id: Option<ReservationId>,
-}
-
-/// A reservation to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Hold {
-    pub(crate) id: ReservationId,
-    pub(crate) expires_at: DateTime<Utc>,
-}
-
-/// What is to be written.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Writes {
-    /// What to add to the ledger, in order.
-    pub(crate) entries: Vec<Entry>,
-    /// The products that changed, as they now are.
-    pub(crate) products: Vec<(ProductId, Product)>,
-    /// New reservations; their lines are the entries of kind `hold`.
-    pub(crate) holds: Vec<Hold>,
-    /// Lines that no longer count as reserved.
-    pub(crate) closed: Vec<(ReservationId, ProductId)>,
-    /// Reservations that have come to an end.
-    pub(crate) ended: Vec<(ReservationId, ReservationState)>,
-    /// Answers to keep.
-    pub(crate) records: Vec<(Digest, Record)>,
-}
-
-impl Writes {
-    pub(super) fn is_empty(&self) -> bool {
-        *self == Self::default()
+/// Settles overdue lines, then decides each request based on the effects of those before it. The result of each request
+/// is set on its reply.
+pub(super) fn decide(requests: &mut [Request], rows: LockedRows) -> Changeset {
+    let mut decider = Decider { rows, changeset: Changeset::default() };
+    decider.settle_overdue_lines();
+    for request in requests {
+        decider.decide(request);
     }
-}
-
-/// Decides each request on what those before it left behind; overdue lines are settled before all of them. The answers
-/// are in order of the requests.
-pub(super) fn decide(requests: &[Request], locked: Locked) -> (Vec<Decided>, Writes) {
-    let mut decider = Decider { locked, writes: Writes::default() };
-    decider.settle();
-    let answers = requests.iter().map(|request| decider.answer(request)).collect();
-    let Decider { locked, mut writes } = decider;
-    writes.products = locked.products.into_iter().filter(|(_, product)| product.changed).collect();
-    (answers, writes)
+    let Decider { rows, mut changeset } = decider;
+    changeset.products = rows.products.into_iter().filter(|(_, product)| product.changed).collect();
+    changeset
 }
 
 struct Decider {
-    locked: Locked,
-    writes: Writes,
+    rows: LockedRows,
+    changeset: Changeset,
 }
 
-/// A change of a product's counters.
-struct Booking<'a> {
+/// A change to a product's counters.
+struct CounterChange<'a> {
     product_id: &'a ProductId,
     kind: &'static str,
     on_hand: i64,
@@ -128,53 +56,59 @@ struct Booking<'a> {
 }
 
 impl Decider {
-    /// Settles the overdue lines.
-    fn settle(&mut self) {
-        for OverdueLine { reservation_id, product_id, quantity, is_first } in std::mem::take(&mut self.locked.overdue) {
-            let booking = Booking { product_id: &product_id, kind: "expire", on_hand: 0, reserved: -quantity };
-            self.book(&booking, None, Some(reservation_id));
-            self.writes.closed.push((reservation_id, product_id));
+    fn settle_overdue_lines(&mut self) {
+        for OverdueLine { reservation_id, product_id, quantity, is_first } in std::mem::take(&mut self.rows.overdue) {
+            let change = CounterChange { product_id: &product_id, kind: "expire", on_hand: 0, reserved: -quantity };
+            self.apply(&change, None, Some(reservation_id));
+            self.changeset.closed_lines.push((reservation_id, product_id));
             if is_first {
-                self.writes.ended.push((reservation_id, ReservationState::Expired));
+                self.changeset.ended.push((reservation_id, ReservationState::Expired));
             }
-            if let Some(known) = self.locked.reservations.get_mut(&reservation_id) {
-                known.reservation.state = ReservationState::Expired;
+            if let Some(locked) = self.rows.reservations.get_mut(&reservation_id) {
+                locked.reservation.state = ReservationState::Expired;
             }
         }
     }
 
-    /// Decides a request, unless its answer is kept.
-    fn answer(&mut self, request: &Request) -> Decided {
-        let Some(claim) = &request.claim else { return self.decide(&request.command) };
-        if let Some(record) = self.locked.records.get(&claim.id) {
-            let is_same = record.fingerprint == claim.fingerprint;
-            return if is_same { record.answer.clone().into() } else { Err(Refusal::KeyReused) };
-        }
-        let decided = self.decide(&request.command);
-        if let Some(answer) = Kept::of(&decided) {
-            let record = Record { fingerprint: claim.fingerprint, answer };
-            // A twin in this very batch is to find it.
-            self.locked.records.insert(claim.id, record.clone());
-            self.writes.records.push((claim.id, record));
-        }
-        decided
-    }
-
-    fn decide(&mut self, command: &Command) -> Decided {
-        match command {
-            Command::Change(change) => self.change(change).map(Done::Stock),
-            Command::Reserve(id, new) => self.reserve(*id, new).map(Done::Reservation),
-            Command::End(id, ending) => self.end(*id, *ending).map(Done::Reservation),
-            Command::Settle(_) => Ok(Done::Settled),
+    fn decide(&mut self, request: &mut Request) {
+        match request {
+            Request::Change { change, claim, reply } => {
+                reply.set(self.decide_once(claim.as_ref(), |decider| decider.change(change)));
+            }
+            Request::Reserve { id, new, claim, reply } => {
+                reply.set(self.decide_once(claim.as_ref(), |decider| decider.reserve(*id, new)));
+            }
+            Request::Transition { id, transition, reply } => reply.set(self.transition(*id, *transition)),
+            // The overdue lines of all locked products have been settled.
+            Request::Settle { reply, .. } => reply.set(Ok::<(), Refusal>(())),
         }
     }
 
-    /// Changes what is on hand.
+    /// Decides a request unless a response is stored under its key.
+    fn decide_once<T: Replayable>(
+        &mut self,
+        claim: Option<&Claim>,
+        decide: impl FnOnce(&mut Self) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let Some(claim) = claim else { return decide(self) };
+        if let Some(record) = self.rows.records.get(&claim.id) {
+            return record.replay(claim);
+        }
+        let result = decide(self);
+        if let Some(record) = IdempotencyRecord::new(claim, &result) {
+            // A duplicate later in this batch must find it.
+            self.rows.records.insert(claim.id, record.clone());
+            self.changeset.records.push((claim.id, record));
+        }
+        result
+    }
+
+    /// Changes the quantity on hand.
     fn change(&mut self, Change { product_id, action }: &Change) -> Result<Stock, Refusal> {
         let before = self.counters(product_id);
         let (on_hand, kind, reason) = match action {
             Action::Set(quantity) => (quantity.0, "set", None),
-            // Both are within 2^53 of zero: the sum does not overflow.
+            // Both numbers are below 2^53, so the sum cannot overflow.
             Action::Adjust(delta, reason) => (before.on_hand + delta.0, "adjust", reason.clone()),
         };
         if on_hand < before.reserved {
@@ -183,38 +117,93 @@ impl Decider {
         if on_hand > MAX_QUANTITY {
             return Err(Refusal::TooLarge);
         }
-        let booking = Booking { product_id, kind, on_hand: on_hand - before.on_hand, reserved: 0 };
-        let after = self.book(&booking, reason, None);
+        let change = CounterChange { product_id, kind, on_hand: on_hand - before.on_hand, reserved: 0 };
+        let after = self.apply(&change, reason, None);
         Ok(Stock::new(product_id.clone(), after))
     }
 
-    fn counters(&self, product_id: &ProductId) -> Counters {
-        self.locked.products.get(product_id).copied().unwrap_or_default().counters
+    /// Reserves all items or none.
+    fn reserve(&mut self, id: ReservationId, new: &NewReservation) -> Result<Reservation, Refusal> {
+        let shortages = new.items.as_slice().iter().filter_map(|item| {
+            let counters = self.counters(&item.product_id);
+            let stock = counters.on_hand - counters.reserved;
+            let (product_id, quantity) = (item.product_id.clone(), item.quantity);
+            (quantity > stock).then_some(Shortage { product_id, quantity, stock })
+        });
+        let shortages: Vec<Shortage> = shortages.collect();
+        if !shortages.is_empty() {
+            return Err(Refusal::Shortage(shortages));
+        }
+        let expires_at = self.rows.now + TimeDelta::seconds(new.ttl.0);
+        for item in new.items.as_slice() {
+            let (product_id, reserved) = (&item.product_id, item.quantity);
+            self.apply(&CounterChange { product_id, kind: "hold", on_hand: 0, reserved }, None, Some(id));
+            if let Some(product) = self.rows.products.get_mut(product_id) {
+                product.next_expiry = Some(product.next_expiry.map_or(expires_at, |next| next.min(expires_at)));
+            }
+        }
+        self.changeset.holds.push(Hold { id, expires_at });
+        Ok(Reservation { id, state: ReservationState::Held, items: new.items.clone(), expires_at })
     }
 
-    /// The only place where counters change: with each change goes its line of the ledger.
-    fn book(
+    /// Commits or releases a reservation, unless that has already happened.
+    fn transition(&mut self, id: ReservationId, transition: Transition) -> Result<Reservation, Refusal> {
+        let locked = self.rows.reservations.get(&id).ok_or(Refusal::NoSuchReservation)?;
+        let mut reservation = locked.reservation.clone();
+        // A reservation has expired once its time is up or one of its lines is settled, even if its own row does not
+        // say so yet.
+        let is_expired = !locked.all_lines_live || reservation.expires_at <= self.rows.now;
+        if reservation.state == ReservationState::Held && is_expired {
+            reservation.state = ReservationState::Expired;
+        }
+        let (state, kind) = match (reservation.state, transition) {
+            (ReservationState::Held, Transition::Commit) => (ReservationState::Committed, "commit"),
+            (ReservationState::Held, Transition::Release) => (ReservationState::Released, "release"),
+            (ReservationState::Committed, Transition::Commit)
+            | (ReservationState::Released | ReservationState::Expired, Transition::Release) => return Ok(reservation),
+            (state, _) => return Err(Refusal::WrongState(state)),
+        };
+        for item in reservation.items.as_slice() {
+            let on_hand = if transition == Transition::Commit { -item.quantity } else { 0 };
+            let change = CounterChange { product_id: &item.product_id, kind, on_hand, reserved: -item.quantity };
+            self.apply(&change, None, Some(id));
+            self.changeset.closed_lines.push((id, item.product_id.clone()));
+        }
+        self.changeset.ended.push((id, state));
+        reservation.state = state;
+        if let Some(locked) = self.rows.reservations.get_mut(&id) {
+            locked.reservation.state = state;
+        }
+        Ok(reservation)
+    }
+
+    fn counters(&self, product_id: &ProductId) -> Counters {
+        self.rows.products.get(product_id).copied().unwrap_or_default().counters
+    }
+
+    /// Changes counters and appends the movement to the ledger. Nothing else changes counters.
+    fn apply(
         &mut self,
-        booking: &Booking<'_>,
+        change: &CounterChange<'_>,
         reason: Option<Reason>,
         reservation_id: Option<ReservationId>,
     ) -> Counters {
-        let product_id = booking.product_id;
-        let product = self.locked.products.entry(product_id.clone()).or_default();
+        let product_id = change.product_id;
+        let product = self.rows.products.entry(product_id.clone()).or_default();
         product.changed = true;
-        product.counters.on_hand += booking.on_hand;
-        product.counters.reserved += booking.reserved;
+        product.counters.on_hand += change.on_hand;
+        product.counters.reserved += change.reserved;
         product.counters.version += 1;
         if product.counters.reserved == 0 {
-            // Each live line reserves something: there is none.
+            // Every live line reserves something, so there is none.
             product.next_expiry = None;
         }
         let after = product.counters;
-        self.writes.entries.push(Entry {
+        self.changeset.movements.push(NewMovement {
             product_id: product_id.clone(),
-            kind: booking.kind,
-            on_hand_delta: booking.on_hand,
-            reserved_delta: booking.reserved,
+            kind: change.kind,
+            on_hand_delta: change.on_hand,
+            reserved_delta: change.reserved,
             after,
             reason,
             reservation_id,

@@ -1,11 +1,11 @@
-//! Batched reads: one query for all that wait.
+//! Batched reads: one query for all waiting requests.
 
 use std::{collections::HashMap, slice, sync::Arc};
 
 use chassis::{
     Database,
     batch::{Arrivals, OpenHandler},
-    database::{Failure, HeldConnection, limited},
+    database::{DedicatedConnection, Failure},
 };
 
 use crate::{
@@ -14,98 +14,85 @@ use crate::{
     store,
 };
 
-/// The most requests that one query answers: while Postgres reads for them, those before are answered. More of them would
-/// cost it no less each.
-const LARGEST_BATCH: usize = 32;
+/// The maximum number of requests in a query. A larger query would not make a request cheaper, and replies to one query
+/// are sent while Postgres runs the next.
+const MAX_BATCH: usize = 32;
 
-/// The most products that one query reads, so that it ends soon. No request has more.
-const MOST_PRODUCTS: usize = 512;
+/// The maximum number of products in a query, so that it ends soon. No single request has more.
+const MAX_PRODUCTS: usize = 512;
 
 /// Reads the stock of products.
 pub(super) struct Reader {
-    connection: HeldConnection,
+    connection: DedicatedConnection,
 }
 
-/// What to read. A request counts once in the queue, however many products it has.
-pub(super) enum Wanted {
-    /// One product: by far the most frequent, so it goes without a list.
+/// The products to read.
+pub(super) enum StockQuery {
+    /// By far the most frequent, so it allocates no list.
     One(ProductId),
-    /// These products.
-    Several(Vec<ProductId>),
+    Many(Vec<ProductId>),
 }
 
-impl Wanted {
+impl StockQuery {
     fn product_ids(&self) -> &[ProductId] {
         match self {
             Self::One(product_id) => slice::from_ref(product_id),
-            Self::Several(product_ids) => product_ids,
+            Self::Many(product_ids) => product_ids,
         }
     }
 }
 
-/// What was read: of the form, and in the order, in which it was wanted.
-pub(super) enum Found {
-    One(Stock),
-    Several(Vec<Stock>),
+/// The stock of all products of a batch, as of one instant.
+#[derive(Clone)]
+pub(super) struct Snapshot(Arc<HashMap<String, Counters>>);
+
+impl Snapshot {
+    /// The stock of a product; zero if it is unknown.
+    pub(super) fn stock(&self, product_id: ProductId) -> Stock {
+        let counters = self.0.get(product_id.as_str()).copied().unwrap_or_default();
+        Stock::new(product_id, counters)
+    }
 }
 
 impl Reader {
     pub(super) fn new(database: &Database) -> Self {
-        Self { connection: database.hold() }
+        Self { connection: database.dedicate() }
     }
 
-    async fn read(&mut self, batch: &[Wanted]) -> Result<HashMap<String, Counters>, Failure> {
+    async fn read(&mut self, batch: &[StockQuery]) -> Result<HashMap<String, Counters>, Failure> {
         let mut ids = Vec::with_capacity(batch.len());
-        ids.extend(batch.iter().flat_map(Wanted::product_ids).map(ProductId::as_str));
-        loop {
-            let mut connection = self.connection.begin().await?;
-            let result = limited(store::counters(&mut connection, &ids)).await;
-            if !self.connection.end(connection, &result) {
-                return result;
-            }
-        }
+        ids.extend(batch.iter().flat_map(StockQuery::product_ids).map(ProductId::as_str));
+        self.connection.run(&mut ids, |connection, ids| Box::pin(store::counters(connection, ids))).await
     }
 }
 
 impl OpenHandler for Reader {
-    type Request = Wanted;
-    type Answer = Result<Found, Error>;
+    type Request = StockQuery;
+    type Reply = Result<Snapshot, Error>;
 
-    async fn handle(&mut self, mut batch: Vec<Wanted>, arrivals: &mut Arrivals<'_, Self>) -> Vec<Self::Answer> {
+    async fn handle(&mut self, mut batch: Vec<StockQuery>, arrivals: &mut Arrivals<'_, Self>) -> Vec<Self::Reply> {
         join(&mut batch, arrivals);
         let mut result = self.read(&batch).await;
-        // The kept connection may have died since: a read is tried once more, on a new one.
+        // The connection may have been lost while idle, so a lost read is retried once on a new connection.
         if result.as_ref().is_err_and(Failure::is_lost) {
             result = self.read(&batch).await;
         }
-        match result {
-            Ok(found) => {
-                let stock = |id: ProductId| {
-                    let counters = found.get(id.as_str()).copied().unwrap_or_default();
-                    Stock::new(id, counters)
-                };
-                let answer = |wanted| match wanted {
-                    Wanted::One(id) => Ok(Found::One(stock(id))),
-                    Wanted::Several(ids) => Ok(Found::Several(ids.into_iter().map(stock).collect())),
-                };
-                batch.into_iter().map(answer).collect()
-            }
-            Err(failure) => {
-                let failure = Arc::new(failure);
-                batch.iter().map(|_| Err(Error::Database(failure.clone()))).collect()
-            }
-        }
+        let result = match result {
+            Ok(counters) => Ok(Snapshot(Arc::new(counters))),
+            Err(failure) => Err(Error::Database(Arc::new(failure))),
+        };
+        vec![result; batch.len()]
     }
 }
 
-/// Lets those that wait join the batch, in order, until it is large.
-fn join(batch: &mut Vec<Wanted>, arrivals: &mut Arrivals<'_, Reader>) {
-    let mut products: usize = batch.iter().map(|wanted| wanted.product_ids().len()).sum();
-    let fits = |wanted: &Wanted, products: usize| products + wanted.product_ids().len() <= MOST_PRODUCTS;
-    while batch.len() < LARGEST_BATCH
-        && let Some(wanted) = arrivals.next_if(|wanted| fits(wanted, products))
+/// Lets waiting requests join the batch, in order, until it is full.
+fn join(batch: &mut Vec<StockQuery>, arrivals: &mut Arrivals<'_, Reader>) {
+    let mut products: usize = batch.iter().map(|query| query.product_ids().len()).sum();
+    let fits = |query: &StockQuery, products: usize| products + query.product_ids().len() <= MAX_PRODUCTS;
+    while batch.len() < MAX_BATCH
+        && let Some(query) = arrivals.next_if(|query| fits(query, products))
     {
-        products += wanted.product_ids().len();
-        batch.push(wanted);
+        products += query.product_ids().len();
+        batch.push(query);
     }
 }

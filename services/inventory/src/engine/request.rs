@@ -1,59 +1,141 @@
-//! What is asked of the engine, and what it answers.
+//! Requests to change stock, each with the channel for its reply.
+
+use chassis::batch::{Arrivals, OpenHandler};
+use tokio::sync::oneshot;
 
 use crate::{
     error::Error,
-    model::{Change, Ending, NewReservation, ProductId, Refusal, Reservation, ReservationId, Stock},
+    model::{Change, Claim, NewReservation, ProductId, Reservation, ReservationId, Stock, Transition},
 };
 
-use super::idempotency::Claim;
+/// The maximum number of requests in a batch.
+pub(super) const MAX_BATCH: usize = 512;
 
-/// A command, and the key under which its answer is kept.
-#[derive(Debug, Clone)]
-pub(super) struct Request {
-    pub(super) command: Command,
-    pub(super) claim: Option<Claim>,
+/// The maximum weight of a transaction, so that it ends well before the statement timeout.
+const MAX_WEIGHT: usize = 2000;
+
+/// The weight of a transition. A reservation has up to 100 products, which are not known yet; most have only a few.
+const TRANSITION_WEIGHT: usize = 10;
+
+/// A request to change stock.
+pub(super) enum Request {
+    /// Change the quantity on hand.
+    Change { change: Change, claim: Option<Claim>, reply: Reply<Stock> },
+    /// Create a reservation with this id.
+    Reserve { id: ReservationId, new: NewReservation, claim: Option<Claim>, reply: Reply<Reservation> },
+    /// Commit or release a reservation.
+    Transition { id: ReservationId, transition: Transition, reply: Reply<Reservation> },
+    /// Settle the overdue lines of a product.
+    Settle { product_id: ProductId, reply: Reply<()> },
 }
 
-/// A reservation that is to be ended has up to 100 products, which are not known yet. Most have a few.
-const WEIGHT_OF_END: usize = 10;
-
 impl Request {
-    /// How many products it touches, about.
-    pub(super) fn weight(&self) -> usize {
-        match &self.command {
-            Command::Reserve(_, new) => new.items.as_slice().len(),
-            Command::End(..) => WEIGHT_OF_END,
-            Command::Change(_) | Command::Settle(_) => 1,
+    /// The claim to an idempotency key.
+    pub(super) fn claim(&self) -> Option<&Claim> {
+        match self {
+            Self::Change { claim, .. } | Self::Reserve { claim, .. } => claim.as_ref(),
+            Self::Transition { .. } | Self::Settle { .. } => None,
+        }
+    }
+
+    /// The products that the request names. A transition names its reservation only.
+    pub(super) fn product_ids(&self) -> impl Iterator<Item = &ProductId> {
+        let (one, items) = match self {
+            Self::Change { change, .. } => (Some(&change.product_id), [].as_slice()),
+            Self::Settle { product_id, .. } => (Some(product_id), [].as_slice()),
+            Self::Reserve { new, .. } => (None, new.items.as_slice()),
+            Self::Transition { .. } => (None, [].as_slice()),
+        };
+        one.into_iter().chain(items.iter().map(|item| &item.product_id))
+    }
+
+    /// Sets the result to an error.
+    pub(super) fn fail(&mut self, error: Error) {
+        match self {
+            Self::Change { reply, .. } => reply.set(Err(error)),
+            Self::Reserve { reply, .. } | Self::Transition { reply, .. } => reply.set(Err(error)),
+            Self::Settle { reply, .. } => reply.set(Err(error)),
+        }
+    }
+
+    /// Sends the result.
+    pub(super) fn finish(self) {
+        match self {
+            Self::Change { reply, .. } => reply.send(),
+            Self::Reserve { reply, .. } | Self::Transition { reply, .. } => reply.send(),
+            Self::Settle { reply, .. } => reply.send(),
+        }
+    }
+
+    /// The approximate number of products that the request changes.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Reserve { new, .. } => new.items.as_slice().len(),
+            Self::Transition { .. } => TRANSITION_WEIGHT,
+            Self::Change { .. } | Self::Settle { .. } => 1,
         }
     }
 }
 
-/// What to do.
-#[derive(Debug, Clone)]
-pub(crate) enum Command {
-    /// Change what is on hand.
-    Change(Change),
-    /// Hold what a reservation asks for, under this id.
-    Reserve(ReservationId, NewReservation),
-    /// End a reservation.
-    End(ReservationId, Ending),
-    /// Give back what expired holds of a product reserve.
-    Settle(ProductId),
+/// The result of a request, and the channel it is sent on once the transaction is committed. A transaction that is
+/// repeated replaces the result.
+pub(super) struct Reply<T> {
+    sender: oneshot::Sender<Result<T, Error>>,
+    result: Option<Result<T, Error>>,
 }
 
-/// What was done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Done {
-    /// The stock as it now is.
-    Stock(Stock),
-    /// The reservation as it now is.
-    Reservation(Reservation),
-    /// Expired holds reserve nothing more.
-    Settled,
+impl<T> Reply<T> {
+    pub(super) fn channel() -> (Self, oneshot::Receiver<Result<T, Error>>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self { sender, result: None }, receiver)
+    }
+
+    pub(super) fn set<E: Into<Error>>(&mut self, result: Result<T, E>) {
+        self.result = Some(result.map_err(Into::into));
+    }
+
+    /// Sends the result. Without one the channel is closed, which the receiver reports as a lost request.
+    fn send(self) {
+        if let Some(result) = self.result {
+            // The receiver is gone if the client has disconnected.
+            let _ = self.sender.send(result);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn into_result(self) -> Option<Result<T, Error>> {
+        self.result
+    }
 }
 
-/// What the decision says.
-pub(crate) type Decided = Result<Done, Refusal>;
+/// Splits a batch into transactions of at most [`MAX_WEIGHT`], in order.
+pub(super) fn split(batch: Vec<Request>) -> Vec<Vec<Request>> {
+    let mut parts: Vec<Vec<Request>> = Vec::new();
+    let mut weight = MAX_WEIGHT;
+    for request in batch {
+        let own = request.weight();
+        weight += own;
+        match parts.last_mut() {
+            Some(part) if weight <= MAX_WEIGHT => part.push(request),
+            _ => {
+                parts.push(vec![request]);
+                weight = own;
+            }
+        }
+    }
+    parts
+}
 
-/// What the engine answers.
-pub(super) type Answer = Result<Done, Error>;
+/// Lets waiting requests join the batch, in order, until one may not join or the batch is full.
+pub(super) fn join<H: OpenHandler<Request = Request>>(
+    batch: &mut Vec<Request>,
+    arrivals: &mut Arrivals<'_, H>,
+    may_join: impl Fn(&Request) -> bool,
+) {
+    let mut weight: usize = batch.iter().map(Request::weight).sum();
+    while batch.len() < MAX_BATCH && weight < MAX_WEIGHT {
+        let Some(request) = arrivals.next_if(&may_join) else { break };
+        weight += request.weight();
+        batch.push(request);
+    }
+}

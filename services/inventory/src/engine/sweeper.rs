@@ -1,44 +1,48 @@
-//! What has had its day: expired holds of products that nobody writes, and answers kept for long enough.
+//! Expires overdue holds and prunes stored responses.
 //!
-//! Every replica sweeps. A line is settled under its product's lock, so only once; who comes later finds nothing to do.
+//! Every replica sweeps. Lines are settled under their product's lock, so each is settled once.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use chassis::{Database, batch::Batcher};
 use futures_util::future::join_all;
 use tokio::time::sleep;
 
-use super::{Inventory, request::Command};
+use super::{
+    request::Request,
+    writer::{Writer, send},
+};
 use crate::store;
 
-/// Time between two looks when the one before found little.
+/// The pause after a sweep that found little to do.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How many lines a look finds, and how many answers it forgets.
-const LINES: i64 = 1000;
-const ANSWERS: i64 = 1000;
+/// The maximum number of overdue lines that a sweep looks for.
+const MAX_LINES: i64 = 1000;
 
-/// Sweeps until the process ends.
-pub(super) async fn run(inventory: Inventory) {
+/// The maximum number of stored responses that a sweep deletes.
+const MAX_RESPONSES: i64 = 1000;
+
+/// Sweeps until the process exits.
+pub(super) async fn run(database: Database, changes: Arc<Batcher<Writer>>) {
     loop {
-        let (lines, answers) = (settle(&inventory).await, prune(&inventory).await);
-        // Without a database there is nothing to do, and others say so.
-        let is_done = lines.unwrap_or_default() == 0 && answers.unwrap_or_default() < ANSWERS.unsigned_abs();
+        let (products, responses) = (settle(&database, &changes).await, prune(&database).await);
+        // Failures are not logged here: requests and the readiness check report an unavailable database.
+        let is_done = products.unwrap_or_default() == 0 && responses.unwrap_or_default() < MAX_RESPONSES.unsigned_abs();
         if is_done {
             sleep(PAUSE).await;
         }
     }
 }
 
-/// Settles overdue lines, and returns of how many products.
-async fn settle(inventory: &Inventory) -> Option<usize> {
-    let find = async |connection: &mut sqlx::PgConnection| store::overdue_products(connection, LINES).await;
-    let products = inventory.database().run(find).await.ok()?;
-    let settled = join_all(products.into_iter().map(|product| inventory.ask(Command::Settle(product), None))).await;
-    // Where it failed there is a reason to wait.
+/// Settles overdue lines. Returns the number of products settled, or `None` if any failed.
+async fn settle(database: &Database, changes: &Batcher<Writer>) -> Option<usize> {
+    let products = database.run(async |connection| store::overdue_products(connection, MAX_LINES).await).await.ok()?;
+    let settling = products.into_iter().map(|product_id| send(changes, |reply| Request::Settle { product_id, reply }));
+    let settled = join_all(settling).await;
     settled.iter().all(Result::is_ok).then_some(settled.len())
 }
 
-async fn prune(inventory: &Inventory) -> Option<u64> {
-    let prune = async |connection: &mut sqlx::PgConnection| store::prune(connection, ANSWERS).await;
-    inventory.database().run(prune).await.ok()
+async fn prune(database: &Database) -> Option<u64> {
+    database.run(async |connection| store::prune(connection, MAX_RESPONSES).await).await.ok()
 }

@@ -1,124 +1,117 @@
-//! One transaction of a batch: claim its keys, lock its products, let others join, decide, write, commit.
+//! The transaction of a batch: claim keys, lock products, let requests join, decide, write, commit.
 //!
-//! What depends on a lock is read in a later statement than the one that waits for it: Postgres shows a statement what
-//! was committed before it began, and of what came while it waited only the very row that it waited for.
+//! Whatever depends on a lock is read in a later statement than the one that waits for the lock. Postgres shows a
+//! statement what was committed before it began; of what is committed while it waits, it shows only the locked row.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     time::Instant,
 };
 
-use chassis::batch::Arrivals;
+use chassis::batch::{Arrivals, OpenHandler};
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use sqlx::{Acquire, PgConnection};
 use uuid::Uuid;
 
 use super::{
-    decide::{Locked, Product, Writes, decide},
-    idempotency::{Claim, Digest, Record},
-    request::{Command, Decided, Request},
-    writer::{LARGEST_BATCH, LARGEST_WEIGHT, Writer},
+    decide::{LockedRows, decide},
+    request::{Request, join},
 };
 use crate::{
-    model::{ProductId, ReservationId},
+    model::{Changeset, Claim, CommitMarker, Digest, IdempotencyRecord, ProductId, ProductRow, ReservationId},
     store,
 };
 
-/// How far a batch got.
-pub(super) enum Step {
-    /// There was nothing to write.
-    Answered(Vec<Decided>),
-    /// It is committed; the answers are with [`Committing`].
-    Committed,
-    /// What had to come first is done: once more.
-    Again,
+/// How far a transaction got.
+pub(super) enum Progress {
+    /// The results are final: the transaction was committed, or there was nothing to write.
+    Done,
+    /// A prerequisite was committed; the transaction must be repeated.
+    Repeat,
 }
 
-/// What is at stake while COMMIT is under way.
-pub(super) struct Committing {
-    pub(super) answers: Vec<Decided>,
-    /// Where to see whether it was made; none where nothing but answers is written, which may as well be done again.
-    pub(super) marker: Option<Marker>,
+/// Whether COMMIT was sent, which decides what a lost connection means.
+pub(super) enum Commit {
+    NotSent,
+    /// The marker shows whether it succeeded. Without a marker only responses are written, which is safe to repeat.
+    Sent(Option<CommitMarker>),
 }
 
-/// A movement that nobody but one transaction can have written.
-#[derive(Debug, Clone)]
-pub(crate) struct Marker {
-    pub(crate) product_id: ProductId,
-    pub(crate) version: i64,
-    pub(crate) batch: Uuid,
-}
-
-/// Runs the transaction. Before COMMIT nothing is changed, whatever happens; from then on `committing` says what it was.
-pub(super) async fn run(
+/// Runs the transaction. Nothing is changed until `commit` is [`Commit::Sent`].
+pub(super) async fn run<H: OpenHandler<Request = Request>>(
     connection: &mut PgConnection,
     batch: &mut Vec<Request>,
-    mut arrivals: Option<&mut Arrivals<'_, Writer>>,
-    committing: &mut Option<Committing>,
-) -> Result<Step, sqlx::Error> {
+    mut arrivals: Option<&mut Arrivals<'_, H>>,
+    commit: &mut Commit,
+) -> Result<Progress, sqlx::Error> {
     let mut transaction = connection.begin().await?;
-    // Nothing is locked yet: whatever came during that round trip may join.
+    // Nothing is locked yet, so any request that arrived during the round trip may join.
     if let Some(arrivals) = arrivals.as_deref_mut() {
         join(batch, arrivals, |_| true);
     }
-    let records = claim(&mut transaction, batch).await?;
-    let (ending, products) = products(&mut transaction, batch, &records).await?;
+    let records = claim_keys(&mut transaction, batch).await?;
+    let (reservations, products) = affected(&mut transaction, batch, &records).await?;
     let ids: Vec<&str> = products.iter().map(ProductId::as_str).collect();
-    let sent = Instant::now();
-    let (rows, began) = if ids.is_empty() { Default::default() } else { store::lock(&mut transaction, &ids).await? };
+    let sent_at = Instant::now();
+    let (rows, started_at) =
+        if ids.is_empty() { Default::default() } else { store::lock(&mut transaction, &ids).await? };
     if let Some(arrivals) = arrivals {
         join(batch, arrivals, |request| needs_only(request, &products));
     }
-    let now = began.map_or(DateTime::UNIX_EPOCH, |began| at_most(began, sent));
+    let now = started_at.map_or(DateTime::UNIX_EPOCH, |started_at| latest_time(started_at, sent_at));
     let known: HashSet<ProductId> = rows.keys().cloned().collect();
-    let mut locked = Locked { now, products: rows, records, ..Locked::default() };
-    let settling = batch.iter().filter_map(|request| match &request.command {
-        Command::Settle(product_id) => Some(product_id.clone()),
+    let mut locked = LockedRows { now, products: rows, records, ..LockedRows::default() };
+    let settling = batch.iter().filter_map(|request| match request {
+        Request::Settle { product_id, .. } => Some(product_id.clone()),
         _ => None,
     });
-    look_for_overdue(&mut transaction, &mut locked, &settling.collect()).await?;
-    if !ending.is_empty() {
-        locked.reservations = store::reservations(&mut transaction, &ending).await?;
+    read_overdue_lines(&mut transaction, &mut locked, &settling.collect()).await?;
+    if !reservations.is_empty() {
+        locked.reservations = store::reservations(&mut transaction, &reservations).await?;
     }
 
-    // So many expire at once that they are settled first, in transactions of a bearable length.
-    let is_backlog = locked.overdue.len() >= store::MOST_OVERDUE;
-    let (answers, writes) = decide(if is_backlog { &[] } else { batch }, locked);
-    if writes.is_empty() {
+    // If too many lines are overdue, they are settled first, in transactions of limited size.
+    let has_backlog = locked.overdue.len() >= store::MAX_OVERDUE_LINES;
+    let requests: &mut [Request] = if has_backlog { &mut [] } else { batch };
+    let changeset = decide(requests, locked);
+    if changeset.is_empty() {
         transaction.rollback().await?;
-        return Ok(Step::Answered(answers));
+        return Ok(Progress::Done);
     }
-    let new: BTreeSet<&str> =
-        writes.products.iter().map(|(id, _)| id).filter(|id| !known.contains(*id)).map(ProductId::as_str).collect();
+    let new = changeset.products.iter().map(|(id, _)| id).filter(|id| !known.contains(*id)).map(ProductId::as_str);
+    let new: BTreeSet<&str> = new.collect();
     if !new.is_empty() {
-        // They are added outside of the transaction: adding may have to wait for another one that adds the same
-        // product, and that wait must not hold locks. Until its first movement nobody sees the row.
+        // Products are inserted outside the transaction: the insert may wait for another transaction that inserts the
+        // same product, and must not hold locks meanwhile. A row without a movement is not listed.
         transaction.rollback().await?;
-        store::add(connection, &new.into_iter().collect::<Vec<_>>()).await?;
-        return Ok(Step::Again);
+        store::insert_products(connection, &new.into_iter().collect::<Vec<_>>()).await?;
+        return Ok(Progress::Repeat);
     }
-    let marker = write(&mut transaction, &writes).await?;
-    if is_backlog {
+    let marker = write(&mut transaction, &changeset).await?;
+    if has_backlog {
         transaction.commit().await?;
-        return Ok(Step::Again);
+        return Ok(Progress::Repeat);
     }
-    *committing = Some(Committing { answers, marker });
+    *commit = Commit::Sent(marker);
     transaction.commit().await?;
-    Ok(Step::Committed)
+    Ok(Progress::Done)
 }
 
-/// The time by the server's clock: not before it is reached. The server began a statement at `began`, which was sent at
-/// `sent` or later.
-fn at_most(began: DateTime<Utc>, sent: Instant) -> DateTime<Utc> {
-    let since = TimeDelta::from_std(sent.elapsed()).unwrap_or(TimeDelta::MAX);
-    // As exact as the database is: what it keeps is what was answered.
-    began.checked_add_signed(since).unwrap_or(DateTime::<Utc>::MAX_UTC).trunc_subsecs(6)
+/// The latest time that the server's clock may show now, given that it started a statement at `started_at` and the
+/// statement was sent at `sent_at` or later.
+fn latest_time(started_at: DateTime<Utc>, sent_at: Instant) -> DateTime<Utc> {
+    let elapsed = TimeDelta::from_std(sent_at.elapsed()).unwrap_or(TimeDelta::MAX);
+    // Truncated to the database's precision, so that clients and the database see the same time.
+    started_at.checked_add_signed(elapsed).unwrap_or(DateTime::<Utc>::MAX_UTC).trunc_subsecs(6)
 }
 
-/// Claims the keys of the batch, in order, and reads the answers that are kept.
-async fn claim(connection: &mut PgConnection, batch: &[Request]) -> Result<HashMap<Digest, Record>, sqlx::Error> {
+/// Claims the keys of the batch, in order, and reads the responses stored under them.
+async fn claim_keys(
+    connection: &mut PgConnection,
+    batch: &[Request],
+) -> Result<HashMap<Digest, IdempotencyRecord>, sqlx::Error> {
     let claims: BTreeMap<Digest, &Claim> =
-        batch.iter().rev().filter_map(|request| request.claim.as_ref()).map(|claim| (claim.id, claim)).collect();
+        batch.iter().rev().filter_map(Request::claim).map(|claim| (claim.id, claim)).collect();
     if claims.is_empty() {
         return Ok(HashMap::new());
     }
@@ -126,71 +119,50 @@ async fn claim(connection: &mut PgConnection, batch: &[Request]) -> Result<HashM
     let claimed: HashSet<Vec<u8>> = store::claim(connection, &claims).await?.into_iter().collect();
     let others = claims.iter().map(|claim| claim.id.as_slice()).filter(|id| !claimed.contains(*id));
     let others: Vec<&[u8]> = others.collect();
-    if others.is_empty() { Ok(HashMap::new()) } else { store::kept(connection, &others).await }
+    if others.is_empty() { Ok(HashMap::new()) } else { store::stored_responses(connection, &others).await }
 }
 
-/// The reservations that the batch ends, and all the products that it touches: requests whose answer is kept do nothing.
-async fn products(
+/// The reservations and products that the batch changes. Requests with a stored response change nothing.
+async fn affected(
     connection: &mut PgConnection,
     batch: &[Request],
-    records: &HashMap<Digest, Record>,
+    records: &HashMap<Digest, IdempotencyRecord>,
 ) -> Result<(Vec<Uuid>, BTreeSet<ProductId>), sqlx::Error> {
-    let mut ending = BTreeSet::new();
+    let mut reservations = BTreeSet::new();
     let mut products = BTreeSet::new();
-    let is_kept = |request: &Request| request.claim.as_ref().is_some_and(|claim| records.contains_key(&claim.id));
-    for request in batch.iter().filter(|request| !is_kept(request)) {
-        match &request.command {
-            Command::End(ReservationId(id), _) => _ = ending.insert(*id),
-            command => products.extend(named(command).cloned()),
+    let is_stored = |request: &Request| request.claim().is_some_and(|claim| records.contains_key(&claim.id));
+    for request in batch.iter().filter(|request| !is_stored(request)) {
+        if let Request::Transition { id: ReservationId(id), .. } = request {
+            reservations.insert(*id);
         }
+        products.extend(request.product_ids().cloned());
     }
-    let ending: Vec<Uuid> = ending.into_iter().collect();
-    if !ending.is_empty() {
-        products.extend(store::products(connection, &ending).await?.into_iter().map(|(_, product)| product));
+    let reservations: Vec<Uuid> = reservations.into_iter().collect();
+    if !reservations.is_empty() {
+        products.extend(store::products(connection, &reservations).await?.into_iter().map(|(_, product)| product));
     }
-    Ok((ending, products))
+    Ok((reservations, products))
 }
 
-/// The products that a command names itself.
-fn named(command: &Command) -> impl Iterator<Item = &ProductId> {
-    let (one, many) = match command {
-        Command::Change(change) => (Some(&change.product_id), [].as_slice()),
-        Command::Settle(product) => (Some(product), [].as_slice()),
-        Command::Reserve(_, new) => (None, new.items.as_slice()),
-        Command::End(..) => (None, [].as_slice()),
-    };
-    one.into_iter().chain(many.iter().map(|item| &item.product_id))
-}
-
-/// Whether a request needs no other lock than those of these products. A key is one, and so is a reservation, of whose
-/// products nothing is known yet.
+/// Whether a request needs only the locks on these products. A request with a key also locks the key, and a transition
+/// locks products that are not known yet.
 fn needs_only(request: &Request, products: &BTreeSet<ProductId>) -> bool {
-    let ends = matches!(request.command, Command::End(..));
-    request.claim.is_none() && !ends && named(&request.command).all(|product| products.contains(product))
+    let is_transition = matches!(request, Request::Transition { .. });
+    request.claim().is_none() && !is_transition && request.product_ids().all(|product| products.contains(product))
 }
 
-/// Lets those that wait join the batch, in order, until one may not or the batch is large.
-fn join(batch: &mut Vec<Request>, arrivals: &mut Arrivals<'_, Writer>, joins: impl Fn(&Request) -> bool) {
-    let mut weight: usize = batch.iter().map(Request::weight).sum();
-    while batch.len() < LARGEST_BATCH && weight < LARGEST_WEIGHT {
-        let Some(request) = arrivals.next_if(&joins) else { break };
-        weight += request.weight();
-        batch.push(request);
-    }
-}
-
-/// Reads the overdue lines of the products that can have any, or are said to, and when their next ones expire.
-async fn look_for_overdue(
+/// Reads the overdue lines of products that may have some or are to be settled, and when their next lines expire.
+async fn read_overdue_lines(
     connection: &mut PgConnection,
-    locked: &mut Locked,
+    locked: &mut LockedRows,
     settling: &HashSet<ProductId>,
 ) -> Result<(), sqlx::Error> {
     let now = locked.now;
-    let due = |product: &Product| product.next_expiry.is_some_and(|next| next <= now);
+    let is_due = |product: &ProductRow| product.next_expiry.is_some_and(|next| next <= now);
     let due: Vec<ProductId> = locked
         .products
         .iter()
-        .filter(|(id, product)| due(product) || settling.contains(*id))
+        .filter(|(id, product)| is_due(product) || settling.contains(*id))
         .map(|(id, _)| id.clone())
         .collect();
     if due.is_empty() {
@@ -198,8 +170,8 @@ async fn look_for_overdue(
     }
     let due: Vec<&str> = due.iter().map(ProductId::as_str).collect();
     locked.overdue = store::overdue_lines(connection, &due, now).await?;
-    if locked.overdue.len() >= store::MOST_OVERDUE {
-        // There may be more, before the next.
+    if locked.overdue.len() >= store::MAX_OVERDUE_LINES {
+        // More lines may be overdue, so the next expiry is not known yet.
         return Ok(());
     }
     for (product_id, next_expiry) in store::next_expiries(connection, &due, now).await? {
@@ -213,18 +185,22 @@ async fn look_for_overdue(
     Ok(())
 }
 
-/// Writes what was decided; returns where to see later that it was.
-async fn write(connection: &mut PgConnection, writes: &Writes) -> Result<Option<Marker>, sqlx::Error> {
+/// Writes a changeset. Returns the marker that shows whether it was committed.
+async fn write(connection: &mut PgConnection, changeset: &Changeset) -> Result<Option<CommitMarker>, sqlx::Error> {
     let batch = Uuid::now_v7();
-    if !writes.products.is_empty() {
-        store::record(connection, writes, batch).await?;
+    if !changeset.products.is_empty() {
+        store::write_movements(connection, changeset, batch).await?;
     }
-    if !writes.closed.is_empty() {
-        store::close(connection, writes).await?;
+    if !changeset.closed_lines.is_empty() {
+        store::close_reservations(connection, changeset).await?;
     }
-    if !writes.records.is_empty() {
-        store::keep(connection, &writes.records).await?;
+    if !changeset.records.is_empty() {
+        store::store_responses(connection, &changeset.records).await?;
     }
-    let first = writes.entries.first();
-    Ok(first.map(|entry| Marker { product_id: entry.product_id.clone(), version: entry.after.version, batch }))
+    let first = changeset.movements.first();
+    Ok(first.map(|movement| CommitMarker {
+        product_id: movement.product_id.clone(),
+        version: movement.after.version,
+        batch,
+    }))
 }

@@ -1,123 +1,119 @@
-//! Group commit: one transaction for all the changes that wait.
-//!
-//! See "Inventory" in `docs/ARCHITECTURE.md`.
+//! Group commit: one transaction for all waiting changes.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use chassis::{
     Database,
-    batch::{Arrivals, OpenHandler},
-    database::{Failure, HeldConnection, limited, sql_state},
+    batch::{Arrivals, BatchError, Batcher, OpenHandler},
+    database::{DedicatedConnection, Failure, sql_state},
 };
-use futures_util::future::BoxFuture;
-use sqlx::PgConnection;
-use tokio::time::{self, Instant};
+use tokio::time::Instant;
 
 use super::{
-    request::{Answer, Decided, Request},
-    transaction::{self, Committing, Marker, Step},
+    outcome::{self, RETRY_PERIOD},
+    request::{Reply, Request, split},
+    single_hold,
+    transaction::{self, Commit, Progress},
 };
-use crate::{error::Error, store};
-
-/// The most requests in one batch.
-pub(super) const LARGEST_BATCH: usize = 512;
-
-/// The most that the requests of one transaction weigh, so that it ends well before its statements' time is up.
-pub(super) const LARGEST_WEIGHT: usize = 2000;
-
-/// How long to find out whether a transaction was committed: longer than Postgres lets one be idle whose client is gone.
-const FINDING_OUT: Duration = Duration::from_secs(4);
-
-/// How soon to ask again where the database does not answer.
-const PAUSE: Duration = Duration::from_millis(20);
-
-/// How long after it began a batch that certainly was not committed is tried again: its requests must be answered in time.
-pub(super) const RETRYING: Duration = Duration::from_secs(4);
+use crate::{error::Error, model::CommitMarker, store};
 
 /// Changes the stock of products.
 pub(super) struct Writer {
-    pub(super) connection: HeldConnection,
+    connection: DedicatedConnection,
+}
+
+/// Sends a request to the writer and waits for its reply.
+pub(super) async fn send<T>(changes: &Batcher<Writer>, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
+    let (reply, result) = Reply::channel();
+    changes.ask(request(reply)).await?;
+    result.await.map_err(|_| BatchError::Lost)?
 }
 
 impl OpenHandler for Writer {
     type Request = Request;
-    type Answer = Answer;
+    /// The reply is sent on the request's own channel.
+    type Reply = ();
 
-    async fn handle(&mut self, batch: Vec<Request>, arrivals: &mut Arrivals<'_, Self>) -> Vec<Answer> {
-        let mut answers = Vec::with_capacity(batch.len());
+    async fn handle(&mut self, batch: Vec<Request>, arrivals: &mut Arrivals<'_, Self>) -> Vec<()> {
+        let mut count = 0;
         let mut parts = split(batch);
         let last = parts.pop();
         for part in parts {
-            answers.extend(self.answer(part, None).await);
+            count += self.process(part, None).await;
         }
         if let Some(last) = last {
-            answers.extend(self.answer(last, Some(arrivals)).await);
+            count += self.process(last, Some(arrivals)).await;
         }
-        answers
+        vec![(); count]
     }
 }
 
 impl Writer {
     pub(super) fn new(database: &Database) -> Self {
-        Self { connection: database.hold() }
+        Self { connection: database.dedicate() }
     }
 
-    /// Answers a batch, and what joins it.
-    async fn answer(&mut self, mut batch: Vec<Request>, arrivals: Option<&mut Arrivals<'_, Self>>) -> Vec<Answer> {
-        if let [request] = &mut *batch
-            && let Some(answer) = self.hold(request).await
+    /// Processes a batch and the requests that join it, and sends their replies. Returns the number of requests.
+    async fn process(&mut self, mut batch: Vec<Request>, arrivals: Option<&mut Arrivals<'_, Self>>) -> usize {
+        self.decide(&mut batch, arrivals).await;
+        let count = batch.len();
+        batch.into_iter().for_each(Request::finish);
+        count
+    }
+
+    /// Sets the result of each request of a batch.
+    async fn decide(&mut self, batch: &mut Vec<Request>, arrivals: Option<&mut Arrivals<'_, Self>>) {
+        if let [Request::Reserve { id, new, claim: None, reply }] = batch.as_mut_slice()
+            && let Some(result) = single_hold::reserve(&mut self.connection, id, new).await
         {
-            return vec![answer];
+            reply.set(result);
+            return;
         }
-        let error = match self.write(&mut batch, arrivals).await {
-            Ok(decided) => return answers(decided).collect(),
-            Err(error) => error,
-        };
-        if batch.len() == 1 || !is_of_one_change(&error) {
-            return batch.iter().map(|_| Err(error.clone())).collect();
+        let Err(error) = self.write(batch, arrivals).await else { return };
+        if batch.len() == 1 || !concerns_one_change(&error) {
+            fail(batch, &error);
+            return;
         }
-        // One change made the statement fail: each alone, only that one does.
-        let mut all = Vec::with_capacity(batch.len());
-        for request in batch {
-            match self.write(&mut vec![request], None).await {
-                Ok(decided) => all.extend(answers(decided)),
-                Err(error) => all.push(Err(error)),
+        // A single change made the statement fail. Written one by one, only that change fails.
+        let mut alone = Vec::with_capacity(1);
+        for request in std::mem::take(batch) {
+            alone.push(request);
+            if let Err(error) = self.write(&mut alone, None).await {
+                fail(&mut alone, &error);
             }
+            batch.append(&mut alone);
         }
-        all
     }
 
-    /// Writes a batch, and what joins it.
+    /// Writes a batch, and the requests that join it, in one transaction.
     async fn write(
         &mut self,
         batch: &mut Vec<Request>,
         mut arrivals: Option<&mut Arrivals<'_, Self>>,
-    ) -> Result<Vec<Decided>, Error> {
-        let begun = Instant::now();
+    ) -> Result<(), Error> {
+        let started = Instant::now();
         loop {
-            let connection = self.connection.begin().await;
-            let mut connection = connection.map_err(|failure| Error::Database(Arc::new(failure)))?;
-            let mut committing = None;
-            let work = transaction::run(&mut connection, batch, arrivals.as_deref_mut(), &mut committing);
-            let result = limited(work).await;
-            if self.connection.end(connection, &result) {
-                continue;
-            }
-            match (result, committing) {
-                (Ok(Step::Answered(answers)), _) | (Ok(Step::Committed), Some(Committing { answers, .. })) => {
-                    return Ok(answers);
-                }
-                (Ok(Step::Again | Step::Committed), _) => {}
-                (Err(failure), Some(committing)) if failure.is_lost() => {
-                    let Committing { answers, marker } = committing;
+            let mut attempt = (&mut *batch, arrivals.as_deref_mut(), Commit::NotSent);
+            let result = self
+                .connection
+                .run(&mut attempt, |connection, (batch, arrivals, commit)| {
+                    *commit = Commit::NotSent;
+                    Box::pin(transaction::run(connection, batch, arrivals.as_deref_mut(), commit))
+                })
+                .await;
+            let (_, _, commit) = attempt;
+            match (result, commit) {
+                (Ok(Progress::Done), _) => return Ok(()),
+                (Ok(Progress::Repeat), _) => {}
+                (Err(failure), Commit::Sent(marker)) if failure.is_lost() => {
                     let failure = Arc::new(failure);
-                    let was_committed = match &marker {
-                        Some(marker) => self.find_out(marker).await,
+                    let was_committed = match marker {
+                        Some(marker) => self.was_committed(marker).await,
                         None => Some(false),
                     };
                     match was_committed {
-                        Some(true) => return Ok(answers),
-                        Some(false) if begun.elapsed() < RETRYING => {}
+                        Some(true) => return Ok(()),
+                        Some(false) if started.elapsed() < RETRY_PERIOD => {}
                         Some(false) => return Err(Error::Database(failure)),
                         None => return Err(Error::OutcomeUnknown(failure)),
                     }
@@ -127,62 +123,28 @@ impl Writer {
         }
     }
 
-    /// Finds out whether a transaction was committed; `None` where that cannot be found out in time.
-    async fn find_out(&mut self, marker: &Marker) -> Option<bool> {
-        let marker = Arc::new(marker.clone());
-        self.ask(move |connection| {
+    /// Checks on another connection whether a transaction was committed. Returns `None` if that is still unknown when
+    /// the time is up.
+    async fn was_committed(&mut self, marker: CommitMarker) -> Option<bool> {
+        let marker = Arc::new(marker);
+        outcome::find(&mut self.connection, move |connection| {
             let marker = marker.clone();
-            Box::pin(async move { store::was_recorded(connection, &marker).await })
+            Box::pin(async move { store::was_committed(connection, &marker).await })
         })
         .await
     }
+}
 
-    /// Asks on a new connection, again and again, for what became of one that was lost.
-    pub(super) async fn ask<T>(
-        &mut self,
-        question: impl Fn(&mut PgConnection) -> BoxFuture<'_, Result<T, sqlx::Error>>,
-    ) -> Option<T> {
-        let asking = async {
-            loop {
-                if let Ok(mut connection) = self.connection.begin().await {
-                    let found = limited(question(&mut connection)).await;
-                    self.connection.end(connection, &found);
-                    if let Ok(found) = found {
-                        return found;
-                    }
-                }
-                time::sleep(PAUSE).await;
-            }
-        };
-        time::timeout(FINDING_OUT, asking).await.ok()
+fn fail(requests: &mut [Request], error: &Error) {
+    for request in requests {
+        request.fail(error.clone());
     }
 }
 
-/// Splits a batch into parts of a bearable size, in order.
-fn split(batch: Vec<Request>) -> Vec<Vec<Request>> {
-    let mut parts: Vec<Vec<Request>> = Vec::new();
-    let mut weight = LARGEST_WEIGHT;
-    for request in batch {
-        let own = request.weight();
-        weight += own;
-        match parts.last_mut() {
-            Some(part) if weight <= LARGEST_WEIGHT => part.push(request),
-            _ => {
-                parts.push(vec![request]);
-                weight = own;
-            }
-        }
-    }
-    parts
-}
-
-/// A data exception or a violated constraint (SQLSTATE class 22 or 23): of one change, not of the batch.
-fn is_of_one_change(error: &Error) -> bool {
+/// Whether the error is a data exception or a violated constraint (SQLSTATE class 22 or 23), which concerns one change
+/// and not the batch.
+fn concerns_one_change(error: &Error) -> bool {
     let Error::Database(failure) = error else { return false };
     let code = sql_state(failure.error()).unwrap_or_default();
     matches!(**failure, Failure::Refused(_)) && (code.starts_with("22") || code.starts_with("23"))
-}
-
-fn answers(decided: Vec<Decided>) -> impl Iterator<Item = Answer> {
-    decided.into_iter().map(|answer| answer.map_err(Error::from))
 }

@@ -1,4 +1,4 @@
-//! Whole numbers that JSON carries exactly.
+//! Whole numbers within bounds that JSON can represent exactly.
 
 use std::fmt;
 
@@ -11,19 +11,19 @@ use utoipa::{
     },
 };
 
-/// 2^53 − 1: the largest whole number that every JSON reader takes exactly (RFC 8259, section 6).
+/// 2^53 − 1: the largest whole number that every JSON parser reads exactly (RFC 8259, section 6).
 pub(crate) const MAX_QUANTITY: i64 = (1 << 53) - 1;
 
-/// Types of whole numbers within bounds, read from JSON and described for it.
+/// Defines whole-number types with bounds, how to deserialize them, and their schemas.
 macro_rules! whole_numbers {
-    ($($(#[$doc:meta])* $name:ident, $least:expr, $most:expr, $description:literal;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident, $min:expr, $max:expr, $description:literal;)*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) struct $name(pub(crate) i64);
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer.deserialize_any(WholeNumber { least: $least, most: $most }).map(Self)
+                deserializer.deserialize_any(WholeNumber { min: $min, max: $max }).map(Self)
             }
         }
 
@@ -31,25 +31,25 @@ macro_rules! whole_numbers {
 
         impl PartialSchema for $name {
             fn schema() -> RefOr<Schema> {
-                schema($least, $most, $description)
+                schema($min, $max, $description)
             }
         }
     )*};
 }
 
 whole_numbers! {
-    /// How much is on hand: 0 to 2^53 − 1.
-    Quantity, 0, MAX_QUANTITY, "How much is on hand.";
-    /// A change of how much is on hand: −(2^53 − 1) to 2^53 − 1.
-    Delta, -MAX_QUANTITY, MAX_QUANTITY, "How much to add to what is on hand, or to take from it.";
-    /// How much to reserve: 1 to 2^53 − 1.
-    Amount, 1, MAX_QUANTITY, "How much of it.";
-    /// For how many seconds something is held: 1 to 86,400.
-    TimeToLive, 1, LONGEST_LIFE, "For how many seconds it is held; 900 by default.";
+    /// A quantity on hand: 0 to 2^53 − 1.
+    Quantity, 0, MAX_QUANTITY, "The quantity on hand.";
+    /// A change to the quantity on hand: −(2^53 − 1) to 2^53 − 1.
+    Delta, -MAX_QUANTITY, MAX_QUANTITY, "The change to the quantity on hand; negative to take stock away.";
+    /// A quantity to reserve: 1 to 2^53 − 1.
+    Amount, 1, MAX_QUANTITY, "The quantity to reserve.";
+    /// How long a reservation is held, in seconds: 1 to 86,400.
+    TimeToLive, 1, MAX_TTL, "How long the reservation is held, in seconds; 900 by default.";
 }
 
-/// The most seconds that something is held for: a day.
-const LONGEST_LIFE: i64 = 86_400;
+/// The maximum time to live: one day, in seconds.
+const MAX_TTL: i64 = 86_400;
 
 impl Default for TimeToLive {
     fn default() -> Self {
@@ -57,18 +57,18 @@ impl Default for TimeToLive {
     }
 }
 
-/// Reads a whole number; 42.0 is one, as in JSON Schema.
+/// Deserializes a whole number. As in JSON Schema, 42.0 is one.
 struct WholeNumber {
-    least: i64,
-    most: i64,
+    min: i64,
+    max: i64,
 }
 
 impl WholeNumber {
     fn check<E: de::Error>(&self, number: i64) -> Result<i64, E> {
-        if (self.least..=self.most).contains(&number) {
+        if (self.min..=self.max).contains(&number) {
             Ok(number)
         } else {
-            Err(E::custom(format!("must be from {} to {}", self.least, self.most)))
+            Err(E::custom(format!("must be between {} and {}", self.min, self.max)))
         }
     }
 }
@@ -88,7 +88,7 @@ impl de::Visitor<'_> for WholeNumber {
         self.check(i64::try_from(number).unwrap_or(i64::MAX))
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "the cast saturates, and the bounds are checked after it")]
+    #[expect(clippy::cast_possible_truncation, reason = "the cast saturates and the bounds are checked afterwards")]
     fn visit_f64<E: de::Error>(self, number: f64) -> Result<i64, E> {
         if number.fract() != 0.0 {
             return Err(E::invalid_type(de::Unexpected::Float(number), &self));
@@ -97,8 +97,8 @@ impl de::Visitor<'_> for WholeNumber {
     }
 }
 
-fn schema(least: i64, most: i64, description: &str) -> RefOr<Schema> {
-    let schema = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(least)).maximum(Some(most));
+fn schema(min: i64, max: i64, description: &str) -> RefOr<Schema> {
+    let schema = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(min)).maximum(Some(max));
     let format = SchemaFormat::KnownFormat(KnownFormat::Int64);
     schema.format(Some(format)).description(Some(description)).build().into()
 }
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quantity_is_a_whole_number_up_to_2_to_the_53rd() {
+    fn a_quantity_is_a_whole_number_below_2_to_the_53() {
         let read = |json: &str| serde_json::from_str::<Quantity>(json).ok().map(|quantity| quantity.0);
         assert_eq!(read("0"), Some(0));
         assert_eq!(read("42.0"), Some(42));
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delta_goes_both_ways() {
+    fn a_delta_may_be_negative() {
         let read = |json: &str| serde_json::from_str::<Delta>(json).ok().map(|delta| delta.0);
         assert_eq!(read("-9007199254740991"), Some(-MAX_QUANTITY));
         assert_eq!(read("-9007199254740992"), None);
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn an_amount_is_at_least_one_and_a_life_at_most_a_day() {
+    fn an_amount_is_positive_and_a_ttl_at_most_one_day() {
         assert!(serde_json::from_str::<Amount>("0").is_err());
         assert!(serde_json::from_str::<Amount>("1").is_ok());
         assert!(serde_json::from_str::<TimeToLive>("0").is_err());

@@ -1,46 +1,47 @@
-//! What the rules of stock forbid.
+//! Why the rules of stock refuse a request.
 
+use contracts::ProductId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{ProductId, ReservationState};
+use super::reservation::ReservationState;
 
-/// Why a request is refused.
+/// The reason a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Less would be on hand than is reserved.
-    #[error("this would leave {left} on hand, with {reserved} reserved")]
+    #[error("this would leave {left} on hand, but {reserved} are reserved")]
     InsufficientStock {
-        /// What would be on hand.
+        /// The quantity that would be on hand.
         left: i64,
-        /// What is reserved.
+        /// The quantity reserved.
         reserved: i64,
     },
-    /// More would be on hand than can be counted exactly in JSON.
+    /// More would be on hand than JSON can represent exactly.
     #[error("this would leave more than 9007199254740991 on hand")]
     TooLarge,
-    /// Of these products less can be had than a reservation asks for.
-    #[error("there is not enough of {}", names(.0))]
+    /// A reservation asks for more of these products than is available.
+    #[error("there is not enough stock of {}", names(.0))]
     Shortage(Vec<Shortage>),
-    /// There is no such reservation.
+    /// The reservation does not exist.
     #[error("there is no reservation with this id")]
     NoSuchReservation,
-    /// A reservation in this state does not change any more.
-    #[error("the reservation is {}", .0.name())]
+    /// The reservation has already ended.
+    #[error("the reservation is already {}", .0.name())]
     WrongState(ReservationState),
-    /// The `Idempotency-Key` came with another request before.
-    #[error("this Idempotency-Key was used for another request")]
+    /// An earlier request used the same `Idempotency-Key`.
+    #[error("this Idempotency-Key was already used for a different request")]
     KeyReused,
 }
 
-/// A product of which there is not enough.
+/// A product without enough stock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Shortage {
     pub(crate) product_id: ProductId,
-    /// How much of it was asked for.
+    /// The quantity requested.
     #[schema(minimum = 1)]
     pub(crate) quantity: i64,
-    /// How much of it can be had.
+    /// The quantity available.
     #[schema(minimum = 0)]
     pub(crate) stock: i64,
 }

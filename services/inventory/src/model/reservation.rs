@@ -1,20 +1,21 @@
-//! Reservations: what a client holds, until it commits it, releases it or lets it expire.
+//! Reservations: stock that is held for a client until it is committed, released or expires.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use chrono::{DateTime, Utc};
+use contracts::ProductId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{ProductId, TimeToLive};
+use super::number::TimeToLive;
 
-/// A reservation's id: a UUID (version 7).
+/// The id of a reservation: a UUID (version 7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct ReservationId(pub(crate) Uuid);
 
 impl ReservationId {
-    /// An id that nothing has yet.
+    /// Generates an id.
     pub(crate) fn new() -> Self {
         Self(Uuid::now_v7())
     }
@@ -26,57 +27,56 @@ impl fmt::Display for ReservationId {
     }
 }
 
-/// A text that is no reservation's id.
+/// Error: the text is not a reservation id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NotAnId;
+pub(crate) struct InvalidId;
 
 impl FromStr for ReservationId {
-    type Err = NotAnId;
+    type Err = InvalidId;
 
-    /// Takes the hyphenated form alone, so that a reservation has one URL.
-    fn from_str(text: &str) -> Result<Self, NotAnId> {
+    /// Accepts only the hyphenated form, so that a reservation has a single URL.
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
         if text.len() != uuid::fmt::Hyphenated::LENGTH {
-            return Err(NotAnId);
+            return Err(InvalidId);
         }
-        text.parse().map(Self).map_err(|_| NotAnId)
+        text.parse().map(Self).map_err(|_| InvalidId)
     }
 }
 
-/// So much of a product.
+/// A quantity of a product.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Item {
     pub(crate) product_id: ProductId,
-    /// How much of it.
     #[schema(minimum = 1)]
     pub(crate) quantity: i64,
 }
 
-/// What is reserved together: each product once, in order of their ids.
+/// The items of one reservation: each product once, sorted by id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Items(Vec<Item>);
 
 impl Items {
-    /// The most items of a request.
-    pub(crate) const MOST: usize = 100;
+    /// The maximum number of items in a request.
+    pub(crate) const MAX: usize = 100;
 
-    /// Merges items: of a product that comes twice the sum counts.
+    /// Merges items: the quantities of a product that occurs several times are added up.
     ///
     /// # Errors
-    /// A text that says what is wrong with how many they are.
+    /// Returns an error if there are no items or more than [`Self::MAX`].
     pub(crate) fn merge(items: Vec<Item>) -> Result<Self, &'static str> {
-        if items.is_empty() || items.len() > Self::MOST {
+        if items.is_empty() || items.len() > Self::MAX {
             return Err("must have 1 to 100 items");
         }
         let mut merged: BTreeMap<ProductId, i64> = BTreeMap::new();
         for Item { product_id, quantity } in items {
-            // At most 100 times 2^53: it does not overflow. More than there can ever be is simply not in stock.
+            // At most 100 times 2^53, so this cannot overflow. A sum above 2^53 is refused as a shortage.
             *merged.entry(product_id).or_default() += quantity;
         }
         Ok(Self(merged.into_iter().map(|(product_id, quantity)| Item { product_id, quantity }).collect()))
     }
 
-    /// Those of a reservation that is there.
-    pub(crate) fn of_lines(mut items: Vec<Item>) -> Self {
+    /// The items of a stored reservation.
+    pub(crate) fn from_lines(mut items: Vec<Item>) -> Self {
         items.sort_unstable_by(|one, other| one.product_id.cmp(&other.product_id));
         Self(items)
     }
@@ -86,29 +86,29 @@ impl Items {
     }
 }
 
-/// A reservation to be.
+/// A request to reserve stock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NewReservation {
     pub(crate) items: Items,
     pub(crate) ttl: TimeToLive,
 }
 
-/// What has become of a reservation. Only a held one changes, and only once.
+/// The state of a reservation. Only a held reservation changes its state, and only once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ReservationState {
     /// Its items are reserved.
     Held,
-    /// Its items were taken off the shelf.
+    /// Its items were taken from stock.
     Committed,
-    /// Its items were given back.
+    /// Its items were returned to stock.
     Released,
-    /// Nobody committed it in time.
+    /// It was not committed in time.
     Expired,
 }
 
 impl ReservationState {
-    /// Its name in the database and in JSON.
+    /// The name in the database and in JSON.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Held => "held",
@@ -118,27 +118,27 @@ impl ReservationState {
         }
     }
 
-    /// The state of this name; `None` for any other.
+    /// Looks a state up by its name.
     pub(crate) fn named(name: &str) -> Option<Self> {
         [Self::Held, Self::Committed, Self::Released, Self::Expired].into_iter().find(|state| state.name() == name)
     }
 }
 
-/// A reservation as clients see it.
+/// A reservation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Reservation {
     #[schema(value_type = Uuid)]
     pub(crate) id: ReservationId,
     pub(crate) state: ReservationState,
-    /// Each product once, in order of their ids.
+    /// Each product once, sorted by id.
     #[schema(value_type = Vec<Item>)]
     pub(crate) items: Items,
-    /// When it expires, or would have.
+    /// When the reservation expires, or would have expired.
     pub(crate) expires_at: DateTime<Utc>,
 }
 
 impl Reservation {
-    /// How many states it has been in; the `ETag`.
+    /// The `ETag`: the number of states it has been in.
     pub(crate) fn version(&self) -> i64 {
         if self.state == ReservationState::Held { 1 } else { 2 }
     }
@@ -146,10 +146,10 @@ impl Reservation {
 
 /// How a client ends a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// Take the items off the shelf.
+pub(crate) enum Transition {
+    /// Take the items from stock.
     Commit,
-    /// Give them back.
+    /// Return the items to stock.
     Release,
 }
 
@@ -158,17 +158,17 @@ mod tests {
     use super::*;
 
     fn item(product: &str, quantity: i64) -> Item {
-        Item { product_id: ProductId::try_from(product.to_owned()).expect("valid"), quantity }
+        Item { product_id: ProductId::try_from(product.to_owned()).expect("a valid id"), quantity }
     }
 
     #[test]
     fn items_of_one_product_are_merged_and_sorted() {
-        let items = Items::merge(vec![item("b", 1), item("a", 2), item("b", 3)]).expect("items");
+        let items = Items::merge(vec![item("b", 1), item("a", 2), item("b", 3)]).expect("valid items");
         assert_eq!(items.as_slice(), [item("a", 2), item("b", 4)]);
     }
 
     #[test]
-    fn there_are_1_to_100_items() {
+    fn a_request_has_1_to_100_items() {
         assert!(Items::merge(Vec::new()).is_err());
         assert!(Items::merge(vec![item("a", 1); 100]).is_ok());
         assert!(Items::merge(vec![item("a", 1); 101]).is_err());

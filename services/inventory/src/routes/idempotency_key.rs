@@ -16,7 +16,7 @@ use crate::model::IdempotencyKey;
 
 const NAME: &str = "idempotency-key";
 
-/// Extracts the key, where there is one.
+/// Extracts the key, if there is one.
 pub(super) struct Key(pub(super) Option<IdempotencyKey>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Key {
@@ -27,7 +27,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Key {
         let mut values = parts.headers.get_all(NAME).iter();
         let Some(value) = values.next() else { return Ok(Self(None)) };
         if values.next().is_some() {
-            return Err(refuse("must come once"));
+            return Err(refuse("must be given only once"));
         }
         IdempotencyKey::try_from(value.as_bytes()).map(|key| Self(Some(key))).map_err(refuse)
     }
@@ -40,7 +40,8 @@ impl IntoParams for Key {
             .min_length(Some(1))
             .max_length(Some(255))
             .pattern(Some("^[!-~]+$"));
-        let description = "Names the request: one with the same key within 24 hours gets the first one's answer.";
+        let description = "Makes the request safe to retry: repeating it with the same key within 24 hours returns \
+                           the first response.";
         let parameter = ParameterBuilder::new().name(NAME).parameter_in(ParameterIn::Header).required(Required::False);
         vec![parameter.description(Some(description)).schema(Some(schema)).build()]
     }

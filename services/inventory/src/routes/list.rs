@@ -14,16 +14,18 @@ use crate::{
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListStock {
-    /// How many products a page has.
+    /// The maximum number of products on the page.
     #[serde(default)]
     #[param(inline, required = false)]
     limit: Limit,
-    /// The last product of the page before.
+    /// The last product id of the previous page.
     #[param(inline)]
     after: Option<ProductId>,
 }
 
-/// List the stock of all products, by id
+/// List stock
+///
+/// Products are sorted by id.
 #[utoipa::path(
     get,
     path = "/inventory",
@@ -31,7 +33,7 @@ pub(super) struct ListStock {
     tag = "inventory",
     params(ListStock),
     responses((status = OK, description = "A page of products.", body = Vec<Stock>, headers(
-        ("link" = Option<String>, description = "The next page (`rel=\"next\"`), where one follows."),
+        ("link" = Option<String>, description = "The next page (`rel=\"next\"`), if there is one."),
     ))),
 )]
 pub(super) async fn list(

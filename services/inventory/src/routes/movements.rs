@@ -14,23 +14,25 @@ use crate::{
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListMovements {
-    /// How many movements a page has.
+    /// The maximum number of movements on the page.
     #[serde(default)]
     #[param(inline, required = false)]
     limit: Limit,
-    /// The number of the last movement of the page before.
+    /// The number of the last movement on the previous page.
     after: Option<i64>,
 }
 
-/// Read a product's ledger, newest first
+/// List the movements of a product
+///
+/// The newest movement comes first.
 #[utoipa::path(
     get,
     path = "/inventory/{product_id}/movements",
     operation_id = "listMovements",
     tag = "inventory",
-    params(("product_id" = inline(ProductId), Path, description = "The product."), ListMovements),
+    params(("product_id" = inline(ProductId), Path, description = "The product's id."), ListMovements),
     responses((status = OK, description = "A page of movements.", body = Vec<Movement>, headers(
-        ("link" = Option<String>, description = "The next page (`rel=\"next\"`), where one follows."),
+        ("link" = Option<String>, description = "The next page (`rel=\"next\"`), if there is one."),
     ))),
 )]
 pub(super) async fn list(

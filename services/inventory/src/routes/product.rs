@@ -1,4 +1,4 @@
-//! `GET`, `POST` and `PATCH /inventory/{product_id}`.
+//! `GET`, `PUT`, `POST` and `PATCH /inventory/{product_id}`.
 
 use axum::{extract::State, response::IntoResponse};
 use chassis::{Fields, FromFields, Json, Path, Tagged};
@@ -9,10 +9,10 @@ use super::idempotency_key::Key;
 use crate::{
     engine::Inventory,
     error::Error,
-    model::{Action, Change, Delta, ProductId, Quantity, Reason, Stock},
+    model::{Delta, ProductId, Quantity, Reason, Stock},
 };
 
-/// What is on hand from now on.
+/// The new quantity on hand.
 #[derive(ToSchema)]
 pub(super) struct SetStock {
     stock: Quantity,
@@ -24,18 +24,16 @@ impl FromFields for SetStock {
     }
 }
 
-/// A change of what is on hand.
+/// A change to the quantity on hand.
 #[derive(ToSchema)]
 pub(super) struct AdjustStock {
     delta: Delta,
-    /// Why, for the ledger.
+    /// The reason, recorded in the ledger.
     #[schema(value_type = Reason, required = false)]
     reason: Option<Reason>,
 }
 
 impl FromFields for AdjustStock {
-    const MEDIA_TYPES: &'static [&'static str] = &["application/json", "application/merge-patch+json"];
-
     fn from_fields(fields: &mut Fields) -> Option<Self> {
         let delta = fields.required("delta");
         let reason = fields.optional("reason");
@@ -43,59 +41,90 @@ impl FromFields for AdjustStock {
     }
 }
 
-/// Read the stock of a product; an unknown one has none
+/// Get stock (unknown products have zero)
 #[utoipa::path(
     get,
     path = "/inventory/{product_id}",
     operation_id = "getStock",
     tag = "inventory",
-    params(("product_id" = inline(ProductId), Path, description = "The product.")),
-    responses((status = OK, description = "Its stock.", body = Stock, headers(
-        ("etag" = String, description = "The number of its last movement."),
+    params(("product_id" = inline(ProductId), Path, description = "The product's id.")),
+    responses((status = OK, description = "The stock of the product.", body = Stock, headers(
+        ("etag" = String, description = "The number of the product's last movement."),
     ))),
 )]
 pub(super) async fn get(
     State(inventory): State<Inventory>,
     Path(product_id): Path<ProductId>,
 ) -> Result<Tagged<Stock>, Error> {
-    inventory.read(product_id).await.map(tagged)
+    inventory.stock(product_id).await.map(tagged)
 }
 
-/// Set what is on hand of a product
+/// Set stock
+#[utoipa::path(
+    put,
+    path = "/inventory/{product_id}",
+    operation_id = "putStock",
+    tag = "inventory",
+    params(("product_id" = inline(ProductId), Path, description = "The product's id.")),
+    request_body = SetStock,
+    responses(
+        (status = OK, description = "The new stock of a known product.", body = Stock, headers(
+            ("etag" = String, description = "The number of the product's last movement."),
+        )),
+        (status = CREATED, description = "The stock of a new product.", body = Stock, headers(
+            ("etag" = String, description = "The number of the product's last movement."),
+        )),
+        (status = CONFLICT, description = "More than this is reserved."),
+    ),
+)]
+pub(super) async fn put(
+    State(inventory): State<Inventory>,
+    Path(product_id): Path<ProductId>,
+    Json(SetStock { stock }): Json<SetStock>,
+) -> Result<impl IntoResponse, Error> {
+    let stock = inventory.set(product_id, stock).await?;
+    // A product is new if this is its first movement.
+    let status = if stock.version == 1 { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, tagged(stock)))
+}
+
+/// Set stock (same effect as PUT, always 201)
 #[utoipa::path(
     post,
     path = "/inventory/{product_id}",
     operation_id = "setStock",
     tag = "inventory",
-    params(("product_id" = inline(ProductId), Path, description = "The product.")),
+    params(("product_id" = inline(ProductId), Path, description = "The product's id.")),
     request_body = SetStock,
     responses(
-        (status = CREATED, description = "Its stock.", body = Stock, headers(
-            ("etag" = String, description = "The number of its last movement."),
+        (status = CREATED, description = "The new stock of the product.", body = Stock, headers(
+            ("etag" = String, description = "The number of the product's last movement."),
         )),
-        (status = CONFLICT, description = "More is reserved."),
+        (status = CONFLICT, description = "More than this is reserved."),
     ),
 )]
 pub(super) async fn set(
     State(inventory): State<Inventory>,
     Path(product_id): Path<ProductId>,
-    Json(set): Json<SetStock>,
+    Json(SetStock { stock }): Json<SetStock>,
 ) -> Result<impl IntoResponse, Error> {
-    let stock = inventory.change(Change { product_id, action: Action::Set(set.stock) }, None).await?;
+    let stock = inventory.set(product_id, stock).await?;
     Ok((StatusCode::CREATED, tagged(stock)))
 }
 
-/// Add to what is on hand of a product, or take from it
+/// Adjust stock
+///
+/// Adds `delta` to the quantity on hand.
 #[utoipa::path(
     patch,
     path = "/inventory/{product_id}",
     operation_id = "adjustStock",
     tag = "inventory",
-    params(("product_id" = inline(ProductId), Path, description = "The product."), Key),
-    request_body(content((AdjustStock = "application/json"), (AdjustStock = "application/merge-patch+json"))),
+    params(("product_id" = inline(ProductId), Path, description = "The product's id."), Key),
+    request_body = AdjustStock,
     responses(
-        (status = OK, description = "Its stock.", body = Stock, headers(
-            ("etag" = String, description = "The number of its last movement."),
+        (status = OK, description = "The new stock of the product.", body = Stock, headers(
+            ("etag" = String, description = "The number of the product's last movement."),
         )),
         (status = CONFLICT, description = "Less would be left than is reserved."),
     ),
@@ -106,8 +135,7 @@ pub(super) async fn adjust(
     Key(key): Key,
     Json(AdjustStock { delta, reason }): Json<AdjustStock>,
 ) -> Result<Tagged<Stock>, Error> {
-    let change = Change { product_id, action: Action::Adjust(delta, reason) };
-    inventory.change(change, key.as_ref()).await.map(tagged)
+    inventory.adjust(product_id, delta, reason, key.as_ref()).await.map(tagged)
 }
 
 fn tagged(stock: Stock) -> Tagged<Stock> {

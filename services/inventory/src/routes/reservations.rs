@@ -1,4 +1,4 @@
-//! `POST /reservations`, `GET /reservations/{id}`, and its `commit` and `release`.
+//! `POST /reservations`, `GET /reservations/{id}`, `POST /reservations/{id}/commit` and `…/release`.
 
 use axum::{extract::State, response::IntoResponse};
 use chassis::{Fields, FromFields, Json, Path, ProblemBody, Tagged};
@@ -11,34 +11,34 @@ use crate::{
     engine::Inventory,
     error::Error,
     model::{
-        Amount, Ending, Item, Items, NewReservation, NotAnId, ProductId, Refusal, Reservation, ReservationId, Shortage,
-        TimeToLive,
+        Amount, InvalidId, Item, Items, NewReservation, ProductId, Refusal, Reservation, ReservationId, Shortage,
+        TimeToLive, Transition,
     },
 };
 
-/// A reservation to be.
+/// A request to reserve stock.
 #[derive(ToSchema)]
 pub(super) struct Reserve {
-    /// All of them are held, or none. Of a product that comes twice the sum counts.
+    /// Either all items are reserved or none. The quantities of a product that is listed several times are added up.
     #[schema(value_type = Vec<ReserveItem>, min_items = 1, max_items = 100)]
     items: Items,
     #[schema(value_type = TimeToLive, required = false)]
     ttl_seconds: Option<TimeToLive>,
 }
 
-/// So much of a product.
+/// A quantity of a product.
 #[derive(ToSchema)]
 pub(super) struct ReserveItem {
     product_id: ProductId,
     quantity: Amount,
 }
 
-/// Of some products there is not enough.
+/// A problem that lists the products without enough stock.
 #[derive(Serialize, ToSchema)]
 pub(super) struct InsufficientStock {
     #[serde(flatten)]
     problem: ProblemBody,
-    /// Those of which there is not enough.
+    /// The products without enough stock.
     items: Vec<Shortage>,
 }
 
@@ -55,14 +55,16 @@ impl FromFields for Reserve {
         let items: Option<Vec<ReserveItem>> = fields.list("items");
         let items = items.and_then(|items| {
             let items = items.into_iter().map(|item| Item { product_id: item.product_id, quantity: item.quantity.0 });
-            Items::merge(items.collect()).map_err(|fault| fields.note("items", fault)).ok()
+            Items::merge(items.collect()).map_err(|error| fields.note("items", error)).ok()
         });
         let ttl_seconds = fields.optional("ttl_seconds");
         Some(Self { items: items?, ttl_seconds: ttl_seconds? })
     }
 }
 
-/// Hold some of one or several products: all of it, or nothing
+/// Reserve stock
+///
+/// Reserves all items or none.
 #[utoipa::path(
     post,
     path = "/reservations",
@@ -72,10 +74,10 @@ impl FromFields for Reserve {
     request_body = Reserve,
     responses(
         (status = CREATED, description = "The new reservation.", body = Reservation, headers(
-            ("location" = String, description = "Its path."),
-            ("etag" = String, description = "Its version."),
+            ("location" = String, description = "The path of the reservation."),
+            ("etag" = String, description = "The version of the reservation."),
         )),
-        (status = CONFLICT, description = "There is not enough of some products.", body = InsufficientStock,
+        (status = CONFLICT, description = "Some products do not have enough stock.", body = InsufficientStock,
          content_type = "application/problem+json"),
     ),
 )]
@@ -90,7 +92,7 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, location, tagged(reservation)))
 }
 
-/// Read a reservation
+/// Get a reservation
 #[utoipa::path(
     get,
     path = "/reservations/{id}",
@@ -99,9 +101,9 @@ pub(super) async fn create(
     params(("id" = Uuid, Path, description = "The reservation's id.")),
     responses(
         (status = OK, description = "The reservation.", body = Reservation, headers(
-            ("etag" = String, description = "Its version."),
+            ("etag" = String, description = "The version of the reservation."),
         )),
-        (status = NOT_FOUND, description = "There is no such reservation."),
+        (status = NOT_FOUND, description = "The reservation does not exist."),
     ),
 )]
 pub(super) async fn get(
@@ -111,53 +113,59 @@ pub(super) async fn get(
     inventory.reservation(parse(&id)?).await.map(tagged)
 }
 
-/// Take what a reservation holds off the shelf; a committed one stays as it is
-#[utoipa::path(
-    post,
-    path = "/reservations/{id}/commit",
-    operation_id = "commitReservation",
-    tag = "reservations",
-    params(("id" = Uuid, Path, description = "The reservation's id.")),
-    responses(
-        (status = OK, description = "The reservation is committed.", body = Reservation, headers(
-            ("etag" = String, description = "Its version."),
-        )),
-        (status = NOT_FOUND, description = "There is no such reservation."),
-        (status = CONFLICT, description = "It was released, or has expired."),
-    ),
-)]
-pub(super) async fn commit(
-    State(inventory): State<Inventory>,
-    Path(id): Path<String>,
-) -> Result<Tagged<Reservation>, Error> {
-    inventory.end(parse(&id)?, Ending::Commit).await.map(tagged)
+/// Defines the route that commits or releases a reservation; the two differ only in their texts.
+macro_rules! transition_route {
+    (
+        $name:ident, $path:literal, $operation:literal, $transition:expr,
+        $summary:literal, $ok:literal, $conflict:literal
+    ) => {
+        #[utoipa::path(
+                                            post,
+                                            path = $path,
+                                            operation_id = $operation,
+                                            summary = $summary,
+                                            tag = "reservations",
+                                            params(("id" = Uuid, Path, description = "The reservation's id.")),
+                                            responses(
+                                                (status = OK, description = $ok, body = Reservation, headers(
+                                                    ("etag" = String, description = "The version of the reservation."),
+                                                )),
+                                                (status = NOT_FOUND, description = "The reservation does not exist."),
+                                                (status = CONFLICT, description = $conflict),
+                                            ),
+                                        )]
+        pub(super) async fn $name(
+            State(inventory): State<Inventory>,
+            Path(id): Path<String>,
+        ) -> Result<Tagged<Reservation>, Error> {
+            inventory.transition(parse(&id)?, $transition).await.map(tagged)
+        }
+    };
 }
 
-/// Give back what a reservation holds; a released or expired one stays as it is
-#[utoipa::path(
-    post,
-    path = "/reservations/{id}/release",
-    operation_id = "releaseReservation",
-    tag = "reservations",
-    params(("id" = Uuid, Path, description = "The reservation's id.")),
-    responses(
-        (status = OK, description = "The reservation is released, or has expired.", body = Reservation, headers(
-            ("etag" = String, description = "Its version."),
-        )),
-        (status = NOT_FOUND, description = "There is no such reservation."),
-        (status = CONFLICT, description = "It was committed."),
-    ),
-)]
-pub(super) async fn release(
-    State(inventory): State<Inventory>,
-    Path(id): Path<String>,
-) -> Result<Tagged<Reservation>, Error> {
-    inventory.end(parse(&id)?, Ending::Release).await.map(tagged)
-}
+transition_route!(
+    commit,
+    "/reservations/{id}/commit",
+    "commitReservation",
+    Transition::Commit,
+    "Commit a reservation: take its items from stock",
+    "The committed reservation.",
+    "The reservation was released or has expired."
+);
 
-/// Nothing is at a path whose id is none.
+transition_route!(
+    release,
+    "/reservations/{id}/release",
+    "releaseReservation",
+    Transition::Release,
+    "Release a reservation: return its items to stock",
+    "The released or expired reservation.",
+    "The reservation was committed."
+);
+
+/// A malformed id is a 404.
 fn parse(id: &str) -> Result<ReservationId, Refusal> {
-    id.parse().map_err(|NotAnId| Refusal::NoSuchReservation)
+    id.parse().map_err(|InvalidId| Refusal::NoSuchReservation)
 }
 
 fn tagged(reservation: Reservation) -> Tagged<Reservation> {

@@ -1,4 +1,4 @@
-//! What a batch has decided, written.
+//! Writes the changeset of a batch.
 
 use std::collections::HashMap;
 
@@ -6,41 +6,44 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{
-    engine::{Marker, Writes},
-    model::{ProductId, Reason},
-};
+use crate::model::{Changeset, CommitMarker, ProductId, Reason};
 
-/// Writes ledger entries of locked products, the counters they lead to, and what is newly held. The first entry bears
-/// the batch's name.
-pub(crate) async fn record(connection: &mut PgConnection, writes: &Writes, batch: Uuid) -> Result<(), sqlx::Error> {
-    let products = &writes.products;
+/// Writes the movements of locked products, the counters they lead to, and new reservations. The first movement carries
+/// the batch's id.
+pub(crate) async fn write_movements(
+    connection: &mut PgConnection,
+    changeset: &Changeset,
+    batch: Uuid,
+) -> Result<(), sqlx::Error> {
+    let products = &changeset.products;
     let ids: Vec<&str> = products.iter().map(|(id, _)| id.as_str()).collect();
     let on_hand: Vec<i64> = products.iter().map(|(_, product)| product.counters.on_hand).collect();
     let reserved: Vec<i64> = products.iter().map(|(_, product)| product.counters.reserved).collect();
     let versions: Vec<i64> = products.iter().map(|(_, product)| product.counters.version).collect();
     let next_expiries: Vec<Option<DateTime<Utc>>> = products.iter().map(|(_, product)| product.next_expiry).collect();
 
-    let held: Vec<Uuid> = writes.holds.iter().map(|hold| hold.id.0).collect();
-    let held_until: Vec<DateTime<Utc>> = writes.holds.iter().map(|hold| hold.expires_at).collect();
-    let until: HashMap<_, _> = writes.holds.iter().map(|hold| (Some(hold.id), hold.expires_at)).collect();
+    let hold_ids: Vec<Uuid> = changeset.holds.iter().map(|hold| hold.id.0).collect();
+    let hold_expiries: Vec<DateTime<Utc>> = changeset.holds.iter().map(|hold| hold.expires_at).collect();
+    let expires_at: HashMap<_, _> = changeset.holds.iter().map(|hold| (Some(hold.id), hold.expires_at)).collect();
 
-    let entries = &writes.entries;
-    let entry_ids: Vec<&str> = entries.iter().map(|entry| entry.product_id.as_str()).collect();
-    let entry_versions: Vec<i64> = entries.iter().map(|entry| entry.after.version).collect();
-    let kinds: Vec<&str> = entries.iter().map(|entry| entry.kind).collect();
-    let on_hand_deltas: Vec<i64> = entries.iter().map(|entry| entry.on_hand_delta).collect();
-    let reserved_deltas: Vec<i64> = entries.iter().map(|entry| entry.reserved_delta).collect();
-    let on_hand_after: Vec<i64> = entries.iter().map(|entry| entry.after.on_hand).collect();
-    let reserved_after: Vec<i64> = entries.iter().map(|entry| entry.after.reserved).collect();
-    let reasons: Vec<Option<&str>> = entries.iter().map(|entry| entry.reason.as_ref().map(Reason::as_str)).collect();
-    let reservations: Vec<Option<Uuid>> = entries.iter().map(|entry| entry.reservation_id.map(|id| id.0)).collect();
-    let expiries: Vec<Option<DateTime<Utc>>> = entries
+    let movements = &changeset.movements;
+    let movement_ids: Vec<&str> = movements.iter().map(|movement| movement.product_id.as_str()).collect();
+    let movement_versions: Vec<i64> = movements.iter().map(|movement| movement.after.version).collect();
+    let kinds: Vec<&str> = movements.iter().map(|movement| movement.kind).collect();
+    let on_hand_deltas: Vec<i64> = movements.iter().map(|movement| movement.on_hand_delta).collect();
+    let reserved_deltas: Vec<i64> = movements.iter().map(|movement| movement.reserved_delta).collect();
+    let on_hand_after: Vec<i64> = movements.iter().map(|movement| movement.after.on_hand).collect();
+    let reserved_after: Vec<i64> = movements.iter().map(|movement| movement.after.reserved).collect();
+    let reasons: Vec<Option<&str>> =
+        movements.iter().map(|movement| movement.reason.as_ref().map(Reason::as_str)).collect();
+    let reservations: Vec<Option<Uuid>> =
+        movements.iter().map(|movement| movement.reservation_id.map(|id| id.0)).collect();
+    let expiries: Vec<Option<DateTime<Utc>>> = movements
         .iter()
-        .map(|entry| until.get(&entry.reservation_id).copied().filter(|_| entry.kind == "hold"))
+        .map(|movement| expires_at.get(&movement.reservation_id).copied().filter(|_| movement.kind == "hold"))
         .collect();
-    let mut names: Vec<Option<Uuid>> = vec![None; entries.len()];
-    if let Some(first) = names.first_mut() {
+    let mut batches: Vec<Option<Uuid>> = vec![None; movements.len()];
+    if let Some(first) = batches.first_mut() {
         *first = Some(batch);
     }
     sqlx::query!(
@@ -72,10 +75,10 @@ pub(crate) async fn record(connection: &mut PgConnection, writes: &Writes, batch
         &reserved,
         &versions,
         &next_expiries as &[Option<DateTime<Utc>>],
-        &held,
-        &held_until,
-        &entry_ids as &[&str],
-        &entry_versions,
+        &hold_ids,
+        &hold_expiries,
+        &movement_ids as &[&str],
+        &movement_versions,
         &kinds as &[&str],
         &on_hand_deltas,
         &reserved_deltas,
@@ -84,19 +87,22 @@ pub(crate) async fn record(connection: &mut PgConnection, writes: &Writes, batch
         &reasons as &[Option<&str>],
         &reservations as &[Option<Uuid>],
         &expiries as &[Option<DateTime<Utc>>],
-        &names as &[Option<Uuid>],
+        &batches as &[Option<Uuid>],
     )
     .execute(connection)
     .await?;
     Ok(())
 }
 
-/// Writes what has come to its end: lines that no longer count as reserved, and reservations.
-pub(crate) async fn close(connection: &mut PgConnection, writes: &Writes) -> Result<(), sqlx::Error> {
-    let lines: Vec<Uuid> = writes.closed.iter().map(|(id, _)| id.0).collect();
-    let products: Vec<&str> = writes.closed.iter().map(|(_, product)| product.as_str()).collect();
-    let ended: Vec<Uuid> = writes.ended.iter().map(|(id, _)| id.0).collect();
-    let states: Vec<&str> = writes.ended.iter().map(|(_, state)| state.name()).collect();
+/// Closes lines and ends reservations.
+pub(crate) async fn close_reservations(
+    connection: &mut PgConnection,
+    changeset: &Changeset,
+) -> Result<(), sqlx::Error> {
+    let lines: Vec<Uuid> = changeset.closed_lines.iter().map(|(id, _)| id.0).collect();
+    let products: Vec<&str> = changeset.closed_lines.iter().map(|(_, product)| product.as_str()).collect();
+    let ended: Vec<Uuid> = changeset.ended.iter().map(|(id, _)| id.0).collect();
+    let states: Vec<&str> = changeset.ended.iter().map(|(_, state)| state.name()).collect();
     sqlx::query!(
         "WITH line AS (
              UPDATE reservation_line SET live = false
@@ -116,14 +122,14 @@ pub(crate) async fn close(connection: &mut PgConnection, writes: &Writes) -> Res
     Ok(())
 }
 
-/// Finds out whether a transaction that no longer goes on was committed. To see that it has ended this locks a product
-/// that it had locked: one is enough, for its locks end together.
-pub(crate) async fn was_recorded(connection: &mut PgConnection, marker: &Marker) -> Result<bool, sqlx::Error> {
+/// Checks whether a transaction was committed. First waits for it to end by locking a product that it has locked; one is
+/// enough because a transaction releases all its locks together.
+pub(crate) async fn was_committed(connection: &mut PgConnection, marker: &CommitMarker) -> Result<bool, sqlx::Error> {
     let product_id: &ProductId = &marker.product_id;
     sqlx::query!("SELECT FROM stock WHERE product_id = $1 FOR UPDATE", product_id.as_str())
         .fetch_optional(&mut *connection)
         .await?;
-    // In a statement of its own: the one before may see nothing of what was committed while it waited.
+    // A separate statement: the previous one does not see rows committed while it waited.
     let found = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM movement WHERE product_id = $1 AND version = $2 AND batch = $3) AS "found!""#,
         product_id.as_str(),

@@ -1,13 +1,13 @@
-//! Answers that are kept for the repetition of a request.
+//! Responses stored under idempotency keys.
 
 use std::collections::HashMap;
 
 use sqlx::PgConnection;
 
-use crate::engine::{Claim, Digest, Record};
+use crate::model::{Claim, Digest, IdempotencyRecord};
 
-/// Claims keys, which are sorted, and returns those of which no answer is kept. Whoever claims one of them meanwhile
-/// waits until this transaction ends.
+/// Claims keys, which must be sorted, and returns those without a stored response. Another transaction that claims one of
+/// them waits until this one ends.
 pub(crate) async fn claim(connection: &mut PgConnection, claims: &[&Claim]) -> Result<Vec<Vec<u8>>, sqlx::Error> {
     let ids: Vec<&[u8]> = claims.iter().map(|claim| claim.id.as_slice()).collect();
     let fingerprints: Vec<&[u8]> = claims.iter().map(|claim| claim.fingerprint.as_slice()).collect();
@@ -26,8 +26,11 @@ pub(crate) async fn claim(connection: &mut PgConnection, claims: &[&Claim]) -> R
     .await
 }
 
-/// Reads kept answers; in a later statement than [`claim`], which may have waited for them.
-pub(crate) async fn kept(connection: &mut PgConnection, ids: &[&[u8]]) -> Result<HashMap<Digest, Record>, sqlx::Error> {
+/// Reads stored responses. This must be a later statement than [`claim`], which may have waited for them.
+pub(crate) async fn stored_responses(
+    connection: &mut PgConnection,
+    ids: &[&[u8]],
+) -> Result<HashMap<Digest, IdempotencyRecord>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT id, fingerprint, answer::text AS "answer!" FROM idempotency
            WHERE id = ANY ($1) AND answer IS NOT NULL"#,
@@ -35,35 +38,38 @@ pub(crate) async fn kept(connection: &mut PgConnection, ids: &[&[u8]]) -> Result
     )
     .fetch_all(connection)
     .await?;
-    let digest = |bytes: Vec<u8>| Digest::try_from(bytes).map_err(|_| sqlx::Error::Decode("no digest".into()));
+    let digest = |bytes: Vec<u8>| Digest::try_from(bytes).map_err(|_| sqlx::Error::Decode("not a digest".into()));
     let records = rows.into_iter().map(|row| {
-        let answer = serde_json::from_str(&row.answer).map_err(|error| sqlx::Error::Decode(error.into()))?;
-        Ok((digest(row.id)?, Record { fingerprint: digest(row.fingerprint)?, answer }))
+        let response = serde_json::from_str(&row.answer).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        Ok((digest(row.id)?, IdempotencyRecord { fingerprint: digest(row.fingerprint)?, response }))
     });
     records.collect()
 }
 
-/// Keeps answers under keys that were claimed.
-pub(crate) async fn keep(connection: &mut PgConnection, records: &[(Digest, Record)]) -> Result<(), sqlx::Error> {
+/// Stores responses under claimed keys.
+pub(crate) async fn store_responses(
+    connection: &mut PgConnection,
+    records: &[(Digest, IdempotencyRecord)],
+) -> Result<(), sqlx::Error> {
     let ids: Vec<&[u8]> = records.iter().map(|(id, _)| id.as_slice()).collect();
     let fingerprints: Vec<&[u8]> = records.iter().map(|(_, record)| record.fingerprint.as_slice()).collect();
-    let answers: Result<Vec<String>, _> =
-        records.iter().map(|(_, record)| serde_json::to_string(&record.answer)).collect();
-    let answers = answers.map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let responses: Result<Vec<String>, _> =
+        records.iter().map(|(_, record)| serde_json::to_string(&record.response)).collect();
+    let responses = responses.map_err(|error| sqlx::Error::Encode(error.into()))?;
     sqlx::query!(
-        "UPDATE idempotency SET fingerprint = kept.fingerprint, answer = kept.answer::json
-         FROM unnest($1::bytea[], $2::bytea[], $3::text[]) AS kept (id, fingerprint, answer)
-         WHERE idempotency.id = kept.id",
+        "UPDATE idempotency SET fingerprint = record.fingerprint, answer = record.response::json
+         FROM unnest($1::bytea[], $2::bytea[], $3::text[]) AS record (id, fingerprint, response)
+         WHERE idempotency.id = record.id",
         &ids as &[&[u8]],
         &fingerprints as &[&[u8]],
-        &answers,
+        &responses,
     )
     .execute(connection)
     .await?;
     Ok(())
 }
 
-/// Forgets up to `limit` answers whose time is up, and returns how many. It waits for nobody, so it may run anywhere.
+/// Deletes up to `limit` expired responses and returns how many. It skips locked rows, so it never waits.
 pub(crate) async fn prune(connection: &mut PgConnection, limit: i64) -> Result<u64, sqlx::Error> {
     let pruned = sqlx::query!(
         "DELETE FROM idempotency WHERE id IN (

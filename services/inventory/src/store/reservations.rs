@@ -1,21 +1,18 @@
-//! Reservations, and their lines.
+//! Reservations and their lines.
 
 use std::collections::HashMap;
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Instant, present, product_id, state};
-use crate::{
-    engine::{Known, OverdueLine},
-    model::{Item, Items, ProductId, Reservation, ReservationId, TimeToLive},
-};
+use super::row::{Instant, not_null, product_id, state};
+use crate::model::{Item, Items, LockedReservation, OverdueLine, ProductId, Reservation, ReservationId, TimeToLive};
 
-/// How many lines are settled in one transaction: it must end well before its statements' time is up, however many
+/// The maximum number of lines settled in one transaction, so that it ends well before the statement timeout even if many
 /// holds expire at once.
-pub(crate) const MOST_OVERDUE: usize = 2000;
+pub(crate) const MAX_OVERDUE_LINES: usize = 2000;
 
-/// Reads which products these reservations are of; that never changes.
+/// Reads the products of these reservations, which never change.
 pub(crate) async fn products(
     connection: &mut PgConnection,
     ids: &[Uuid],
@@ -27,11 +24,11 @@ pub(crate) async fn products(
     rows.into_iter().map(|row| Ok((ReservationId(row.reservation_id), product_id(row.product_id)?))).collect()
 }
 
-/// Reads these reservations; of those whose products are all locked nobody changes anything meanwhile.
+/// Reads these reservations. If all their products are locked, no other transaction can change them.
 pub(crate) async fn reservations(
     connection: &mut PgConnection,
     ids: &[Uuid],
-) -> Result<HashMap<ReservationId, Known>, sqlx::Error> {
+) -> Result<HashMap<ReservationId, LockedReservation>, sqlx::Error> {
     let rows = sqlx::query!(
         "SELECT id, state, reservation.expires_at, product_id, quantity, live
          FROM reservation JOIN reservation_line ON reservation_id = id
@@ -40,34 +37,34 @@ pub(crate) async fn reservations(
     )
     .fetch_all(connection)
     .await?;
-    let mut found: HashMap<ReservationId, (Known, Vec<Item>)> = HashMap::new();
+    let mut found: HashMap<ReservationId, (LockedReservation, Vec<Item>)> = HashMap::new();
     for row in rows {
         let id = ReservationId(row.id);
-        let (known, items) = match found.entry(id) {
+        let (locked, items) = match found.entry(id) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
-                let (state, expires_at) = (state(&row.state)?, present(row.expires_at)?);
-                let reservation = Reservation { id, state, items: Items::of_lines(Vec::new()), expires_at };
-                entry.insert((Known { reservation, is_whole: true }, Vec::new()))
+                let (state, expires_at) = (state(&row.state)?, not_null(row.expires_at)?);
+                let reservation = Reservation { id, state, items: Items::from_lines(Vec::new()), expires_at };
+                entry.insert((LockedReservation { reservation, all_lines_live: true }, Vec::new()))
             }
         };
-        known.is_whole &= row.live;
+        locked.all_lines_live &= row.live;
         items.push(Item { product_id: product_id(row.product_id)?, quantity: row.quantity });
     }
-    let complete = |(id, (mut known, items)): (_, (Known, _))| {
-        known.reservation.items = Items::of_lines(items);
-        (id, known)
+    let complete = |(id, (mut locked, items)): (_, (LockedReservation, _))| {
+        locked.reservation.items = Items::from_lines(items);
+        (id, locked)
     };
     Ok(found.into_iter().map(complete).collect())
 }
 
-/// Reads a reservation, and whether its time is up.
+/// Reads a reservation, and whether it is past its expiry.
 pub(crate) async fn reservation(
     connection: &mut PgConnection,
     id: ReservationId,
 ) -> Result<Option<(Reservation, bool)>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"SELECT state, reservation.expires_at, reservation.expires_at <= statement_timestamp() AS "is_up!",
+        r#"SELECT state, reservation.expires_at, reservation.expires_at <= statement_timestamp() AS "is_overdue!",
                   product_id, quantity
            FROM reservation JOIN reservation_line ON reservation_id = id
            WHERE id = $1 AND state <> 'void'"#,
@@ -76,15 +73,15 @@ pub(crate) async fn reservation(
     .fetch_all(connection)
     .await?;
     let Some(first) = rows.first() else { return Ok(None) };
-    let (state, expires_at, is_up) = (state(&first.state)?, present(first.expires_at)?, first.is_up);
+    let (state, expires_at, is_overdue) = (state(&first.state)?, not_null(first.expires_at)?, first.is_overdue);
     let items =
         rows.into_iter().map(|row| Ok(Item { product_id: product_id(row.product_id)?, quantity: row.quantity }));
-    let items = Items::of_lines(items.collect::<Result<_, sqlx::Error>>()?);
-    Ok(Some((Reservation { id, state, items, expires_at }, is_up)))
+    let items = Items::from_lines(items.collect::<Result<_, sqlx::Error>>()?);
+    Ok(Some((Reservation { id, state, items, expires_at }, is_overdue)))
 }
 
-/// Holds an item, where there is enough of it and no line of its product is overdue; returns until when. Both are judged
-/// again, by the row as it then is, if the statement had to wait for its lock.
+/// Reserves an item if enough is available and the product has no overdue line; returns when the hold expires. If the
+/// statement waits for the row lock, Postgres checks both conditions again on the current row.
 pub(crate) async fn hold(
     connection: &mut PgConnection,
     id: ReservationId,
@@ -97,7 +94,7 @@ pub(crate) async fn hold(
                                 next_expiry = least(next_expiry, clock_timestamp() + make_interval(secs => $4::bigint))
                WHERE product_id = $2 AND on_hand - reserved >= $3
                  AND (next_expiry IS NULL OR next_expiry > clock_timestamp())
-               -- Not before the bound, as that was set before.
+               -- Not earlier than next_expiry, which was evaluated first.
                RETURNING product_id, on_hand, reserved, version,
                          clock_timestamp() + make_interval(secs => $4::bigint) AS expires_at
            ), held AS (
@@ -119,18 +116,18 @@ pub(crate) async fn hold(
     held.fetch_optional(connection).await
 }
 
-/// Sees to it that a reservation whose [`hold`] was lost either is there, and returns until when, or can never be: its
-/// id is taken. Waits for a transaction that is about to take it.
+/// Resolves a [`hold`] whose outcome is unknown. If it took effect, returns when it expires. Otherwise takes its id, so
+/// that it can no longer take effect. Waits for a transaction that is inserting the id.
 pub(crate) async fn void(connection: &mut PgConnection, id: ReservationId) -> Result<Option<Instant>, sqlx::Error> {
     sqlx::query!("INSERT INTO reservation (id, state) VALUES ($1, 'void') ON CONFLICT DO NOTHING", id.0)
         .execute(&mut *connection)
         .await?;
-    // In a statement of its own: the one before may see nothing of what was committed while it waited.
-    let there = sqlx::query_scalar!("SELECT expires_at FROM reservation WHERE id = $1 AND state <> 'void'", id.0);
-    there.fetch_optional(connection).await.map(Option::flatten)
+    // A separate statement: the previous one does not see a row committed while it waited.
+    let expires_at = sqlx::query_scalar!("SELECT expires_at FROM reservation WHERE id = $1 AND state <> 'void'", id.0);
+    expires_at.fetch_optional(connection).await.map(Option::flatten)
 }
 
-/// Reads the overdue lines of locked products, in order of their expiry; at most [`MOST_OVERDUE`].
+/// Reads the overdue lines of locked products in order of expiry, at most [`MAX_OVERDUE_LINES`].
 pub(crate) async fn overdue_lines(
     connection: &mut PgConnection,
     products: &[&str],
@@ -145,7 +142,7 @@ pub(crate) async fn overdue_lines(
            ORDER BY expires_at, reservation_id, product_id LIMIT $3"#,
         products as &[&str],
         now,
-        i64::try_from(MOST_OVERDUE).unwrap_or(i64::MAX),
+        i64::try_from(MAX_OVERDUE_LINES).unwrap_or(i64::MAX),
     )
     .fetch_all(connection)
     .await?;
@@ -160,7 +157,7 @@ pub(crate) async fn overdue_lines(
     lines.collect()
 }
 
-/// Reads when the next line of each of these products expires, of those that are not overdue.
+/// Reads when each product's next line expires, not counting overdue lines.
 pub(crate) async fn next_expiries(
     connection: &mut PgConnection,
     products: &[&str],
@@ -180,14 +177,14 @@ pub(crate) async fn next_expiries(
     rows.into_iter().map(|row| Ok((product_id(row.product_id)?, row.next_expiry))).collect()
 }
 
-/// Finds products that have overdue lines, those of the first `lines`.
-pub(crate) async fn overdue_products(connection: &mut PgConnection, lines: i64) -> Result<Vec<ProductId>, sqlx::Error> {
+/// Finds the products of the `limit` lines that have been overdue the longest.
+pub(crate) async fn overdue_products(connection: &mut PgConnection, limit: i64) -> Result<Vec<ProductId>, sqlx::Error> {
     let products = sqlx::query_scalar!(
         "SELECT DISTINCT product_id FROM (
              SELECT product_id FROM reservation_line WHERE live AND expires_at <= statement_timestamp()
              ORDER BY expires_at LIMIT $1
          ) AS overdue",
-        lines,
+        limit,
     )
     .fetch_all(connection)
     .await?;

@@ -1,18 +1,15 @@
-//! Products and their ledger.
+//! Products and their ledgers.
 
 use std::collections::HashMap;
 
 use sqlx::PgConnection;
 
-use super::{Instant, product_id};
-use crate::{
-    engine::Product,
-    model::{Counters, Movement, ProductId, Stock},
-};
+use super::row::{Instant, product_id};
+use crate::model::{Counters, Movement, ProductId, ProductRow, Stock};
 
-/// Reads the counters of the products that are known, as they are once the overdue lines are settled. The lines are
-/// looked at only where there can be any (a join would look at them first); what each of them will be, a movement, counts in
-/// the version.
+/// Reads the counters of the products that exist, as if their overdue lines were settled: each of these lines will be a
+/// movement, so it counts in the version. The subquery reads lines only if some may be overdue; a join would always read
+/// them.
 pub(crate) async fn counters(
     connection: &mut PgConnection,
     ids: &[&str],
@@ -35,11 +32,12 @@ pub(crate) async fn counters(
     Ok(counters.collect())
 }
 
-/// Locks products, in order of their ids, and reads those that are known; with the server's time when it began to.
+/// Locks products in order of their ids and reads those that exist. Also returns the server's time at which the statement
+/// started.
 pub(crate) async fn lock(
     connection: &mut PgConnection,
     ids: &[&str],
-) -> Result<(HashMap<ProductId, Product>, Option<Instant>), sqlx::Error> {
+) -> Result<(HashMap<ProductId, ProductRow>, Option<Instant>), sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT product_id, on_hand, reserved, version, next_expiry, statement_timestamp() AS "now!" FROM stock
            WHERE product_id = ANY ($1) ORDER BY product_id FOR UPDATE"#,
@@ -50,21 +48,21 @@ pub(crate) async fn lock(
     let now = rows.first().map(|row| row.now);
     let locked = rows.into_iter().map(|row| {
         let counters = Counters { on_hand: row.on_hand, reserved: row.reserved, version: row.version };
-        Ok((product_id(row.product_id)?, Product { counters, next_expiry: row.next_expiry, changed: false }))
+        Ok((product_id(row.product_id)?, ProductRow { counters, next_expiry: row.next_expiry, changed: false }))
     });
     Ok((locked.collect::<Result<_, sqlx::Error>>()?, now))
 }
 
-/// Adds those of the products that are not known, with nothing on hand; `ids` are sorted.
-pub(crate) async fn add(connection: &mut PgConnection, ids: &[&str]) -> Result<(), sqlx::Error> {
+/// Inserts those of the products that do not exist, with nothing on hand; `ids` must be sorted.
+pub(crate) async fn insert_products(connection: &mut PgConnection, ids: &[&str]) -> Result<(), sqlx::Error> {
     sqlx::query!("INSERT INTO stock (product_id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING", ids as &[&str])
         .execute(connection)
         .await?;
     Ok(())
 }
 
-/// Reads up to `limit` products by id, those after `after`, as [`counters`] does. A product is listed from its first
-/// movement on.
+/// Reads up to `limit` products with ids after `after`, in order of their ids, with the same counters as [`counters`].
+/// Products without a movement are not listed.
 pub(crate) async fn list(connection: &mut PgConnection, after: &str, limit: i64) -> Result<Vec<Stock>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT product_id, on_hand, reserved - coalesce(overdue[1], 0) AS "reserved!",
@@ -86,7 +84,7 @@ pub(crate) async fn list(connection: &mut PgConnection, after: &str, limit: i64)
     stock.collect()
 }
 
-/// Reads up to `limit` movements of a product, newest first, those before number `before`.
+/// Reads up to `limit` movements of a product with numbers below `before`, newest first.
 pub(crate) async fn movements(
     connection: &mut PgConnection,
     product_id: &ProductId,

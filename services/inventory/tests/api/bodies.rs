@@ -1,4 +1,4 @@
-//! Bodies that are refused: each with the right status and place, and nothing changed.
+//! Invalid bodies are refused with the right status and pointer, and change nothing.
 
 use reqwest::Method;
 use serde_json::json;
@@ -7,7 +7,7 @@ use sqlx::PgPool;
 use crate::{counts, set, start};
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_broken_or_missing_body_is_400(pool: PgPool) {
+async fn a_malformed_or_missing_body_is_400(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "p", 5).await.json(201);
     let broken: [&[u8]; 16] = [
@@ -31,9 +31,9 @@ async fn a_broken_or_missing_body_is_400(pool: PgPool) {
     for body in broken {
         for method in [Method::POST, Method::PATCH] {
             let request = app.request(method, "/inventory/p").header("content-type", "application/json").body(body);
-            let answer = app.send(request).await;
-            assert_eq!(answer.status, 400, "{}", String::from_utf8_lossy(body));
-            answer.problem(400);
+            let response = app.send(request).await;
+            assert_eq!(response.status, 400, "{}", String::from_utf8_lossy(body));
+            response.problem(400);
         }
     }
     app.send(app.request(Method::POST, "/inventory/p")).await.problem(400);
@@ -42,7 +42,7 @@ async fn a_broken_or_missing_body_is_400(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_body_that_breaks_a_rule_is_422_at_its_place(pool: PgPool) {
+async fn an_invalid_body_is_422_with_a_pointer(pool: PgPool) {
     let app = start(&pool).await;
     let cases = [
         (Method::POST, json!([]), "#"),
@@ -58,20 +58,20 @@ async fn a_body_that_breaks_a_rule_is_422_at_its_place(pool: PgPool) {
         (Method::PATCH, json!({"delta": 1, "stock": 1}), "#/stock"),
         (Method::PATCH, json!({"delta": 1, "reasons": []}), "#/reasons"),
     ];
-    for (method, body, place) in cases {
-        let answer = app.send(app.request(method.clone(), "/inventory/p").json(&body)).await;
-        assert_eq!(answer.status, 422, "{method} {body}");
-        assert_eq!(answer.faults(), [place], "{method} {body}");
-        assert_eq!(answer.problem(422)["type"], "https://hedgerow.dev/problems/invalid-request");
+    for (method, body, pointer) in cases {
+        let response = app.send(app.request(method.clone(), "/inventory/p").json(&body)).await;
+        assert_eq!(response.status, 422, "{method} {body}");
+        assert_eq!(response.faults(), [pointer], "{method} {body}");
+        assert_eq!(response.problem(422)["type"], "https://hedgerow.dev/problems/invalid-request");
     }
-    let mut faults = app.patch("/inventory/p", &json!({"delta": "1", "reason": 1, "x": 1})).await.faults();
-    faults.sort();
-    assert_eq!(faults, ["#/delta", "#/reason", "#/x"], "every fault is named");
+    let mut pointers = app.patch("/inventory/p", &json!({"delta": "1", "reason": 1, "x": 1})).await.faults();
+    pointers.sort();
+    assert_eq!(pointers, ["#/delta", "#/reason", "#/x"], "every error is listed");
     assert_eq!(counts(&pool).await, (0, 0));
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn what_only_text_can_have_is_422_at_its_place(pool: PgPool) {
+async fn duplicate_fields_and_huge_numbers_are_422(pool: PgPool) {
     let app = start(&pool).await;
     let cases = [
         (Method::POST, r#"{"stock": 1e400}"#, "#/stock"),
@@ -80,9 +80,9 @@ async fn what_only_text_can_have_is_422_at_its_place(pool: PgPool) {
         (Method::PATCH, r#"{"delta": 1, "reason": "a", "delta": 2}"#, "#/delta"),
         (Method::PATCH, r#"{"delta": 1e999999999999}"#, "#/delta"),
     ];
-    for (method, body, place) in cases {
+    for (method, body, pointer) in cases {
         let request = app.request(method, "/inventory/p").header("content-type", "application/json").body(body);
-        assert_eq!(app.send(request).await.faults(), [place], "{body}");
+        assert_eq!(app.send(request).await.faults(), [pointer], "{body}");
     }
     assert_eq!(counts(&pool).await, (0, 0));
 }
@@ -93,9 +93,9 @@ async fn the_content_type_must_be_json(pool: PgPool) {
     for media_type in ["text/plain", "application/x-www-form-urlencoded", "application/xml", "", "json"] {
         for (method, body) in [(Method::POST, r#"{"stock": 1}"#), (Method::PATCH, r#"{"delta": 1}"#)] {
             let request = app.request(method, "/inventory/p").header("content-type", media_type).body(body);
-            let answer = app.send(request).await;
-            assert_eq!(answer.status, 415, "{media_type:?}");
-            answer.problem(415);
+            let response = app.send(request).await;
+            assert_eq!(response.status, 415, "{media_type:?}");
+            response.problem(415);
         }
     }
     let merge_patch = app.request(Method::POST, "/inventory/p").header("content-type", "application/merge-patch+json");

@@ -1,4 +1,4 @@
-//! A service whose first thread, that of batches of changes, is busy.
+//! Reads while the thread that writes batches is busy.
 
 use std::time::Duration;
 
@@ -8,26 +8,26 @@ use tokio::time::timeout;
 
 use crate::start;
 
-/// Less than a read may take: after that it is done once more.
-const GIVEN_UP: Duration = Duration::from_secs(5);
+/// Shorter than the timeout of a read, which would be retried.
+const DEADLINE: Duration = Duration::from_secs(5);
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn reads_wait_for_no_thread_but_their_own(pool: PgPool) {
+async fn reads_do_not_wait_for_the_thread_that_writes(pool: PgPool) {
     let app = start(&pool).await;
     let read = async || {
         assert_eq!(app.get("/inventory/p").await.json(200)["stock"], 0);
         assert_eq!(app.get("/inventory").await.rows().len(), 0);
     };
-    // What it has connected is in the pool then, for a read to take.
+    // Its connection is then in the pool, available to reads.
     let swept = "SELECT count(*) FROM pg_stat_activity
                  WHERE datname = current_database() AND state = 'idle' AND query LIKE 'DELETE FROM idempotency%'";
-    eventually("the sweeper has done its work", PATIENCE, async || {
+    eventually("the sweeper has run", PATIENCE, async || {
         let count: i64 = sqlx::query_scalar(swept).fetch_one(&pool).await.expect("a count");
         (count == 1).then_some(())
     })
     .await;
-    // It connects: to the service, and the service to its database.
+    // Connects the client to the service, and the service to its database.
     read().await;
     let _busy = app.keep_busy().await;
-    timeout(GIVEN_UP, read()).await.expect("it is not done again, on a new connection");
+    timeout(DEADLINE, read()).await.expect("the read needs no retry");
 }

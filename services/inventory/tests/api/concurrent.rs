@@ -1,4 +1,4 @@
-//! Many clients at once: nothing is lost, nothing is counted twice, and the ledger tells how it came to be.
+//! Concurrent clients: no change is lost or counted twice, and the ledger agrees.
 
 use std::collections::HashMap;
 
@@ -9,15 +9,14 @@ use test_support::app::{Answer, App, join_all};
 use crate::{MOST, adjust, counts, ledger, no_deadlock, set, start, stock};
 
 fn number(value: &Value, field: &str) -> i64 {
-    value[field].as_i64().unwrap_or_else(|| panic!("{field} is a whole number: {value}"))
+    value[field].as_i64().unwrap_or_else(|| panic!("{field} is not a whole number: {value}"))
 }
 
-/// Asserts that a ledger, oldest first, has no gap, that each line continues the one before, and that it leads to what
-/// is on hand.
+/// Asserts that a ledger, oldest first, has no gap and adds up to the quantity on hand.
 fn assert_consistent(ledger: &[Value], on_hand: i64) {
     let mut before = 0;
     for (version, movement) in (1..).zip(ledger) {
-        assert_eq!(number(movement, "version"), version, "without a gap");
+        assert_eq!(number(movement, "version"), version, "no gap");
         assert_eq!(number(movement, "on_hand"), before + number(movement, "on_hand_delta"), "{movement}");
         assert_eq!((number(movement, "reserved"), number(movement, "reserved_delta")), (0, 0));
         before = number(movement, "on_hand");
@@ -31,31 +30,35 @@ fn assert_consistent(ledger: &[Value], on_hand: i64) {
 async fn two_hundred_concurrent_increments_add_two_hundred(pool: PgPool) {
     let app = start(&pool).await;
     for round in 1..=3 {
-        let answers = join_all((0..200).map(|_| adjust(&app, "p", 1))).await;
-        let mut seen: Vec<_> = answers.iter().map(|answer| number(&answer.json(200), "stock")).collect();
+        let responses = join_all((0..200).map(|_| adjust(&app, "p", 1))).await;
+        let mut seen: Vec<_> = responses.iter().map(|response| number(&response.json(200), "stock")).collect();
         seen.sort_unstable();
-        assert_eq!(seen, ((round - 1) * 200 + 1..=round * 200).collect::<Vec<_>>(), "each saw a stock of its own");
+        assert_eq!(
+            seen,
+            ((round - 1) * 200 + 1..=round * 200).collect::<Vec<_>>(),
+            "each response has a different stock"
+        );
         assert_eq!(stock(&app, "p").await, round * 200);
     }
     assert_consistent(&ledger(&app, "p").await, 600);
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn of_more_takers_than_there_is_stock_exactly_as_many_succeed_as_there_is(pool: PgPool) {
+async fn exactly_as_many_decrements_succeed_as_there_is_stock(pool: PgPool) {
     let (app, other) = (start(&pool).await, start(&pool).await);
     set(&app, "p", 50).await.json(201);
     let takers = (0..120).map(|taker| adjust(if taker % 2 == 0 { &app } else { &other }, "p", -1));
-    let answers = join_all(takers).await;
-    let (taken, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
+    let responses = join_all(takers).await;
+    let (taken, refused): (Vec<_>, Vec<_>) = responses.iter().partition(|response| response.status == 200);
     assert_eq!(taken.len(), 50);
-    for answer in refused {
-        assert_eq!(answer.problem(409)["type"], "https://hedgerow.dev/problems/insufficient-stock");
+    for response in refused {
+        assert_eq!(response.problem(409)["type"], "https://hedgerow.dev/problems/insufficient-stock");
     }
     assert_consistent(&ledger(&app, "p").await, 0);
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_refusal_does_not_spoil_the_requests_that_arrive_with_it(pool: PgPool) {
+async fn a_refusal_does_not_affect_other_requests_in_its_batch(pool: PgPool) {
     let app = start(&pool).await;
     let body = |number: i64| match number % 4 {
         0 => json!({"delta": 1}),
@@ -68,12 +71,12 @@ async fn a_refusal_does_not_spoil_the_requests_that_arrive_with_it(pool: PgPool)
         let (app, body) = (&app, body(number));
         async move { app.patch("/inventory/p", &body).await }
     });
-    for (number, answer) in (0..).zip(join_all(requests).await) {
+    for (number, response) in (0..).zip(join_all(requests).await) {
         match number % 4 {
-            0 => _ = answer.json(200),
-            1 => _ = answer.problem(409),
-            2 => assert_eq!(answer.faults(), ["#/delta"]),
-            _ => assert_eq!(answer.faults(), ["#/reason"]),
+            0 => _ = response.json(200),
+            1 => _ = response.problem(409),
+            2 => assert_eq!(response.faults(), ["#/delta"]),
+            _ => assert_eq!(response.faults(), ["#/reason"]),
         }
     }
     assert_eq!(stock(&app, "p").await, 51);
@@ -81,15 +84,15 @@ async fn a_refusal_does_not_spoil_the_requests_that_arrive_with_it(pool: PgPool)
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn concurrent_first_changes_of_new_products_all_count(pool: PgPool) {
+async fn concurrent_first_changes_of_new_products_all_apply(pool: PgPool) {
     let (app, other) = (start(&pool).await, start(&pool).await);
-    // Each product in another order, so that the two instances meet on them.
+    // In opposite orders, so that the two instances contend for the products.
     let changes = (0..200).map(|change| {
         let (app, product) = if change % 2 == 0 { (&app, change / 2 % 20) } else { (&other, 19 - change / 2 % 20) };
         async move { adjust(app, &format!("p{product}"), 1).await }
     });
-    for answer in join_all(changes).await {
-        answer.json(200);
+    for response in join_all(changes).await {
+        response.json(200);
     }
     assert_eq!(counts(&pool).await, (20, 200));
     for product in 0..20 {
@@ -99,7 +102,7 @@ async fn concurrent_first_changes_of_new_products_all_count(pool: PgPool) {
     no_deadlock(&pool, [app, other]).await;
 }
 
-/// Numbers that look random and are the same each time (Marsaglia's xorshift64).
+/// Reproducible pseudo-random numbers (Marsaglia's xorshift64).
 struct Numbers(u64);
 
 impl Numbers {
@@ -111,10 +114,10 @@ impl Numbers {
     }
 }
 
-/// A change that was acknowledged: its product and number, and the ledger's line as the client would write it.
+/// An acknowledged change: its product and version, and its movement as the client expects it.
 type Acknowledged = ((String, i64), (&'static str, Option<i64>, i64));
 
-/// One client: makes changes one after the other, and notes what it was told.
+/// One client: makes changes sequentially and records the responses.
 async fn client(app: &App, seed: u64, changes: usize) -> Vec<Acknowledged> {
     let mut numbers = Numbers(seed);
     let mut acknowledged = Vec::new();
@@ -122,22 +125,22 @@ async fn client(app: &App, seed: u64, changes: usize) -> Vec<Acknowledged> {
     for _ in 0..changes {
         let product = format!("p{}", numbers.below(3));
         let amount = i64::try_from(numbers.below(40)).expect("small");
-        let (kind, delta, status, answer): (_, _, _, Answer) = if numbers.below(4) == 0 {
+        let (kind, delta, status, response): (_, _, _, Answer) = if numbers.below(4) == 0 {
             ("set", None, 201, set(app, &product, amount).await)
         } else {
             let delta = amount - 20;
             ("adjust", Some(delta), 200, adjust(app, &product, delta).await)
         };
-        if answer.status == 409 {
-            assert!(delta.is_some_and(|delta| delta < 0), "only what takes away is refused");
-            answer.problem(409);
+        if response.status == 409 {
+            assert!(delta.is_some_and(|delta| delta < 0), "only decrements are refused");
+            response.problem(409);
             continue;
         }
-        let body = answer.json(status);
+        let body = response.json(status);
         assert_eq!((&body["product_id"], &body["stock"]), (&json!(product), &body["on_hand"]));
-        let version: i64 = answer.etag().trim_matches('"').parse().expect("a number");
+        let version: i64 = response.etag().trim_matches('"').parse().expect("a number");
         let before = latest.insert(product.clone(), version);
-        assert!(before < Some(version), "a later change has a later number");
+        assert!(before < Some(version), "versions increase");
         acknowledged.push(((product, version), (kind, delta, number(&body, "on_hand"))));
     }
     acknowledged
@@ -157,17 +160,17 @@ async fn random_changes_through_two_instances_agree_with_the_ledger(pool: PgPool
         assert_eq!(stock(&app, product).await, stock(&other, product).await);
         for movement in ledger {
             let key = (product.to_owned(), number(&movement, "version"));
-            let (kind, delta, on_hand) = acknowledged.remove(&key).expect("each line was acknowledged");
+            let (kind, delta, on_hand) = acknowledged.remove(&key).expect("each movement was acknowledged");
             assert_eq!(movement["kind"], kind);
             assert_eq!(number(&movement, "on_hand"), on_hand);
             assert!(delta.is_none_or(|delta| delta == number(&movement, "on_hand_delta")), "{movement}");
         }
     }
-    assert!(acknowledged.is_empty(), "each acknowledged change is in the ledger: {acknowledged:?}");
+    assert!(acknowledged.is_empty(), "acknowledged changes that are not in the ledger: {acknowledged:?}");
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn what_was_acknowledged_is_what_any_instance_reads_next(pool: PgPool) {
+async fn an_acknowledged_change_is_visible_on_all_instances(pool: PgPool) {
     let (app, other) = (start(&pool).await, start(&pool).await);
     let noise = async {
         loop {
@@ -182,5 +185,5 @@ async fn what_was_acknowledged_is_what_any_instance_reads_next(pool: PgPool) {
             assert_eq!(stock(&app, "p").await, number + 1);
         }
     };
-    tokio::select! { () = check => {}, () = noise => unreachable!("it goes on") }
+    tokio::select! { () = check => {}, () = noise => unreachable!("the noise never ends") }
 }

@@ -1,4 +1,4 @@
-//! Holds that nobody commits in time.
+//! Holds that are not committed in time.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     set, start,
 };
 
-/// Lets all holds expire now: their time, and the bounds of their products.
+/// Makes all holds overdue now.
 async fn expire(pool: &PgPool) {
     let expire =
         "WITH line AS (UPDATE reservation_line SET expires_at = statement_timestamp() - interval '1 s' WHERE live),
@@ -24,9 +24,9 @@ async fn expire(pool: &PgPool) {
     sqlx::query(expire).execute(pool).await.expect("expired");
 }
 
-/// Waits until the sweeper has settled all.
+/// Waits until the sweeper has settled all lines.
 async fn swept(pool: &PgPool) {
-    eventually("all is settled", PATIENCE, async || {
+    eventually("all lines are settled", PATIENCE, async || {
         let live: i64 = sqlx::query_scalar("SELECT count(*) FROM reservation_line WHERE live")
             .fetch_one(pool)
             .await
@@ -37,7 +37,7 @@ async fn swept(pool: &PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn an_expired_hold_is_free_at_once_for_readers_and_writers(pool: PgPool) {
+async fn expired_stock_is_available_to_reads_and_writes_at_once(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "a", 5).await.json(201);
     reserve(&app, &[("a", 5)]).await.json(201);
@@ -51,12 +51,12 @@ async fn an_expired_hold_is_free_at_once_for_readers_and_writers(pool: PgPool) {
     let kinds: Vec<_> = ledger.iter().map(|movement| movement["kind"].as_str().expect("a kind")).collect();
     assert_eq!(kinds, ["set", "hold", "expire", "hold"]);
     assert_eq!(ledger[2]["reservation_id"], ledger[1]["reservation_id"]);
-    assert_eq!(read.etag(), "\"3\"", "that of the state in which the hold is settled");
+    assert_eq!(read.etag(), "\"3\"", "the ETag after settling the hold");
     audit(&pool).await;
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn an_expired_hold_cannot_be_committed_and_may_be_released(pool: PgPool) {
+async fn an_expired_hold_can_be_released_but_not_committed(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "a", 5).await.json(201);
     set(&app, "b", 5).await.json(201);
@@ -73,7 +73,7 @@ async fn an_expired_hold_cannot_be_committed_and_may_be_released(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_hold_expires_by_itself_and_any_instance_settles_it_once(pool: PgPool) {
+async fn the_sweepers_of_all_instances_settle_a_hold_once(pool: PgPool) {
     let apps = join_all((0..3).map(|_| start(&pool))).await;
     let app = &apps[0];
     set(app, "a", 50).await.json(201);
@@ -83,7 +83,7 @@ async fn a_hold_expires_by_itself_and_any_instance_settles_it_once(pool: PgPool)
     let mut early_before = 0;
     for round in 1..=3 {
         let holds = (0..50).map(|_| app.post("/reservations", &body));
-        assert!(join_all(holds).await.iter().all(|answer| answer.status == 201));
+        assert!(join_all(holds).await.iter().all(|response| response.status == 201));
         swept(&pool).await;
         let (expired, early): (i64, i64) = sqlx::query_as(
             "SELECT count(*), count(*) FILTER (WHERE at < expires_at)
@@ -92,19 +92,19 @@ async fn a_hold_expires_by_itself_and_any_instance_settles_it_once(pool: PgPool)
         .fetch_one(&pool)
         .await
         .expect("counts");
-        assert_eq!(expired, 100 * round, "each line once");
+        assert_eq!(expired, 100 * round, "each line is settled once");
         audit(&pool).await;
-        // However long the holds took: none was over before its time, unless a message to the database was held up.
+        // No hold ends early, unless a message to the database was delayed; then another round follows.
         if early == early_before {
             return;
         }
         early_before = early;
     }
-    panic!("holds end early each time, {early_before} lines of three times 100");
+    panic!("holds expired early in each round: {early_before} of 300 lines");
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn many_holds_that_expire_at_once_are_settled_in_several_transactions(pool: PgPool) {
+async fn many_overdue_holds_are_settled_in_several_transactions(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "a", 4500).await.json(201);
     let insert = "WITH hold AS (SELECT gen_random_uuid() AS id, clock_timestamp() + interval '1 h' AS at FROM generate_series(1, 4500)),
@@ -120,10 +120,10 @@ async fn many_holds_that_expire_at_once_are_settled_in_several_transactions(pool
     audit(&pool).await;
 }
 
-/// After a wait for a lock, Postgres shows a statement the newest version of the row it waited for, and of all others
-/// what was there when it began: the lines that were settled meanwhile would be settled twice.
+/// After waiting for a row lock, Postgres shows a statement the current version of that row, but all other rows as of the
+/// statement's start. Lines settled in the meantime must not be settled twice.
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn lines_that_another_settles_while_a_writer_waits_are_not_settled_twice(pool: PgPool) {
+async fn lines_settled_while_a_writer_waits_are_settled_once(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "a", 5).await.json(201);
     reserve(&app, &[("a", 2)]).await.json(201);
@@ -134,7 +134,7 @@ async fn lines_that_another_settles_while_a_writer_waits_are_not_settled_twice(p
     sqlx::query("UPDATE reservation SET expires_at = now()").execute(&mut *other).await.expect("overdue");
     let settle = async {
         waits_for_a_lock(&pool).await;
-        // One of the two lines, as the other one's time would have come a moment later.
+        // Only one of the two lines, as if the other expired a moment later.
         let settle = "WITH line AS (
                  UPDATE reservation_line SET live = false
                  WHERE reservation_id = (SELECT min(reservation_id::text)::uuid FROM reservation_line) RETURNING reservation_id
@@ -145,15 +145,15 @@ async fn lines_that_another_settles_while_a_writer_waits_are_not_settled_twice(p
         sqlx::query(settle).execute(&mut *other).await.expect("settled");
         other.commit().await.expect("committed");
     };
-    let (answer, ()) = tokio::join!(reserve(&app, &[("a", 5)]), settle);
-    answer.json(201);
+    let (response, ()) = tokio::join!(reserve(&app, &[("a", 5)]), settle);
+    response.json(201);
     audit(&pool).await;
     assert_eq!(counters(&app, "a").await, (0, 5, 5));
 }
 
-/// What waits for a row's lock sees the row as it is then: what another took meanwhile is not there to be held.
+/// After waiting for the row lock, the statement must check the current stock.
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_hold_that_waited_for_its_product_is_judged_by_what_is_left_then(pool: PgPool) {
+async fn a_hold_that_waits_is_decided_by_the_stock_left_afterwards(pool: PgPool) {
     for (taken, expected) in [(2, 201), (3, 409)] {
         let app = start(&pool).await;
         let product = format!("p{taken}");
@@ -169,17 +169,17 @@ async fn a_hold_that_waited_for_its_product_is_judged_by_what_is_left_then(pool:
             other.commit().await.expect("committed");
         };
         let items = [(product.as_str(), 3)];
-        let (answer, ()) = tokio::join!(reserve(&app, &items), finish);
-        assert_eq!(answer.status, expected);
+        let (response, ()) = tokio::join!(reserve(&app, &items), finish);
+        assert_eq!(response.status, expected);
         audit(&pool).await;
     }
 }
 
-/// Waits until some statement waits for a lock.
+/// Waits until a statement is waiting for a lock.
 pub async fn waits_for_a_lock(pool: &PgPool) {
     let waiting =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    eventually("a statement waits for a lock", PATIENCE, async || {
+    eventually("a statement is waiting for a lock", PATIENCE, async || {
         let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(pool).await.expect("a count");
         (waiting > 0).then_some(())
     })
@@ -187,7 +187,7 @@ pub async fn waits_for_a_lock(pool: &PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_hold_is_committed_only_before_its_time_is_up_however_long_its_locks_take(pool: PgPool) {
+async fn a_hold_that_expires_while_its_commit_waits_is_not_committed(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "a", 5).await.json(201);
     let items = json!([{"product_id": "a", "quantity": 2}]);
@@ -196,28 +196,29 @@ async fn a_hold_is_committed_only_before_its_time_is_up_however_long_its_locks_t
     sqlx::query("SELECT FROM stock FOR UPDATE").execute(&mut *other).await.expect("locked");
     let wait = async {
         waits_for_a_lock(&pool).await;
-        eventually("its time is up", Duration::from_secs(5), async || {
-            let is_up: bool = sqlx::query_scalar("SELECT bool_and(expires_at <= clock_timestamp()) FROM reservation")
-                .fetch_one(&pool)
-                .await
-                .expect("a time");
-            is_up.then_some(())
+        eventually("the hold is overdue", Duration::from_secs(5), async || {
+            let is_overdue: bool =
+                sqlx::query_scalar("SELECT bool_and(expires_at <= clock_timestamp()) FROM reservation")
+                    .fetch_one(&pool)
+                    .await
+                    .expect("a time");
+            is_overdue.then_some(())
         })
         .await;
         other.rollback().await.expect("unlocked");
     };
-    let (answer, ()) = tokio::join!(end(&app, &path, "commit"), wait);
-    assert_eq!(answer.problem(409)["state"], "expired");
+    let (response, ()) = tokio::join!(end(&app, &path, "commit"), wait);
+    assert_eq!(response.problem(409)["state"], "expired");
     assert_eq!(counters(&app, "a").await, (5, 5, 0));
     audit(&pool).await;
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_reservation_that_is_being_committed_in_time_is_not_read_as_expired(pool: PgPool) {
+async fn a_reservation_committed_in_time_is_not_read_as_expired(pool: PgPool) {
     let app: App = start(&pool).await;
     set(&app, "a", 5).await.json(201);
     let path = location(&reserve(&app, &[("a", 2)]).await);
-    // Another instance committed it in time, and its COMMIT takes long.
+    // Another instance commits it in time, but its COMMIT takes long.
     let mut other = pool.begin().await.expect("a transaction");
     let commit = "WITH product AS (UPDATE stock SET on_hand = 3, reserved = 0, version = 3, next_expiry = NULL),
              line AS (UPDATE reservation_line SET live = false RETURNING reservation_id),
@@ -225,11 +226,11 @@ async fn a_reservation_that_is_being_committed_in_time_is_not_read_as_expired(po
          INSERT INTO movement (product_id, version, kind, on_hand_delta, reserved_delta, on_hand, reserved, reservation_id)
          SELECT 'a', 3, 'commit', -2, -2, 3, 0, reservation_id FROM line";
     sqlx::query("SELECT FROM stock FOR UPDATE").execute(&mut *other).await.expect("locked");
-    sqlx::query("UPDATE reservation SET expires_at = created_at").execute(&pool).await.expect("its time is up");
+    sqlx::query("UPDATE reservation SET expires_at = created_at").execute(&pool).await.expect("the hold is overdue");
     sqlx::query("UPDATE reservation_line SET expires_at = (SELECT created_at FROM reservation)")
         .execute(&pool)
         .await
-        .expect("its time is up");
+        .expect("the hold is overdue");
     sqlx::query(commit).execute(&mut *other).await.expect("written");
     let finish = async {
         waits_for_a_lock(&pool).await;

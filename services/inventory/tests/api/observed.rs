@@ -1,4 +1,4 @@
-//! What operators see: request ids, metrics, probes.
+//! Request ids, metrics and probes.
 
 use reqwest::Method;
 use sqlx::PgPool;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::{adjust, set, start};
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_valid_request_id_is_echoed_and_any_other_is_replaced(pool: PgPool) {
+async fn a_valid_request_id_is_echoed_and_others_are_replaced(pool: PgPool) {
     let app = start(&pool).await;
     let with_id = async |path: &str, id: &[u8]| {
         let request = app.request(Method::GET, path).header("x-request-id", id);
@@ -23,7 +23,7 @@ async fn a_valid_request_id_is_echoed_and_any_other_is_replaced(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn requests_are_counted_by_route_and_never_by_id(pool: PgPool) {
+async fn requests_are_counted_by_route_not_by_id(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "product-4711", 1).await.json(201);
     adjust(&app, "product-4711", 1).await.json(200);
@@ -47,7 +47,7 @@ async fn requests_are_counted_by_route_and_never_by_id(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn the_probes_say_that_it_lives_and_is_ready(pool: PgPool) {
+async fn the_probes_report_live_and_ready(pool: PgPool) {
     let app = start(&pool).await;
     rules::probes_say_that_it_lives_and_is_ready(&app, "/inventory").await;
 }

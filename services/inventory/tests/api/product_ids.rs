@@ -1,4 +1,4 @@
-//! What names a product: one segment of a path, of 1 to 128 characters.
+//! Product ids: a path segment of 1 to 128 characters.
 
 use reqwest::Method;
 use serde_json::json;
@@ -7,14 +7,14 @@ use test_support::app::{Answer, App};
 
 use crate::{counts, start};
 
-/// A request with this path as it stands, which a well-behaved client would tidy up.
+/// Sends a request with this exact path, which an HTTP client library would normalize.
 async fn raw(app: &App, method: &str, path: &str, body: &str) -> Answer {
     let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n");
     app.raw(format!("{head}content-length: {}\r\nconnection: close\r\n\r\n{body}", body.len()).as_bytes()).await
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn any_text_of_1_to_128_characters_names_a_product(pool: PgPool) {
+async fn any_text_of_1_to_128_characters_is_a_product_id(pool: PgPool) {
     let app = start(&pool).await;
     let longest = ("é".repeat(128), "%C3%A9".repeat(128));
     let named = [
@@ -46,18 +46,18 @@ async fn any_text_of_1_to_128_characters_names_a_product(pool: PgPool) {
     for (number, (product, encoded)) in (1..).zip(named) {
         let path = format!("/inventory/{encoded}");
         let body = json!({"stock": number}).to_string();
-        let answer = raw(&app, "POST", &path, &body).await;
+        let response = raw(&app, "POST", &path, &body).await;
         let expected = json!({"product_id": product, "stock": number, "on_hand": number, "reserved": 0});
-        assert_eq!(answer.json(201), expected, "{product}");
+        assert_eq!(response.json(201), expected, "{product}");
         assert_eq!(raw(&app, "GET", &path, "").await.json(200), expected, "{product}");
         let ledger = raw(&app, "GET", &format!("{path}/movements"), "").await.rows();
         assert_eq!((ledger.len(), &ledger[0]["product_id"]), (1, &json!(product)));
     }
-    assert_eq!(counts(&pool).await, (24, 24), "each names a product of its own");
+    assert_eq!(counts(&pool).await, (24, 24), "each id is a different product");
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn every_other_id_is_422_in_every_operation(pool: PgPool) {
+async fn an_invalid_id_is_422_in_every_operation(pool: PgPool) {
     let app = start(&pool).await;
     let mut refused: Vec<String> = [
         ".", "..", "%2e", "%2E%2e", ".%2E", "a%2Fb", "%2F", "%2f..%2f", "%00", "a%00b", "a%00", "%0A", "a%0D%0Ab",
@@ -66,20 +66,26 @@ async fn every_other_id_is_422_in_every_operation(pool: PgPool) {
     .map(str::to_owned)
     .into();
     refused.extend(["a".repeat(129), "%C3%A9".repeat(129), "a".repeat(10_000)]);
-    let operations =
-        [("GET", "", ""), ("POST", "", r#"{"stock": 1}"#), ("PATCH", "", r#"{"delta": 1}"#), ("GET", "/movements", "")];
+    let set = r#"{"stock": 1}"#;
+    let operations = [
+        ("GET", "", ""),
+        ("PUT", "", set),
+        ("POST", "", set),
+        ("PATCH", "", r#"{"delta": 1}"#),
+        ("GET", "/movements", ""),
+    ];
     for id in refused {
         for (method, rest, body) in operations {
-            let answer = raw(&app, method, &format!("/inventory/{id}{rest}"), body).await;
-            assert_eq!(answer.status, 422, "{method} {id}{rest}: {}", answer.text());
-            assert_eq!(answer.faults(), ["product_id"], "{method} {id}{rest}");
+            let response = raw(&app, method, &format!("/inventory/{id}{rest}"), body).await;
+            assert_eq!(response.status, 422, "{method} {id}{rest}: {}", response.text());
+            assert_eq!(response.faults(), ["product_id"], "{method} {id}{rest}");
         }
     }
     assert_eq!(counts(&pool).await, (0, 0));
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_path_with_a_slash_too_many_is_404(pool: PgPool) {
+async fn a_path_with_an_extra_slash_is_404(pool: PgPool) {
     let app = start(&pool).await;
     for path in ["/inventory/", "//inventory", "/inventory/a/", "/inventory/a/b", "/inventory/a/movements/"] {
         for (method, body) in [("GET", ""), ("POST", r#"{"stock": 1}"#), ("PATCH", r#"{"delta": 1}"#)] {
@@ -91,7 +97,7 @@ async fn a_path_with_a_slash_too_many_is_404(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn an_id_that_is_no_utf_8_is_400(pool: PgPool) {
+async fn an_id_that_is_not_utf_8_is_400(pool: PgPool) {
     let app = start(&pool).await;
     for id in ["%FF", "a%C3", "%C3%28", "%ED%A0%80", "%F4%90%80%80", "%C0%AE"] {
         app.get(&format!("/inventory/{id}")).await.problem(400);
@@ -103,7 +109,7 @@ async fn an_id_that_is_no_utf_8_is_400(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_percent_that_encodes_nothing_is_400(pool: PgPool) {
+async fn an_invalid_percent_escape_is_400(pool: PgPool) {
     let app = start(&pool).await;
     for id in ["%", "%z", "%zz", "100%", "%2", "%%", "%u00e9"] {
         app.send(app.request(Method::GET, &format!("/inventory/{id}"))).await.problem(400);
@@ -111,7 +117,7 @@ async fn a_percent_that_encodes_nothing_is_400(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_path_in_raw_utf_8_names_the_same_product_as_its_encoded_form(pool: PgPool) {
+async fn raw_and_encoded_utf_8_name_the_same_product(pool: PgPool) {
     let app = start(&pool).await;
     for stock in [1, 2] {
         app.post("/inventory/%C3%A9", &json!({"stock": stock})).await.json(201);

@@ -1,4 +1,4 @@
-//! What waits while a batch is under way.
+//! Requests that wait while a batch is running.
 
 use bytes::Bytes;
 use contracts::inventory::v1::BatchGetStockRequest;
@@ -21,7 +21,7 @@ use crate::{
     set, start,
 };
 
-/// Holds up whatever batch touches this product.
+/// Locks a product, which holds up every batch that changes it.
 pub async fn hold_up(pool: &PgPool, product: &str) -> Transaction<'static, Postgres> {
     let mut lock = pool.begin().await.expect("a transaction");
     let locked =
@@ -30,13 +30,13 @@ pub async fn hold_up(pool: &PgPool, product: &str) -> Transaction<'static, Postg
     lock
 }
 
-/// Waits until so many requests are being handled, and wait for what they wait for: what is asked after them is answered.
+/// Waits until this many requests are in flight and queued: the response to a later request shows that they are.
 pub async fn in_flight(app: &App, count: usize) {
     gauge(app, "http_requests_in_flight", count).await;
     app.get("/nothing").await.problem(404);
 }
 
-/// Waits until so many gRPC calls are being handled.
+/// Waits until this many gRPC calls are in flight.
 async fn calls_in_flight(app: &App, count: usize) {
     gauge(app, "grpc_server_requests_in_flight", count).await;
 }
@@ -50,7 +50,7 @@ async fn gauge(app: &App, name: &str, count: usize) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_statement_that_fails_hurts_only_its_cause(pool: PgPool) {
+async fn a_failing_change_does_not_fail_others_in_its_batch(pool: PgPool) {
     let app = start(&pool).await;
     for product in ["gate", "good", "bad"] {
         set(&app, product, 5).await.json(201);
@@ -84,9 +84,9 @@ async fn a_statement_that_fails_hurts_only_its_cause(pool: PgPool) {
     audit(&pool).await;
 }
 
-/// The second asks for a product that is locked and for one that is free, of which the third wants the same last piece.
+/// The second request needs a locked product and the last item of a free one, which the third request wants too.
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn who_arrives_first_is_served_first_though_others_could_be_served_sooner(pool: PgPool) {
+async fn requests_are_decided_in_order_of_arrival(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "gate", 5).await.json(201);
     set(&app, "last", 1).await.json(201);
@@ -110,9 +110,9 @@ async fn who_arrives_first_is_served_first_though_others_could_be_served_sooner(
     audit(&pool).await;
 }
 
-/// They want three times as many products as reads may wait: each call counts once.
+/// The calls ask for three times as many products as the queue is long, but each call counts once.
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn calls_for_many_products_leave_room_in_the_queue(pool: PgPool) {
+async fn a_call_for_many_products_counts_once_in_the_queue(pool: PgPool) {
     const CALLS: usize = 64;
     let app = start(&pool).await;
     set(&app, "p7", 5).await.json(201);
@@ -136,15 +136,15 @@ async fn calls_for_many_products_leave_room_in_the_queue(pool: PgPool) {
     let (calls, read, ()) = tokio::join!(join_all(calls), read, open);
     assert_eq!(read.json(200)["stock"], 5);
     for call in calls {
-        let stocks = call.expect("an answer").into_inner().stocks;
-        assert!(stocks.iter().map(|stock| &stock.product_id).eq(&product_ids), "in their order");
+        let stocks = call.expect("a response").into_inner().stocks;
+        assert!(stocks.iter().map(|stock| &stock.product_id).eq(&product_ids), "in the order of the request");
         assert!((0..).zip(&stocks).all(|(number, stock)| stock.stock == if number == 7 { 5 } else { 0 }));
     }
 }
 
-/// Checks that of "p", of which there were five, nothing was held, after two adjustments by one.
-async fn nothing_was_held(app: &App, pool: &PgPool) {
-    // It comes after all that was queued.
+/// Asserts that nothing of "p" was reserved. It had five items and was adjusted by one before; this adjusts it again.
+async fn nothing_was_reserved(app: &App, pool: &PgPool) {
+    // Decided after everything that was queued.
     adjust(app, "p", 1).await.json(200);
     assert_eq!(counters(app, "p").await, (7, 7, 0));
     let reservations = sqlx::query_scalar("SELECT count(*) FROM reservation").fetch_one(pool).await;
@@ -153,7 +153,7 @@ async fn nothing_was_held(app: &App, pool: &PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_hold_whose_deadline_passes_while_it_is_queued_is_never_made(pool: PgPool) {
+async fn a_call_whose_deadline_passes_in_the_queue_has_no_effect(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "p", 5).await.json(201);
     let held_up = hold_up(&pool, "p").await;
@@ -166,11 +166,11 @@ async fn a_hold_whose_deadline_passes_while_it_is_queued_is_never_made(pool: PgP
     };
     let (first, ()) = tokio::join!(adjust(&app, "p", 1), late);
     first.json(200);
-    nothing_was_held(&app, &pool).await;
+    nothing_was_reserved(&app, &pool).await;
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_hold_whose_client_goes_away_while_it_is_queued_is_never_made(pool: PgPool) {
+async fn a_disconnected_clients_queued_request_has_no_effect(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "p", 5).await.json(201);
     let mut client = client(&app).await;
@@ -181,7 +181,7 @@ async fn a_hold_whose_client_goes_away_while_it_is_queued_is_never_made(pool: Pg
     let leave = async {
         waits_for_a_lock(&pool).await;
         tokio::select! {
-            answer = client.reserve(grpc::reserve(&[("p", 1)], "")) => panic!("{answer:?}"),
+            response = client.reserve(grpc::reserve(&[("p", 1)], "")) => panic!("{response:?}"),
             () = calls_in_flight(&app, 1) => {}
         }
         calls_in_flight(&app, 0).await;
@@ -189,7 +189,7 @@ async fn a_hold_whose_client_goes_away_while_it_is_queued_is_never_made(pool: Pg
         let items = r#"{"items":[{"product_id":"p","quantity":1}]}"#;
         let request = request.body(Full::<Bytes>::from(items)).expect("a request");
         tokio::select! {
-            answer = sender.send_request(request) => panic!("{answer:?}"),
+            response = sender.send_request(request) => panic!("{response:?}"),
             () = in_flight(&app, 2) => {}
         }
         in_flight(&app, 1).await;
@@ -203,11 +203,11 @@ async fn a_hold_whose_client_goes_away_while_it_is_queued_is_never_made(pool: Pg
     };
     let (first, ()) = tokio::join!(adjust(&app, "p", 1), leave);
     first.json(200);
-    nothing_was_held(&app, &pool).await;
+    nothing_was_reserved(&app, &pool).await;
 }
 
-/// Makes the next transactions that write the ledger lose a race, so many of them.
-async fn lose_races(pool: &PgPool, state: &str, count: usize) {
+/// Makes this many of the next transactions that write the ledger fail with a SQLSTATE.
+async fn fail_transactions(pool: &PgPool, state: &str, count: usize) {
     let lose = format!(
         "CREATE SEQUENCE IF NOT EXISTS tries;
          SELECT setval('tries', 1, false);
@@ -223,12 +223,12 @@ async fn tries(pool: &PgPool) -> i64 {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn what_loses_a_race_is_done_again_three_times_and_takes_effect_once(pool: PgPool) {
+async fn deadlocks_are_retried_three_times_and_changes_applied_once(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "p", 5).await.json(201);
     for (round, state) in (1..).zip(["40001", "40P01"]) {
-        // A batch.
-        lose_races(&pool, state, 3).await;
+        // A batch, in a transaction.
+        fail_transactions(&pool, state, 3).await;
         let held_up = hold_up(&pool, "p").await;
         let joining = async {
             waits_for_a_lock(&pool).await;
@@ -240,16 +240,16 @@ async fn what_loses_a_race_is_done_again_three_times_and_takes_effect_once(pool:
         };
         let (first, (second, held), ()) = tokio::join!(adjust(&app, "p", 1), joining, open);
         assert_eq!([first.status, second.status, held.status], [200, 200, 201]);
-        assert_eq!(tries(&pool).await, 4, "of one transaction");
-        // A hold in one statement.
-        lose_races(&pool, state, 3).await;
+        assert_eq!(tries(&pool).await, 4, "tries of one transaction");
+        // A single-statement hold.
+        fail_transactions(&pool, state, 3).await;
         reserve(&app, &[("p", 1)]).await.json(201);
         assert_eq!(tries(&pool).await, 4);
         assert_eq!(counters(&app, "p").await, (5, 5 + 2 * round, 2 * round));
 
-        lose_races(&pool, state, 4).await;
+        fail_transactions(&pool, state, 4).await;
         reserve(&app, &[("p", 1)]).await.problem(503);
-        lose_races(&pool, state, 4).await;
+        fail_transactions(&pool, state, 4).await;
         adjust(&app, "p", 1).await.problem(503);
         assert_eq!(counters(&app, "p").await, (5, 5 + 2 * round, 2 * round), "nothing was changed");
         audit(&pool).await;

@@ -1,4 +1,4 @@
-//! `POST /reservations`: what its body may be.
+//! `POST /reservations`: valid and invalid bodies.
 
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -10,7 +10,7 @@ fn item(product: &str) -> Value {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_body_that_breaks_a_rule_is_422_at_its_place(pool: PgPool) {
+async fn an_invalid_body_is_422_with_pointers(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "a", 1000).await.json(201);
     let cases = [
@@ -31,19 +31,19 @@ async fn a_body_that_breaks_a_rule_is_422_at_its_place(pool: PgPool) {
         (json!({"items": [item("a")], "ttl_seconds": null}), vec!["#/ttl_seconds"]),
         (json!({"items": [item("a")], "ttl": 1}), vec!["#/ttl"]),
     ];
-    for (body, places) in cases {
-        let answer = app.post("/reservations", &body).await;
-        assert_eq!(answer.status, 422, "{body}");
-        let mut faults = answer.faults();
-        faults.sort();
-        assert_eq!(faults, places, "{body}");
+    for (body, pointers) in cases {
+        let response = app.post("/reservations", &body).await;
+        assert_eq!(response.status, 422, "{body}");
+        let mut found = response.faults();
+        found.sort();
+        assert_eq!(found, pointers, "{body}");
     }
     let count: i64 = sqlx::query_scalar("SELECT count(*) FROM reservation").fetch_one(&pool).await.expect("a count");
     assert_eq!(count, 0);
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn up_to_100_items_are_held_for_a_second_to_a_day(pool: PgPool) {
+async fn up_to_100_items_are_reserved_for_1_s_to_a_day(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "a", 1000).await.json(201);
     let body = json!({"items": vec![item("a"); 100], "ttl_seconds": 86_400.0});

@@ -1,4 +1,4 @@
-//! `/reservations`: holding, committing, releasing.
+//! `/reservations`: reserve, commit and release.
 
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{adjust, audit, counters, ledger, no_deadlock, set, start};
 
-/// Asks for a reservation of these items.
+/// Reserves these items.
 pub async fn reserve(app: &App, items: &[(&str, i64)]) -> Answer {
     let items: Vec<Value> =
         items.iter().map(|(product, quantity)| json!({"product_id": product, "quantity": quantity})).collect();
@@ -16,12 +16,12 @@ pub async fn reserve(app: &App, items: &[(&str, i64)]) -> Answer {
 
 /// The path of a new reservation.
 #[track_caller]
-pub fn location(answer: &Answer) -> String {
-    answer.json(201);
-    answer.header("location").expect("a location").to_owned()
+pub fn location(response: &Answer) -> String {
+    response.json(201);
+    response.header("location").expect("a location").to_owned()
 }
 
-/// Ends a reservation.
+/// Commits or releases a reservation.
 pub async fn end(app: &App, path: &str, verb: &str) -> Answer {
     app.send(app.request(reqwest::Method::POST, &format!("{path}/{verb}"))).await
 }
@@ -31,20 +31,20 @@ async fn a_reservation_holds_its_items_and_can_be_read(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "a", 5).await.json(201);
     set(&app, "b", 5).await.json(201);
-    let answer = reserve(&app, &[("b", 1), ("a", 2), ("b", 3)]).await;
-    let body = answer.json(201);
+    let response = reserve(&app, &[("b", 1), ("a", 2), ("b", 3)]).await;
+    let body = response.json(201);
     let items = json!([{"product_id": "a", "quantity": 2}, {"product_id": "b", "quantity": 4}]);
-    assert_eq!((&body["state"], &body["items"]), (&json!("held"), &items), "merged, in order");
+    assert_eq!((&body["state"], &body["items"]), (&json!("held"), &items), "merged and sorted");
     let id: Uuid = body["id"].as_str().expect("an id").parse().expect("a UUID");
     assert_eq!(id.get_version_num(), 7);
-    assert_eq!(location(&answer), format!("/reservations/{id}"));
+    assert_eq!(location(&response), format!("/reservations/{id}"));
     let expires_at: chrono::DateTime<chrono::Utc> =
         body["expires_at"].as_str().expect("a time").parse().expect("RFC 3339");
     let seconds = (expires_at - chrono::Utc::now()).num_seconds();
     assert!((880..=905).contains(&seconds), "15 minutes by default: {seconds}");
 
-    let found = app.get(&location(&answer)).await;
-    assert_eq!((found.json(200), found.etag()), (body, answer.etag()));
+    let found = app.get(&location(&response)).await;
+    assert_eq!((found.json(200), found.etag()), (body, response.etag()));
     assert_eq!(counters(&app, "a").await, (3, 5, 2));
     assert_eq!(counters(&app, "b").await, (1, 5, 4));
     let movement = ledger(&app, "b").await.pop().expect("a movement");
@@ -57,7 +57,7 @@ async fn a_reservation_holds_its_items_and_can_be_read(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn of_several_items_all_are_held_or_none(pool: PgPool) {
+async fn all_items_are_reserved_or_none(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "a", 5).await.json(201);
     set(&app, "b", 1).await.json(201);
@@ -72,13 +72,13 @@ async fn of_several_items_all_are_held_or_none(pool: PgPool) {
     reserve(&app, &[("a", most), ("a", most)]).await.problem(409);
     let known: Vec<String> =
         sqlx::query_scalar("SELECT product_id FROM stock ORDER BY 1").fetch_all(&pool).await.expect("rows");
-    assert_eq!(known, ["a", "b"], "a refusal leaves nothing behind");
+    assert_eq!(known, ["a", "b"], "a refusal creates no product");
     reserve(&app, &[("a", 5), ("b", 1)]).await.json(201);
     audit(&pool).await;
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn committing_takes_the_goods_off_the_shelf_once(pool: PgPool) {
+async fn commit_takes_the_items_from_stock_once(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "a", 5).await.json(201);
     let held = reserve(&app, &[("a", 2)]).await;
@@ -101,7 +101,7 @@ async fn committing_takes_the_goods_off_the_shelf_once(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn releasing_gives_the_goods_back_once(pool: PgPool) {
+async fn release_returns_the_items_to_stock_once(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "a", 5).await.json(201);
     set(&app, "b", 5).await.json(201);
@@ -116,12 +116,12 @@ async fn releasing_gives_the_goods_back_once(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn nothing_is_set_or_adjusted_below_what_is_reserved(pool: PgPool) {
+async fn stock_cannot_be_set_or_adjusted_below_reserved(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "a", 5).await.json(201);
     reserve(&app, &[("a", 3)]).await.json(201);
-    for answer in [set(&app, "a", 2).await, adjust(&app, "a", -3).await] {
-        assert_eq!(answer.problem(409)["type"], "https://hedgerow.dev/problems/insufficient-stock");
+    for response in [set(&app, "a", 2).await, adjust(&app, "a", -3).await] {
+        assert_eq!(response.problem(409)["type"], "https://hedgerow.dev/problems/insufficient-stock");
     }
     assert_eq!(set(&app, "a", 3).await.json(201), json!({"product_id": "a", "stock": 0, "on_hand": 3, "reserved": 3}));
     reserve(&app, &[("a", 1)]).await.problem(409);
@@ -129,7 +129,7 @@ async fn nothing_is_set_or_adjusted_below_what_is_reserved(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn what_is_no_reservation_is_404(pool: PgPool) {
+async fn an_unknown_or_malformed_id_is_404(pool: PgPool) {
     let app = start(&pool).await;
     let void = Uuid::now_v7();
     sqlx::query("INSERT INTO reservation (id, state) VALUES ($1, 'void')")
@@ -146,30 +146,36 @@ async fn what_is_no_reservation_is_404(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn many_buyers_of_few_goods_on_two_instances_get_exactly_what_there_is(pool: PgPool) {
+async fn concurrent_buyers_on_two_instances_never_oversell(pool: PgPool) {
     let (app, other) = (start(&pool).await, start(&pool).await);
     set(&app, "hot", 40).await.json(201);
     set(&app, "warm", 1000).await.json(201);
     let buyers = (0..150).map(|buyer| {
         let app = if buyer % 2 == 0 { &app } else { &other };
-        // In opposite orders, so that whoever locked as asked would deadlock.
+        // In opposite orders: locking in the order of the request would deadlock.
         let items = if buyer % 3 == 0 { [("hot", 1), ("warm", 1)] } else { [("warm", 1), ("hot", 1)] };
         async move { reserve(app, &items).await }
     });
-    let answers = join_all(buyers).await;
-    let held: Vec<&Answer> = answers.iter().filter(|answer| answer.status == 201).collect();
+    let responses = join_all(buyers).await;
+    let held: Vec<&Answer> = responses.iter().filter(|response| response.status == 201).collect();
     assert_eq!(held.len(), 40);
     assert!(
-        answers.iter().all(|answer| answer.status == 201 || answer.problem(409)["items"][0]["product_id"] == "hot")
+        responses
+            .iter()
+            .all(|response| response.status == 201 || response.problem(409)["items"][0]["product_id"] == "hot")
     );
     assert_eq!(counters(&other, "warm").await, (960, 1000, 40));
 
-    let ends = held.iter().enumerate().map(|(number, answer)| {
-        let (app, path) = (if number % 2 == 0 { &app } else { &other }, location(answer));
+    let ends = held.iter().enumerate().map(|(number, response)| {
+        let (app, path) = (if number % 2 == 0 { &app } else { &other }, location(response));
         async move {
             let verbs = if number % 4 < 2 { ["commit", "release"] } else { ["release", "commit"] };
             let (first, second) = tokio::join!(end(app, &path, verbs[0]), end(app, &path, verbs[1]));
-            assert_eq!([first.status, second.status].iter().filter(|status| **status == 200).count(), 1, "one of them");
+            assert_eq!(
+                [first.status, second.status].iter().filter(|status| **status == 200).count(),
+                1,
+                "exactly one succeeds"
+            );
         }
     });
     join_all(ends).await;

@@ -1,4 +1,4 @@
-//! Bytes on the wire that no well-behaved client sends: refused with an answer that arrives, and never with a 5xx.
+//! Bytes that no well-behaved client sends are refused with a response that arrives, never with a 5xx.
 
 use sqlx::PgPool;
 use test_support::raw::{chunked, whole};
@@ -8,7 +8,7 @@ use crate::{counts, start, stock};
 const KIB: usize = 1024;
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_body_has_64_kib_at_most(pool: PgPool) {
+async fn a_body_has_at_most_64_kib(pool: PgPool) {
     let app = start(&pool).await;
     let padded = |length| format!("{}{}", r#"{"delta": 1}"#, " ".repeat(length - 12)).into_bytes();
     for encode in [whole, chunked] {
@@ -19,7 +19,7 @@ async fn a_body_has_64_kib_at_most(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_client_that_is_still_sending_gets_its_answer(pool: PgPool) {
+async fn a_client_that_is_still_sending_gets_the_response(pool: PgPool) {
     let app = start(&pool).await;
     let large = vec![b' '; 8 * KIB * KIB];
     let cases = [
@@ -36,10 +36,10 @@ async fn a_client_that_is_still_sending_gets_its_answer(pool: PgPool) {
     ];
     for (line, status) in cases {
         for encode in [whole, chunked] {
-            let answer = app.raw(&encode(line, &large)).await;
-            assert_eq!(answer.status, status, "{line}");
+            let response = app.raw(&encode(line, &large)).await;
+            assert_eq!(response.status, status, "{line}");
             if status >= 400 {
-                answer.problem(status);
+                response.problem(status);
             }
         }
     }
@@ -47,7 +47,7 @@ async fn a_client_that_is_still_sending_gets_its_answer(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn what_the_parser_cannot_take_is_refused(pool: PgPool) {
+async fn a_malformed_request_is_refused(pool: PgPool) {
     let app = start(&pool).await;
     let headers = (0..101).map(|number| format!("x-{number}: x\r\n")).collect::<Vec<_>>().concat();
     let cases = [
@@ -69,7 +69,7 @@ async fn what_the_parser_cannot_take_is_refused(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_body_that_does_not_come_to_its_end_is_400_and_changes_nothing(pool: PgPool) {
+async fn an_incomplete_body_is_400_and_changes_nothing(pool: PgPool) {
     let app = start(&pool).await;
     let head = "POST /inventory/p HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
     for body in ["zz\r\n", "c\r\n{\"stock\": 1}XX", "c\r\n{\"stock\": 1}\r\nzz\r\n"] {

@@ -1,14 +1,16 @@
-//! Arguments and environment: what is wrong with them is said at start, in one line, without secrets.
+//! Arguments and environment: errors are reported at start, in one line, without secrets.
+
+use std::{fs::File, process::Command};
 
 use sqlx::{Connection, PgConnection, PgPool};
 use test_support::process::{Finished, Program};
 
 use crate::service::{Postgres, program, serve, url};
 
-/// A database that is never reached.
+/// The URL of a database that no test here connects to.
 const URL: &str = "postgres://inventory:hunter2@127.0.0.1:1/inventory";
 
-/// Checks that the process ended for a mistake of its caller's, and said so in one line that has `name`.
+/// Asserts that the process exited with a usage error of one line that contains `name`.
 fn refused(end: &Finished, name: &str) {
     assert_eq!(end.code(), Some(2), "{name}: {}{}", end.stdout, end.stderr);
     assert_eq!(end.stdout, "", "{name}");
@@ -18,7 +20,7 @@ fn refused(end: &Finished, name: &str) {
 }
 
 #[tokio::test]
-async fn a_bad_value_is_refused_by_its_name() {
+async fn an_invalid_value_is_reported_by_its_name() {
     for (variable, flag, value) in [
         ("HTTP_ADDR", "--http-addr", "localhost"),
         ("ADMIN_ADDR", "--admin-addr", "127.0.0.1:99999"),
@@ -40,7 +42,7 @@ async fn a_bad_value_is_refused_by_its_name() {
 }
 
 #[tokio::test]
-async fn a_bad_database_url_is_refused_without_being_shown() {
+async fn an_invalid_database_url_is_reported_without_its_value() {
     for url in [
         "",
         "inventory",
@@ -57,7 +59,7 @@ async fn a_bad_database_url_is_refused_without_being_shown() {
 }
 
 #[tokio::test]
-async fn help_and_version_are_shown() {
+async fn help_and_version_are_printed() {
     let help = program(URL).argument("--help").run().await;
     assert_eq!((help.code(), help.stderr.as_str()), (Some(0), ""));
     for name in ["DATABASE_URL", "DRAIN_DELAY", "migrate", "openapi"] {
@@ -77,20 +79,30 @@ async fn openapi_needs_no_database() {
     assert!(document["paths"]["/inventory/{product_id}"]["patch"].is_object());
 }
 
+#[test]
+fn openapi_fails_if_it_cannot_write() {
+    let full = File::create("/dev/full").expect("a device without space");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_inventory"));
+    let output = command.arg("openapi").stdout(full).output().expect("the process runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.starts_with("inventory: cannot print the OpenAPI document: "), "{stderr}");
+}
+
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_taken_port_is_said_in_one_line(pool: PgPool) {
+async fn a_port_in_use_is_reported_in_one_line(pool: PgPool) {
     let first = serve(&program(&url(&pool))).await;
     for (variable, address) in [("HTTP_ADDR", first.http), ("ADMIN_ADDR", first.admin)] {
         let end = program(&url(&pool)).variable(variable, address.to_string()).run().await;
         assert_eq!(end.code(), Some(1));
-        let said = end.stdout + &end.stderr;
-        assert_eq!(said.lines().count(), 1, "{said}");
-        assert!(said.contains(&format!("cannot listen on {address}: Address already in use")), "{said}");
+        let output = end.stdout + &end.stderr;
+        assert_eq!(output.lines().count(), 1, "{output}");
+        assert!(output.contains(&format!("cannot listen on {address}: Address already in use")), "{output}");
     }
 }
 
 #[tokio::test]
-async fn the_password_is_in_no_log_at_any_level() {
+async fn the_password_is_never_logged() {
     let postgres = Postgres::migrated().await;
     let mut superuser = PgConnection::connect(&postgres.url).await.expect("a connection");
     sqlx::raw_sql("CREATE ROLE app LOGIN SUPERUSER PASSWORD 'hunter2'").execute(&mut superuser).await.expect("a role");
@@ -99,8 +111,8 @@ async fn the_password_is_in_no_log_at_any_level() {
         let migrated = program.clone().argument("migrate").run().await;
         assert_eq!(migrated.code(), status, "{}", migrated.stdout);
         let service = program.serve().await;
-        let answer = crate::service::client().get(service.url("/inventory/p")).send().await.expect("an answer");
-        assert_eq!(answer.status().is_success(), status == Some(0));
+        let response = crate::service::client().get(service.url("/inventory/p")).send().await.expect("a response");
+        assert_eq!(response.status().is_success(), status == Some(0));
         let served = service.stop().await;
         for text in [migrated.stdout, migrated.stderr, served.stdout, served.stderr] {
             assert!(

@@ -1,4 +1,4 @@
-//! SIGTERM: everything whose bytes arrived is answered.
+//! SIGTERM: every request that has arrived gets a response.
 
 use std::{
     io::ErrorKind,
@@ -14,70 +14,70 @@ use test_support::{
 
 use crate::service::{DEADLINE, client, program, readiness, serve, url};
 
-/// Less than what the service has for it by default: a stop that takes as long waits for something it need not.
+/// Shorter than the default shutdown timeout: a longer stop waits for something unnecessary.
 const PROMPT: Duration = Duration::from_secs(10);
 
-/// A drain delay that is not over before a test is.
+/// A drain delay that outlasts a test.
 pub const LONG: &str = "5m";
 
-/// The head of a change, whose body of 11 bytes is to follow.
+/// The head of a request whose body has 11 bytes.
 const HEAD: &str =
     "PATCH /inventory/slow HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\ncontent-length: 11\r\n\r\n";
 const BODY: &str = r#"{"delta":1}"#;
 
-/// Waits until the service has taken notice of SIGTERM.
+/// Waits until the service has handled SIGTERM.
 pub async fn not_ready(service: &Process) {
     eventually("not ready", PATIENCE, async || (readiness(service).await.status() == 503).then_some(())).await;
 }
 
-/// Sends SIGTERM and waits for the end.
+/// Sends SIGTERM and asserts that the service exits soon.
 async fn stops_promptly(service: Process) {
-    let begun = Instant::now();
+    let started = Instant::now();
     let end = service.stop().await;
     assert_eq!(end.code(), Some(0), "{}{}", end.stdout, end.stderr);
-    assert!(begun.elapsed() < PROMPT, "after {:?}: {}", begun.elapsed(), end.stdout);
+    assert!(started.elapsed() < PROMPT, "after {:?}: {}", started.elapsed(), end.stdout);
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_draining_service_serves_on_and_is_not_ready(pool: PgPool) {
+async fn a_draining_service_still_serves_but_is_not_ready(pool: PgPool) {
     let service = serve(&program(&url(&pool)).variable("DRAIN_DELAY", LONG)).await;
     let mut old = Raw::connect(service.http).await.expect("a connection");
     old.send(get("/inventory/p")).await.expect("sent");
-    assert!(!old.answer().await.expect("an answer").closes());
+    assert!(!old.answer().await.expect("a response").closes());
     service.signal(Signal::SIGTERM);
     not_ready(&service).await;
-    let mut new = Raw::connect(service.http).await.expect("it still accepts connections");
+    let mut new = Raw::connect(service.http).await.expect("the service still accepts connections");
     for connection in [&mut old, &mut new] {
         connection.send(get("/inventory/p")).await.expect("sent");
-        let answer = connection.answer().await.expect("an answer");
-        assert!(answer.status == 200 && answer.closes(), "{}", answer.head);
+        let response = connection.answer().await.expect("a response");
+        assert!(response.status == 200 && response.closes(), "{}", response.head);
         connection.closed().await.expect("closed");
     }
     let reason: Value = readiness(&service).await.json().await.expect("a problem");
     assert_eq!(reason["detail"], "shutting down");
-    assert_eq!(client().get(service.admin_url("/livez")).send().await.expect("an answer").status(), 200);
+    assert_eq!(client().get(service.admin_url("/livez")).send().await.expect("a response").status(), 200);
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_draining_service_ends_after_its_drain_delay(pool: PgPool) {
+async fn a_draining_service_exits_after_its_drain_delay(pool: PgPool) {
     let service = serve(&program(&url(&pool)).variable("DRAIN_DELAY", "1s")).await;
-    let begun = Instant::now();
+    let started = Instant::now();
     assert_eq!(service.stop().await.code(), Some(0));
-    assert!((Duration::from_secs(1)..PROMPT).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert!((Duration::from_secs(1)..PROMPT).contains(&started.elapsed()), "{:?}", started.elapsed());
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn idle_connections_do_not_hold_up_a_stop(pool: PgPool) {
+async fn idle_connections_do_not_delay_a_stop(pool: PgPool) {
     let service = serve(&program(&url(&pool))).await;
     let mut used = Raw::connect(service.http).await.expect("a connection");
     used.send(get("/inventory/p")).await.expect("sent");
-    used.answer().await.expect("an answer");
+    used.answer().await.expect("a response");
     let mut unused = Raw::connect(service.http).await.expect("a connection");
     let mut undecided = Raw::connect(service.http).await.expect("a connection");
     undecided.send("PRI * HTTP/2.0\r\n").await.expect("sent");
     stops_promptly(service).await;
     for connection in [&mut used, &mut unused, &mut undecided] {
-        // What the service did not read, it resets.
+        // A connection with unread bytes is reset.
         let closed = connection.closed().await.map_err(|error| error.kind());
         assert!(matches!(closed, Ok(()) | Err(ErrorKind::ConnectionReset)), "{closed:?}");
         assert_eq!(connection.rest(), b"");
@@ -85,7 +85,7 @@ async fn idle_connections_do_not_hold_up_a_stop(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_request_whose_body_arrives_slowly_is_finished(pool: PgPool) {
+async fn a_request_with_a_slow_body_is_completed(pool: PgPool) {
     let service = serve(&program(&url(&pool))).await;
     let mut slow = Raw::connect(service.http).await.expect("a connection");
     slow.send(HEAD).await.expect("sent");
@@ -95,29 +95,29 @@ async fn a_request_whose_body_arrives_slowly_is_finished(pool: PgPool) {
     not_ready(&service).await;
     refuses_connections(&service).await;
     slow.send(&BODY[4..]).await.expect("sent");
-    let answer = slow.answer().await.expect("an answer");
-    assert!(answer.status == 200 && answer.closes(), "{}{}", answer.head, answer.body);
+    let response = slow.answer().await.expect("a response");
+    assert!(response.status == 200 && response.closes(), "{}{}", response.head, response.body);
     slow.closed().await.expect("closed");
     assert_eq!(service.ended().await.code(), Some(0));
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_stop_takes_no_longer_than_its_limit(pool: PgPool) {
+async fn a_stop_takes_no_longer_than_the_shutdown_timeout(pool: PgPool) {
     let service = serve(&program(&url(&pool)).variable("SHUTDOWN_TIMEOUT", "500ms")).await;
     let mut stuck = Raw::connect(service.http).await.expect("a connection");
     stuck.send(HEAD).await.expect("sent");
     in_flight(&service, 1).await;
-    let begun = Instant::now();
+    let started = Instant::now();
     service.signal(Signal::SIGTERM);
     let end = service.ended().await;
-    // The chassis gives a body 10 s.
-    assert!((Duration::from_millis(500)..PROMPT).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    // A body may take 10 s.
+    assert!((Duration::from_millis(500)..PROMPT).contains(&started.elapsed()), "{:?}", started.elapsed());
     assert_eq!(end.code(), Some(0));
     assert!(end.stdout.contains("stopped with requests still in flight"), "{}", end.stdout);
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_second_signal_ends_it_at_once(pool: PgPool) {
+async fn a_second_signal_exits_at_once(pool: PgPool) {
     for (drain_delay, signal) in [("60s", Signal::SIGTERM), ("0s", Signal::SIGINT)] {
         let program = program(&url(&pool)).variable("DRAIN_DELAY", drain_delay).variable("SHUTDOWN_TIMEOUT", "60s");
         let service = serve(&program).await;
@@ -126,24 +126,24 @@ async fn a_second_signal_ends_it_at_once(pool: PgPool) {
         in_flight(&service, 1).await;
         service.signal(signal);
         not_ready(&service).await;
-        let begun = Instant::now();
+        let started = Instant::now();
         service.signal(signal);
         let end = service.ended().await;
         assert_eq!(end.code(), Some(130), "{}", end.stdout);
-        // The chassis gives a body 10 s.
-        assert!(begun.elapsed() < PROMPT, "{:?}", begun.elapsed());
+        // A body may take 10 s.
+        assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
     }
 }
 
-/// The kernel accepts connections, and takes what is sent on them, before the service looks at them.
+/// The kernel accepts connections and buffers requests before the service sees them.
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn requests_that_the_kernel_took_before_the_signal_are_answered(pool: PgPool) {
+async fn requests_in_the_kernel_before_the_signal_are_answered(pool: PgPool) {
     let service = serve(&program(&url(&pool))).await;
     let mut connections = Vec::new();
     for _ in 0..50 {
         let mut idle = Raw::connect(service.http).await.expect("a connection");
         idle.send(get("/inventory/p")).await.expect("sent");
-        idle.answer().await.expect("an answer");
+        idle.answer().await.expect("a response");
         connections.push(idle);
     }
     service.signal(Signal::SIGSTOP);
@@ -156,22 +156,22 @@ async fn requests_that_the_kernel_took_before_the_signal_are_answered(pool: PgPo
     service.signal(Signal::SIGTERM);
     service.signal(Signal::SIGCONT);
     for connection in &mut connections {
-        assert_eq!(connection.answer().await.expect("an answer").status, 200);
+        assert_eq!(connection.answer().await.expect("a response").status, 200);
         connection.closed().await.expect("closed");
     }
     assert_eq!(service.ended().await.code(), Some(0));
 }
 
 async fn in_flight(service: &Process, count: u32) {
-    let wanted = format!("http_requests_in_flight {count}");
+    let line = format!("http_requests_in_flight {count}");
     eventually("requests are in flight", PATIENCE, async || {
-        let metrics = client().get(service.admin_url("/metrics")).send().await.expect("an answer");
-        metrics.text().await.expect("text").lines().any(|line| line == wanted).then_some(())
+        let metrics = client().get(service.admin_url("/metrics")).send().await.expect("a response");
+        metrics.text().await.expect("text").lines().any(|found| found == line).then_some(())
     })
     .await;
 }
 
 async fn refuses_connections(service: &Process) {
     let refused = async || Raw::connect(service.http).await.is_err().then_some(());
-    eventually("no connection is accepted", DEADLINE, refused).await;
+    eventually("connections are refused", DEADLINE, refused).await;
 }

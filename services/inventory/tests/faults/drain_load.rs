@@ -1,4 +1,4 @@
-//! SIGTERM under load: closed loops of clients, and a count of what they sent and what was answered.
+//! SIGTERM under load: clients in closed loops count their requests and responses.
 
 use std::{
     net::SocketAddr,
@@ -32,51 +32,51 @@ const ADD_ONE: &str = "PATCH /inventory/p HTTP/1.1\r\nhost: test\r\ncontent-type
                        content-length: 11\r\n\r\n{\"delta\":1}";
 const CLIENTS: usize = 40;
 const STREAMS: usize = 8;
-/// How many requests are answered before the signal comes.
+/// The number of responses before the signal is sent.
 const WARM: u32 = 400;
 
-/// What all clients share.
+/// The state that all clients share.
 #[derive(Clone, Default)]
 struct Load {
     answered: Arc<AtomicU32>,
-    /// The signal was sent.
+    /// Whether the signal was sent.
     signalled: Arc<AtomicBool>,
-    /// The cluster has taken notice: nobody connects any more.
+    /// Whether the cluster has removed the endpoint: clients make no new connections.
     out_of_service: Arc<AtomicBool>,
 }
 
 impl Load {
     async fn warm(&self) {
         let warm = async || (self.answered.load(Ordering::Relaxed) >= WARM).then_some(());
-        eventually("the load has begun", PATIENCE, warm).await;
+        eventually("the load has started", PATIENCE, warm).await;
     }
 
-    fn answer(&self) {
+    fn count_response(&self) {
         self.answered.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Asks on one connection after the other, each until the server says that it closes it; panics where a request is
-/// not answered.
+/// Sends requests on one connection after another, each until the server announces that it closes it. Panics if a request
+/// gets no response.
 async fn http_1(address: SocketAddr, load: Load) {
     while !load.out_of_service.load(Ordering::Acquire) {
         let mut connection = Raw::connect(address).await.expect("the service accepts connections");
         loop {
             connection.send(ADD_ONE).await.expect("the connection is open");
-            let answer = connection.answer().await.expect("every request is answered");
-            assert_eq!(answer.status, 200);
-            load.answer();
-            if answer.closes() {
-                assert!(load.signalled.load(Ordering::Acquire), "closed without need");
+            let response = connection.answer().await.expect("every request gets a response");
+            assert_eq!(response.status, 200);
+            load.count_response();
+            if response.closes() {
+                assert!(load.signalled.load(Ordering::Acquire), "closed before the signal");
                 break;
             }
             yield_now().await;
         }
-        connection.closed().await.expect("it is closed as announced");
+        connection.closed().await.expect("closed as announced");
     }
 }
 
-/// As [`http_1`], with several requests in flight on a connection, which is left at GOAWAY.
+/// Like [`http_1`], with several concurrent requests on a connection, until GOAWAY.
 async fn http_2(address: SocketAddr, load: Load) {
     while !load.out_of_service.load(Ordering::Acquire) {
         let stream = TcpStream::connect(address).await.expect("the service accepts connections");
@@ -90,18 +90,18 @@ async fn http_2(address: SocketAddr, load: Load) {
                     match sender.send_request(add_one()).await {
                         Ok(response) => {
                             assert_eq!(response.status(), 200);
-                            response.into_body().collect().await.expect("a whole answer");
-                            load.answer();
+                            response.into_body().collect().await.expect("a complete response");
+                            load.count_response();
                         }
                         Err(error) if was_not_sent(&error) => return,
-                        Err(error) => panic!("a request is not answered: {error:?}"),
+                        Err(error) => panic!("a request got no response: {error:?}"),
                     }
                 }
             });
         }
         drop(sender);
         connection.await.expect("GOAWAY without an error");
-        assert!(load.signalled.load(Ordering::Acquire), "closed without need");
+        assert!(load.signalled.load(Ordering::Acquire), "closed before the signal");
         while let Some(client) = tasks.join_next().await {
             client.expect("no client panics");
         }
@@ -113,7 +113,7 @@ fn add_one() -> Request<Full<Bytes>> {
     request.body(Full::from(r#"{"delta":1}"#)).expect("a valid request")
 }
 
-/// Whether GOAWAY came before the request left, or says that it was not looked at (RFC 9113, section 6.8).
+/// Whether GOAWAY arrived before the request was sent or says that it was not processed (RFC 9113, section 6.8).
 fn was_not_sent(error: &hyper::Error) -> bool {
     let http_2 = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
     error.is_canceled()
@@ -122,7 +122,7 @@ fn was_not_sent(error: &hyper::Error) -> bool {
         })
 }
 
-/// Stops a service under load; `drain` is its drain delay, `notice` how long clients go on connecting.
+/// Stops a service under load. Clients go on connecting for the time `notice`.
 async fn stop_under_load(pool: &PgPool, drain: &str, notice: Duration) {
     let service = serve(&program(&url(pool)).variable("DRAIN_DELAY", drain)).await;
     let load = Load::default();
@@ -134,14 +134,14 @@ async fn stop_under_load(pool: &PgPool, drain: &str, notice: Duration) {
         clients.spawn(http_2(service.http, load.clone()));
     }
     load.warm().await;
-    let begun = Instant::now();
+    let started = Instant::now();
     if notice.is_zero() {
         load.out_of_service.store(true, Ordering::Release);
     }
     load.signalled.store(true, Ordering::Release);
     service.signal(Signal::SIGTERM);
-    let noticed = async || (begun.elapsed() >= notice).then_some(());
-    eventually("the cluster takes notice", PATIENCE, noticed).await;
+    let removed = async || (started.elapsed() >= notice).then_some(());
+    eventually("the endpoint is removed", PATIENCE, removed).await;
     load.out_of_service.store(true, Ordering::Release);
     while let Some(client) = clients.join_next().await {
         client.expect("no client panics");
@@ -149,19 +149,19 @@ async fn stop_under_load(pool: &PgPool, drain: &str, notice: Duration) {
     let end = service.ended().await;
     assert_eq!(end.code(), Some(0));
     assert!(end.stdout.contains(r#""message":"stopped""#), "{}", end.stdout);
-    // Nothing was done but what was answered: no request was cut off, on HTTP/2 either.
+    // Every request that took effect got a response.
     let on_hand: i64 = sqlx::query_scalar("SELECT on_hand FROM stock").fetch_one(pool).await.expect("the stock");
     assert_eq!(on_hand, i64::from(load.answered.load(Ordering::Relaxed)));
 }
 
-/// A client that connects before the cluster has taken notice gets what it came for, and then GOAWAY.
+/// A client that connects before the endpoint is removed gets responses, and then GOAWAY.
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_draining_service_answers_on_new_http_2_connections(pool: PgPool) {
+async fn a_draining_service_serves_new_http_2_connections(pool: PgPool) {
     let service = serve(&program(&url(&pool)).variable("DRAIN_DELAY", LONG)).await;
     service.signal(Signal::SIGTERM);
     not_ready(&service).await;
-    // GOAWAY comes a moment after the connection: until the machine has not paused for as long as that.
-    eventually("what it came for is sent in time", PATIENCE, async || {
+    // GOAWAY follows shortly after the connection; if the machine pauses for that long, try again.
+    eventually("all requests are sent before GOAWAY", PATIENCE, async || {
         let stream = TcpStream::connect(service.http).await.expect("the service accepts connections");
         let (sender, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("an HTTP/2 connection");
@@ -172,26 +172,26 @@ async fn a_draining_service_answers_on_new_http_2_connections(pool: PgPool) {
                 match sender.send_request(add_one()).await {
                     Ok(response) => Some(response.status()),
                     Err(error) if was_not_sent(&error) => None,
-                    Err(error) => panic!("a request is not answered: {error:?}"),
+                    Err(error) => panic!("a request got no response: {error:?}"),
                 }
             });
         }
         drop(sender);
         connection.await.expect("GOAWAY without an error");
-        let answers: Option<Vec<_>> = requests.join_all().await.into_iter().collect();
-        assert_eq!(answers?, [200; STREAMS]);
+        let responses: Option<Vec<_>> = requests.join_all().await.into_iter().collect();
+        assert_eq!(responses?, [200; STREAMS]);
         Some(())
     })
     .await;
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn under_load_no_request_is_lost_when_clients_keep_their_connections(pool: PgPool) {
+async fn no_request_is_lost_on_open_connections(pool: PgPool) {
     stop_under_load(&pool, "0s", Duration::ZERO).await;
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn under_load_no_request_is_lost_while_clients_still_connect(pool: PgPool) {
-    // The service is there for long after the clients' notice, should the machine pause before they take it.
+async fn no_request_is_lost_while_clients_still_connect(pool: PgPool) {
+    // The drain delay is much longer than the notice, in case the machine pauses.
     stop_under_load(&pool, "3s", Duration::from_millis(300)).await;
 }

@@ -1,20 +1,20 @@
-//! Logs: JSON, one object a line, and in it what a 5xx does not say.
+//! Logs: one JSON object for each line, with the causes of 5xx responses.
 
 use sqlx::{PgPool, raw_sql};
 
 use crate::service::{client, program, serve, url};
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_500_is_logged_with_its_cause_under_its_request_id(pool: PgPool) {
+async fn a_500_is_logged_with_its_cause_and_request_id(pool: PgPool) {
     let service = serve(&program(&url(&pool))).await;
     raw_sql("ALTER TABLE movement RENAME TO moved").execute(&pool).await.expect("a broken schema");
     let request = client().get(service.url("/inventory/p/movements")).header("x-request-id", "find-me");
-    let answer = request.send().await.expect("an answer");
+    let response = request.send().await.expect("a response");
     assert_eq!(
-        (answer.status().as_u16(), &answer.headers()["x-request-id"]),
+        (response.status().as_u16(), &response.headers()["x-request-id"]),
         (500, &"find-me".parse().expect("valid"))
     );
-    assert!(!answer.text().await.expect("text").contains("movement\""), "the cause is not the client's");
+    assert!(!response.text().await.expect("text").contains("movement\""), "the response does not contain the cause");
 
     let end = service.stop().await;
     assert_eq!(end.stderr, "");
@@ -29,12 +29,12 @@ async fn a_500_is_logged_with_its_cause_under_its_request_id(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn what_clients_send_cannot_forge_a_line(pool: PgPool) {
+async fn clients_cannot_forge_log_lines(pool: PgPool) {
     let service = serve_unready(&pool).await;
     let path = "/inventory/%0A%7B%22level%22%3A%22ERROR%22%7D";
-    client().get(service.url(path)).send().await.expect("an answer");
-    client().get(service.url("/inventory/p")).header("x-request-id", "a\"b}{").send().await.expect("an answer");
-    // Each line is parsed.
+    client().get(service.url(path)).send().await.expect("a response");
+    client().get(service.url("/inventory/p")).header("x-request-id", "a\"b}{").send().await.expect("a response");
+    // Every log line is parsed as JSON.
     assert!(service.stop().await.log().iter().any(|line| line["request_id"] == "a\"b}{"));
 }
 

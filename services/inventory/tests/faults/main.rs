@@ -1,7 +1,5 @@
-//! The service as a process, through the accidents of its life and of its database's.
+//! The service as a process: start, stop, and failures of the process and of its database.
 
-#[path = "../support/audit.rs"]
-mod audit;
 mod command_line;
 mod drain;
 mod drain_load;

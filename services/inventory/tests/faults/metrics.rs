@@ -1,4 +1,4 @@
-//! `/metrics`, as Prometheus reads it.
+//! `/metrics` in the format of Prometheus.
 
 use std::{
     io::Write,
@@ -15,9 +15,9 @@ async fn metrics_are_well_formed_and_count_requests_by_route(pool: PgPool) {
     let client = client();
     assert_eq!(add_one(&client, &service, "a-product").await.status(), 200);
     for path in ["/inventory/a-product", "/inventory/another", "/nothing/here", "/inventory?limit=x"] {
-        client.get(service.url(path)).send().await.expect("an answer");
+        client.get(service.url(path)).send().await.expect("a response");
     }
-    let response = client.get(service.admin_url("/metrics")).send().await.expect("an answer");
+    let response = client.get(service.admin_url("/metrics")).send().await.expect("a response");
     assert!(response.headers()["content-type"].to_str().expect("text").starts_with("text/plain; version=0.0.4"));
     let text = response.text().await.expect("text");
     for line in [
@@ -39,19 +39,19 @@ async fn metrics_are_well_formed_and_count_requests_by_route(pool: PgPool) {
     ] {
         assert!(text.lines().any(|line| line.starts_with(name)), "{name} is not in {text}");
     }
-    assert!(!text.contains("a-product"), "no label holds an id");
-    // Nobody but the admin port shows them.
-    assert_eq!(client.get(service.url("/metrics")).send().await.expect("an answer").status(), 404);
+    assert!(!text.contains("a-product"), "no label contains an id");
+    // Only the admin port serves metrics.
+    assert_eq!(client.get(service.url("/metrics")).send().await.expect("a response").status(), 404);
 }
 
-/// Prometheus' own tool. `make test` runs this where it has it or can install it, and says so where not.
+/// Runs promtool. `make test` runs this test if promtool is installed or can be installed.
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
 #[ignore = "needs promtool: make check-metrics"]
-async fn promtool_finds_no_fault(pool: PgPool) {
+async fn promtool_accepts_the_metrics(pool: PgPool) {
     let service = serve(&program(&url(&pool))).await;
     let client = client();
     assert_eq!(add_one(&client, &service, "p").await.status(), 200);
-    let text = client.get(service.admin_url("/metrics")).send().await.expect("an answer").text().await.expect("text");
+    let text = client.get(service.admin_url("/metrics")).send().await.expect("a response").text().await.expect("text");
 
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
@@ -61,7 +61,7 @@ async fn promtool_finds_no_fault(pool: PgPool) {
         .spawn()
         .expect("promtool is installed: deploy/install.sh promtool");
     promtool.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("written");
-    let output = promtool.wait_with_output().expect("it ends");
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.is_empty(), "{said}");
+    let output = promtool.wait_with_output().expect("promtool exits");
+    let output_text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && output_text.is_empty(), "{output_text}");
 }

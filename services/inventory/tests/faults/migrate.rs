@@ -1,4 +1,4 @@
-//! `migrate`, and the exit status that says whether another try is worth it.
+//! `migrate`, and whether its exit status asks for a retry.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -8,7 +8,7 @@ use test_support::process::{Finished, Program};
 use crate::service::{program, url};
 
 /// sysexits.h: `EX_TEMPFAIL`.
-const WORTH_ANOTHER_TRY: i32 = 75;
+const RETRYABLE: i32 = 75;
 
 fn newest() -> i64 {
     inventory::MIGRATIONS.iter().map(|migration| migration.version).max().expect("a migration")
@@ -18,7 +18,7 @@ fn migrate(pool: &PgPool) -> Program {
     program(&url(pool)).argument("migrate")
 }
 
-/// Checks that it succeeded, and returns the schema version it says.
+/// Asserts that it succeeded; returns the schema version it logs.
 fn version(end: &Finished) -> i64 {
     assert_eq!(end.code(), Some(0), "{}{}", end.stdout, end.stderr);
     let line = end.log().into_iter().find(|line| line["message"] == "the schema is up to date").expect("a line");
@@ -27,7 +27,7 @@ fn version(end: &Finished) -> i64 {
 
 fn error(end: &Finished) -> Value {
     let line = end.log().into_iter().find(|line| line["level"] == "ERROR").expect("a line");
-    assert_eq!(end.stderr, "", "once is enough");
+    assert_eq!(end.stderr, "", "the error is reported once");
     line
 }
 
@@ -50,7 +50,7 @@ async fn concurrent_migrates_all_succeed(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_schema_from_a_newer_version_is_left_alone(pool: PgPool) {
+async fn a_newer_schema_is_not_changed(pool: PgPool) {
     raw_sql(
         "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
          VALUES (9999, 'from the future', true, '', 0)",
@@ -62,7 +62,7 @@ async fn a_schema_from_a_newer_version_is_left_alone(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn a_schema_of_the_first_version_is_made_ready_for_reservations(pool: PgPool) {
+async fn the_first_schema_is_migrated_for_reservations(pool: PgPool) {
     let first = inventory::MIGRATIONS.iter().filter(|migration| migration.version == 1).cloned().collect();
     Migrator::with_migrations(first).run(&pool).await.expect("the first version");
     let add = async |product| {
@@ -70,7 +70,7 @@ async fn a_schema_of_the_first_version_is_made_ready_for_reservations(pool: PgPo
     };
     add("before").await;
     assert_eq!(version(&migrate(&pool).run().await), newest());
-    // As the first version goes on to do.
+    // Replicas of the first version still run.
     add("after").await;
     let expiries = "SELECT array_agg(next_expiry) FROM stock";
     let expiries: Vec<Option<DateTime<Utc>>> = sqlx::query_scalar(expiries).fetch_one(&pool).await.expect("times");
@@ -89,24 +89,24 @@ async fn a_schema_of_the_first_version_is_made_ready_for_reservations(pool: PgPo
 }
 
 #[tokio::test]
-async fn an_unreachable_database_is_worth_another_try() {
-    // Nothing listens on port 1; the folder has no socket; the name does not exist (RFC 6761).
+async fn an_unreachable_database_is_retryable() {
+    // Nothing listens on port 1, the folder has no socket, and the name does not exist (RFC 6761).
     for host in ["127.0.0.1:1", "%2Fnowhere", "nowhere.invalid"] {
         let end = program(&format!("postgres://inventory:secret@{host}/inventory")).argument("migrate").run().await;
-        assert_eq!(end.code(), Some(WORTH_ANOTHER_TRY), "{host}: {}{}", end.stdout, end.stderr);
+        assert_eq!(end.code(), Some(RETRYABLE), "{host}: {}{}", end.stdout, end.stderr);
         assert_eq!(error(&end)["retryable"], true);
         assert!(!end.stdout.contains("secret"));
     }
 }
 
 #[sqlx::test(migrations = false)]
-async fn an_sql_error_is_not_worth_another_try_and_names_its_file(pool: PgPool) {
-    raw_sql("CREATE TABLE stock (other text)").execute(&pool).await.expect("a table in the way");
+async fn an_sql_error_is_not_retryable_and_names_its_file(pool: PgPool) {
+    raw_sql("CREATE TABLE stock (other text)").execute(&pool).await.expect("a conflicting table");
     let end = migrate(&pool).run().await;
     assert_eq!(end.code(), Some(1), "{}{}", end.stdout, end.stderr);
     let message = error(&end)["message"].as_str().expect("text").to_owned();
     assert!(message.starts_with("0001_stock.sql: ") && message.contains("\"stock\" already exists"), "{message}");
-    // What is in the way gone, it works: nothing was left half done.
+    // Once the table is gone, it succeeds: the failed migration left nothing behind.
     raw_sql("DROP TABLE stock").execute(&pool).await.expect("dropped");
     assert_eq!(version(&migrate(&pool).run().await), newest());
 }

@@ -1,4 +1,4 @@
-//! The database goes away, and comes back.
+//! Outages of the database.
 
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,10 @@ use test_support::{
 
 use crate::service::{DEADLINE, Postgres, client, program, readiness, serve, unavailable};
 
-/// How soon after the database takes connections the service works again.
+/// How soon the service recovers once the database accepts connections.
 const RECOVERY: Duration = Duration::from_secs(2);
 
-/// One request for each way to the database: batched reads, batched changes, the pool.
+/// One request for each path to the database: batched reads, batched changes, and the pool.
 const REQUESTS: [(Method, &str); 4] = [
     (Method::GET, "/inventory/p"),
     (Method::PATCH, "/inventory/p"),
@@ -27,25 +27,25 @@ const REQUESTS: [(Method, &str); 4] = [
     (Method::GET, "/inventory/p/movements"),
 ];
 
-async fn ask(client: &Client, service: &Process, (method, path): (Method, &str)) -> Response {
+async fn send(client: &Client, service: &Process, (method, path): (Method, &str)) -> Response {
     let request = client.request(method.clone(), service.url(path));
     let request = if method == Method::PATCH { request.json(&json!({"delta": 1})) } else { request };
-    request.send().await.expect("an answer within the deadline")
+    request.send().await.expect("a response within the deadline")
 }
 
 async fn assert_all_work(client: &Client, service: &Process) {
     for request in REQUESTS {
-        let response = ask(client, service, request.clone()).await;
+        let response = send(client, service, request.clone()).await;
         assert_eq!(response.status(), 200, "{request:?}: {}", response.text().await.unwrap_or_default());
     }
 }
 
-/// Waits until each way to the database works again, and then holds.
+/// Waits until each path to the database works again, and asserts that it keeps working.
 async fn recovers(client: &Client, service: &Process) {
-    let begun = Instant::now();
+    let started = Instant::now();
     for request in REQUESTS {
-        let left = RECOVERY.saturating_sub(begun.elapsed());
-        let works = async || (ask(client, service, request.clone()).await.status() == 200).then_some(());
+        let left = RECOVERY.saturating_sub(started.elapsed());
+        let works = async || (send(client, service, request.clone()).await.status() == 200).then_some(());
         eventually("recovered", left, works).await;
     }
     eventually("ready", RECOVERY, async || (readiness(service).await.status() == 200).then_some(())).await;
@@ -54,7 +54,7 @@ async fn recovers(client: &Client, service: &Process) {
     }
 }
 
-async fn outlives(end: fn(&mut embedded_postgres::Server)) {
+async fn survives(end: fn(&mut embedded_postgres::Server)) {
     let mut postgres = Postgres::migrated().await;
     let service = serve(&program(&postgres.url)).await;
     let client = client();
@@ -62,56 +62,56 @@ async fn outlives(end: fn(&mut embedded_postgres::Server)) {
 
     end(&mut postgres.server);
     for request in REQUESTS {
-        let begun = Instant::now();
-        unavailable(ask(&client, &service, request.clone()).await).await;
-        assert!(begun.elapsed() < DEADLINE);
-        assert_eq!(client.get(service.admin_url("/livez")).send().await.expect("an answer").status(), 200);
+        let started = Instant::now();
+        unavailable(send(&client, &service, request.clone()).await).await;
+        assert!(started.elapsed() < DEADLINE);
+        assert_eq!(client.get(service.admin_url("/livez")).send().await.expect("a response").status(), 200);
     }
     eventually("not ready", PATIENCE, async || (readiness(&service).await.status() == 503).then_some(())).await;
 
-    postgres.server.start_again().expect("it starts again");
+    postgres.server.start_again().expect("the server restarts");
     recovers(&client, &service).await;
 }
 
 #[tokio::test]
-async fn a_stopped_database_is_503_until_it_is_back() {
-    outlives(embedded_postgres::Server::stop).await;
+async fn a_stopped_database_means_503_until_it_is_back() {
+    survives(embedded_postgres::Server::stop).await;
 }
 
 #[tokio::test]
-async fn a_crashed_database_is_503_until_it_is_back() {
-    outlives(embedded_postgres::Server::kill).await;
+async fn a_crashed_database_means_503_until_it_is_back() {
+    survives(embedded_postgres::Server::kill).await;
 }
 
 #[tokio::test]
-async fn a_restart_between_two_requests_is_not_noticed() {
+async fn a_database_restart_between_requests_causes_no_error() {
     let mut postgres = Postgres::migrated().await;
     let service = serve(&program(&postgres.url)).await;
     let client = client();
     assert_all_work(&client, &service).await;
     postgres.server.stop();
-    postgres.server.start_again().expect("it starts again");
+    postgres.server.start_again().expect("the server restarts");
     assert_all_work(&client, &service).await;
 }
 
-/// How soon a request is answered while the database hangs: a use that was under way, a question whether the
-/// connection works and a wait for another one, and the same wait of the batch before; sooner than the limit for a request.
+/// How soon a response is sent while the database hangs: a running statement, a check of the connection, the wait for a
+/// new one, and the same wait of the previous batch. Shorter than the limit for a request.
 const HUNG: Duration = Duration::from_secs(12);
 
-/// While the database hangs, requests are 503 in time, whether they wait for it or for others that do.
+/// Asserts that requests are 503 in time while the database hangs, including those that wait for others.
 async fn assert_none_works(client: &Client, service: &Process) {
-    let begun = Instant::now();
+    let started = Instant::now();
     let requests = REQUESTS.iter().cycle().take(5 * REQUESTS.len());
-    for response in join_all(requests.map(|request| ask(client, service, request.clone()))).await {
+    for response in join_all(requests.map(|request| send(client, service, request.clone()))).await {
         unavailable(response).await;
     }
-    assert!(begun.elapsed() < HUNG, "{:?}", begun.elapsed());
+    assert!(started.elapsed() < HUNG, "{:?}", started.elapsed());
     eventually("not ready", PATIENCE, async || (readiness(service).await.status() == 503).then_some(())).await;
-    assert_eq!(client.get(service.admin_url("/livez")).send().await.expect("an answer").status(), 200);
+    assert_eq!(client.get(service.admin_url("/livez")).send().await.expect("a response").status(), 200);
 }
 
 #[tokio::test]
-async fn a_hung_database_is_503_in_time_until_it_goes_on() {
+async fn a_hung_database_means_503_in_time_until_it_continues() {
     let postgres = Postgres::migrated().await;
     let service = serve(&program(&postgres.url)).await;
     let client = client();
@@ -125,22 +125,22 @@ async fn a_hung_database_is_503_in_time_until_it_goes_on() {
 }
 
 #[tokio::test]
-async fn a_database_that_hangs_in_the_midst_of_a_transaction_is_503_in_time_until_it_goes_on() {
+async fn a_database_that_hangs_in_a_transaction_means_503_in_time() {
     let postgres = Postgres::migrated().await;
     let service = serve(&program(&postgres.url)).await;
     let client = client();
     assert_all_work(&client, &service).await;
     let mut lock = PgConnection::connect(&postgres.url).await.expect("a connection");
     raw_sql("BEGIN; LOCK TABLE movement").execute(&mut lock).await.expect("locked");
-    let caught = async {
-        let caught = [REQUESTS[1].clone(), REQUESTS[3].clone()].map(|request| ask(&client, &service, request));
-        for response in join_all(caught).await {
+    let blocked = async {
+        let requests = [REQUESTS[1].clone(), REQUESTS[3].clone()].map(|request| send(&client, &service, request));
+        for response in join_all(requests).await {
             unavailable(response).await;
         }
     };
     let hang = async {
         let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
-        eventually("both wait for the lock", PATIENCE, async || {
+        eventually("both requests are waiting for the lock", PATIENCE, async || {
             let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut lock).await.expect("a count");
             (waiting == 2).then_some(())
         })
@@ -149,13 +149,13 @@ async fn a_database_that_hangs_in_the_midst_of_a_transaction_is_503_in_time_unti
         assert_none_works(&client, &service).await;
         drop(frozen);
     };
-    tokio::join!(caught, hang);
+    tokio::join!(blocked, hang);
     raw_sql("ROLLBACK").execute(&mut lock).await.expect("unlocked");
     recovers(&client, &service).await;
 }
 
 #[tokio::test]
-async fn connections_that_hang_for_ever_are_replaced() {
+async fn hung_connections_are_replaced() {
     let postgres = Postgres::migrated().await;
     let service = serve(&program(&postgres.url)).await;
     let client = client();
@@ -165,11 +165,11 @@ async fn connections_that_hang_for_ever_are_replaced() {
     let backends: Vec<i32> = sqlx::query_scalar(backends).fetch_all(&mut connection).await.expect("processes");
     assert!(backends.len() > 3, "{backends:?}");
     let signal = |signal| backends.iter().all(|pid| kill(Pid::from_raw(*pid), signal).is_ok());
-    assert!(signal(Signal::SIGSTOP), "their side of the connections is silent from now on");
+    assert!(signal(Signal::SIGSTOP), "the backends stop responding");
     for request in REQUESTS {
-        let works = async || (ask(&client, &service, request.clone()).await.status() == 200).then_some(());
+        let works = async || (send(&client, &service, request.clone()).await.status() == 200).then_some(());
         eventually("a new connection", HUNG, works).await;
     }
     assert_all_work(&client, &service).await;
-    assert!(signal(Signal::SIGCONT), "so that the server can stop");
+    assert!(signal(Signal::SIGCONT), "the backends continue, so that the server can stop");
 }

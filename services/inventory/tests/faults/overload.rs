@@ -1,4 +1,4 @@
-//! More than can be done: refused in time, and all is well afterwards.
+//! Overload: excess requests are refused in time, and the service recovers.
 
 use std::time::Instant;
 
@@ -20,13 +20,13 @@ use crate::{
     service::{Postgres, add_one, client, linger, program, readiness, serve, unavailable, url},
 };
 
-/// The chassis' limit of requests in flight, and more than that.
+/// The limit for requests in flight, and more than that.
 const LIMIT: usize = 2048;
 const REQUESTS: usize = LIMIT + 200;
-/// How many of them share an HTTP/2 connection: fewer than it allows.
+/// Requests on one HTTP/2 connection: fewer than its limit.
 const STREAMS: usize = 225;
 
-/// Sends at least so many requests at once.
+/// Sends at least this many requests at once.
 async fn flood(service: &Process, count: usize) -> JoinSet<Response<Incoming>> {
     let mut requests = JoinSet::new();
     for _ in 0..count.div_ceil(STREAMS) {
@@ -39,14 +39,14 @@ async fn flood(service: &Process, count: usize) -> JoinSet<Response<Incoming>> {
             requests.spawn(async move {
                 let request = Request::patch("http://test/inventory/p").header("content-type", "application/json");
                 let request = request.body(Full::<Bytes>::from(r#"{"delta":1}"#)).expect("a valid request");
-                sender.send_request(request).await.expect("an answer")
+                sender.send_request(request).await.expect("a response")
             });
         }
     }
     requests
 }
 
-/// The head of an answer, and its body as text.
+/// The head of a response, and its body as text.
 async fn parts(response: Response<Incoming>) -> (Parts, String) {
     let (head, body) = response.into_parts();
     let body = body.collect().await.expect("a body").to_bytes();
@@ -54,15 +54,15 @@ async fn parts(response: Response<Incoming>) -> (Parts, String) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn too_many_requests_are_refused_at_once_and_the_others_answered(pool: PgPool) {
+async fn excess_requests_are_refused_at_once_and_others_answered(pool: PgPool) {
     let service = serve(&program(&url(&pool))).await;
     assert_eq!(add_one(&client(), &service, "p").await.status(), 200);
     let mut lock = pool.begin().await.expect("a transaction");
     sqlx::query("SELECT FROM stock FOR UPDATE").execute(&mut *lock).await.expect("locked");
 
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut requests = flood(&service, REQUESTS).await;
-    // Answers that come while the row is locked are refusals.
+    // While the row is locked, all responses are refusals.
     let mut refused = 0;
     while refused < REQUESTS - LIMIT {
         let response = requests.join_next().await.expect("more requests than are admitted").expect("no panic");
@@ -73,7 +73,7 @@ async fn too_many_requests_are_refused_at_once_and_the_others_answered(pool: PgP
         assert!(body.contains("too many requests are in flight"), "{body}");
         refused += 1;
     }
-    assert_eq!(readiness(&service).await.status(), 200, "load alone fails no readiness");
+    assert_eq!(readiness(&service).await.status(), 200, "load does not make the service unready");
     lock.rollback().await.expect("unlocked");
 
     let mut done = 1;
@@ -89,11 +89,14 @@ async fn too_many_requests_are_refused_at_once_and_the_others_answered(pool: PgP
 
     let log = service.stop().await.log();
     let logged = log.iter().filter(|line| line["message"] == "request refused").count() as u64;
-    assert!((1..=begun.elapsed().as_secs() + 1).contains(&logged), "one a second, and not one a request: {logged}");
+    assert!(
+        (1..=started.elapsed().as_secs() + 1).contains(&logged),
+        "one log line a second, not one for each request: {logged}"
+    );
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_lock_that_is_held_for_long_makes_changes_503_and_reads_go_on(pool: PgPool) {
+async fn a_long_lock_makes_changes_503_while_reads_succeed(pool: PgPool) {
     let service = serve(&program(&url(&pool))).await;
     let client = client();
     assert_eq!(add_one(&client, &service, "p").await.status(), 200);
@@ -101,7 +104,7 @@ async fn a_lock_that_is_held_for_long_makes_changes_503_and_reads_go_on(pool: Pg
     sqlx::query("SELECT FROM stock FOR UPDATE").execute(&mut *lock).await.expect("locked");
     let change = async { unavailable(add_one(&client, &service, "p").await).await };
     let read = async {
-        let response = client.get(service.url("/inventory/p")).send().await.expect("an answer");
+        let response = client.get(service.url("/inventory/p")).send().await.expect("a response");
         assert_eq!(response.status(), 200);
     };
     tokio::join!(change, read);
@@ -110,18 +113,18 @@ async fn a_lock_that_is_held_for_long_makes_changes_503_and_reads_go_on(pool: Pg
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn who_waits_for_a_row_gets_it_when_its_holder_vanishes(pool: PgPool) {
+async fn a_row_lock_is_released_when_its_holder_disappears(pool: PgPool) {
     let program = program(&url(&pool));
     let (vanishing, service) = tokio::join!(serve(&program), serve(&program));
     let client = client();
     assert_eq!(add_one(&client, &service, "p").await.status(), 200);
-    // It locks the row, then waits for the ledger.
+    // It locks the row and then waits for the ledger.
     let mut lock = pool.begin().await.expect("a transaction");
     sqlx::query("LOCK TABLE movement").execute(&mut *lock).await.expect("locked");
     let abandoned = add_one(&client, &vanishing, "p");
     let waiter = async {
         let waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'movement'::regclass AND NOT granted";
-        eventually("it waits for the ledger", PATIENCE, async || {
+        eventually("it is waiting for the ledger", PATIENCE, async || {
             let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut *lock).await.expect("a count");
             (waiting == 1).then_some(())
         })
@@ -131,29 +134,29 @@ async fn who_waits_for_a_row_gets_it_when_its_holder_vanishes(pool: PgPool) {
         add_one(&client, &service, "p").await.status()
     };
     tokio::select! {
-        response = abandoned => panic!("a stopped process answers: {response:?}"),
+        response = abandoned => panic!("a stopped process responded: {response:?}"),
         status = waiter => assert_eq!(status, 200),
     }
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_pool_without_a_free_connection_is_503(pool: PgPool) {
+async fn an_exhausted_pool_means_503(pool: PgPool) {
     let service = serve(&program(&url(&pool)).variable("DATABASE_POOL_SIZE", "3")).await;
     let client = client();
     let mut lock = pool.begin().await.expect("a transaction");
     sqlx::query("LOCK TABLE movement").execute(&mut *lock).await.expect("locked");
-    let list = async || client.get(service.url("/inventory/p/movements")).send().await.expect("an answer");
+    let list = async || client.get(service.url("/inventory/p/movements")).send().await.expect("a response");
     let (first, second, third, fourth, fifth) = tokio::join!(list(), list(), list(), list(), list());
     for response in [first, second, third, fourth, fifth] {
         unavailable(response).await;
     }
-    assert_eq!(readiness(&service).await.status(), 200, "load alone fails no readiness");
+    assert_eq!(readiness(&service).await.status(), 200, "load does not make the service unready");
     lock.rollback().await.expect("unlocked");
     let works = async || (list().await.status() == 200).then_some(());
     eventually("connections are free again", PATIENCE, works).await;
 }
 
-/// More wait than are in flight: those whose clients went away are found only when their turn comes.
+/// Requests of disconnected clients stay in the queue until their turn, so it holds more than are in flight.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_queue_is_503_over_http_and_unavailable_over_grpc() {
     let postgres = Postgres::migrated().await;
@@ -162,10 +165,10 @@ async fn a_full_queue_is_503_over_http_and_unavailable_over_grpc() {
     assert_eq!(add_one(&client, &service, "p").await.status(), 200);
     let mut lock = PgConnection::connect(&postgres.url).await.expect("a connection");
     linger(&mut lock).await;
-    // The database hangs in the midst of a COMMIT: of all ways to hold the queue up the longest.
+    // A database that hangs during COMMIT blocks the queue for the longest time.
     let first = add_one(&client, &service, "p");
     let full = async {
-        eventually("it commits", PATIENCE, async || {
+        eventually("the first change is committing", PATIENCE, async || {
             let waiting = sqlx::query_scalar("SELECT count(*) FROM pg_locks WHERE NOT granted");
             let waiting: i64 = waiting.fetch_one(&mut lock).await.expect("a count");
             (waiting == 1).then_some(())
@@ -201,18 +204,18 @@ async fn a_full_queue_is_503_over_http_and_unavailable_over_grpc() {
     };
     let (_, ()) = tokio::join!(first, full);
     let works = async || (add_one(&client, &service, "p").await.status() == 200).then_some(());
-    eventually("changes are made again", PATIENCE, works).await;
+    eventually("changes succeed again", PATIENCE, works).await;
     let on_hand: i64 = sqlx::query_scalar("SELECT on_hand FROM stock").fetch_one(&mut lock).await.expect("the stock");
-    assert!((2..=3).contains(&on_hand), "nothing for those who went away: {on_hand}");
+    assert!((2..=3).contains(&on_hand), "requests of disconnected clients have no effect: {on_hand}");
 }
 
-/// Waits until so many requests are in flight.
+/// Waits until enough requests are in flight, or few enough.
 async fn in_flight(client: &Client, service: &Process, enough: impl Fn(usize) -> bool) {
-    eventually("requests are in flight, or are not", PATIENCE, async || {
-        let metrics = client.get(service.admin_url("/metrics")).send().await.expect("an answer").text().await;
+    eventually("the number of requests in flight", PATIENCE, async || {
+        let metrics = client.get(service.admin_url("/metrics")).send().await.expect("a response").text().await;
         let metrics = metrics.expect("a text");
         let line = metrics.lines().find_map(|line| line.strip_prefix("http_requests_in_flight "));
-        enough(line.expect("it is measured").parse().expect("a number")).then_some(())
+        enough(line.expect("the metric exists").parse().expect("a number")).then_some(())
     })
     .await;
 }

@@ -1,52 +1,45 @@
-//! Never oversold: many clients, several processes on one database, whatever is killed, cut or restarted.
+//! Stock is never oversold: many clients and several processes on one database, while processes and connections are
+//! killed.
 //!
-//! Clients do all that can be done with few products, at random, and note of each request whether it was acknowledged,
-//! refused or left open. At the end the database must agree with them, and with itself, exactly.
+//! Clients make random requests for few products and record whether each was acknowledged, refused or has an unknown
+//! outcome. At the end the database must agree with these records and be consistent.
 
 mod client;
 mod notes;
+mod shop;
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use sqlx::{Connection, PgConnection};
-use test_support::process::{PATIENCE, Process, eventually};
+use test_support::{
+    inventory::inconsistencies,
+    process::{PATIENCE, Process, eventually},
+};
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
-    audit,
     proxy::{Cut, Proxy},
     service::{Postgres, program, ready, serve},
 };
-use client::{BULK, CRATE, Client, PRODUCTS};
+use client::Client;
 use notes::Notes;
+use shop::{BULK, CRATE, PRODUCTS, Shop};
 
-/// The last of them is quiet: few ask of it, one item at a time.
+/// The last process is quiet: few clients use it, one item at a time.
 const PROCESSES: usize = 4;
 const CLIENTS: usize = 24;
-/// How many more clients there are of the quiet process.
+/// Additional clients, of the quiet process.
 const QUIET_CLIENTS: usize = 2;
-/// How many more requests must have a certain answer between two accidents.
+/// Requests with a known outcome between two faults.
 const PROGRESS: usize = 300;
-/// How often each kind of accident happens.
+/// How often each kind of fault is injected.
 const ROUNDS: usize = 4;
-
-/// What the clients share.
-#[derive(Clone)]
-struct Shop {
-    /// Where the processes serve.
-    addresses: watch::Receiver<Vec<String>>,
-    ending: Arc<AtomicBool>,
-    /// How many requests had a certain answer.
-    certain: Arc<AtomicUsize>,
-    /// Numbers that name requests.
-    numbers: Arc<AtomicUsize>,
-}
 
 struct Scene {
     postgres: Postgres,
@@ -87,25 +80,25 @@ impl Scene {
         eventually("requests are answered", PATIENCE, progressed).await;
     }
 
-    /// Kills a process, and starts another in its place.
+    /// Kills a process and starts another in its place.
     async fn replace(&mut self, number: usize) {
         self.processes[number].kill();
         self.processes[number] = program(&self.proxy.url("postgres")).serve().await;
         self.addresses.send_modify(|addresses| addresses[number] = self.processes[number].url(""));
     }
 
-    async fn accidents(&mut self) {
+    async fn inject_faults(&mut self) {
         for round in 0..ROUNDS {
             self.progress().await;
             self.replace(round % PROCESSES).await;
             self.progress().await;
             self.postgres.server.kill();
-            self.postgres.server.start_again().expect("it recovers");
+            self.postgres.server.start_again().expect("the server recovers");
             self.progress().await;
             self.replace((round + 1) % PROCESSES).await;
             self.progress().await;
             self.postgres.server.stop();
-            self.postgres.server.start_again().expect("it starts again");
+            self.postgres.server.start_again().expect("the server restarts");
         }
         self.progress().await;
     }
@@ -123,7 +116,7 @@ async fn never_oversold() {
         let client = Client::new(scene.shop.clone(), seed as u64, PROCESSES - 1..PROCESSES);
         clients.spawn(client.run_with_one_item());
     }
-    scene.accidents().await;
+    scene.inject_faults().await;
     scene.shop.ending.store(true, Ordering::Relaxed);
     let mut notes = Notes::default();
     while let Some(client) = clients.join_next().await {
@@ -135,33 +128,33 @@ async fn never_oversold() {
 
     let mut connection = PgConnection::connect(&scene.postgres.url).await.expect("a connection");
     quiet(&mut connection).await;
-    assert_eq!(audit::faults(&mut connection).await, Vec::<String>::new());
+    assert_eq!(inconsistencies(&mut connection).await, Vec::<String>::new());
     notes.check(&mut connection).await;
-    let (cuts, alone) = (scene.proxy.cuts(), alone(&mut connection).await);
-    println!("{notes}, {cuts} cuts, {alone} in one statement");
+    let (cuts, single) = (scene.proxy.cuts(), single_statement_holds(&mut connection).await);
+    println!("{notes}, {cuts} cuts, {single} single-statement holds");
     assert!(cuts > 10, "{cuts} cuts");
-    assert!(alone > 50, "{alone} holds in one statement");
-    assert!(notes.has_seen_everything(), "{notes}");
+    assert!(single > 50, "{single} single-statement holds");
+    assert!(notes.covers_everything(), "{notes}");
 
-    // What the service says is what is there.
+    // The service reports what is in the database.
     for product in PRODUCTS.iter().chain([&BULK, &CRATE]) {
         client::agrees(&scene.processes[1], &mut connection, product).await;
     }
 }
 
-/// Waits until no transaction of a dead process is left, and every hold that can is expired and settled.
+/// Waits until no transaction of a dead process is left and all holds with a short time to live are settled.
 async fn quiet(connection: &mut PgConnection) {
     let busy = "SELECT (SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%')
                      + (SELECT count(*) FROM reservation_line WHERE live AND expires_at < clock_timestamp() + interval '1 minute')";
-    eventually("all is settled", Duration::from_secs(20), async || {
+    eventually("all lines are settled", Duration::from_secs(20), async || {
         let busy: i64 = sqlx::query_scalar(busy).fetch_one(&mut *connection).await.expect("a count");
         (busy == 0).then_some(())
     })
     .await;
 }
 
-/// How many holds were made by one statement: a batch's transaction names itself in a movement that it writes.
-async fn alone(connection: &mut PgConnection) -> i64 {
-    let alone = "SELECT count(*) FROM (SELECT FROM movement GROUP BY xmin::text HAVING count(batch) = 0) AS one";
-    sqlx::query_scalar(alone).fetch_one(connection).await.expect("a count")
+/// The number of single-statement holds: the transaction of a batch marks a movement with its id.
+async fn single_statement_holds(connection: &mut PgConnection) -> i64 {
+    let holds = "SELECT count(*) FROM (SELECT FROM movement GROUP BY xmin::text HAVING count(batch) = 0) AS one";
+    sqlx::query_scalar(holds).fetch_one(connection).await.expect("a count")
 }

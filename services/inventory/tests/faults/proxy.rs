@@ -1,4 +1,4 @@
-//! A way to Postgres that loses connections around a COMMIT, or a statement that is its own transaction.
+//! A proxy to Postgres that cuts connections around a COMMIT, or around a statement that is its own transaction.
 
 use std::{
     net::SocketAddr,
@@ -17,21 +17,21 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What happens to a commit; the connection is lost either way.
+/// What happens to a commit. The connection is lost in every case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
     /// It never arrives.
     Before,
-    /// It arrives, and the client loses the connection at once, while it may still run.
+    /// It arrives, and the client loses the connection at once while the commit may still run.
     During,
-    /// It is done, and its answer is lost.
+    /// It completes, and its response is lost.
     After,
 }
 
-/// Says what happens to the commit of this number, counted from 0.
+/// Decides what happens to the commit with this number, counted from 0.
 type Plan = Box<dyn Fn(usize) -> Option<Cut> + Send + Sync>;
 
-/// The proxy: it takes connections until it is dropped.
+/// The proxy. It accepts connections until it is dropped.
 pub struct Proxy {
     pub address: SocketAddr,
     shared: Arc<Shared>,
@@ -43,7 +43,7 @@ struct Shared {
     plan: Plan,
     commits: AtomicUsize,
     cuts: AtomicUsize,
-    /// Whether nothing gets through any more after the next cut.
+    /// Whether to close all connections after the next cut.
     closes: AtomicBool,
     closed: watch::Sender<bool>,
 }
@@ -60,28 +60,28 @@ impl Proxy {
             closes: AtomicBool::new(false),
             closed: watch::Sender::new(false),
         });
-        let carrying = shared.clone();
+        let accepting = shared.clone();
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let _ = client.set_nodelay(true);
-                let shared = carrying.clone();
-                tokio::spawn(async move { shared.carry(client).await });
+                let shared = accepting.clone();
+                tokio::spawn(async move { shared.forward(client).await });
             }
         });
         Self { address, shared, task }
     }
 
-    /// The URL of a database by this way.
+    /// The URL of a database through this proxy.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres@{}/{database}?sslmode=disable", self.address)
     }
 
-    /// How many connections it cut.
+    /// The number of connections cut.
     pub fn cuts(&self) -> usize {
         self.shared.cuts.load(Ordering::Relaxed)
     }
 
-    /// Lets nothing through any more after the next cut.
+    /// Closes all connections after the next cut and refuses new ones.
     pub fn close_after_the_next_cut(&self) {
         self.shared.closes.store(true, Ordering::Relaxed);
     }
@@ -94,41 +94,41 @@ impl Drop for Proxy {
 }
 
 impl Shared {
-    async fn carry(&self, mut client: TcpStream) {
+    async fn forward(&self, mut client: TcpStream) {
         let mut closed = self.closed.subscribe();
         if *closed.borrow() {
             return;
         }
-        // While it restarts there is nothing to connect to.
+        // The server may be restarting.
         let Ok(mut server) = UnixStream::connect(&self.socket).await else { return };
         let mut hold = None;
-        let (mut asked, mut answered) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
+        let (mut requests, mut responses) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
         loop {
             tokio::select! {
                 _ = closed.changed() => return,
-                read = client.read(&mut asked) => {
+                read = client.read(&mut requests) => {
                     let Ok(length @ 1..) = read else { return };
-                    let cut = self.cut(&asked[..length], &mut hold);
+                    let cut = self.cut(&requests[..length], &mut hold);
                     if cut == Some(Cut::Before) {
                         return;
                     }
-                    if server.write_all(&asked[..length]).await.is_err() {
+                    if server.write_all(&requests[..length]).await.is_err() {
                         return;
                     }
                     if cut == Some(Cut::During) {
                         drop(client);
-                        let _ = server.read(&mut answered).await;
+                        let _ = server.read(&mut responses).await;
                         return;
                     }
                     if cut == Some(Cut::After) {
-                        // Its answer means that it is done.
-                        let _ = server.read(&mut answered).await;
+                        // The response shows that the commit is complete.
+                        let _ = server.read(&mut responses).await;
                         return;
                     }
                 }
-                read = server.read(&mut answered) => {
+                read = server.read(&mut responses) => {
                     let Ok(length @ 1..) = read else { return };
-                    if client.write_all(&answered[..length]).await.is_err() {
+                    if client.write_all(&responses[..length]).await.is_err() {
                         return;
                     }
                 }
@@ -136,17 +136,17 @@ impl Shared {
         }
     }
 
-    /// What is to happen to these bytes. `hold` is what this connection calls the statement that holds without a
-    /// transaction around it, once it is prepared.
+    /// Decides what happens to these bytes. `hold` is the name of the prepared statement that reserves stock without a
+    /// surrounding transaction, once it is prepared on this connection.
     fn cut(&self, bytes: &[u8], hold: &mut Option<Vec<u8>>) -> Option<Cut> {
         let contains = |text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
         if bytes.first() == Some(&b'P') && contains(b"SELECT $1, 'held'") {
-            // Parse: a type, a length of four bytes, the name.
+            // A Parse message: its type, its length in four bytes, and the statement's name.
             *hold = bytes[5..].split_inclusive(|byte| *byte == 0).next().map(<[u8]>::to_vec);
             return None;
         }
-        let holds = bytes.first() == Some(&b'B') && hold.as_ref().is_some_and(|name| contains(name));
-        if !holds && !contains(b"COMMIT\0") {
+        let is_hold = bytes.first() == Some(&b'B') && hold.as_ref().is_some_and(|name| contains(name));
+        if !is_hold && !contains(b"COMMIT\0") {
             return None;
         }
         let cut = (self.plan)(self.commits.fetch_add(1, Ordering::Relaxed))?;

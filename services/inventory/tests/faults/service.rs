@@ -1,4 +1,4 @@
-//! The service under test, the database under it, and a client.
+//! The service under test, its database, and a client.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use sqlx::{ConnectOptions, PgConnection, PgPool, raw_sql};
 use test_support::process::{PATIENCE, Process, Program, eventually};
 
-/// How long any answer may take: the chassis' limit for a request, and a moment for a busy machine.
+/// How long any response may take: the limit for a request plus some slack for a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(16);
 
-/// The service's program, told which database it has.
+/// The service's program, configured with a database.
 pub fn program(database_url: &str) -> Program {
     Program::new(env!("CARGO_BIN_EXE_inventory")).variable("DATABASE_URL", database_url)
 }
@@ -33,12 +33,12 @@ pub async fn ready(service: &Process) {
     eventually("ready", PATIENCE, async || (readiness(service).await.status() == 200).then_some(())).await;
 }
 
-/// What `/readyz` answers.
+/// The response of `/readyz`.
 pub async fn readiness(service: &Process) -> Response {
-    client().get(service.admin_url("/readyz")).send().await.expect("an answer")
+    client().get(service.admin_url("/readyz")).send().await.expect("a response")
 }
 
-/// A client that waits no longer than an answer may take.
+/// A client with the deadline as its timeout.
 pub fn client() -> Client {
     Client::builder().timeout(DEADLINE).build().expect("a client")
 }
@@ -46,11 +46,10 @@ pub fn client() -> Client {
 /// Adds one to the stock of a product.
 pub async fn add_one(client: &Client, service: &Process, product: &str) -> Response {
     let request = client.patch(service.url(&format!("/inventory/{product}"))).json(&json!({"delta": 1}));
-    request.send().await.expect("an answer")
+    request.send().await.expect("a response")
 }
 
-/// From now on whoever has written the ledger waits, in the midst of its COMMIT, until the transaction ends that this
-/// begins.
+/// Makes every COMMIT of a transaction that wrote the ledger wait until the transaction that this starts has ended.
 pub async fn linger(connection: &mut PgConnection) {
     let linger = "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END $$;
@@ -60,7 +59,7 @@ pub async fn linger(connection: &mut PgConnection) {
     raw_sql("BEGIN; SELECT pg_advisory_xact_lock(1)").execute(connection).await.expect("locked");
 }
 
-/// Checks that an answer is a 503 as a problem that says when to come back, and returns the problem.
+/// Asserts that a response is a 503 problem with `Retry-After`; returns the problem.
 pub async fn unavailable(response: Response) -> Value {
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(response.headers()["content-type"], "application/problem+json");
@@ -71,14 +70,14 @@ pub async fn unavailable(response: Response) -> Value {
     problem
 }
 
-/// A Postgres server of the test's own, which it may stop.
+/// A Postgres server for one test, which may stop it.
 pub struct Postgres {
     pub server: Server,
     pub url: String,
 }
 
 impl Postgres {
-    /// Starts one on which the service has nothing yet. What it acknowledged survives `kill -9`.
+    /// Starts a server without the service's schema. Acknowledged transactions survive `kill -9`.
     pub fn empty() -> Self {
         let settings = Settings { fsync: true, ..Settings::for_tests() };
         let server = Server::temporary(&settings).expect("a Postgres server");
@@ -86,7 +85,7 @@ impl Postgres {
         Self { server, url }
     }
 
-    /// Starts one with the service's schema.
+    /// Starts a server with the service's schema.
     pub async fn migrated() -> Self {
         let postgres = Self::empty();
         let migrated = program(&postgres.url).argument("migrate").run().await;

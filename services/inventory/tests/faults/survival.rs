@@ -1,4 +1,4 @@
-//! What was acknowledged is in the database, whatever is killed.
+//! Acknowledged changes survive kills of the service and of the database.
 
 use std::{
     ops::AddAssign,
@@ -20,20 +20,20 @@ use tokio::{
 use crate::service::{Postgres, add_one, client, program, ready, serve, url};
 
 const CLIENTS: usize = 12;
-/// More than one, so that batches lock several rows; fewer than clients, so that the rows are hot.
+/// Several, so that batches lock several rows; fewer than clients, so that the rows are contended.
 const PRODUCTS: usize = 3;
 const KILLS: usize = 4;
-/// How many more requests must be acknowledged between two kills.
+/// Acknowledged requests between two kills.
 const PROGRESS: i64 = 60;
 
-/// What clients know about their requests.
+/// The outcomes of requests that clients know.
 #[derive(Debug, Default)]
 struct Tally {
-    /// Answered with success: done.
+    /// Requests that took effect.
     acknowledged: i64,
-    /// Refused, or never sent: not done.
+    /// Requests that had no effect: refused or never sent.
     refused: i64,
-    /// No answer, or one that says so: done or not.
+    /// Requests without a response, or with one that says that the outcome is unknown.
     unknown: i64,
 }
 
@@ -45,7 +45,7 @@ impl AddAssign for Tally {
     }
 }
 
-/// Clients in closed loops, each of which adds one to a product at a time.
+/// Clients in closed loops that add one to a product.
 struct Load {
     clients: JoinSet<Tally>,
     ending: Arc<AtomicBool>,
@@ -62,7 +62,7 @@ impl Load {
         load
     }
 
-    /// Waits until so many more were acknowledged that all clients are at it again.
+    /// Waits until more requests are acknowledged.
     async fn progress(&self) {
         let enough = self.acknowledged.load(Ordering::Relaxed) + PROGRESS;
         let progressed = async || (self.acknowledged.load(Ordering::Relaxed) >= enough).then_some(());
@@ -103,7 +103,7 @@ async fn add(
             Ok(response) => panic!("{}: {:?}", response.status(), response.text().await),
             Err(error) if error.is_connect() => {
                 tally.refused += 1;
-                // The process is dead; the next one has another address.
+                // The process is dead. Its replacement has another address.
                 let _ = tokio::time::timeout(PATIENCE, service.changed()).await;
             }
             Err(_) => tally.unknown += 1,
@@ -113,14 +113,14 @@ async fn add(
     tally
 }
 
-/// Whether the service says itself that it does not know.
+/// Whether the service reports an unknown outcome.
 fn is_unknown(problem: &Value) -> bool {
     let kind = problem["type"].as_str().unwrap_or_default();
     let detail = problem["detail"].as_str().unwrap_or_default();
     kind.ends_with("outcome-unknown") || detail.contains("may or may not")
 }
 
-/// Checks the database against what clients know, and against itself.
+/// Asserts that the database agrees with the clients and is consistent.
 async fn verify(connection: &mut PgConnection, tally: &Tally) {
     let on_hand: i64 = sqlx::query_scalar("SELECT sum(on_hand)::bigint FROM stock")
         .fetch_one(&mut *connection)
@@ -128,7 +128,7 @@ async fn verify(connection: &mut PgConnection, tally: &Tally) {
         .expect("the counters");
     assert!(tally.acknowledged <= on_hand && on_hand <= tally.acknowledged + tally.unknown, "{on_hand}: {tally:?}");
 
-    let wrong: Vec<String> = sqlx::query_scalar(
+    let inconsistent: Vec<String> = sqlx::query_scalar(
         "SELECT product_id FROM stock LEFT JOIN (
              SELECT product_id, count(*) AS count, max(version) AS newest, sum(on_hand_delta) AS on_hand_sum,
                     sum(reserved_delta) AS reserved_sum, bool_and(on_hand = running) AS runs
@@ -141,7 +141,7 @@ async fn verify(connection: &mut PgConnection, tally: &Tally) {
     .fetch_all(connection)
     .await
     .expect("the ledger");
-    assert!(wrong.is_empty(), "counters and ledger differ for {wrong:?}");
+    assert!(inconsistent.is_empty(), "counters and ledger differ for {inconsistent:?}");
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
@@ -160,7 +160,7 @@ async fn acknowledged_changes_survive_kills_of_the_service(pool: PgPool) {
     let mut tally = load.end().await;
     settle(&service, &mut tally).await;
     verify(&mut pool.acquire().await.expect("a connection"), &tally).await;
-    assert!(tally.unknown > 0, "no kill hit a request: {tally:?}");
+    assert!(tally.unknown > 0, "no kill affected a request: {tally:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,7 +172,7 @@ async fn acknowledged_changes_survive_kills_of_the_database() {
     for _ in 0..KILLS {
         load.progress().await;
         postgres.server.kill();
-        postgres.server.start_again().expect("it recovers");
+        postgres.server.start_again().expect("the server recovers");
     }
     load.progress().await;
     let mut tally = load.end().await;
@@ -180,10 +180,10 @@ async fn acknowledged_changes_survive_kills_of_the_database() {
     settle(&service, &mut tally).await;
     let mut connection = PgConnection::connect(&postgres.url).await.expect("a connection");
     verify(&mut connection, &tally).await;
-    assert!(tally.refused + tally.unknown > 0, "no kill hit a request: {tally:?}");
+    assert!(tally.refused + tally.unknown > 0, "no kill affected a request: {tally:?}");
 }
 
-/// One more change of each product: it waits for the row, and so for all that a dead process left in flight.
+/// Changes each product once more. This waits for the row locks, and so for transactions of dead processes.
 async fn settle(service: &test_support::process::Process, tally: &mut Tally) {
     let client = client();
     for number in 0..PRODUCTS {

@@ -1,4 +1,4 @@
-//! Traces, as an OpenTelemetry collector gets them.
+//! Traces, as received by an OpenTelemetry collector.
 
 use std::time::{Duration, Instant};
 
@@ -15,17 +15,17 @@ use crate::service::{add_one, client, program, serve, url};
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
-/// How long a stop may take where no collector answers: less than the 5 s that the SDK gives the last export.
+/// How long a stop may take if no collector responds: less than the SDK's 5 s for the last export.
 const STOP: Duration = Duration::from_secs(4);
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_request_is_a_server_span_below_its_callers(pool: PgPool) {
+async fn a_request_is_a_child_span_of_its_caller(pool: PgPool) {
     let mut collector = Collector::start().await;
     let service = serve(&program(&url(&pool)).variable("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())).await;
     let request = client().get(service.url("/inventory/p")).header("traceparent", format!("00-{TRACE}-{PARENT}-01"));
-    assert_eq!(request.send().await.expect("an answer").status(), 200);
-    assert_eq!(client().get(service.url("/nothing")).send().await.expect("an answer").status(), 404);
-    // The stop sends what is left.
+    assert_eq!(request.send().await.expect("a response").status(), 200);
+    assert_eq!(client().get(service.url("/nothing")).send().await.expect("a response").status(), 404);
+    // The stop exports the remaining spans.
     assert_eq!(service.stop().await.code(), Some(0));
 
     let (services, all): (Vec<_>, Vec<_>) = collector.spans().into_iter().unzip();
@@ -34,7 +34,7 @@ async fn a_request_is_a_server_span_below_its_callers(pool: PgPool) {
     assert_eq!(
         names,
         ["GET /inventory/{product_id}", "GET unmatched"],
-        "one span a request, and none of the exporter's"
+        "one span for each request, and none of the exporter"
     );
 
     let span = &all[0];
@@ -49,8 +49,8 @@ async fn a_request_is_a_server_span_below_its_callers(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn without_its_collector_a_service_works_and_stops_as_usual(pool: PgPool) {
-    // Accepts connections, and never answers.
+async fn an_unavailable_collector_does_not_affect_the_service(pool: PgPool) {
+    // Accepts connections and never responds.
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let silent = silent.local_addr().map(|address| (silent, address)).expect("an address");
     for endpoint in ["http://127.0.0.1:1".to_owned(), format!("http://{}", silent.1)] {
@@ -59,11 +59,11 @@ async fn without_its_collector_a_service_works_and_stops_as_usual(pool: PgPool) 
         for _ in 0..20 {
             assert_eq!(add_one(&client(), &service, "p").await.status(), 200);
         }
-        let begun = Instant::now();
+        let started = Instant::now();
         let end = service.stop().await;
         assert_eq!(end.code(), Some(0));
-        assert!(begun.elapsed() < STOP, "{endpoint}: {:?}", begun.elapsed());
-        // Each line is parsed: what the exporter says is JSON too.
+        assert!(started.elapsed() < STOP, "{endpoint}: {:?}", started.elapsed());
+        // Every log line is parsed as JSON, including the exporter's.
         assert!(!end.log().is_empty());
     }
 }

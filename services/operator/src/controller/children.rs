@@ -28,7 +28,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::error::{Error, within};
-use crate::build::pod_monitor;
+use crate::manifests::pod_monitor;
 
 /// Who wrote a field, for server-side apply.
 pub(crate) const MANAGER: &str = "hedgerow-operator";

@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 
 use super::error::{Error, within};
 use crate::{
-    build::names,
     database::{Mark, Server},
+    manifests::names,
 };
 use api::{DeletionPolicy, Microservice};
 
@@ -130,7 +130,7 @@ fn secret(object: &Microservice, mark: &Mark, data: BTreeMap<String, ByteString>
     Secret {
         metadata: ObjectMeta {
             name: Some(names::credentials(object)),
-            labels: Some(crate::build::labels(object, "database")),
+            labels: Some(crate::manifests::labels(object, "database")),
             annotations: Some([(MARK.to_owned(), mark.to_string())].into()),
             // An empty list, so that a merge takes away the owner that another policy gave.
             owner_references: Some(deletes.then(|| object.controller_owner_ref(&())).flatten().into_iter().collect()),

@@ -13,8 +13,8 @@ use tokio::time::{self, Instant};
 
 use super::{Context, conditions::Finding, credentials::Credentials, error::Error, events};
 use crate::{
-    build::names,
     database::{self, Invalid, Mark, Server, Wanted},
+    manifests::names,
 };
 use api::{Database, Microservice};
 

@@ -13,7 +13,7 @@ use super::{
     error::{Error, within},
     rollout,
 };
-use crate::build;
+use crate::manifests;
 use api::Microservice;
 
 /// The Deployment as it is.
@@ -28,7 +28,7 @@ pub(crate) async fn write(
     object: &Microservice,
     context: &Context,
     owner: &str,
-    children: &build::Children,
+    children: &manifests::Children,
     found: Option<Deployment>,
     gated: bool,
 ) -> Result<Option<Deployment>, Error> {

@@ -10,7 +10,7 @@ use super::{
     Context, database,
     error::{Error, within},
 };
-use crate::build::names;
+use crate::manifests::names;
 use api::{DeletionPolicy, Microservice};
 
 /// Keeps an object until its database is dropped.

@@ -21,7 +21,7 @@ use super::{
     error::{Error, within},
     pods,
 };
-use crate::build::MIGRATION;
+use crate::manifests::MIGRATION;
 use api::Microservice;
 
 /// How long a failed migration is left for a person to look at, before it is tried again by itself: what was in its way

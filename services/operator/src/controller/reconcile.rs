@@ -16,7 +16,7 @@ use super::{
     error::Error,
     finalize, migration, rollout, routes, status,
 };
-use crate::build::{self, Facts, pod_monitor};
+use crate::manifests::{self, Facts, pod_monitor};
 use api::Microservice;
 
 /// Brings one object to what it asks for, as far as that goes now.
@@ -64,9 +64,9 @@ async fn bring_about(object: &Microservice, context: &Context) -> Outcome {
         accepted_paths: route.accepted.clone(),
         credentials: usable.as_ref().map(|usable| usable.credentials.clone()),
         database_ca: usable.as_ref().is_some_and(|usable| usable.ca),
-        ..context.facts()
+        ..context.facts().among(object, &siblings)
     };
-    let children = build::render(object, &facts);
+    let children = manifests::render(object, &facts);
     let name = children.deployment.name_any();
     let mut applied = apply_independent(context, &owner, &children).await;
 
@@ -113,7 +113,7 @@ async fn bring_about(object: &Microservice, context: &Context) -> Outcome {
 }
 
 /// Applies the children that wait for nothing, and deletes those that are no longer asked for.
-async fn apply_independent(context: &Context, owner: &str, children: &build::Children) -> Result<(), Finding> {
+async fn apply_independent(context: &Context, owner: &str, children: &manifests::Children) -> Result<(), Finding> {
     let independent = independent(children).map_err(|error| error.finding())?;
     let mut applied = Ok(());
     for child in &independent {
@@ -134,7 +134,7 @@ async fn apply_independent(context: &Context, owner: &str, children: &build::Chi
     applied
 }
 
-fn independent(children: &build::Children) -> Result<Vec<Child>, Error> {
+fn independent(children: &manifests::Children) -> Result<Vec<Child>, Error> {
     let mut all = vec![Child::typed(&children.service_account)?];
     for service in &children.services {
         all.push(Child::typed(service)?);

@@ -18,7 +18,7 @@ use super::{
     error::{Error, within},
     reconcile::Outcome,
 };
-use crate::build::names;
+use crate::manifests::names;
 use api::{DatabaseStatus, Microservice, MicroserviceStatus};
 
 /// The statuses last written, by uid, with the version that the write made: the watch may not have shown it yet.

@@ -12,7 +12,7 @@ use test_support::api_server::ApiServer;
 use tokio::{sync::watch, time};
 
 use super::{Context, Settings, children, reconcile::reconcile};
-use crate::{build::Facts, metrics::Metrics};
+use crate::{manifests::Facts, metrics::Metrics};
 use api::Microservice;
 
 const OBJECT: &str = "/apis/hedgerow.dev/v1alpha1/namespaces/default/microservices/orders";
@@ -221,6 +221,28 @@ async fn the_number_of_pods_passes_to_the_autoscaler_and_back_and_is_never_one()
     assert!(scene.server.get(AUTOSCALER).is_none(), "it is no longer asked for");
     let replicas = scene.server.replicas();
     assert!(replicas.iter().all(|replicas| *replicas >= 3), "{replicas:?}");
+}
+
+#[tokio::test]
+async fn policy_of_a_callee_follows_its_callers() {
+    let policy = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies/orders";
+    let mut scene = Scene::new(plain());
+    let admits_users =
+        |scene: &Scene| scene.server.get(policy).expect("a policy")["spec"]["ingress"].to_string().contains("users");
+    scene.look().await;
+    assert!(!admits_users(&scene));
+    let caller = |calls: &[&str]| {
+        let spec = json!({ "image": "localhost/users:1", "calls": calls });
+        let mut caller = Microservice::new("users", serde_json::from_value(spec).expect("a spec"));
+        caller.metadata.namespace = Some("default".to_owned());
+        watcher::Event::Apply(caller)
+    };
+    scene.store.apply_watcher_event(&caller(&["orders"]));
+    scene.look().await;
+    assert!(admits_users(&scene));
+    scene.store.apply_watcher_event(&caller(&[]));
+    scene.look().await;
+    assert!(!admits_users(&scene));
 }
 
 #[tokio::test]

@@ -20,8 +20,8 @@ use kube::{
 };
 use tokio::{sync::watch, time};
 
-use super::{Context, children, error::within, routes};
-use crate::build::{MANAGED_BY, pod_monitor};
+use super::{Context, calls, children, error::within, routes};
+use crate::manifests::{MANAGED_BY, pod_monitor};
 use api::Microservice;
 
 /// Time between two looks for a kind that the cluster may lack.
@@ -33,34 +33,42 @@ type Trigger = ObjectRef<Microservice>;
 #[derive(Default)]
 struct Seen(HashMap<String, Asked>);
 
-/// What tells whether an object asks for the same, and its paths.
+/// What tells whether an object asks for the same, and what concerns others.
 #[derive(PartialEq)]
 struct Asked {
     uid: Option<String>,
     generation: Option<i64>,
     annotations: Option<BTreeMap<String, String>>,
+    shared: Shared,
+}
+
+/// The parts of a spec that concern other objects.
+#[derive(Default, PartialEq)]
+struct Shared {
     paths: Vec<String>,
+    calls: Vec<String>,
 }
 
 impl Seen {
-    /// The paths that an object asked for before it changed; `None` where it asks for the same.
-    fn change(&mut self, object: &Microservice) -> Option<Vec<String>> {
+    /// The shared parts of an object before it changed; `None` where it asks for the same.
+    fn change(&mut self, object: &Microservice) -> Option<Shared> {
         let ObjectMeta { uid, generation, annotations, .. } = object.metadata.clone();
-        let now = Asked { uid, generation, annotations, paths: routes::paths(object).to_vec() };
+        let shared = Shared { paths: routes::paths(object).to_vec(), calls: object.spec.calls.clone() };
+        let now = Asked { uid, generation, annotations, shared };
         match self.0.get(&object.name_any()) {
             Some(before) if *before == now => None,
-            _ => Some(self.0.insert(object.name_any(), now).map(|before| before.paths).unwrap_or_default()),
+            _ => Some(self.0.insert(object.name_any(), now).map(|before| before.shared).unwrap_or_default()),
         }
     }
 
-    /// The paths that an object asked for when it went.
-    fn end(&mut self, object: &Microservice) -> Vec<String> {
-        self.0.remove(&object.name_any()).map(|before| before.paths).unwrap_or_default()
+    /// The shared parts of an object when it went.
+    fn end(&mut self, object: &Microservice) -> Shared {
+        self.0.remove(&object.name_any()).map(|before| before.shared).unwrap_or_default()
     }
 }
 
-/// Changes of objects, and with each the others that ask for one of its paths, or one that it has given up. Not those
-/// of a status, which this operator writes itself.
+/// Changes of objects, and with each the others that ask for one of its paths, or one that it has given up, and those
+/// that it calls or that call it. Not those of a status, which this operator writes itself.
 pub(crate) fn objects(
     context: &Arc<Context>,
     writer: Writer<Microservice>,
@@ -94,10 +102,12 @@ pub(crate) fn objects(
         })
 }
 
-/// An object that changed, and those to whom that may give a path or take one away.
-fn concerned(context: &Context, object: &Microservice, before: &[String]) -> Vec<Trigger> {
-    let rivals = routes::rivals(object, before, context.objects.state());
-    iter::once(ObjectRef::from_obj(object)).chain(rivals.iter().map(|rival| ObjectRef::from_obj(&**rival))).collect()
+/// An object that changed, and those whose paths, callers or callees that may change.
+fn concerned(context: &Context, object: &Microservice, before: &Shared) -> Vec<Trigger> {
+    let rivals = routes::rivals(object, &before.paths, context.objects.state());
+    let peers = calls::peers(object, &before.calls, context.objects.state());
+    let others = rivals.iter().chain(&peers).map(|other| ObjectRef::from_obj(&**other));
+    iter::once(ObjectRef::from_obj(object)).chain(others).collect()
 }
 
 /// Changes of children, by whatever hand.

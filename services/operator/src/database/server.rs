@@ -10,7 +10,7 @@ use sqlx::{
 };
 
 use super::{Error, Invalid, session::Session};
-use crate::build::CA_PATH;
+use crate::manifests::CA_PATH;
 
 /// All but the unreserved characters of RFC 3986.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

@@ -1,4 +1,4 @@
-//! The kind, as the API server takes it.
+//! The rules and defaults of the kind, checked by the API server.
 
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
@@ -16,32 +16,32 @@ fn object(name: &str) -> Value {
 }
 
 #[tokio::test]
-async fn the_api_server_says_what_the_tests_without_it_say() {
+async fn api_server_agrees_with_the_api_crate() {
     in_namespace("rules", |cluster| async move {
         for case in cases::all() {
-            let answer = ask(&cluster, &case).await;
-            match (case.refusal, answer) {
+            let result = submit(&cluster, &case).await;
+            match (case.refusal, result) {
                 (None, Ok(warnings)) => assert!(warnings.is_empty(), "{}: {warnings:?}", case.spec),
                 (Some(expected), Err(refusal)) => assert!(refusal.contains(expected), "{}: {refusal}", case.spec),
-                (_, answer) => panic!("{} {}: {answer:?}", case.name, case.spec),
+                (_, result) => panic!("{} {}: {result:?}", case.name, case.spec),
             }
         }
     })
     .await;
 }
 
-async fn ask(cluster: &Cluster, case: &Case) -> Result<Vec<String>, String> {
+async fn submit(cluster: &Cluster, case: &Case) -> Result<Vec<String>, String> {
     let (old, mut object) = case.objects();
     let Some(old) = old else {
         return cluster.try_create(&object).await;
     };
     let api = cluster.api(&old).await;
     let old = serde_json::from_value(old).expect("an object");
-    let stored = api.create(&PostParams::default(), &old).await.expect("the old one is accepted");
+    let stored = api.create(&PostParams::default(), &old).await.expect("the old object is accepted");
     object["metadata"]["resourceVersion"] = json!(stored.metadata.resource_version);
-    let answer = cluster.try_replace(&object).await;
-    api.delete(case.name, &DeleteParams::default()).await.expect("it goes");
-    answer
+    let result = cluster.try_replace(&object).await;
+    api.delete(case.name, &DeleteParams::default()).await.expect("the object is deleted");
+    result
 }
 
 #[tokio::test]
@@ -50,7 +50,7 @@ async fn defaults_are_filled_in() {
         let object = object("orders");
         let api = cluster.api(&object).await;
         let object = serde_json::from_value(object).expect("an object");
-        let stored = api.create(&PostParams::default(), &object).await.expect("it is accepted");
+        let stored = api.create(&PostParams::default(), &object).await.expect("the object is accepted");
         assert_eq!(
             stored.data["spec"],
             json!({
@@ -62,7 +62,7 @@ async fn defaults_are_filled_in() {
                 "network": {},
             })
         );
-        // Who waits for it by kstatus must not take it for done.
+        // kstatus must not consider the object ready.
         assert_eq!(stored.data["status"]["observedGeneration"], -1);
     })
     .await;

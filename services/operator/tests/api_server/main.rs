@@ -1,5 +1,4 @@
-//! What only a real API server can tell: it needs a cluster, that of the current context, which may be a throwaway one.
-//! `make test-cluster` runs it.
+//! Tests against a real API server, that of the current kube context. `make test-cluster` runs them.
 
 mod children;
 mod kind;

@@ -1,4 +1,4 @@
-//! A namespace for a test, and what the API server says in it.
+//! A namespace for a test, and requests to the API server in it.
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 
@@ -17,17 +17,16 @@ use kube::{
 use serde_json::{Value, json};
 use test_support::process::{PATIENCE, eventually};
 
-/// A namespace of a test's own.
+/// The namespace of a test.
 #[derive(Clone)]
 pub struct Cluster {
     pub client: Client,
     pub namespace: String,
 }
 
-/// Runs a test in a namespace of its own, which keeps the `restricted` Pod Security Standard. The namespace is deleted
-/// when the test ends, whatever came of it.
+/// Runs a test in a namespace of its own, which enforces the `restricted` Pod Security Standard. The namespace is
+/// deleted when the test ends, even if it fails.
 pub async fn in_namespace<F: Future<Output = ()>>(name: &str, test: impl FnOnce(Cluster) -> F) {
-    // It fails where another test was first.
     let client = Client::try_default().await.expect("a cluster");
     define(&client).await;
 
@@ -41,20 +40,20 @@ pub async fn in_namespace<F: Future<Output = ()>>(name: &str, test: impl FnOnce(
 
     let cluster = Cluster { client, namespace: namespace.clone() };
     let outcome = AssertUnwindSafe(test(cluster)).catch_unwind().await;
-    namespaces.delete(&namespace, &DeleteParams::default()).await.expect("the namespace goes");
+    namespaces.delete(&namespace, &DeleteParams::default()).await.expect("the namespace is deleted");
     if let Err(panic) = outcome {
         resume_unwind(panic);
     }
 }
 
-/// Defines the kind, as this operator has it.
+/// Applies the `CustomResourceDefinition`.
 async fn define(client: &Client) {
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
     let (definition, params) = (crd::crd(), PatchParams::apply("hedgerow-test").force());
     let name = definition.name_any();
     definitions.patch(&name, &params, &Patch::Apply(&definition)).await.expect("the definition is accepted");
-    await_condition(definitions, &name, conditions::is_crd_established()).await.expect("the kind is accepted");
-    // It is established a moment before it is in the API server's list of kinds.
+    await_condition(definitions, &name, conditions::is_crd_established()).await.expect("the kind is established");
+    // It is established a moment before discovery lists it.
     let version = &definition.spec.versions[0].name;
     let kind = GroupVersionKind::gvk(&definition.spec.group, version, &definition.spec.names.kind);
     let is_listed = async || discovery::pinned_kind(client, &kind).await.ok();
@@ -62,13 +61,13 @@ async fn define(client: &Client) {
 }
 
 impl Cluster {
-    /// Objects of the kind and namespace of `object`.
+    /// The API for the kind of `object`.
     pub async fn api(&self, object: &Value) -> Api<DynamicObject> {
         Api::namespaced_with(self.client.clone(), &self.namespace, &self.kind(object).await)
     }
 
     async fn kind(&self, object: &Value) -> ApiResource {
-        let text = |field: &str| object[field].as_str().expect("a kind of object").to_owned();
+        let text = |field: &str| object[field].as_str().expect("apiVersion and kind").to_owned();
         let (group, version) = match text("apiVersion").split_once('/') {
             Some((group, version)) => (group.to_owned(), version.to_owned()),
             None => (String::new(), text("apiVersion")),
@@ -77,27 +76,27 @@ impl Cluster {
         discovery::pinned_kind(&self.client, &kind).await.expect("the kind is served").0
     }
 
-    /// What the API server would say to a new object: its warnings, or why it refuses it. Unknown fields count.
+    /// Creates an object as a dry run with strict validation. Returns the warnings, or the error.
     pub async fn try_create(&self, object: &Value) -> Result<Vec<String>, String> {
         let url = DynamicObject::url_path(&self.kind(object).await, Some(&self.namespace));
-        self.ask(http::Method::POST, &url, object).await
+        self.dry_run(http::Method::POST, &url, object).await
     }
 
-    /// What it would say to a change of one that is there.
+    /// Replaces a stored object as a dry run with strict validation. Returns the warnings, or the error.
     pub async fn try_replace(&self, object: &Value) -> Result<Vec<String>, String> {
         let url = DynamicObject::url_path(&self.kind(object).await, Some(&self.namespace));
         let name = object["metadata"]["name"].as_str().expect("a name");
-        self.ask(http::Method::PUT, &format!("{url}/{name}"), object).await
+        self.dry_run(http::Method::PUT, &format!("{url}/{name}"), object).await
     }
 
-    async fn ask(&self, method: http::Method, url: &str, object: &Value) -> Result<Vec<String>, String> {
+    async fn dry_run(&self, method: http::Method, url: &str, object: &Value) -> Result<Vec<String>, String> {
         let request = http::Request::builder()
             .method(method)
             .uri(format!("{url}?dryRun=All&fieldValidation=Strict"))
             .header("content-type", "application/json")
             .body(Body::from(serde_json::to_vec(object).expect("JSON")))
             .expect("a request");
-        let response = self.client.send(request).await.expect("an answer");
+        let response = self.client.send(request).await.expect("a response");
         let (head, body) = response.into_parts();
         if head.status.is_success() {
             let warnings = head.headers.get_all("warning").iter();

@@ -1,4 +1,4 @@
-//! `operator render`: the children as a reviewer sees them, and what it says of a file that it cannot render.
+//! `operator render`: snapshots of the children, and the errors for invalid files and arguments.
 
 use std::{
     io::Write,
@@ -13,53 +13,58 @@ fn operator(arguments: &[&str], input: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the operator starts");
-    process.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("it reads");
-    process.wait_with_output().expect("it ends")
+    process.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("standard input is read");
+    process.wait_with_output().expect("the operator exits")
 }
 
-fn rendered(name: &str, more: &[&str]) -> String {
+fn rendered(name: &str, flags: &[&str]) -> String {
     let file = format!("{}/tests/render/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
-    let output = operator(&[&["render", "--file", &file], more].concat(), "");
+    let output = operator(&[&["render", "--file", &file], flags].concat(), "");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// What it says of standard input that it refuses.
-fn complaint(input: &str) -> String {
+/// The error for an invalid file on standard input.
+fn error(input: &str) -> String {
     let output = operator(&["render", "-f", "-"], input);
     assert_eq!(output.status.code(), Some(1));
-    assert!(output.stdout.is_empty(), "half a result is none");
+    assert!(output.stdout.is_empty(), "nothing is printed on errors");
     String::from_utf8(output.stderr).expect("text")
 }
 
 #[test]
-fn plain() {
+fn minimal_service() {
     insta::assert_snapshot!("plain", rendered("plain", &[]));
 }
 
 #[test]
-fn full() {
-    let cluster = ["--pod-monitors", "--scrape-namespace", "monitoring", "--scrape-namespace", "metrics"];
-    insta::assert_snapshot!("full", rendered("full", &cluster));
+fn service_with_every_field() {
+    let flags = ["--pod-monitors", "--scrape-namespace", "monitoring", "--scrape-namespace", "metrics"];
+    insta::assert_snapshot!("full", rendered("full", &flags));
 }
 
 #[test]
-fn a_single_pod_has_no_autoscaler_and_no_disruption_budget() {
+fn single_pod_has_no_autoscaler_and_no_disruption_budget() {
     insta::assert_snapshot!("single", rendered("single", &[]));
 }
 
 #[test]
-fn grpc() {
+fn grpc_service_with_a_route() {
     insta::assert_snapshot!("grpc", rendered("grpc", &[]));
 }
 
 #[test]
-fn open_to_all() {
+fn service_that_admits_everything() {
     insta::assert_snapshot!("open", rendered("open", &[]));
 }
 
 #[test]
-fn every_document_is_rendered_and_empty_ones_are_passed_over() {
+fn objects_of_one_file_that_call_each_other() {
+    insta::assert_snapshot!("calls", rendered("calls", &[]));
+}
+
+#[test]
+fn every_document_is_rendered_and_empty_ones_are_skipped() {
     let document = |name: &str| {
         format!(
             "---\napiVersion: hedgerow.dev/v1alpha1\nkind: Microservice\n\
@@ -73,34 +78,34 @@ fn every_document_is_rendered_and_empty_ones_are_passed_over() {
 }
 
 #[test]
-fn a_complaint_names_document_object_and_field() {
+fn error_names_document_object_and_field() {
     let input = "apiVersion: hedgerow.dev/v1alpha1\nkind: Microservice\nmetadata: {name: orders}\n\
                  spec: {image: 'orders:1.0', colour: blue, env: [{name: A, valeu: x}], scaling: {min: 0}}\n";
     let here = "operator: standard input: document 1: Microservice orders: ";
-    let complaints = complaint(input);
-    assert!(complaints.starts_with(here), "{complaints}");
+    let errors = error(input);
+    assert!(errors.starts_with(here), "{errors}");
     for part in ["spec: unknown field colour", "spec.env[0]: unknown field valeu", "spec.scaling.min: 0 is less than"] {
-        assert!(complaints.contains(part), "{complaints}");
+        assert!(errors.contains(part), "{errors}");
     }
-    let rule = "spec.scaling: scaling.min (2 where left out) must not be greater than scaling.max (10 where left out)";
+    let rule = "spec.scaling: scaling.min (default 2) must not be greater than scaling.max (default 10)";
     let input = "apiVersion: hedgerow.dev/v1alpha1\nkind: Microservice\nmetadata: {name: orders}\n\
                  spec: {image: 'orders:1.0', scaling: {min: 20}}\n";
-    assert_eq!(complaint(input), format!("{here}{rule}\n"));
+    assert_eq!(error(input), format!("{here}{rule}\n"));
 }
 
 #[test]
-fn what_is_no_microservice_is_refused() {
-    let complaint = |input| complaint(input).trim_start_matches("operator: standard input").to_owned();
+fn file_with_anything_but_microservices_is_refused() {
+    let error = |input| error(input).trim_start_matches("operator: standard input: ").to_owned();
     assert_eq!(
-        complaint("---\n---\nkind: Pod\napiVersion: v1\n"),
-        ": document 1: not a Microservice of hedgerow.dev/v1alpha1\n"
+        error("---\n---\nkind: Pod\napiVersion: v1\n"),
+        "document 1: not a Microservice of hedgerow.dev/v1alpha1\n"
     );
-    assert!(complaint("a: b: c").starts_with(" is not YAML: "));
-    assert_eq!(complaint(""), " is empty\n");
+    assert!(error("a: b: c").starts_with("not YAML: "));
+    assert_eq!(error(""), "the file is empty\n");
 }
 
 #[test]
-fn wrong_arguments_are_said_in_one_line() {
+fn invalid_arguments_are_reported_in_one_line() {
     let usage = |arguments: &[&str]| {
         let output = operator(arguments, "");
         assert_eq!(output.status.code(), Some(2));

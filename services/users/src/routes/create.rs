@@ -6,7 +6,11 @@ use http::{StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{Users, creator::NewUser, error::Error, model::User, wishlist::Wishlist};
+use crate::{
+    error::Error,
+    model::{NewUser, User, Wishlist},
+    state::Users,
+};
 
 impl FromFields for NewUser {
     fn from_fields(fields: &mut Fields) -> Option<Self> {
@@ -17,12 +21,12 @@ impl FromFields for NewUser {
     }
 }
 
-/// A new user, with the wishlist it was given.
+/// A new user.
 #[derive(Serialize, ToSchema)]
 pub(super) struct CreatedUser {
     #[serde(flatten)]
     user: User,
-    /// Only where one was given.
+    /// Present if the request had a wishlist.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Wishlist, required = false)]
     wishlist: Option<Wishlist>,
@@ -37,16 +41,16 @@ pub(super) struct CreatedUser {
     request_body = NewUser,
     responses(
         (status = CREATED, description = "The new user.", body = CreatedUser, headers(
-            ("location" = String, description = "Its path."),
-            ("etag" = String, description = "Its version."),
+            ("location" = String, description = "The path of the user."),
+            ("etag" = String, description = "The version of the user."),
         )),
         (status = CONFLICT, description = "Another user has this email."),
     ),
 )]
 pub(super) async fn create(State(users): State<Users>, Json(new): Json<NewUser>) -> Result<impl IntoResponse, Error> {
-    let (user, wishes) = users.creations.ask(new).await??;
+    let (user, wishes) = users.writer.ask(new).await??;
     let wishlist = match wishes {
-        Some(wishes) => Some(users.show(wishes).await),
+        Some(wishes) => Some(users.with_stocks(wishes).await),
         None => None,
     };
     let location = [(header::LOCATION, format!("/users/{}", user.id))];

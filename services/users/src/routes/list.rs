@@ -7,26 +7,28 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::{
-    Users,
     model::{Email, User},
+    state::Users,
     store,
 };
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListUsers {
-    /// How many users a page has.
+    /// The maximum number of users on the page.
     #[serde(default)]
     #[param(inline, required = false)]
     limit: Limit,
-    /// The id of the last user of the page before.
+    /// The id of the last user on the previous page.
     after: Option<Uuid>,
-    /// Only the user with this address, in whatever case.
+    /// Only return the user with this email (case-insensitive).
     #[param(inline)]
     email: Option<Email>,
 }
 
-/// List users, in order of creation
+/// List users
+///
+/// Users are sorted by creation time.
 #[utoipa::path(
     get,
     path = "/users",
@@ -34,7 +36,7 @@ pub(super) struct ListUsers {
     tag = "users",
     params(ListUsers),
     responses((status = OK, description = "A page of users.", body = Vec<User>, headers(
-        ("link" = Option<String>, description = "The next page (`rel=\"next\"`), where one follows."),
+        ("link" = Option<String>, description = "The next page (`rel=\"next\"`), if there is one."),
     ))),
 )]
 pub(super) async fn list(

@@ -7,9 +7,9 @@ use sqlx::PgConnection;
 use utoipa::ToSchema;
 
 use crate::{
-    Users,
     error::Error,
     model::{Email, Name, User, UserId},
+    state::Users,
     store,
 };
 
@@ -32,7 +32,7 @@ impl FromFields for UserPatch {
     }
 }
 
-/// Read a user
+/// Get a user
 #[utoipa::path(
     get,
     path = "/users/{id}",
@@ -40,8 +40,8 @@ impl FromFields for UserPatch {
     tag = "users",
     params(("id" = Uuid, Path, description = "The user's id.")),
     responses(
-        (status = OK, description = "The user.", body = User, headers(("etag" = String, description = "Its version."))),
-        (status = NOT_FOUND, description = "There is no such user."),
+        (status = OK, description = "The user.", body = User, headers(("etag" = String, description = "The version of the user."))),
+        (status = NOT_FOUND, description = "The user does not exist."),
     ),
 )]
 pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> Result<Tagged<User>, Error> {
@@ -51,7 +51,7 @@ pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> R
     Ok(Tagged { version: user.version, body: user })
 }
 
-/// Change a user
+/// Update a user
 #[utoipa::path(
     patch,
     path = "/users/{id}",
@@ -59,19 +59,19 @@ pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> R
     tag = "users",
     params(
         ("id" = Uuid, Path, description = "The user's id."),
-        ("if-match" = Option<String>, Header, description = "Only if the user's `ETag` is one of these."),
+        ("if-match" = Option<String>, Header, description = "Only proceed if the user's `ETag` is one of these."),
     ),
     request_body(
-        description = "What is to change; what is left out stays.",
+        description = "The attributes to change; omitted ones keep their values.",
         content((UserPatch = "application/merge-patch+json"), (UserPatch = "application/json")),
     ),
     responses(
-        (status = OK, description = "The changed user.", body = User, headers(
-            ("etag" = String, description = "Its new version."),
+        (status = OK, description = "The updated user.", body = User, headers(
+            ("etag" = String, description = "The new version of the user."),
         )),
-        (status = NOT_FOUND, description = "There is no such user."),
+        (status = NOT_FOUND, description = "The user does not exist."),
         (status = CONFLICT, description = "Another user has this email."),
-        (status = PRECONDITION_FAILED, description = "The user has another version."),
+        (status = PRECONDITION_FAILED, description = "The user has a different version."),
     ),
 )]
 pub(super) async fn patch(
@@ -88,7 +88,7 @@ pub(super) async fn patch(
     let updated = users.database.run(update).await.map_err(|failure| {
         if store::is_email_taken(failure.error()) { Error::EmailTaken } else { Error::of_write(failure) }
     })?;
-    let Some(user) = updated else { return Err(not_there_or_changed(&users, id).await) };
+    let Some(user) = updated else { return Err(not_found_or_changed(&users, id).await) };
     Ok(Tagged { version: user.version, body: user })
 }
 
@@ -100,12 +100,12 @@ pub(super) async fn patch(
     tag = "users",
     params(
         ("id" = Uuid, Path, description = "The user's id."),
-        ("if-match" = Option<String>, Header, description = "Only if the user's `ETag` is one of these."),
+        ("if-match" = Option<String>, Header, description = "Only proceed if the user's `ETag` is one of these."),
     ),
     responses(
-        (status = NO_CONTENT, description = "The user is gone."),
-        (status = NOT_FOUND, description = "There is no such user."),
-        (status = PRECONDITION_FAILED, description = "The user has another version."),
+        (status = NO_CONTENT, description = "The user was deleted."),
+        (status = NOT_FOUND, description = "The user does not exist."),
+        (status = PRECONDITION_FAILED, description = "The user has a different version."),
     ),
 )]
 pub(super) async fn delete(
@@ -118,14 +118,14 @@ pub(super) async fn delete(
     if deleted.map_err(Error::of_write)? {
         Ok(StatusCode::NO_CONTENT)
     } else {
-        Err(not_there_or_changed(&users, id).await)
+        Err(not_found_or_changed(&users, id).await)
     }
 }
 
-/// Why a user was not changed.
-async fn not_there_or_changed(users: &Users, id: UserId) -> Error {
+/// The reason a conditional change did not match.
+async fn not_found_or_changed(users: &Users, id: UserId) -> Error {
     match users.database.run(async |connection| store::get(connection, id).await).await {
-        Ok(Some(_)) => Error::Changed,
+        Ok(Some(_)) => Error::PreconditionFailed,
         Ok(None) => Error::NotFound,
         Err(failure) => failure.into(),
     }

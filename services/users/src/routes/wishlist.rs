@@ -2,21 +2,26 @@
 
 use axum::extract::State;
 use chassis::{FieldError, Path, Problem};
-use contracts::ProductId;
 use http::StatusCode;
 
-use crate::{Users, error::Error, model::UserId, store, wishlist::Wishlist};
+use crate::{
+    error::Error,
+    model::{ProductId, UserId, Wishlist},
+    state::Users,
+    store,
+};
 
-/// Where a product is on a user's wishlist.
-fn place((id, product_id): (String, String)) -> Result<(UserId, ProductId), Problem> {
-    let id = id.parse()?;
-    let invalid = |fault: &str| Problem::invalid(vec![FieldError::parameter("product_id", fault)]);
+/// Parses the parameters of the path.
+fn parse((id, product_id): (String, String)) -> Result<(UserId, ProductId), Problem> {
+    let id = id.parse().map_err(Error::from)?;
+    let invalid = |detail: &str| Problem::invalid(vec![FieldError::parameter("product_id", detail)]);
     Ok((id, ProductId::try_from(product_id).map_err(invalid)?))
 }
 
-/// Read a user's wishlist, with the stock of its products
+/// Get a wishlist
 ///
-/// Where inventory does not answer within 300 ms the stock is null, and `degraded` is true.
+/// The wishlist includes the stock of its products. If inventory does not respond within 300 ms, the stock is null and
+/// `degraded` is true.
 #[utoipa::path(
     get,
     path = "/users/{id}/wishlist",
@@ -25,17 +30,17 @@ fn place((id, product_id): (String, String)) -> Result<(UserId, ProductId), Prob
     params(("id" = Uuid, Path, description = "The user's id.")),
     responses(
         (status = OK, description = "The wishlist.", body = Wishlist),
-        (status = NOT_FOUND, description = "There is no such user."),
+        (status = NOT_FOUND, description = "The user does not exist."),
     ),
 )]
 pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> Result<axum::Json<Wishlist>, Error> {
     let id = id.parse()?;
     let wishes = users.database.run(async |connection| store::wishlist::get(connection, id).await).await?;
     let wishes = wishes.ok_or(Error::NotFound)?;
-    Ok(axum::Json(users.show(wishes).await))
+    Ok(axum::Json(users.with_stocks(wishes).await))
 }
 
-/// Put a product on a user's wishlist; it may be there already
+/// Add a product to a wishlist (no effect if it is already there)
 #[utoipa::path(
     put,
     path = "/users/{id}/wishlist/{product_id}",
@@ -43,16 +48,16 @@ pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> R
     tag = "wishlist",
     params(
         ("id" = Uuid, Path, description = "The user's id."),
-        ("product_id" = inline(ProductId), Path, description = "The product."),
+        ("product_id" = inline(ProductId), Path, description = "The product's id."),
     ),
     responses(
         (status = NO_CONTENT, description = "The product is on the wishlist."),
-        (status = NOT_FOUND, description = "There is no such user."),
-        (status = CONFLICT, description = "The wishlist has 200 other products."),
+        (status = NOT_FOUND, description = "The user does not exist."),
+        (status = CONFLICT, description = "The wishlist is full: it has 200 other products."),
     ),
 )]
 pub(super) async fn put(State(users): State<Users>, Path(path): Path<(String, String)>) -> Result<StatusCode, Problem> {
-    let (id, product_id) = place(path)?;
+    let (id, product_id) = parse(path)?;
     let added = users.database.run(async |connection| store::wishlist::add(connection, id, &product_id).await).await;
     match added.map_err(Error::of_write)? {
         Some(true) => Ok(StatusCode::NO_CONTENT),
@@ -61,7 +66,7 @@ pub(super) async fn put(State(users): State<Users>, Path(path): Path<(String, St
     }
 }
 
-/// Take a product off a user's wishlist; it need not be there
+/// Remove a product from a wishlist (no effect if it is not there)
 #[utoipa::path(
     delete,
     path = "/users/{id}/wishlist/{product_id}",
@@ -69,18 +74,18 @@ pub(super) async fn put(State(users): State<Users>, Path(path): Path<(String, St
     tag = "wishlist",
     params(
         ("id" = Uuid, Path, description = "The user's id."),
-        ("product_id" = inline(ProductId), Path, description = "The product."),
+        ("product_id" = inline(ProductId), Path, description = "The product's id."),
     ),
     responses(
         (status = NO_CONTENT, description = "The product is not on the wishlist."),
-        (status = NOT_FOUND, description = "There is no such user."),
+        (status = NOT_FOUND, description = "The user does not exist."),
     ),
 )]
 pub(super) async fn delete(
     State(users): State<Users>,
     Path(path): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
-    let (id, product_id) = place(path)?;
+    let (id, product_id) = parse(path)?;
     let removed =
         users.database.run(async |connection| store::wishlist::remove(connection, id, &product_id).await).await;
     if removed.map_err(Error::of_write)? { Ok(StatusCode::NO_CONTENT) } else { Err(Error::NotFound.into()) }

@@ -1,4 +1,4 @@
-//! Bodies that are refused: each with the right status and place, and nothing stored.
+//! Invalid bodies are refused with the right status and pointer, and nothing is stored.
 
 use reqwest::Method;
 use serde_json::json;
@@ -6,7 +6,7 @@ use sqlx::PgPool;
 
 use crate::{count, create, path, start};
 
-/// What no JSON parser takes, or no parser that is wise.
+/// Texts that no strict JSON parser accepts.
 const BROKEN: [&[u8]; 18] = [
     b"",
     b"{",
@@ -29,15 +29,15 @@ const BROKEN: [&[u8]; 18] = [
 ];
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_broken_or_missing_body_is_400(pool: PgPool) {
+async fn a_malformed_or_missing_body_is_400(pool: PgPool) {
     let app = start(&pool).await;
     let ada = path(&create(&app, "Ada", "ada@example.com").await);
     for body in BROKEN {
         for (method, path) in [(Method::POST, "/users"), (Method::PATCH, ada.as_str())] {
             let request = app.request(method, path).header("content-type", "application/json").body(body);
-            let answer = app.send(request).await;
-            assert_eq!(answer.status, 400, "{:?}", String::from_utf8_lossy(body));
-            answer.problem(400);
+            let response = app.send(request).await;
+            assert_eq!(response.status, 400, "{:?}", String::from_utf8_lossy(body));
+            response.problem(400);
         }
     }
     app.send(app.request(Method::POST, "/users")).await.problem(400);
@@ -45,7 +45,7 @@ async fn a_broken_or_missing_body_is_400(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_body_that_breaks_a_rule_is_422_at_its_place(pool: PgPool) {
+async fn an_invalid_body_is_422_with_a_pointer(pool: PgPool) {
     let app = start(&pool).await;
     let good = json!({"name": "Ada", "email": "ada@example.com"});
     let with = |field: &str, value| {
@@ -102,22 +102,22 @@ async fn a_body_that_breaks_a_rule_is_422_at_its_place(pool: PgPool) {
     for length in [243, 10_000] {
         cases.push((with("email", json!(format!("{}@example.com", "a".repeat(length)))), "#/email"));
     }
-    for (body, place) in cases {
-        let answer = app.post("/users", &body).await;
-        assert_eq!(answer.status, 422, "{body}");
-        assert_eq!(answer.faults(), [place], "{body}");
-        assert_eq!(answer.problem(422)["type"], "https://hedgerow.dev/problems/invalid-request");
+    for (body, pointer) in cases {
+        let response = app.post("/users", &body).await;
+        assert_eq!(response.status, 422, "{body}");
+        assert_eq!(response.faults(), [pointer], "{body}");
+        assert_eq!(response.problem(422)["type"], "https://hedgerow.dev/problems/invalid-request");
     }
     assert_eq!(count(&pool).await, 0);
-    assert_eq!(app.post("/users", &good).await.status, 201, "a good one is still taken");
+    assert_eq!(app.post("/users", &good).await.status, 201, "a valid body is still accepted");
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_refusal_names_every_fault_of_the_body(pool: PgPool) {
+async fn every_error_in_a_body_is_listed(pool: PgPool) {
     let app = start(&pool).await;
-    let mut faults = app.post("/users", &json!({"name": "", "x": 1, "y": 2})).await.faults();
-    faults.sort();
-    assert_eq!(faults, ["#/email", "#/name", "#/x", "#/y"]);
+    let mut pointers = app.post("/users", &json!({"name": "", "x": 1, "y": 2})).await.faults();
+    pointers.sort();
+    assert_eq!(pointers, ["#/email", "#/name", "#/x", "#/y"]);
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
@@ -130,9 +130,9 @@ async fn the_content_type_must_be_json(pool: PgPool) {
     for media_type in refused {
         for (method, path) in [(Method::POST, "/users"), (Method::PATCH, ada.as_str())] {
             let request = app.request(method, path).header("content-type", media_type).body(body);
-            let answer = app.send(request).await;
-            assert_eq!(answer.status, 415, "{media_type:?}");
-            answer.problem(415);
+            let response = app.send(request).await;
+            assert_eq!(response.status, 415, "{media_type:?}");
+            response.problem(415);
         }
     }
     let merge_patch = app.request(Method::POST, "/users").header("content-type", "application/merge-patch+json");
@@ -144,8 +144,8 @@ async fn the_content_type_must_be_json(pool: PgPool) {
     for (number, parameter) in ["", ";charset=utf-8", "; charset=\"UTF-8\"", " ; x=y"].into_iter().enumerate() {
         let request =
             app.request(Method::POST, "/users").header("content-type", format!("Application/JSON{parameter}"));
-        let answer = app.send(request.body(format!(r#"{{"name": "Ada", "email": "{number}@example.com"}}"#))).await;
-        assert_eq!(answer.status, 201, "{parameter}");
+        let response = app.send(request.body(format!(r#"{{"name": "Ada", "email": "{number}@example.com"}}"#))).await;
+        assert_eq!(response.status, 201, "{parameter}");
     }
 }
 
@@ -157,10 +157,10 @@ async fn deep_nesting_is_refused(pool: PgPool) {
             let nested = format!("{}1{}", open.repeat(depth), close.repeat(depth));
             let body = format!(r#"{{"name": {nested}, "email": "ada@example.com"}}"#);
             let request = app.request(Method::POST, "/users").header("content-type", "application/json").body(body);
-            let answer = app.send(request).await;
-            answer.problem(if depth == 100 {
+            let response = app.send(request).await;
+            response.problem(if depth == 100 {
                 422
-            } else if answer.status == 413 {
+            } else if response.status == 413 {
                 413
             } else {
                 400

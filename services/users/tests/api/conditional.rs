@@ -17,7 +17,7 @@ async fn delete_if(app: &App, path: &str, if_match: &str) -> Answer {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn the_current_etag_admits_a_change_once(pool: PgPool) {
+async fn the_current_etag_allows_one_change(pool: PgPool) {
     let app = start(&pool).await;
     let path = path(&create(&app, "Ada", "ada@example.com").await);
     let etag = app.get(&path).await.etag();
@@ -30,7 +30,7 @@ async fn the_current_etag_admits_a_change_once(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_star_and_a_list_with_the_current_etag_admit_a_change(pool: PgPool) {
+async fn a_star_or_a_list_with_the_current_etag_allows_a_change(pool: PgPool) {
     let app = start(&pool).await;
     let path = path(&create(&app, "Ada", "ada@example.com").await);
     let etag = app.get(&path).await.etag();
@@ -43,7 +43,7 @@ async fn a_star_and_a_list_with_the_current_etag_admit_a_change(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn other_tags_weak_ones_and_nonsense_admit_no_change(pool: PgPool) {
+async fn stale_weak_and_malformed_etags_allow_no_change(pool: PgPool) {
     let app = start(&pool).await;
     let ada = create(&app, "Ada", "ada@example.com").await;
     let etag = app.get(&path(&ada)).await.etag();
@@ -60,43 +60,43 @@ async fn other_tags_weak_ones_and_nonsense_admit_no_change(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn without_a_user_the_condition_does_not_matter(pool: PgPool) {
+async fn an_unknown_user_is_404_whatever_the_condition(pool: PgPool) {
     let app = start(&pool).await;
-    let nobody = "/users/0190d9a4-1f5e-7c3a-8a5e-0123456789ab";
-    patch_if(&app, nobody, "\"1\"", "Eve").await.problem(404);
-    delete_if(&app, nobody, "\"1\"").await.problem(404);
+    let unknown = "/users/0190d9a4-1f5e-7c3a-8a5e-0123456789ab";
+    patch_if(&app, unknown, "\"1\"", "Eve").await.problem(404);
+    delete_if(&app, unknown, "\"1\"").await.problem(404);
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn of_concurrent_patches_with_one_etag_exactly_one_wins(pool: PgPool) {
+async fn exactly_one_of_concurrent_patches_with_one_etag_wins(pool: PgPool) {
     let (app, other) = (start(&pool).await, start(&pool).await);
     let path = path(&create(&app, "Ada", "ada@example.com").await);
     for round in 0..5 {
         let etag = app.get(&path).await.etag();
-        let answers = join_all((0..12).map(|rival| {
+        let responses = join_all((0..12).map(|rival| {
             let (app, path, etag) = (if rival % 2 == 0 { &app } else { &other }, &path, &etag);
             async move { patch_if(app, path, etag, &format!("Rival {rival} of round {round}")).await }
         }));
-        let answers = answers.await;
-        let (won, lost): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
+        let responses = responses.await;
+        let (won, lost): (Vec<_>, Vec<_>) = responses.iter().partition(|response| response.status == 200);
         assert_eq!(won.len(), 1, "round {round}");
-        for answer in lost {
-            answer.problem(412);
+        for response in lost {
+            response.problem(412);
         }
         assert_eq!(app.get(&path).await.json(200), won[0].json(200));
     }
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn concurrent_patches_without_a_condition_all_count(pool: PgPool) {
+async fn concurrent_patches_without_a_condition_all_apply(pool: PgPool) {
     let app = start(&pool).await;
     let path = path(&create(&app, "Ada", "ada@example.com").await);
-    let answers = join_all((0..12).map(|rival| {
+    let responses = join_all((0..12).map(|rival| {
         let (app, path) = (&app, &path);
         async move { app.patch(path, &json!({"name": format!("Rival {rival}")})).await }
     }));
-    let mut tags: Vec<_> = answers.await.iter().map(|answer| (answer.json(200), answer.etag()).1).collect();
+    let mut tags: Vec<_> = responses.await.iter().map(|response| (response.json(200), response.etag()).1).collect();
     tags.sort();
     tags.dedup();
-    assert_eq!(tags.len(), 12, "each has an ETag of its own");
+    assert_eq!(tags.len(), 12, "each response has its own ETag");
 }

@@ -1,4 +1,4 @@
-//! `POST /users`, and a user's way through the API.
+//! `POST /users`, and a user's life cycle.
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -8,20 +8,20 @@ use uuid::Uuid;
 use crate::{create, id, path, start};
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_new_user_is_answered_with_its_path_its_etag_and_its_fields(pool: PgPool) {
+async fn a_new_user_has_a_location_an_etag_and_all_fields(pool: PgPool) {
     let app = start(&pool).await;
-    let answer = app.post("/users", &json!({"name": "Ada", "email": "Ada@Example.com"})).await;
-    let user = answer.json(201);
+    let response = app.post("/users", &json!({"name": "Ada", "email": "Ada@Example.com"})).await;
+    let user = response.json(201);
     let mut fields: Vec<_> = user.as_object().expect("an object").keys().collect();
     fields.sort();
     assert_eq!(fields, ["created_at", "email", "id", "name", "updated_at"]);
     assert_eq!((&user["name"], &user["email"]), (&json!("Ada"), &json!("Ada@Example.com")));
-    assert_eq!(answer.header("location"), Some(path(&user).as_str()));
+    assert_eq!(response.header("location"), Some(path(&user).as_str()));
 
     let found = app.get(&path(&user)).await;
     assert_eq!(found.json(200), user);
-    assert_eq!(found.etag(), answer.etag());
-    assert!(answer.etag().starts_with('"'), "a strong tag: {}", answer.etag());
+    assert_eq!(found.etag(), response.etag());
+    assert!(response.etag().starts_with('"'), "a strong tag: {}", response.etag());
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
@@ -32,13 +32,13 @@ async fn times_are_rfc_3339_in_utc(pool: PgPool) {
         let text = user[field].as_str().expect("a text");
         let time: DateTime<Utc> = text.parse().expect("RFC 3339");
         assert!(text.ends_with('Z'), "{text}");
-        assert!((Utc::now() - time).num_minutes().abs() < 5, "{text} is now");
+        assert!((Utc::now() - time).num_minutes().abs() < 5, "{text} is close to now");
     }
     assert_eq!(user["created_at"], user["updated_at"]);
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn ids_are_uuids_of_version_7_in_order_of_creation(pool: PgPool) {
+async fn ids_are_version_7_uuids_in_order_of_creation(pool: PgPool) {
     let app = start(&pool).await;
     let mut before = Uuid::nil();
     for number in 0..20 {
@@ -52,7 +52,7 @@ async fn ids_are_uuids_of_version_7_in_order_of_creation(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn names_and_emails_are_kept_as_typed(pool: PgPool) {
+async fn names_and_emails_are_stored_as_given(pool: PgPool) {
     let app = start(&pool).await;
     let longest = "é".repeat(200);
     for (number, name) in ["李", " Ada ", "A\nB", "O'Neil \"the\" <b>\\", "👩‍💻", "A", &longest].into_iter().enumerate()
@@ -69,7 +69,7 @@ async fn names_and_emails_are_kept_as_typed(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_user_is_created_read_listed_changed_and_deleted(pool: PgPool) {
+async fn a_user_is_created_read_listed_updated_and_deleted(pool: PgPool) {
     let app = start(&pool).await;
     assert_eq!(app.get("/users").await.rows(), [json!(null); 0]);
 

@@ -6,7 +6,7 @@ use test_support::rules;
 use crate::start;
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn the_document_lists_every_operation(pool: PgPool) {
+async fn the_document_describes_every_operation(pool: PgPool) {
     let expected = [
         "delete /users/{id} deleteUser",
         "delete /users/{id}/wishlist/{product_id} removeFromWishlist",
@@ -21,11 +21,11 @@ async fn the_document_lists_every_operation(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn the_documents_references_all_lead_somewhere(pool: PgPool) {
+async fn all_references_in_the_document_resolve(pool: PgPool) {
     rules::references_lead_somewhere(&start(&pool).await).await;
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn the_docs_page_and_all_of_its_assets_load(pool: PgPool) {
+async fn the_docs_page_and_its_assets_load(pool: PgPool) {
     rules::docs_page_loads(&start(&pool).await).await;
 }

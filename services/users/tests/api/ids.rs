@@ -1,4 +1,4 @@
-//! Where there is no user: 404, whatever the id looks like.
+//! Unknown and malformed ids are 404.
 
 use reqwest::Method;
 use serde_json::json;
@@ -9,25 +9,25 @@ use crate::{count, create, id, start};
 
 const METHODS: [Method; 3] = [Method::GET, Method::PATCH, Method::DELETE];
 
-async fn assert_nobody(app: &App, path: &str) {
+async fn assert_not_found(app: &App, path: &str) {
     for method in METHODS {
         let mut request = app.request(method.clone(), path);
         if method == Method::PATCH {
             request = request.json(&json!({"name": "Eve"}));
         }
-        let answer = app.send(request).await;
-        assert_eq!(answer.status, 404, "{method} {path}");
-        answer.problem(404);
+        let response = app.send(request).await;
+        assert_eq!(response.status, 404, "{method} {path}");
+        response.problem(404);
     }
     assert_eq!(app.send(app.request(Method::HEAD, path)).await.status, 404, "HEAD {path}");
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn an_id_of_nobody_and_an_id_that_is_no_uuid_are_not_found(pool: PgPool) {
+async fn unknown_and_malformed_ids_are_not_found(pool: PgPool) {
     let app = start(&pool).await;
     let ada = create(&app, "Ada", "ada@example.com").await;
     let uuid = id(&ada);
-    let foreign = [
+    let ids = [
         "0190d9a4-1f5e-7c3a-8a5e-0123456789ab".to_owned(),
         "00000000-0000-0000-0000-000000000000".to_owned(),
         "1".to_owned(),
@@ -38,7 +38,7 @@ async fn an_id_of_nobody_and_an_id_that_is_no_uuid_are_not_found(pool: PgPool) {
         "%00".to_owned(),
         "%F0%9F%A6%94".to_owned(),
         "...".to_owned(),
-        // Other forms of a UUID that is there: a user has one path.
+        // Other forms of an existing UUID: a user has a single path.
         uuid.replace('-', ""),
         format!("%7B{uuid}%7D"),
         format!("urn:uuid:{uuid}"),
@@ -51,14 +51,14 @@ async fn an_id_of_nobody_and_an_id_that_is_no_uuid_are_not_found(pool: PgPool) {
         format!("{uuid}%2F"),
         "a".repeat(10_000),
     ];
-    for id in foreign {
-        assert_nobody(&app, &format!("/users/{id}")).await;
+    for id in ids {
+        assert_not_found(&app, &format!("/users/{id}")).await;
     }
     assert_eq!(count(&pool).await, 1);
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn an_id_that_is_no_utf_8_is_malformed(pool: PgPool) {
+async fn an_id_that_is_not_utf_8_is_400(pool: PgPool) {
     let app = start(&pool).await;
     app.get("/users/%FF").await.problem(400);
     app.patch("/users/%C3", &json!({})).await.problem(400);

@@ -1,4 +1,4 @@
-//! `GET /users`: order, pages and the email filter.
+//! `GET /users`: order, paging and the email filter.
 
 use std::{collections::HashMap, slice};
 
@@ -8,7 +8,7 @@ use test_support::app::App;
 
 use crate::{create, id, path, start};
 
-/// Creates so many users, the oldest first.
+/// Creates this many users; returns them in order of creation.
 async fn create_many(app: &App, count: usize) -> Vec<Value> {
     let mut users = Vec::new();
     for number in 0..count {
@@ -18,7 +18,7 @@ async fn create_many(app: &App, count: usize) -> Vec<Value> {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn users_are_listed_by_id_and_next_is_there_only_when_a_row_follows(pool: PgPool) {
+async fn users_are_sorted_by_id_and_paged(pool: PgPool) {
     let app = start(&pool).await;
     let users = create_many(&app, 6).await;
     for (limit, pages) in [(1, 6), (2, 3), (4, 2), (5, 2), (6, 1), (7, 1), (200, 1)] {
@@ -29,7 +29,7 @@ async fn users_are_listed_by_id_and_next_is_there_only_when_a_row_follows(pool: 
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_page_has_50_rows_by_default_and_200_at_most(pool: PgPool) {
+async fn a_page_has_50_rows_by_default_and_at_most_200(pool: PgPool) {
     let app = start(&pool).await;
     let insert = "INSERT INTO users (id, name, email)
                   SELECT gen_random_uuid(), 'Ada', 'ada' || n || '@example.com' FROM generate_series(1, 251) AS n";
@@ -40,7 +40,7 @@ async fn a_page_has_50_rows_by_default_and_200_at_most(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn after_takes_any_uuid_even_of_no_user(pool: PgPool) {
+async fn after_accepts_the_uuid_of_an_unknown_user(pool: PgPool) {
     let app = start(&pool).await;
     let users = create_many(&app, 3).await;
     let after = async |id: &str| app.get(&format!("/users?after={id}")).await.rows();
@@ -53,21 +53,16 @@ async fn after_takes_any_uuid_even_of_no_user(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn the_link_keeps_the_other_parameters(pool: PgPool) {
+async fn the_next_link_keeps_the_limit(pool: PgPool) {
     let app = start(&pool).await;
     let users = create_many(&app, 3).await;
-    let link = app.get("/users?colour=a%26b%20c&limit=1&after=00000000-0000-0000-0000-000000000000").await.next();
+    let link = app.get("/users?limit=1&after=00000000-0000-0000-0000-000000000000").await.next();
     let link = link.expect("a row follows");
-    let (path, query) = link.split_once('?').expect("a query");
-    assert_eq!(path, "/users");
-    let mut pairs: Vec<_> = query.split('&').collect();
-    pairs.sort_unstable();
-    let after = format!("after={}", id(&users[0]));
-    assert_eq!(pairs, [after.as_str(), "colour=a%26b+c", "limit=1"]);
+    assert_eq!(link, format!("/users?limit=1&after={}", id(&users[0])));
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn the_email_filter_knows_no_case_and_no_pattern(pool: PgPool) {
+async fn the_email_filter_ignores_case_and_matches_literally(pool: PgPool) {
     let app = start(&pool).await;
     let ada = create(&app, "Ada", "Ada_L%x@Example.com").await;
     create(&app, "Bob", "AdaZL%xx@Example.com").await;
@@ -83,10 +78,10 @@ async fn the_email_filter_knows_no_case_and_no_pattern(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_walk_meets_each_row_that_was_there_exactly_once_while_others_come_and_go(pool: PgPool) {
+async fn paging_returns_each_user_once_during_changes(pool: PgPool) {
     let app = start(&pool).await;
     let users = create_many(&app, 40).await;
-    let mut met: HashMap<String, usize> = HashMap::new();
+    let mut seen: HashMap<String, usize> = HashMap::new();
     let mut next = Some("/users?limit=3".to_owned());
     for number in 0.. {
         let Some(page) = next else { break };
@@ -98,16 +93,16 @@ async fn a_walk_meets_each_row_that_was_there_exactly_once_while_others_come_and
         let (page, deleted) = tokio::join!(app.get(&page), others);
         assert_eq!(deleted.status, 204);
         for user in page.rows() {
-            *met.entry(id(&user).to_owned()).or_default() += 1;
+            *seen.entry(id(&user).to_owned()).or_default() += 1;
         }
-        // The row that the next page comes after goes.
+        // Delete the row that the next page starts after.
         if let Some(user) = page.rows().last() {
             app.delete(&path(user)).await;
         }
         next = page.next();
     }
     for user in &users {
-        assert_eq!(met.get(id(user)), Some(&1), "{user}");
+        assert_eq!(seen.get(id(user)), Some(&1), "{user}");
     }
-    assert!(met.values().all(|times| *times == 1));
+    assert!(seen.values().all(|times| *times == 1));
 }

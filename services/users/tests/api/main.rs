@@ -1,4 +1,4 @@
-//! The users API over a real socket and a real database, one module a theme.
+//! The users API over a real socket and a real database, one module for each topic.
 
 mod bodies;
 mod conditional;
@@ -38,7 +38,7 @@ fn id(user: &Value) -> &str {
     user["id"].as_str().expect("an id")
 }
 
-/// How many users there are.
+/// The number of users.
 async fn count(pool: &PgPool) -> i64 {
     sqlx::query_scalar("SELECT count(*) FROM users").fetch_one(pool).await.expect("a count")
 }

@@ -1,4 +1,4 @@
-//! What operators see: request ids, metrics, probes.
+//! Request ids, metrics and probes.
 
 use serde_json::json;
 use sqlx::PgPool;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::{create, path, start};
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_valid_request_id_is_echoed_and_any_other_is_replaced(pool: PgPool) {
+async fn a_valid_request_id_is_echoed_and_others_are_replaced(pool: PgPool) {
     let app = start(&pool).await;
     let with_id = async |path: &str, id: &[u8]| {
         let request = app.request(reqwest::Method::GET, path).header("x-request-id", id);
@@ -28,7 +28,7 @@ async fn a_valid_request_id_is_echoed_and_any_other_is_replaced(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn requests_are_counted_by_route_and_never_by_id(pool: PgPool) {
+async fn requests_are_counted_by_route_not_by_id(pool: PgPool) {
     let app = start(&pool).await;
     let ada = create(&app, "Ada", "ada@example.com").await;
     app.get(&path(&ada)).await.json(200);
@@ -37,10 +37,10 @@ async fn requests_are_counted_by_route_and_never_by_id(pool: PgPool) {
     app.get("/users/not-an-id").await.problem(404);
     app.get("/secret/path").await.problem(404);
     app.send(app.request("BREW".parse().expect("a method"), "/users")).await.problem(405);
-    let answer = app.admin("/metrics").await;
-    assert_eq!(answer.status, 200);
-    assert!(answer.header("content-type").is_some_and(|media_type| media_type.starts_with("text/plain")));
-    let text = answer.text();
+    let response = app.admin("/metrics").await;
+    assert_eq!(response.status, 200);
+    assert!(response.header("content-type").is_some_and(|media_type| media_type.starts_with("text/plain")));
+    let text = response.text();
     for series in [
         r#"{method="POST",route="/users",status="201"}"#,
         r#"{method="GET",route="/users",status="200"}"#,
@@ -64,7 +64,7 @@ async fn requests_are_counted_by_route_and_never_by_id(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn the_probes_say_that_it_lives_and_is_ready(pool: PgPool) {
+async fn the_probes_report_live_and_ready(pool: PgPool) {
     let app = start(&pool).await;
     rules::probes_say_that_it_lives_and_is_ready(&app, "/users").await;
 }

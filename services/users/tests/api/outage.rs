@@ -1,4 +1,4 @@
-//! The database hangs or goes away: 503 in time, and whether a change may have been made.
+//! The database hangs or is unavailable: 503 in time, stating whether a change may have taken effect.
 
 use std::time::{Duration, Instant};
 
@@ -16,22 +16,22 @@ use crate::{create, path, start};
 const UNKNOWN: &str = "https://hedgerow.dev/problems/outcome-unknown";
 const NOT_DONE: &str = "about:blank";
 
-/// How soon a request is answered while the database hangs; sooner than the limit for a request.
+/// How soon a response is sent while the database hangs; shorter than the limit for a request.
 const HUNG: Duration = Duration::from_secs(12);
-/// How soon all is well once it goes on.
+/// How soon the service recovers once the database continues.
 const RECOVERY: Duration = Duration::from_secs(2);
 
-/// A change of each kind: each statement of them commits by itself.
+/// Makes a change of each kind. Each is a statement that commits by itself.
 async fn changes(app: &App, user: &str) -> [Answer; 3] {
     let new = json!({"name": "Bob", "email": "bob@example.com"});
     let patch = json!({"name": "Eve"});
     tokio::join!(app.post("/users", &new), app.patch(user, &patch), app.delete(user)).into()
 }
 
-/// Waits until the three changes wait for a lock of the table.
-async fn under_way(connection: &mut PgConnection) {
+/// Waits until the three changes are waiting for a lock on the table.
+async fn waiting(connection: &mut PgConnection) {
     let waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'users'::regclass AND NOT granted";
-    eventually("the changes wait for the lock", PATIENCE, async || {
+    eventually("the changes are waiting for the lock", PATIENCE, async || {
         let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut *connection).await.expect("a count");
         (waiting == 3).then_some(())
     })
@@ -39,29 +39,29 @@ async fn under_way(connection: &mut PgConnection) {
 }
 
 #[track_caller]
-fn assert_all(answers: &[Answer], kind: &str) {
-    for answer in answers {
-        assert_eq!(answer.problem(503)["type"], kind, "{}", answer.text());
+fn assert_all(responses: &[Answer], kind: &str) {
+    for response in responses {
+        assert_eq!(response.problem(503)["type"], kind, "{}", response.text());
     }
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn of_a_change_that_was_sent_and_not_answered_the_outcome_is_unknown(pool: PgPool) {
+async fn a_change_without_a_database_response_has_an_unknown_outcome(pool: PgPool) {
     let app = start(&pool).await;
     let ada = path(&create(&app, "Ada", "ada@example.com").await);
     let mut lock = pool.acquire().await.expect("a connection");
     raw_sql("BEGIN; LOCK TABLE users IN SHARE MODE").execute(&mut *lock).await.expect("locked");
     let end = async {
-        under_way(&mut lock).await;
+        waiting(&mut lock).await;
         let end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE relation = 'users'::regclass AND NOT granted";
         raw_sql(end).execute(&mut *lock).await.expect("ended");
     };
-    let (answers, ()) = tokio::join!(changes(&app, &ada), end);
-    assert_all(&answers, UNKNOWN);
+    let (responses, ()) = tokio::join!(changes(&app, &ada), end);
+    assert_all(&responses, UNKNOWN);
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_change_that_the_database_gave_up_was_not_made(pool: PgPool) {
+async fn a_change_that_the_database_cancels_has_no_effect(pool: PgPool) {
     let app = start(&pool).await;
     let ada = path(&create(&app, "Ada", "ada@example.com").await);
     let mut lock = pool.acquire().await.expect("a connection");
@@ -70,14 +70,14 @@ async fn a_change_that_the_database_gave_up_was_not_made(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn a_change_that_could_not_be_sent_was_not_made(pool: PgPool) {
+async fn a_change_that_cannot_be_sent_has_no_effect(pool: PgPool) {
     let options = (*pool.connect_options()).clone().database("nowhere");
     let app = App::start(&users::SERVICE, &options).await;
     assert_all(&changes(&app, "/users/0190d9a4-1f5e-7c3a-8a5e-0123456789ab").await, NOT_DONE);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_the_database_hangs_every_request_is_503_in_time() {
+async fn every_request_is_503_in_time_while_the_database_hangs() {
     let postgres = Server::temporary(&Settings::for_tests()).expect("a Postgres server");
     let url = postgres.superuser_url("postgres");
     let mut lock = PgConnection::connect(&url).await.expect("a connection");
@@ -87,27 +87,27 @@ async fn while_the_database_hangs_every_request_is_503_in_time() {
 
     raw_sql("BEGIN; LOCK TABLE users IN SHARE MODE").execute(&mut lock).await.expect("locked");
     let hang = async {
-        under_way(&mut lock).await;
+        waiting(&mut lock).await;
         let frozen = postgres.freeze();
-        let begun = Instant::now();
+        let started = Instant::now();
         let reads = join_all((0..10).map(|number| app.get(if number % 2 == 0 { &ada } else { "/users" })));
         let (reads, changes) = tokio::join!(reads, changes(&app, &ada));
         assert_all(&reads, NOT_DONE);
         assert_all(&changes, NOT_DONE);
-        assert!(begun.elapsed() < HUNG, "{:?}", begun.elapsed());
+        assert!(started.elapsed() < HUNG, "{:?}", started.elapsed());
         let not_ready = async || (app.admin("/readyz").await.status == 503).then_some(());
         eventually("not ready", PATIENCE, not_ready).await;
         drop(frozen);
     };
-    let (caught, ()) = tokio::join!(changes(&app, &ada), hang);
-    assert_all(&caught, UNKNOWN);
+    let (blocked, ()) = tokio::join!(changes(&app, &ada), hang);
+    assert_all(&blocked, UNKNOWN);
 
     raw_sql("ROLLBACK").execute(&mut lock).await.expect("unlocked");
-    let begun = Instant::now();
+    let started = Instant::now();
     let request = || app.request(Method::PATCH, &ada).json(&json!({"name": "Ada L."}));
     let works = async || (app.send(request()).await.status == 200).then_some(());
     eventually("recovered", RECOVERY, works).await;
     app.get("/users").await.json(200);
     let ready = async || (app.admin("/readyz").await.status == 200).then_some(());
-    eventually("ready", RECOVERY.saturating_sub(begun.elapsed()), ready).await;
+    eventually("ready", RECOVERY.saturating_sub(started.elapsed()), ready).await;
 }

@@ -12,7 +12,7 @@ fn time(user: &Value, field: &str) -> DateTime<Utc> {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_patch_changes_what_it_names_and_nothing_else(pool: PgPool) {
+async fn a_patch_changes_only_the_given_attributes(pool: PgPool) {
     let app = start(&pool).await;
     let ada = create(&app, "Ada", "ada@example.com").await;
     let bob = create(&app, "Bob", "bob@example.com").await;
@@ -29,20 +29,20 @@ async fn a_patch_changes_what_it_names_and_nothing_else(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_patch_moves_the_time_of_the_update_and_the_etag(pool: PgPool) {
+async fn a_patch_changes_updated_at_and_the_etag(pool: PgPool) {
     let app = start(&pool).await;
     let ada = create(&app, "Ada", "ada@example.com").await;
     let before = app.get(&path(&ada)).await;
-    let answer = app.patch(&path(&ada), &json!({"name": "Ada L."})).await;
-    let changed = answer.json(200);
+    let response = app.patch(&path(&ada), &json!({"name": "Ada L."})).await;
+    let changed = response.json(200);
     assert_eq!(changed["created_at"], ada["created_at"]);
     assert!(time(&changed, "updated_at") > time(&ada, "updated_at"));
-    assert_ne!(answer.etag(), before.etag());
-    assert_eq!(app.get(&path(&ada)).await.etag(), answer.etag());
+    assert_ne!(response.etag(), before.etag());
+    assert_eq!(app.get(&path(&ada)).await.etag(), response.etag());
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_patch_comes_as_merge_patch_or_as_json(pool: PgPool) {
+async fn a_patch_is_merge_patch_or_json(pool: PgPool) {
     let app = start(&pool).await;
     let ada = create(&app, "Ada", "ada@example.com").await;
     let media_types = [
@@ -59,7 +59,7 @@ async fn a_patch_comes_as_merge_patch_or_as_json(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn an_empty_patch_makes_no_new_version_and_keeps_its_conditions(pool: PgPool) {
+async fn an_empty_patch_keeps_the_version_and_checks_conditions(pool: PgPool) {
     let app = start(&pool).await;
     let ada = create(&app, "Ada", "ada@example.com").await;
     let etag = app.get(&path(&ada)).await.etag();
@@ -76,7 +76,7 @@ async fn an_empty_patch_makes_no_new_version_and_keeps_its_conditions(pool: PgPo
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn null_and_fields_that_are_not_the_clients_are_refused(pool: PgPool) {
+async fn null_and_read_only_fields_are_refused(pool: PgPool) {
     let app = start(&pool).await;
     let ada = create(&app, "Ada", "ada@example.com").await;
     let cases = [

@@ -1,4 +1,4 @@
-//! Bytes on the wire that no well-behaved client sends: refused with an answer that arrives, and never with a 5xx.
+//! Bytes that no well-behaved client sends are refused with a response that arrives, never with a 5xx.
 
 use serde_json::json;
 use sqlx::PgPool;
@@ -11,7 +11,7 @@ use crate::{count, create, path, start};
 
 const KIB: usize = 1024;
 
-/// A good user in a body of exactly this many bytes.
+/// A valid user in a body of exactly this many bytes.
 fn padded(email: &str, length: usize) -> Vec<u8> {
     let body = json!({"name": "Ada", "email": email}).to_string();
     let padding = " ".repeat(length - body.len());
@@ -19,7 +19,7 @@ fn padded(email: &str, length: usize) -> Vec<u8> {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_body_has_64_kib_at_most(pool: PgPool) {
+async fn a_body_has_at_most_64_kib(pool: PgPool) {
     let app = start(&pool).await;
     for (number, encode) in [whole, chunked].into_iter().enumerate() {
         let body = |length| padded(&format!("ada{number}@example.com"), length);
@@ -30,7 +30,7 @@ async fn a_body_has_64_kib_at_most(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_client_that_is_still_sending_gets_its_answer(pool: PgPool) {
+async fn a_client_that_is_still_sending_gets_the_response(pool: PgPool) {
     let app = start(&pool).await;
     let user = create(&app, "Ada", "ada@example.com").await;
     let ada = path(&user);
@@ -60,9 +60,9 @@ async fn a_large_body_is_refused_without_waiting_for_it(pool: PgPool) {
     }
 }
 
-/// What the HTTP parser refuses by itself, with a bare answer.
-fn assert_refused(what: &str, answer: &Answer) {
-    assert!((400..500).contains(&answer.status), "{what}: {} {}", answer.status, answer.text());
+/// Asserts that the HTTP parser itself refused the request, with a bare response.
+fn assert_refused(what: &str, response: &Answer) {
+    assert!((400..500).contains(&response.status), "{what}: {} {}", response.status, response.text());
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
@@ -113,7 +113,7 @@ async fn garbage_is_refused(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn odd_targets_are_refused_with_a_problem(pool: PgPool) {
+async fn unusual_targets_are_refused_with_a_problem(pool: PgPool) {
     let app = start(&pool).await;
     let head = |line: &str| format!("{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     for line in ["OPTIONS *", "GET *", "CONNECT localhost:80", "GET http://x/nothing", "GET /users/..", "GET /./users"]
@@ -126,7 +126,7 @@ async fn odd_targets_are_refused_with_a_problem(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_body_that_does_not_come_to_its_end_is_400(pool: PgPool) {
+async fn an_incomplete_body_is_400(pool: PgPool) {
     let app = start(&pool).await;
     let head =
         "POST /users HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked";
@@ -137,7 +137,7 @@ async fn a_body_that_does_not_come_to_its_end_is_400(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_refused_request_does_not_spoil_the_next_one_on_its_connection(pool: PgPool) {
+async fn a_refused_request_does_not_affect_the_next_one(pool: PgPool) {
     let app = start(&pool).await;
     let head = "host: localhost\r\ncontent-type: application/json\r\n";
     let pipelined = format!(
@@ -145,16 +145,16 @@ async fn a_refused_request_does_not_spoil_the_next_one_on_its_connection(pool: P
          DELETE /users/x HTTP/1.1\r\n{head}\r\n\
          GET /users HTTP/1.1\r\n{head}connection: close\r\n\r\n"
     );
-    let answers = app.raw(pipelined.as_bytes()).await;
-    assert_eq!(answers.status, 422);
-    let rest = answers.text();
-    let statuses: Vec<_> = rest.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+    let responses = app.raw(pipelined.as_bytes()).await;
+    assert_eq!(responses.status, 422);
+    let rest = responses.text();
+    let statuses: Vec<_> = rest.split("HTTP/1.1 ").skip(1).map(|response| &response[..3]).collect();
     assert_eq!(statuses, ["404", "200"]);
     assert!(rest.ends_with("\r\n\r\n[]"), "{rest}");
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn clients_that_go_away_do_no_harm(pool: PgPool) {
+async fn clients_that_disconnect_do_no_harm(pool: PgPool) {
     async fn leave(app: &App, bytes: &[u8]) {
         use tokio::net::TcpStream;
         let stream = TcpStream::connect(app.http).await.expect("a connection");

@@ -1,4 +1,4 @@
-//! Wishlists, with inventory away: it is not started here. `tests/peers` has the rest.
+//! Wishlists while inventory is unavailable: it is not started here. See `tests/peers` for the rest.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -15,11 +15,11 @@ async fn remove(app: &App, user: &Value, product: &str) -> Answer {
     app.delete(&format!("{}/wishlist/{product}", path(user))).await
 }
 
-/// The products on a wishlist, of which no stock is known.
+/// The products on a wishlist, none of which has a known stock.
 async fn products(app: &App, user: &Value) -> Vec<String> {
     let wishlist = app.get(&format!("{}/wishlist", path(user))).await.json(200);
     let items = wishlist["items"].as_array().expect("items");
-    assert_eq!(wishlist["degraded"], !items.is_empty(), "nothing is asked about no products: {wishlist}");
+    assert_eq!(wishlist["degraded"], !items.is_empty(), "an empty wishlist needs no call: {wishlist}");
     assert!(items.iter().all(|item| item["stock"] == json!(null) && item["added_at"].is_string()), "{wishlist}");
     items.iter().map(|item| item["product_id"].as_str().expect("an id").to_owned()).collect()
 }
@@ -29,29 +29,29 @@ async fn with_wishlist(app: &App, wishlist: Value) -> Answer {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn products_are_put_and_removed_as_often_as_one_likes(pool: PgPool) {
+async fn adding_and_removing_products_is_idempotent(pool: PgPool) {
     let app = start(&pool).await;
     let (ada, bob) = (create(&app, "Ada", "ada@example.com").await, create(&app, "Bob", "bob@example.com").await);
     assert_eq!(products(&app, &ada).await, [""; 0]);
     for product in ["b", "a", "b", "%2525 %C3%A9"] {
-        let answer = put(&app, &ada, product).await;
-        assert_eq!((answer.status, answer.text().as_str()), (204, ""));
+        let response = put(&app, &ada, product).await;
+        assert_eq!((response.status, response.text().as_str()), (204, ""));
     }
     assert_eq!(products(&app, &ada).await, ["b", "a", "%25 é"], "in the order they were added");
     assert_eq!(products(&app, &bob).await, [""; 0]);
     for _ in 0..2 {
-        let answer = remove(&app, &ada, "b").await;
-        assert_eq!((answer.status, answer.text().as_str()), (204, ""));
+        let response = remove(&app, &ada, "b").await;
+        assert_eq!((response.status, response.text().as_str()), (204, ""));
     }
     assert_eq!(products(&app, &ada).await, ["a", "%25 é"]);
-    assert_eq!(app.get(&path(&ada)).await.json(200), ada, "a wishlist is not the user");
+    assert_eq!(app.get(&path(&ada)).await.json(200), ada, "the wishlist is not part of the user");
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_new_user_may_bring_a_wishlist_and_is_answered_with_it(pool: PgPool) {
+async fn a_new_user_may_have_a_wishlist(pool: PgPool) {
     let app = start(&pool).await;
-    let answer = with_wishlist(&app, json!(["b", "a", "b"])).await;
-    let mut user = answer.json(201);
+    let response = with_wishlist(&app, json!(["b", "a", "b"])).await;
+    let mut user = response.json(201);
     let wishlist = user.as_object_mut().expect("an object").remove("wishlist").expect("a wishlist");
     assert_eq!(app.get(&path(&user)).await.json(200), user);
     assert_eq!(app.get(&format!("{}/wishlist", path(&user))).await.json(200), wishlist);
@@ -59,14 +59,14 @@ async fn a_new_user_may_bring_a_wishlist_and_is_answered_with_it(pool: PgPool) {
     assert_eq!(wishlist["items"][0]["added_at"], user["created_at"]);
 
     with_wishlist(&app, json!(["c"])).await.problem(409);
-    assert_eq!(products(&app, &user).await, ["a", "b"], "a refused twin adds nothing");
+    assert_eq!(products(&app, &user).await, ["a", "b"], "a refused duplicate adds nothing");
     let empty = app.post("/users", &json!({"name": "Bob", "email": "bob@example.com", "wishlist": []})).await.json(201);
     assert_eq!(empty["wishlist"], json!({"items": [], "degraded": false}));
     assert!(create(&app, "Eve", "eve@example.com").await.get("wishlist").is_none());
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn users_created_together_keep_their_own_wishlists(pool: PgPool) {
+async fn users_created_in_one_batch_have_their_own_wishlists(pool: PgPool) {
     let app = start(&pool).await;
     let new = |number: usize| json!({"name": "Ada", "email": format!("a{number}@example.com"), "wishlist": [number.to_string()]});
     let users = join_all((0..32).map(|number| {
@@ -80,10 +80,10 @@ async fn users_created_together_keep_their_own_wishlists(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_wishlist_that_breaks_a_rule_is_refused_at_its_place(pool: PgPool) {
+async fn an_invalid_wishlist_is_422_with_a_pointer(pool: PgPool) {
     let app = start(&pool).await;
     let many: Vec<_> = (0..201).map(|number| number.to_string()).collect();
-    for (wishlist, place) in [
+    for (wishlist, pointer) in [
         (json!(["a", "b/c"]), "#/wishlist/1"),
         (json!([""]), "#/wishlist/0"),
         (json!([1]), "#/wishlist/0"),
@@ -93,7 +93,7 @@ async fn a_wishlist_that_breaks_a_rule_is_refused_at_its_place(pool: PgPool) {
         (json!(null), "#/wishlist"),
         (json!(many), "#/wishlist"),
     ] {
-        assert_eq!(with_wishlist(&app, wishlist.clone()).await.faults(), [place], "{wishlist}");
+        assert_eq!(with_wishlist(&app, wishlist.clone()).await.faults(), [pointer], "{wishlist}");
     }
     assert_eq!(crate::count(&pool).await, 0);
     let user = create(&app, "Ada", "ada@example.com").await;
@@ -106,23 +106,23 @@ async fn a_wishlist_that_breaks_a_rule_is_refused_at_its_place(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn at_most_200_products_are_on_it_whoever_puts_them_at_once(pool: PgPool) {
+async fn concurrent_additions_never_exceed_200_products(pool: PgPool) {
     let app = start(&pool).await;
     let wishlist: Vec<_> = (0..195).map(|number| format!("p{number:03}")).collect();
     let user = with_wishlist(&app, json!(wishlist)).await.json(201);
     let new: Vec<_> = (0..12).map(|number| format!("q{number}")).collect();
-    let answers = join_all(new.iter().map(|product| put(&app, &user, product))).await;
-    let (added, full): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 204);
+    let responses = join_all(new.iter().map(|product| put(&app, &user, product))).await;
+    let (added, full): (Vec<_>, Vec<_>) = responses.into_iter().partition(|response| response.status == 204);
     assert_eq!((added.len(), full.len()), (5, 7));
-    assert!(full.iter().all(|answer| answer.problem(409)["type"] == "https://hedgerow.dev/problems/wishlist-full"));
+    assert!(full.iter().all(|response| response.problem(409)["type"] == "https://hedgerow.dev/problems/wishlist-full"));
     assert_eq!(products(&app, &user).await.len(), 200);
-    assert_eq!(put(&app, &user, "p000").await.status, 204, "it is there already");
+    assert_eq!(put(&app, &user, "p000").await.status, 204, "it is on the wishlist already");
     assert_eq!(remove(&app, &user, "p000").await.status, 204);
     assert_eq!(put(&app, &user, "new").await.status, 204);
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn nobody_has_a_wishlist(pool: PgPool) {
+async fn an_unknown_user_has_no_wishlist(pool: PgPool) {
     let app = start(&pool).await;
     for id in ["0190d9a4-1f5e-7c3a-8a5e-0123456789ab", "1"] {
         let user = json!({"id": id});

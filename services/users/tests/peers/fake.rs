@@ -1,4 +1,4 @@
-//! An inventory that misbehaves as it is told.
+//! A fake inventory that misbehaves on demand.
 
 use std::{
     net::SocketAddr,
@@ -23,28 +23,28 @@ use test_support::{port::Port, process::PATIENCE};
 use tokio::runtime::{Builder, Runtime};
 use tonic::{Status, async_trait, service::Routes};
 
-/// How it behaves.
+/// How the fake behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Manner {
-    /// Well.
-    Sound,
-    /// It says that it serves, and does not tell the stock.
+pub enum Behavior {
+    /// It works.
+    Working,
+    /// It reports healthy, but calls for stock get no response.
     Slow,
-    /// It says nothing any more, and keeps its connections.
+    /// It keeps its connections but sends no response at all.
     Frozen,
-    /// It says that it cannot tell the stock, and does not say that it is unwell.
+    /// It reports healthy, but calls for stock fail with UNAVAILABLE.
     Unavailable,
-    /// It says that it cannot do anything.
-    Unwell,
+    /// All calls fail with UNAVAILABLE, health checks included.
+    Failing,
 }
 
 struct Shared {
-    manner: Mutex<Manner>,
+    behavior: Mutex<Behavior>,
     calls: AtomicUsize,
     last: Mutex<HeaderMap>,
 }
 
-/// An inventory that has 7 of everything; killed when it is dropped.
+/// An inventory that has 7 of every product. Killed when dropped.
 pub struct Fake {
     pub address: SocketAddr,
     pub port: Port,
@@ -58,31 +58,32 @@ impl Fake {
     }
 
     pub async fn start_at(port: Port) -> Self {
-        let shared = Shared { manner: Mutex::new(Manner::Sound), calls: AtomicUsize::new(0), last: Mutex::default() };
+        let shared =
+            Shared { behavior: Mutex::new(Behavior::Working), calls: AtomicUsize::new(0), last: Mutex::default() };
         let shared = Arc::new(shared);
-        // Its end is the end of all of its connections.
+        // Shutting the runtime down closes all connections.
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let routes = Routes::new(InventoryServer::new(Server)).into_axum_router();
         let routes = routes.layer(from_fn_with_state(shared.clone(), misbehave));
-        let its_own = port.clone();
+        let listen_on = port.clone();
         let listening = runtime.spawn(async move {
-            let listener = its_own.listen().await;
+            let listener = listen_on.listen().await;
             tokio::spawn(async { axum::serve(listener, routes).await });
         });
         listening.await.expect("it listens");
         Self { address: port.address, port, shared, runtime: Some(runtime) }
     }
 
-    pub fn behave(&self, manner: Manner) {
-        *self.shared.manner.lock().expect("no panic") = manner;
+    pub fn behave(&self, behavior: Behavior) {
+        *self.shared.behavior.lock().expect("no panic") = behavior;
     }
 
-    /// How often the stock was asked for.
+    /// The number of calls for stock.
     pub fn calls(&self) -> usize {
         self.shared.calls.load(Ordering::Relaxed)
     }
 
-    /// A header of the last such call.
+    /// A header of the last call for stock.
     pub fn header(&self, name: &str) -> String {
         let headers = self.shared.last.lock().expect("no panic");
         headers[name].to_str().expect("ASCII").to_owned()
@@ -90,26 +91,26 @@ impl Fake {
 }
 
 impl Drop for Fake {
-    /// Waits for its end, so that another one can have its port.
+    /// Waits until it has stopped, so that another fake can use its port.
     fn drop(&mut self) {
-        let runtime = self.runtime.take().expect("it is dropped once");
-        // A runtime cannot be waited for inside another one.
+        let runtime = self.runtime.take().expect("dropped once");
+        // A runtime cannot be shut down inside another one.
         let _ = thread::spawn(move || runtime.shutdown_timeout(PATIENCE)).join();
     }
 }
 
 async fn misbehave(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    let about_stock = request.uri().path().ends_with("/BatchGetStock");
-    if about_stock {
+    let is_stock_call = request.uri().path().ends_with("/BatchGetStock");
+    if is_stock_call {
         shared.calls.fetch_add(1, Ordering::Relaxed);
         *shared.last.lock().expect("no panic") = request.headers().clone();
     }
-    let manner = *shared.manner.lock().expect("no panic");
-    match manner {
-        Manner::Frozen => std::future::pending().await,
-        Manner::Slow if about_stock => std::future::pending().await,
-        Manner::Unavailable if about_stock => Status::unavailable("not now").into_http(),
-        Manner::Unwell => Status::unavailable("not now").into_http(),
+    let behavior = *shared.behavior.lock().expect("no panic");
+    match behavior {
+        Behavior::Frozen => std::future::pending().await,
+        Behavior::Slow if is_stock_call => std::future::pending().await,
+        Behavior::Unavailable if is_stock_call => Status::unavailable("not now").into_http(),
+        Behavior::Failing => Status::unavailable("not now").into_http(),
         _ => next.run(request).await,
     }
 }
@@ -128,14 +129,14 @@ impl Inventory for Server {
     }
 
     async fn reserve(&self, _: tonic::Request<ReserveRequest>) -> Result<tonic::Response<Reservation>, Status> {
-        Err(Status::unimplemented("users reserves nothing"))
+        Err(Status::unimplemented("users makes no reservations"))
     }
 
     async fn commit(&self, _: tonic::Request<CommitRequest>) -> Result<tonic::Response<Reservation>, Status> {
-        Err(Status::unimplemented("users reserves nothing"))
+        Err(Status::unimplemented("users makes no reservations"))
     }
 
     async fn release(&self, _: tonic::Request<ReleaseRequest>) -> Result<tonic::Response<Reservation>, Status> {
-        Err(Status::unimplemented("users reserves nothing"))
+        Err(Status::unimplemented("users makes no reservations"))
     }
 }

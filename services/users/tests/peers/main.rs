@@ -1,4 +1,4 @@
-//! Wishlists with inventories that are slow, dead, half dead or coming back, over real sockets.
+//! Wishlists with inventories that are slow, unresponsive, dead or restarting, over real sockets.
 
 mod fake;
 mod one;
@@ -16,10 +16,10 @@ use test_support::{
     process::{PATIENCE, eventually},
 };
 
-/// How long an answer may take where inventory gives none: its 300 ms, and a moment for a busy machine.
+/// How long a degraded response may take: the 300 ms for inventory plus some slack for a busy machine.
 const DEGRADED: Duration = Duration::from_millis(1500);
 
-/// Users, told where its inventories are, and the path of one wishlist.
+/// Users, configured with the addresses of inventory, and the path of a wishlist.
 struct Users {
     app: App,
     wishlist: String,
@@ -46,25 +46,25 @@ impl Users {
         self.app.get(&self.wishlist).await.json(200)
     }
 
-    /// Whether stock was shown.
-    async fn shows_stock(&self) -> bool {
+    /// Whether the wishlist has stock.
+    async fn has_stock(&self) -> bool {
         let wishlist = self.wishlist().await;
         let known = wishlist["items"][0]["stock"].is_number();
         assert_eq!(wishlist["degraded"], !known);
         known
     }
 
-    /// Waits until stock is shown.
-    async fn eventually_shows_stock(&self) {
-        eventually("stock is shown", PATIENCE, async || self.shows_stock().await.then_some(())).await;
+    /// Waits until the wishlist has stock.
+    async fn eventually_has_stock(&self) {
+        eventually("the wishlist has stock", PATIENCE, async || self.has_stock().await.then_some(())).await;
     }
 
-    /// Checks that no stock is shown, and soon: where the machine paused meanwhile, the next time.
+    /// Asserts that a response without stock is sent soon. If the machine pauses, tries again.
     async fn is_degraded_in_time(&self) {
-        eventually("an answer comes in time", PATIENCE, async || {
-            let begun = Instant::now();
-            assert!(!self.shows_stock().await);
-            (begun.elapsed() < DEGRADED).then_some(())
+        eventually("a response in time", PATIENCE, async || {
+            let started = Instant::now();
+            assert!(!self.has_stock().await);
+            (started.elapsed() < DEGRADED).then_some(())
         })
         .await;
     }

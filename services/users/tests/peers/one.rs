@@ -1,4 +1,4 @@
-//! One inventory.
+//! A single inventory.
 
 use reqwest::Method;
 use serde_json::json;
@@ -12,16 +12,16 @@ use tokio::net::TcpListener;
 
 use crate::{
     Users,
-    fake::{Fake, Manner},
+    fake::{Behavior, Fake},
 };
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn the_stock_of_all_products_is_asked_by_one_call(pool: PgPool) {
+async fn the_stock_of_all_products_is_fetched_in_one_call(pool: PgPool) {
     let inventory = Fake::start().await;
     let users = Users::with_products(&pool, &[inventory.address], 200).await;
-    eventually("stock is shown after one call", PATIENCE, async || {
+    eventually("all stock after one call", PATIENCE, async || {
         let before = inventory.calls();
         let wishlist = users.wishlist().await;
         let items = wishlist["items"].as_array().expect("items");
@@ -33,10 +33,10 @@ async fn the_stock_of_all_products_is_asked_by_one_call(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn the_call_has_a_deadline_and_the_requests_id_and_trace(pool: PgPool) {
+async fn the_call_has_a_deadline_the_request_id_and_the_trace(pool: PgPool) {
     let inventory = Fake::start().await;
     let users = Users::start(&pool, &[inventory.address]).await;
-    users.eventually_shows_stock().await;
+    users.eventually_has_stock().await;
     eventually("the call has most of its time left", PATIENCE, async || {
         let request = users.app.request(Method::GET, &users.wishlist);
         let request = request.header("x-request-id", "one-of-mine").header("traceparent", TRACEPARENT);
@@ -52,13 +52,13 @@ async fn the_call_has_a_deadline_and_the_requests_id_and_trace(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_slow_inventory_is_not_waited_for_and_used_again_once_it_is_fast(pool: PgPool) {
+async fn a_slow_inventory_is_not_waited_for(pool: PgPool) {
     let inventory = Fake::start().await;
     let users = Users::start(&pool, &[inventory.address]).await;
-    users.eventually_shows_stock().await;
-    inventory.behave(Manner::Slow);
+    users.eventually_has_stock().await;
+    inventory.behave(Behavior::Slow);
     let series = "{code=\"DEADLINE_EXCEEDED\",method=\"BatchGetStock\",service=\"hedgerow.inventory.v1.Inventory\"} ";
-    eventually("three calls have ended by their deadline", PATIENCE, async || {
+    eventually("three calls have exceeded their deadline", PATIENCE, async || {
         users.is_degraded_in_time().await;
         let text = users.metrics().await;
         let [calls, durations] = ["requests_total", "request_duration_seconds_count"].map(|name| {
@@ -69,38 +69,38 @@ async fn a_slow_inventory_is_not_waited_for_and_used_again_once_it_is_fast(pool:
         calls.filter(|calls| *calls >= 3)
     })
     .await;
-    inventory.behave(Manner::Sound);
-    users.eventually_shows_stock().await;
+    inventory.behave(Behavior::Working);
+    users.eventually_has_stock().await;
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_dead_inventory_is_no_error_and_is_found_once_it_lives(pool: PgPool) {
+async fn an_unavailable_inventory_is_no_error_and_found_later(pool: PgPool) {
     let port = Port::free();
     let users = Users::start(&pool, &[port.address]).await;
     for _ in 0..3 {
         users.is_degraded_in_time().await;
     }
     let _inventory = Fake::start_at(port).await;
-    users.eventually_shows_stock().await;
+    users.eventually_has_stock().await;
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_restarting_inventory_is_found_again_each_time(pool: PgPool) {
+async fn a_restarted_inventory_is_found_again(pool: PgPool) {
     let mut inventory = Fake::start().await;
     let port = inventory.port.clone();
     let users = Users::start(&pool, &[port.address]).await;
     for _ in 0..3 {
-        users.eventually_shows_stock().await;
+        users.eventually_has_stock().await;
         drop(inventory);
         users.is_degraded_in_time().await;
         inventory = Fake::start_at(port.clone()).await;
     }
-    users.eventually_shows_stock().await;
+    users.eventually_has_stock().await;
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn one_that_takes_connections_and_never_answers_is_not_used(pool: PgPool) {
-    // The kernel takes them.
+async fn an_address_that_never_responds_is_not_used(pool: PgPool) {
+    // The kernel accepts connections.
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let users = Users::start(&pool, &[listener.local_addr().expect("an address")]).await;
     for _ in 0..6 {
@@ -109,29 +109,29 @@ async fn one_that_takes_connections_and_never_answers_is_not_used(pool: PgPool) 
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn one_that_falls_silent_is_found_again_once_it_speaks(pool: PgPool) {
+async fn an_inventory_that_hung_is_used_again(pool: PgPool) {
     let inventory = Fake::start().await;
     let users = Users::start(&pool, &[inventory.address]).await;
-    users.eventually_shows_stock().await;
-    inventory.behave(Manner::Frozen);
+    users.eventually_has_stock().await;
+    inventory.behave(Behavior::Frozen);
     for _ in 0..6 {
         users.is_degraded_in_time().await;
     }
-    inventory.behave(Manner::Sound);
-    users.eventually_shows_stock().await;
+    inventory.behave(Behavior::Working);
+    users.eventually_has_stock().await;
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn many_at_once_share_the_connection(pool: PgPool) {
+async fn concurrent_calls_share_a_connection(pool: PgPool) {
     let inventory = Fake::start().await;
     let users = Users::start(&pool, &[inventory.address]).await;
-    users.eventually_shows_stock().await;
+    users.eventually_has_stock().await;
     let shown = join_all((0..64).map(|_| users.wishlist())).await;
     assert!(shown.iter().all(|wishlist| wishlist["items"].is_array()));
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn where_nobody_says_where_inventory_is_it_is_away(pool: PgPool) {
+async fn without_a_url_inventory_is_unavailable(pool: PgPool) {
     let app = App::start(&users::SERVICE, &pool.connect_options()).await;
     let new = json!({"name": "Ada", "email": "ada@example.com", "wishlist": ["a"]});
     assert_eq!(app.post("/users", &new).await.json(201)["wishlist"]["degraded"], true);

@@ -12,7 +12,7 @@ use tokio::{net::TcpStream, task::JoinHandle, time};
 use tonic::Code;
 use tonic_health::pb::{HealthCheckResponse, health_check_response::ServingStatus};
 
-use super::code;
+use crate::grpc::call;
 
 /// How long an address may take until it is connected and says that it serves.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -129,4 +129,10 @@ fn is_refusal(error: &hyper::Error) -> bool {
             && (error.is_reset() && reason == Some(h2::Reason::REFUSED_STREAM)
                 || error.is_go_away() && reason == Some(h2::Reason::NO_ERROR))
     })
+}
+
+/// Returns the code of a response that was read to its end.
+pub(super) fn code(response: &Response<Collected<Bytes>>) -> Code {
+    let of_trailers = || response.body().trailers().and_then(call::code);
+    call::code(response.headers()).or_else(of_trailers).unwrap_or(Code::Unknown)
 }

@@ -26,6 +26,30 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long a connection lasts at least: after a shorter one the address counts as failed.
 const SOUND: Duration = Duration::from_secs(1);
 
+/// How long an address may fail before that is worth a warning: services start in any order.
+const WARN_AFTER: Duration = Duration::from_secs(5);
+
+/// Decides which connection attempts are worth a log line: changes, but neither every connection nor short outages.
+#[derive(Default)]
+struct Availability {
+    /// The state that was logged last.
+    logged: Option<bool>,
+    failing_since: Option<Instant>,
+}
+
+impl Availability {
+    /// Notes the result of an attempt; returns whether to log it.
+    fn update(&mut self, is_connected: bool, now: Instant) -> bool {
+        let is_settled = if is_connected {
+            self.failing_since = None;
+            true
+        } else {
+            now.duration_since(*self.failing_since.get_or_insert(now)) >= WARN_AFTER
+        };
+        is_settled && self.logged.replace(is_connected) != Some(is_connected)
+    }
+}
+
 /// What is told to the others.
 pub(super) struct Signals {
     /// An address came, went or changed its state.
@@ -90,15 +114,15 @@ impl Endpoint {
     pub(super) async fn keep(self: Arc<Self>, peer: &'static str, signals: Arc<Signals>) {
         let mut pause = SHORTEST_PAUSE;
         let address = self.address;
-        // What the log says last: it is to have the changes, not every connection.
-        let mut told = None;
+        let mut availability = Availability::default();
         loop {
             let opened = Connection::open(address, &self.authority).await;
-            if told.replace(opened.is_ok()) != Some(opened.is_ok()) {
-                match &opened {
-                    Ok(_) => tracing::info!(peer, %address, "connected"),
-                    Err(reason) => tracing::warn!(peer, %address, reason, "not connected"),
-                }
+            let is_news = availability.update(opened.is_ok(), Instant::now());
+            match &opened {
+                Ok(_) if is_news => tracing::info!(peer, %address, "peer connected"),
+                Err(reason) if is_news => tracing::warn!(peer, %address, reason, "peer unavailable"),
+                Err(reason) => tracing::debug!(peer, %address, reason, "connection attempt failed"),
+                Ok(_) => {}
             }
             if let Ok(connection) = opened {
                 let begun = Instant::now();
@@ -136,5 +160,39 @@ impl Endpoint {
     fn set(&self, state: State, signals: &Signals) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
         signals.changed.send_replace(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether each attempt is logged, given its time in seconds and its result.
+    fn logged(attempts: &[(u64, bool)]) -> Vec<bool> {
+        let (mut availability, start) = (Availability::default(), Instant::now());
+        let attempts = attempts.iter();
+        attempts.map(|(second, ok)| availability.update(*ok, start + Duration::from_secs(*second))).collect()
+    }
+
+    #[test]
+    fn a_peer_that_starts_later_causes_no_warning() {
+        assert_eq!(
+            logged(&[(0, false), (1, false), (4, false), (5, true), (60, true)]),
+            [false, false, false, true, false]
+        );
+    }
+
+    #[test]
+    fn a_peer_that_stays_unavailable_causes_one_warning() {
+        assert_eq!(logged(&[(0, false), (5, false), (6, false), (7, true)]), [false, true, false, true]);
+        assert_eq!(logged(&[(0, true), (10, false), (14, false), (15, false)]), [true, false, false, true]);
+    }
+
+    #[test]
+    fn a_short_outage_is_not_logged() {
+        assert_eq!(
+            logged(&[(0, true), (10, false), (12, true), (20, false), (24, false)]),
+            [true, false, false, false, false]
+        );
     }
 }

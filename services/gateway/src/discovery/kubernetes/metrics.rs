@@ -1,4 +1,4 @@
-//! What the watches have to say of themselves, as metrics and in the log.
+//! Metrics and log messages about the watches and about routes that cannot be served.
 
 use std::{
     collections::BTreeSet,
@@ -7,7 +7,7 @@ use std::{
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
-use super::table::View;
+use super::table::{Conflict, Malformed, View};
 
 /// The metrics of discovery in a cluster.
 #[derive(Clone)]
@@ -16,15 +16,21 @@ pub(super) struct Metrics {
     services: IntGauge,
     malformed: IntGauge,
     conflicts: IntGauge,
-    /// What was wrong the last time it was looked: each is logged once.
-    complaints: Arc<Mutex<BTreeSet<String>>>,
+    /// The problems that were logged and still exist, so that each is logged once.
+    logged: Arc<Mutex<Logged>>,
+}
+
+#[derive(Default)]
+struct Logged {
+    malformed: BTreeSet<Malformed>,
+    conflicts: BTreeSet<Conflict>,
 }
 
 impl Metrics {
     /// # Errors
-    /// Where two metrics have one name: a mistake in the code.
+    /// Returns an error if a metric of the same name is already registered, which is a bug.
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let options = Opts::new("gateway_discovery_failures_total", "Failures to list or watch, by kind of object.");
+        let options = Opts::new("gateway_discovery_failures_total", "Failed lists and watches, by resource.");
         let failures = IntCounterVec::new(options, &["resource"])?;
         let gauge = |name: &str, help: &str| {
             let gauge = IntGauge::new(name, help)?;
@@ -35,32 +41,36 @@ impl Metrics {
         Ok(Self {
             failures,
             services: gauge("gateway_routed_services", "Services that have a route.")?,
-            malformed: gauge("gateway_malformed_routes", "Services whose route cannot be understood, and is ignored.")?,
-            conflicts: gauge("gateway_conflicting_paths", "Paths that a service claims and an older one has.")?,
-            complaints: Arc::default(),
+            malformed: gauge(
+                "gateway_malformed_routes",
+                "Services whose route annotation is malformed and therefore ignored.",
+            )?,
+            conflicts: gauge(
+                "gateway_conflicting_paths",
+                "Paths claimed by a service although an older service has them.",
+            )?,
+            logged: Arc::default(),
         })
     }
 
-    /// The counter of failures with a kind of object.
+    /// The counter of failures of one resource.
     pub(super) fn failures(&self, resource: &str) -> IntCounter {
         self.failures.with_label_values(&[resource])
     }
 
-    /// Shows what is known now, and logs what is newly wrong with it.
-    pub(super) fn show(&self, view: &View) {
+    /// Updates the gauges, and logs problems that are new.
+    pub(super) fn report(&self, view: &View) {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         self.services.set(count(view.services.len()));
         self.malformed.set(count(view.malformed.len()));
         self.conflicts.set(count(view.conflicts.len()));
-        let malformed = view.malformed.iter().map(|(service, why)| format!("the route of {service} is ignored: {why}"));
-        let conflicts = view.conflicts.iter();
-        let conflicts =
-            conflicts.map(|(path, older, younger)| format!("{path} stays {older}'s; {younger} claims it too"));
-        let now: BTreeSet<_> = malformed.chain(conflicts).collect();
-        let mut known = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        for new in now.difference(&known) {
-            tracing::warn!("{new}");
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        for Malformed { service, error } in view.malformed.difference(&logged.malformed) {
+            tracing::warn!(service, error, "ignoring malformed route annotation");
         }
-        *known = now;
+        for Conflict { path, owner, service } in view.conflicts.difference(&logged.conflicts) {
+            tracing::warn!(service, path, owner, "ignoring path that an older service has claimed");
+        }
+        *logged = Logged { malformed: view.malformed.clone(), conflicts: view.conflicts.clone() };
     }
 }

@@ -1,28 +1,35 @@
-//! What of an object is kept: little, since there may be thousands.
+//! The few facts that are kept of each Service and `EndpointSlice`, since there may be thousands of them.
 
 use std::net::{IpAddr, SocketAddr};
 
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
-use kube::{Resource, ResourceExt};
+use k8s_openapi::api::{
+    core,
+    discovery::v1::{Endpoint, EndpointConditions, EndpointSlice},
+};
+use kube::{Resource, ResourceExt, core::PartialObjectMeta};
 use serde::Deserialize;
 
-use super::{super::path::normalized, Service};
+use super::super::path::normalize;
 
-/// Where the operator, or anyone, writes which paths are a Service's: `{"paths": ["/orders"], "grpc": false}`.
+/// The annotation with the paths that a Service claims: `{"paths": ["/orders"], "grpc": false}`. The operator writes it,
+/// but anyone may.
 const ROUTE: &str = "hedgerow.dev/route";
-/// The label by which a slice says whose it is.
+/// The label that names the Service of a slice.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// A Service that asks for a route.
+/// A Service. Only its metadata is requested, because only its annotations matter.
+pub(super) type ServiceMeta = PartialObjectMeta<core::v1::Service>;
+
+/// A Service with a route annotation.
 #[derive(Debug, PartialEq)]
 pub(super) struct Claim {
-    /// When the Service was made, in seconds.
-    pub(super) since: Option<i64>,
-    /// What it asks for, or why that is not understood.
+    /// When the Service was created, in seconds since the epoch.
+    pub(super) created: Option<i64>,
+    /// The route, or why the annotation is malformed.
     pub(super) route: Result<Route, String>,
 }
 
-/// What a Service asks for. What else the annotation says is of no concern to this version.
+/// What a Service claims. Unknown fields are ignored, as a later version may have added them.
 #[derive(Debug, PartialEq, Deserialize)]
 pub(super) struct Route {
     pub(super) paths: Vec<String>,
@@ -38,33 +45,33 @@ pub(super) struct Slice {
     pub(super) grpc: Vec<(SocketAddr, State)>,
 }
 
-/// The state of an endpoint that serves. Where two slices have the same, as they do for a moment while the cluster
-/// distributes endpoints anew, the better one counts.
+/// The state of an endpoint that serves. Two slices may contain the same endpoint for a moment, while the cluster
+/// redistributes endpoints; then the greater state counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum State {
-    /// It ends, and still serves.
-    Ending,
-    /// It is to be sent requests.
+    /// Terminating, and still serving.
+    Terminating,
+    /// Ready for requests.
     Ready,
 }
 
-/// What a Service claims; `None` where it wants no route.
-pub(super) fn claim(service: &Service) -> Option<Claim> {
-    let text = service.annotations().get(ROUTE)?;
-    let since = service.meta().creation_timestamp.as_ref().map(|time| time.0.as_second());
-    Some(Claim { since, route: route(text) })
+/// The claim of a Service; `None` if it has no route annotation.
+pub(super) fn claim(service: &ServiceMeta) -> Option<Claim> {
+    let annotation = service.annotations().get(ROUTE)?;
+    let created = service.meta().creation_timestamp.as_ref().map(|time| time.0.as_second());
+    Some(Claim { created, route: parse_route(annotation) })
 }
 
-fn route(text: &str) -> Result<Route, String> {
-    let mut route: Route = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let path = |path: &String| normalized(path).ok_or_else(|| format!("{path:?} is no path"));
+fn parse_route(annotation: &str) -> Result<Route, String> {
+    let mut route: Route = serde_json::from_str(annotation).map_err(|error| error.to_string())?;
+    let path = |path: &String| normalize(path).ok_or_else(|| format!("invalid path {path:?}"));
     route.paths = route.paths.iter().map(path).collect::<Result<_, _>>()?;
     route.paths.sort_unstable();
     route.paths.dedup();
-    if route.paths.is_empty() { Err("it has no paths".to_owned()) } else { Ok(route) }
+    if route.paths.is_empty() { Err("paths is empty".to_owned()) } else { Ok(route) }
 }
 
-/// The endpoints of a slice that serve; `None` where it is no Service's.
+/// The serving endpoints of a slice; `None` if the slice belongs to no Service.
 pub(super) fn slice(slice: &EndpointSlice) -> Option<Slice> {
     let service = slice.labels().get(SERVICE_NAME)?.clone();
     let port = |name: &str| {
@@ -73,21 +80,22 @@ pub(super) fn slice(slice: &EndpointSlice) -> Option<Slice> {
         ports.next().and_then(|port| u16::try_from(port).ok())
     };
     let serving: Vec<(IpAddr, State)> = slice.endpoints.iter().filter_map(serving).collect();
-    let all = |port: u16| serving.iter().map(move |(ip, state)| (SocketAddr::new(*ip, port), *state));
-    let on = |name: &str| port(name).into_iter().flat_map(all).collect();
-    Some(Slice { service, http: on("http"), grpc: on("grpc") })
+    let on_port = |port: u16| serving.iter().map(move |(ip, state)| (SocketAddr::new(*ip, port), *state));
+    let endpoints = |name: &str| port(name).into_iter().flat_map(on_port).collect();
+    Some(Slice { service, http: endpoints("http"), grpc: endpoints("grpc") })
 }
 
-/// An endpoint's address, where it serves. Its further addresses, if any, lead to the same place.
+/// The address and state of an endpoint; `None` if it does not serve. An endpoint's addresses are interchangeable, so the
+/// first is used.
 fn serving(endpoint: &Endpoint) -> Option<(IpAddr, State)> {
     let EndpointConditions { ready, serving, terminating } = endpoint.conditions.clone().unwrap_or_default();
     let state = if ready.unwrap_or(true) {
         State::Ready
     } else if terminating == Some(true) && serving.unwrap_or(true) {
-        State::Ending
+        State::Terminating
     } else {
         return None;
     };
-    // A slice of names (`FQDN`) has no addresses.
+    // Slices of the address type FQDN have names instead of addresses; they are skipped.
     Some((endpoint.addresses.first()?.parse().ok()?, state))
 }

@@ -1,7 +1,7 @@
-//! All objects that are known, and what they come to.
+//! The known objects, and the services that follow from them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
 };
 
@@ -10,105 +10,124 @@ use kube::{ResourceExt, runtime::watcher::Event};
 use super::objects::{Claim, Slice, State};
 use crate::services::Service;
 
-/// Both kinds of objects.
+/// The known objects of both kinds.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    pub(super) services: Known<Claim>,
-    pub(super) slices: Known<Slice>,
+    pub(super) services: Objects<Claim>,
+    pub(super) slices: Objects<Slice>,
 }
 
-/// The objects of one kind by name, of which none but the wanted are kept.
+/// The relevant objects of one kind, by name.
 #[derive(Debug)]
-pub(super) struct Known<T> {
-    objects: BTreeMap<String, T>,
-    /// Those of a list that is not complete yet.
-    listed: BTreeMap<String, T>,
-    /// Whether there ever was a complete one.
+pub(super) struct Objects<T> {
+    current: BTreeMap<String, T>,
+    /// The objects of a list that is still incomplete.
+    pending: BTreeMap<String, T>,
+    /// Whether a complete list was received.
     complete: bool,
 }
 
-impl<T> Default for Known<T> {
+impl<T> Default for Objects<T> {
     fn default() -> Self {
-        Self { objects: BTreeMap::new(), listed: BTreeMap::new(), complete: false }
+        Self { current: BTreeMap::new(), pending: BTreeMap::new(), complete: false }
     }
 }
 
-impl<T> Known<T> {
-    /// Takes in what happened to an object; `read` says what of it is kept, if anything.
+impl<T> Objects<T> {
+    /// Applies an event. `read` extracts what is kept of an object, or returns `None` if it is irrelevant.
     pub(super) fn apply<K: ResourceExt>(&mut self, event: Event<K>, read: impl Fn(&K) -> Option<T>) {
         match event {
-            Event::Init => self.listed.clear(),
+            Event::Init => self.pending.clear(),
             Event::InitApply(object) => {
                 if let Some(kept) = read(&object) {
-                    self.listed.insert(object.name_any(), kept);
+                    self.pending.insert(object.name_any(), kept);
                 }
             }
             Event::InitDone => {
-                self.objects = std::mem::take(&mut self.listed);
+                self.current = std::mem::take(&mut self.pending);
                 self.complete = true;
             }
             Event::Apply(object) => {
                 match read(&object) {
-                    Some(kept) => self.objects.insert(object.name_any(), kept),
-                    None => self.objects.remove(&object.name_any()),
+                    Some(kept) => self.current.insert(object.name_any(), kept),
+                    None => self.current.remove(&object.name_any()),
                 };
             }
             Event::Delete(object) => {
-                self.objects.remove(&object.name_any());
+                self.current.remove(&object.name_any());
             }
         }
     }
 }
 
-/// What the objects come to.
+/// The services that follow from the known objects.
 #[derive(Debug, PartialEq)]
 pub(super) struct View {
     /// Sorted by name.
     pub(super) services: Vec<Service>,
-    /// Services whose route is not understood, and why.
-    pub(super) malformed: Vec<(String, String)>,
-    /// Paths that two claim: the path, who has it, and who does not.
-    pub(super) conflicts: Vec<(String, String, String)>,
+    pub(super) malformed: BTreeSet<Malformed>,
+    pub(super) conflicts: BTreeSet<Conflict>,
+}
+
+/// A service whose route annotation is malformed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Malformed {
+    pub(super) service: String,
+    pub(super) error: String,
+}
+
+/// A path that a service claims although an older one has it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Conflict {
+    pub(super) path: String,
+    /// The service that the path is routed to.
+    pub(super) owner: String,
+    /// The service that claims it in vain.
+    pub(super) service: String,
 }
 
 impl Table {
-    /// What is known; `None` until both kinds were listed once.
+    /// Derives the services; `None` until both kinds have been listed completely.
     pub(super) fn view(&self) -> Option<View> {
-        (self.services.complete && self.slices.complete).then(|| view(&self.services.objects, &self.slices.objects))
+        (self.services.complete && self.slices.complete).then(|| view(&self.services.current, &self.slices.current))
     }
 }
 
-/// Of two Services that claim one path, the older has it.
+/// If two Services claim a path, the older one wins.
 fn view(claims: &BTreeMap<String, Claim>, slices: &BTreeMap<String, Slice>) -> View {
     let mut by_age = Vec::with_capacity(claims.len());
-    let mut malformed = Vec::new();
+    let mut malformed = BTreeSet::new();
     for (name, claim) in claims {
         match &claim.route {
-            Ok(route) => by_age.push((claim.since, name.as_str(), route)),
-            Err(why) => malformed.push((name.clone(), why.clone())),
+            Ok(route) => by_age.push((claim.created, name.as_str(), route)),
+            Err(error) => {
+                malformed.insert(Malformed { service: name.clone(), error: error.clone() });
+            }
         }
     }
-    // Of two that were made in the same second the name decides, as with the operator.
-    by_age.sort_unstable_by_key(|(since, name, _)| (*since, *name));
+    // Timestamps have a resolution of a second. On a tie the name decides, as in the operator.
+    by_age.sort_unstable_by_key(|(created, name, _)| (*created, *name));
     let mut slices_of: HashMap<&str, Vec<&Slice>> = HashMap::with_capacity(by_age.len());
     for slice in slices.values() {
         slices_of.entry(&slice.service).or_default().push(slice);
     }
 
     let mut owners: HashMap<&str, &str> = HashMap::with_capacity(by_age.len());
-    let (mut services, mut conflicts) = (Vec::with_capacity(by_age.len()), Vec::new());
+    let (mut services, mut conflicts) = (Vec::with_capacity(by_age.len()), BTreeSet::new());
     for (_, name, route) in by_age {
         let mut paths = Vec::with_capacity(route.paths.len());
         for path in &route.paths {
-            match *owners.entry(path).or_insert(name) {
-                owner if owner == name => paths.push(path.clone()),
-                owner => conflicts.push((path.clone(), owner.to_owned(), name.to_owned())),
+            let owner = *owners.entry(path).or_insert(name);
+            if owner == name {
+                paths.push(path.clone());
+            } else {
+                conflicts.insert(Conflict { path: path.clone(), owner: owner.to_owned(), service: name.to_owned() });
             }
         }
         if !paths.is_empty() {
             let slices = slices_of.get(name).map_or(&[][..], Vec::as_slice);
-            let http = addresses(slices.iter().flat_map(|slice| &slice.http));
-            let grpc = route.grpc.then(|| addresses(slices.iter().flat_map(|slice| &slice.grpc)));
+            let http = usable(slices.iter().flat_map(|slice| &slice.http));
+            let grpc = route.grpc.then(|| usable(slices.iter().flat_map(|slice| &slice.grpc)));
             services.push(Service { name: name.to_owned(), paths, http, grpc });
         }
     }
@@ -116,9 +135,11 @@ fn view(claims: &BTreeMap<String, Claim>, slices: &BTreeMap<String, Slice>) -> V
     View { services, malformed, conflicts }
 }
 
-/// The ready ones, or where none is ready, those that end and still serve. A pod that has addresses of both families
-/// is in two slices and is yet one endpoint: where there is the older family, it is the one that is used.
-fn addresses<'a>(endpoints: impl Iterator<Item = &'a (SocketAddr, State)> + Clone) -> Vec<SocketAddr> {
+/// The ready endpoints or, if none is ready, those that still serve while they terminate.
+///
+/// In a dual-stack cluster a pod is in two slices, one per address family, although it is one endpoint. IPv4 addresses
+/// are preferred, so that it is used once.
+fn usable<'a>(endpoints: impl Iterator<Item = &'a (SocketAddr, State)> + Clone) -> Vec<SocketAddr> {
     let best = endpoints.clone().map(|(_, state)| *state).max();
     let usable = endpoints.filter(|(_, state)| Some(*state) == best).map(|(address, _)| *address);
     let mut usable: Vec<SocketAddr> = usable.collect();

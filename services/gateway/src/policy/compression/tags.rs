@@ -1,35 +1,36 @@
-//! Entity tags of compressed answers.
+//! Entity tags of compressed responses.
 //!
-//! A strong tag names one sequence of bytes, so a compressed answer cannot bear the same as the plain one (RFC 9110,
-//! section 8.8.3). Made weak, as by most proxies, it would be of no use in If-Match, where only strong tags count: a
-//! client that changes what it has read would get a 412 whenever it had been read compressed. So it is another strong
-//! tag, `"3--gzip"` for `"3"`, as RFC 9110 has it in its example (8.8.3.3) and Jetty does it; in requests it is turned
-//! back into the service's own.
+//! A strong tag identifies one sequence of bytes, so a compressed response must not have the same tag as the plain one
+//! (RFC 9110, section 8.8.3). Most proxies make the tag weak. But a weak tag never matches in If-Match, so a client that
+//! updates what it has read would get a 412 whenever the response had been compressed. Instead, the tag gets a suffix:
+//! `"3"` becomes `"3--gzip"`, as in the example of RFC 9110 (section 8.8.3.3) and in Jetty. In requests the suffix is
+//! removed again.
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, header};
 
-/// The end of a tag that is ours.
-const MARK: &[u8] = b"--gzip\"";
+/// The end of a tag with the suffix.
+const SUFFIX: &[u8] = b"--gzip\"";
 
-/// Whether a list of tags has one of ours.
-pub(super) fn is_ours(tags: &HeaderValue) -> bool {
-    tags.as_bytes().windows(MARK.len()).any(|window| window == MARK)
+/// Whether a list of tags contains one with the suffix.
+pub(super) fn has_suffix(tags: &HeaderValue) -> bool {
+    tags.as_bytes().windows(SUFFIX.len()).any(|window| window == SUFFIX)
 }
 
-/// Gives a compressed answer a tag of its own; weak ones stand for all forms anyway.
-pub(super) fn mark(headers: &mut HeaderMap) {
-    if let Some(marked) = headers.get(header::ETAG).and_then(marked) {
-        headers.insert(header::ETAG, marked);
+/// Adds the suffix to the tag of a compressed response. Weak tags are kept, since they identify all representations.
+pub(super) fn add_suffix(headers: &mut HeaderMap) {
+    if let Some(suffixed) = headers.get(header::ETAG).and_then(suffixed) {
+        headers.insert(header::ETAG, suffixed);
     }
 }
 
-/// Turns the tags in a request's conditions back. Quotes are only around tags, so the mark is nowhere else. If-Range is
-/// left as it is: there are no ranges of compressed answers, and with a tag that is not its own the service sends all.
-pub(super) fn unmark(headers: &mut HeaderMap) {
+/// Removes the suffix from the tags in a request's conditions. Quotes only occur around tags, so the suffix cannot occur
+/// elsewhere. If-Range is kept: compressed responses have no ranges, and for an unknown tag the service sends the whole
+/// content.
+pub(super) fn remove_suffixes(headers: &mut HeaderMap) {
     for name in [header::IF_MATCH, header::IF_NONE_MATCH] {
-        if let Some(lines) = headers.get_all(&name).iter().any(is_ours).then(|| headers.get_all(&name)) {
-            let lines: Vec<_> = lines.iter().map(unmarked).collect();
+        if let Some(lines) = headers.get_all(&name).iter().any(has_suffix).then(|| headers.get_all(&name)) {
+            let lines: Vec<_> = lines.iter().map(without_suffixes).collect();
             headers.remove(&name);
             for line in lines {
                 headers.append(name.clone(), line);
@@ -38,29 +39,30 @@ pub(super) fn unmark(headers: &mut HeaderMap) {
     }
 }
 
-/// Gives a 304 the tag that the client has, where that is the mark of a compressed answer.
-pub(super) fn restore(given: &HeaderValue, headers: &mut HeaderMap) {
-    let Some(marked) = headers.get(header::ETAG).and_then(marked) else { return };
-    let mut given = given.as_bytes().windows(marked.len());
-    if given.any(|window| window == marked.as_bytes()) {
-        headers.insert(header::ETAG, marked);
-        super::vary(headers);
+/// Adds the suffix to the tag of a 304 response if the client has cached the compressed response. Returns whether it has.
+pub(super) fn restore_suffix(if_none_match: &HeaderValue, headers: &mut HeaderMap) -> bool {
+    let Some(suffixed) = headers.get(header::ETAG).and_then(suffixed) else { return false };
+    let mut windows = if_none_match.as_bytes().windows(suffixed.len());
+    let is_cached = windows.any(|window| window == suffixed.as_bytes());
+    if is_cached {
+        headers.insert(header::ETAG, suffixed);
     }
+    is_cached
 }
 
-fn marked(tag: &HeaderValue) -> Option<HeaderValue> {
+fn suffixed(tag: &HeaderValue) -> Option<HeaderValue> {
     let opaque = tag.as_bytes().strip_prefix(b"\"")?.strip_suffix(b"\"")?;
-    let marked = [b"\"", opaque, MARK].concat();
-    HeaderValue::from_maybe_shared(Bytes::from(marked)).ok()
+    let suffixed = [b"\"", opaque, SUFFIX].concat();
+    HeaderValue::from_maybe_shared(Bytes::from(suffixed)).ok()
 }
 
-fn unmarked(line: &HeaderValue) -> HeaderValue {
+fn without_suffixes(line: &HeaderValue) -> HeaderValue {
     let mut rest = line.as_bytes();
     let mut plain = BytesMut::with_capacity(rest.len());
-    while let Some(at) = rest.windows(MARK.len()).position(|window| window == MARK) {
+    while let Some(at) = rest.windows(SUFFIX.len()).position(|window| window == SUFFIX) {
         plain.extend_from_slice(&rest[..at]);
         plain.extend_from_slice(b"\"");
-        rest = &rest[at + MARK.len()..];
+        rest = &rest[at + SUFFIX.len()..];
     }
     plain.extend_from_slice(rest);
     HeaderValue::from_maybe_shared(plain.freeze()).unwrap_or_else(|_| line.clone())
@@ -75,18 +77,18 @@ mod tests {
     }
 
     #[test]
-    fn only_strong_tags_are_marked() {
+    fn only_strong_tags_get_a_suffix() {
         let cases =
             [("\"3\"", "\"3--gzip\""), ("\"\"", "\"--gzip\""), ("W/\"3\"", "W/\"3\""), ("3", "3"), ("\"", "\"")];
         for (tag, expected) in cases {
             let mut headers = HeaderMap::from_iter([(header::ETAG, value(tag))]);
-            mark(&mut headers);
+            add_suffix(&mut headers);
             assert_eq!(headers.get(header::ETAG), Some(&value(expected)), "{tag}");
         }
     }
 
     #[test]
-    fn a_service_is_asked_about_its_own_tags() {
+    fn requests_carry_the_tags_of_the_service() {
         let cases = [
             ("\"3--gzip\"", "\"3\""),
             ("\"3\"", "\"3\""),
@@ -100,17 +102,17 @@ mod tests {
             for (given, expected) in cases {
                 let mut headers =
                     HeaderMap::from_iter([(name.clone(), value("\"9--gzip\"")), (name.clone(), value(given))]);
-                unmark(&mut headers);
+                remove_suffixes(&mut headers);
                 assert_eq!(headers.get_all(&name).iter().collect::<Vec<_>>(), [&value("\"9\""), &value(expected)]);
             }
         }
         let mut headers = HeaderMap::from_iter([(header::IF_RANGE, value("\"3--gzip\""))]);
-        unmark(&mut headers);
+        remove_suffixes(&mut headers);
         assert_eq!(headers.get(header::IF_RANGE), Some(&value("\"3--gzip\"")));
     }
 
     #[test]
-    fn not_modified_bears_the_tag_that_the_client_has() {
+    fn a_304_has_the_tag_that_the_client_has_cached() {
         let cases = [
             ("\"3--gzip\"", "\"3\"", "\"3--gzip\""),
             ("\"2--gzip\", \"3\"", "\"3\"", "\"3\""),
@@ -119,9 +121,9 @@ mod tests {
         ];
         for (given, own, expected) in cases {
             let mut headers = HeaderMap::from_iter([(header::ETAG, value(own))]);
-            restore(&value(given), &mut headers);
+            let is_cached = restore_suffix(&value(given), &mut headers);
             assert_eq!(headers.get(header::ETAG), Some(&value(expected)), "{given}, {own}");
-            assert_eq!(headers.contains_key(header::VARY), own != expected, "{given}, {own}");
+            assert_eq!(is_cached, own != expected, "{given}, {own}");
         }
     }
 }

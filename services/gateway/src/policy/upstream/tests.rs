@@ -1,8 +1,9 @@
+use clap::Parser;
 use http::Request;
+use proptest::prelude::*;
 
 use super::*;
 use crate::policy::{Policy, PolicyArgs};
-use clap::Parser;
 
 #[derive(Parser)]
 struct Cli {
@@ -25,7 +26,7 @@ fn request(version: Version, uri: &str, lines: &[(&str, &str)]) -> Parts {
     request.body(()).expect("a request").into_parts().0
 }
 
-/// The headers that a service gets, of a request from 192.0.2.1 or another peer.
+/// The headers that the upstream receives for a request of a peer.
 fn sent(policy: &Policy, peer: &str, mut parts: Parts) -> Vec<(String, String)> {
     let client = policy.client(peer.parse().expect("an address"), &parts.headers);
     policy.to_upstream(&mut parts, &client);
@@ -40,7 +41,7 @@ fn lines(lines: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_service_is_told_of_the_client_and_of_nothing_that_the_client_says_of_itself() {
+fn forwarding_headers_describe_the_peer_not_what_it_claims() {
     let given = [
         ("host", "shop.example:8080"),
         ("x-forwarded-for", "198.51.100.66"),
@@ -65,7 +66,7 @@ fn a_service_is_told_of_the_client_and_of_nothing_that_the_client_says_of_itself
 }
 
 #[test]
-fn behind_trusted_proxies_a_service_is_told_of_the_way_from_the_client_on() {
+fn behind_trusted_proxies_the_path_starts_at_the_client() {
     let given = [
         ("host", "gateway.internal"),
         ("x-forwarded-for", "198.51.100.66, 2001:db8::1, 10.0.0.8"),
@@ -88,7 +89,7 @@ fn behind_trusted_proxies_a_service_is_told_of_the_way_from_the_client_on() {
 }
 
 #[test]
-fn the_way_is_told_in_its_order_and_the_port_as_a_trusted_proxy_says() {
+fn proxies_are_listed_in_order_with_the_reported_port() {
     let given = [
         ("host", "gateway.internal:8080"),
         ("x-forwarded-for", "203.0.113.1, 10.0.0.7, 10.0.0.8"),
@@ -109,7 +110,7 @@ fn the_way_is_told_in_its_order_and_the_port_as_a_trusted_proxy_says() {
 }
 
 #[test]
-fn the_host_of_a_request_without_that_header_is_its_authority() {
+fn without_a_host_header_the_authority_is_the_host() {
     let parts = request(Version::HTTP_2, "http://shop.example/users", &[]);
     let expected = [
         ("forwarded", "for=\"[2001:db8::1]\";proto=http;host=\"shop.example\""),
@@ -123,7 +124,7 @@ fn the_host_of_a_request_without_that_header_is_its_authority() {
 }
 
 #[test]
-fn a_host_cannot_add_to_what_is_said_of_it() {
+fn a_host_cannot_inject_into_the_forwarded_header() {
     for host in ["a\";for=\"203.0.113.1", "a\\", ""] {
         let parts = request(Version::HTTP_11, "/", &[("host", host)]);
         let sent = sent(&policy(&[]), "192.0.2.1:1000", parts);
@@ -132,7 +133,7 @@ fn a_host_cannot_add_to_what_is_said_of_it() {
 }
 
 #[test]
-fn only_websockets_are_passed_on_as_upgrades() {
+fn only_websocket_upgrades_are_forwarded() {
     let cases: &[(Version, Lines, bool)] = &[
         (Version::HTTP_11, &[("connection", "Upgrade"), ("upgrade", "websocket")], true),
         (Version::HTTP_11, &[("connection", "keep-alive, upgrade"), ("upgrade", "WebSocket")], true),
@@ -156,13 +157,13 @@ fn only_websockets_are_passed_on_as_upgrades() {
             .filter(|(name, _)| matches!(name.as_str(), "connection" | "upgrade" | "http2-settings"))
             .cloned()
             .collect();
-        let passed = lines(&[("connection", "upgrade"), ("upgrade", "websocket")]);
-        assert_eq!(connection, if *expected { passed } else { Vec::new() }, "{version:?} {given:?}");
+        let forwarded = lines(&[("connection", "upgrade"), ("upgrade", "websocket")]);
+        assert_eq!(connection, if *expected { forwarded } else { Vec::new() }, "{version:?} {given:?}");
     }
 }
 
 #[test]
-fn only_a_get_is_an_upgrade() {
+fn only_a_get_request_is_an_upgrade() {
     for (method, expected) in [(Method::GET, true), (Method::HEAD, false), (Method::POST, false)] {
         let mut parts = request(Version::HTTP_11, "/", &[("connection", "upgrade"), ("upgrade", "websocket")]);
         parts.method = method;
@@ -171,29 +172,90 @@ fn only_a_get_is_an_upgrade() {
 }
 
 #[test]
-fn trailers_are_asked_for_where_the_client_takes_them() {
+fn trailers_are_requested_if_the_client_accepts_them() {
     let cases: &[(Lines, Lines)] = &[
         (&[("te", "trailers")], &[("connection", "te"), ("te", "trailers")]),
         (&[("te", "deflate, Trailers"), ("connection", "te")], &[("connection", "te"), ("te", "trailers")]),
         (&[("te", "gzip")], &[]),
-        (&[("te", "trailers"), ("content-type", "application/grpc+proto")], &[("te", "trailers")]),
     ];
+    let passed = |version, given| -> Vec<_> {
+        let sent = sent(&policy(&[]), "192.0.2.1:1000", request(version, "/", given));
+        sent.into_iter().filter(|(name, _)| matches!(name.as_str(), "connection" | "te")).collect()
+    };
     for (given, expected) in cases {
-        let sent = sent(&policy(&[]), "192.0.2.1:1000", request(Version::HTTP_11, "/", given));
-        let kept: Vec<_> = sent.into_iter().filter(|(name, _)| matches!(name.as_str(), "connection" | "te")).collect();
-        assert_eq!(kept, lines(expected), "{given:?}");
+        assert_eq!(passed(Version::HTTP_11, given), lines(expected), "{given:?}");
     }
+    let call: Lines = &[("te", "trailers"), ("content-type", "application/grpc+proto")];
+    assert_eq!(passed(Version::HTTP_2, call), lines(&[("te", "trailers")]), "gRPC goes over HTTP/2");
+    assert_eq!(passed(Version::HTTP_11, call), lines(&[("connection", "te"), ("te", "trailers")]), "it does not");
 }
 
 #[test]
-fn an_expectation_is_met_here() {
+fn an_expectation_is_not_forwarded() {
     let parts = request(Version::HTTP_11, "/", &[("expect", "100-continue")]);
     assert!(!sent(&policy(&[]), "192.0.2.1:1000", parts).iter().any(|(name, _)| name == "expect"));
 }
 
 #[test]
-fn tags_of_compressed_answers_are_turned_back() {
+fn tags_of_compressed_responses_are_restored() {
     let parts = request(Version::HTTP_11, "/", &[("if-match", "\"3--gzip\"")]);
     let sent = sent(&policy(&["--compression", "false"]), "192.0.2.1:1000", parts);
     assert!(sent.contains(&("if-match".to_owned(), "\"3\"".to_owned())), "{sent:?}");
+}
+
+/// Splits a Forwarded header into elements of `name=value` pairs, by the grammar of RFC 7239, section 4.
+fn parse_forwarded(mut text: &str) -> Option<Vec<Vec<(String, String)>>> {
+    let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    let mut elements = vec![Vec::new()];
+    loop {
+        let (name, rest) = text.split_once('=')?;
+        let (value, rest) = match rest.strip_prefix('"') {
+            Some(quoted) => quoted.split_once('"').filter(|(value, _)| !value.contains('\\'))?,
+            None => rest.split_at(rest.find(|c| !is_token(c)).unwrap_or(rest.len())),
+        };
+        if name.is_empty() || !name.chars().all(is_token) {
+            return None;
+        }
+        elements.last_mut()?.push((name.to_owned(), value.to_owned()));
+        text = match rest {
+            "" => return Some(elements),
+            rest if rest.starts_with(", ") => {
+                elements.push(Vec::new());
+                &rest[2..]
+            }
+            rest => rest.strip_prefix(';')?,
+        };
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_the_host_the_forwarded_header_lists_the_path(
+        host in proptest::collection::vec(any::<u8>(), 0..24),
+        proxies in proptest::collection::vec(any::<std::net::IpAddr>(), 1..4),
+        reports_host in any::<bool>(),
+    ) {
+        let Ok(host) = HeaderValue::from_bytes(&host) else { return Ok(()) };
+        let mut parts = request(Version::HTTP_11, "/", &[]);
+        parts.headers.insert(if reports_host { FORWARDED_HOST } else { header::HOST }, host);
+        let list = proxies.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        parts.headers.insert(FORWARDED_FOR, list.parse().expect("a value"));
+        let policy = policy(&["--trusted-hops", &proxies.len().to_string()]);
+        let client = policy.client("192.0.2.1:1000".parse().expect("an address"), &parts.headers);
+        policy.to_upstream(&mut parts, &client);
+
+        let forwarded = parts.headers[FORWARDED].to_str().expect("text");
+        let elements = parse_forwarded(forwarded);
+        let elements = elements.ok_or_else(|| TestCaseError::fail(forwarded.to_owned()))?;
+        let node = |element: &Vec<(String, String)>| -> Option<std::net::IpAddr> {
+            element.iter().find(|(name, _)| name == "for")?.1.trim_matches(['[', ']']).parse().ok()
+        };
+        let path: Vec<_> = elements.iter().map(node).collect();
+        let peer = "192.0.2.1".parse().expect("an address");
+        let expected: Vec<_> = proxies.iter().map(|proxy| Some(proxy.to_canonical())).chain([Some(peer)]).collect();
+        prop_assert_eq!(path, expected, "{}", forwarded);
+        let names: Vec<_> = elements[0].iter().map(|(name, _)| name.as_str()).collect();
+        prop_assert!(matches!(names[..], ["for", "proto"] | ["for", "proto", "host"]), "{}", forwarded);
+        prop_assert!(elements[1..].iter().all(|element| element.len() == 1), "{}", forwarded);
+    }
 }

@@ -1,32 +1,32 @@
-//! Which endpoint a request goes to, and on which connection.
+//! The choice of endpoint and connection.
 
 use test_support::port::Port;
 use tokio::{io::AsyncReadExt, sync::Notify, task::JoinSet};
 
 use super::{
-    stub::{read_head, whole, write_answer},
+    stub::{full_body, read_head, write_response},
     *,
 };
 
-/// Answers once it is told to.
-async fn waiting(go: &Arc<Notify>) -> Stub {
-    let go = go.clone();
-    Stub::answering(move |_| {
-        let go = go.clone();
+/// A service that responds when it is notified.
+async fn waiting(release: &Arc<Notify>) -> Stub {
+    let release = release.clone();
+    Stub::responding(move |_| {
+        let release = release.clone();
         async move {
-            go.notified().await;
-            Response::new(whole("waited"))
+            release.notified().await;
+            Response::new(full_body("waited"))
         }
     })
     .await
 }
 
 #[tokio::test]
-async fn all_endpoints_get_their_share() {
-    let stubs = [Stub::saying("a").await, Stub::saying("b").await, Stub::saying("c").await];
-    let site = Site::with(&[], &stubs.each_ref());
+async fn requests_are_spread_over_all_endpoints() {
+    let stubs = [Stub::text("a").await, Stub::text("b").await, Stub::text("c").await];
+    let gateway = TestGateway::with(&[], &stubs.each_ref());
     for _ in 0..300 {
-        site.get("/test").await;
+        gateway.get("/test").await;
     }
     for stub in &stubs {
         assert!((60..=140).contains(&stub.requests()), "{} of 300", stub.requests());
@@ -34,106 +34,106 @@ async fn all_endpoints_get_their_share() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_slow_gets_no_more_while_others_are_idle() {
-    let go = Arc::new(Notify::new());
-    let (slow, fast) = (waiting(&go).await, Stub::saying("fast").await);
-    let site = Arc::new(Site::with(&[], &[&slow, &fast]));
+async fn a_slow_endpoint_gets_no_requests_while_others_are_idle() {
+    let release = Arc::new(Notify::new());
+    let (slow, fast) = (waiting(&release).await, Stub::text("fast").await);
+    let gateway = Arc::new(TestGateway::with(&[], &[&slow, &fast]));
     let done = Arc::<AtomicUsize>::default();
     let mut requests = JoinSet::new();
     for count in 1..=100 {
         requests.spawn({
-            let (site, done) = (site.clone(), done.clone());
+            let (gateway, done) = (gateway.clone(), done.clone());
             async move {
-                assert_eq!(site.get("/test").await.status, 200);
+                assert_eq!(gateway.get("/test").await.status, 200);
                 done.fetch_add(1, Ordering::SeqCst);
             }
         });
-        eventually("it is answered, or with the slow endpoint", PATIENCE, async || {
+        eventually("the request is completed, or waits for the slow endpoint", PATIENCE, async || {
             (done.load(Ordering::SeqCst) + slow.requests() == count).then_some(())
         })
         .await;
     }
     assert_eq!(slow.requests(), 1);
-    go.notify_one();
+    release.notify_one();
     requests.join_all().await;
 }
 
 #[tokio::test]
-async fn connections_are_used_again() {
-    let stub = Stub::saying("hello").await;
-    let site = Site::with(&[], &[&stub]);
-    let mut client = http_1(site.address).await;
+async fn connections_are_reused() {
+    let stub = Stub::text("hello").await;
+    let gateway = TestGateway::with(&[], &[&stub]);
+    let mut client = http_1(gateway.address).await;
     for _ in 0..20 {
-        client.ready().await.expect("it is kept open");
+        client.ready().await.expect("an open connection");
         for (method, body) in [(Method::GET, ""), (Method::HEAD, ""), (Method::POST, "body")] {
-            let answer = client.send_request(request(method, "/test", body)).await.expect("an answer");
-            assert_eq!(Answer::read(answer).await.expect("all of it").status, 200);
-            client.ready().await.expect("it is kept open");
+            let response = client.send_request(request(method, "/test", body)).await.expect("a response");
+            assert_eq!(TestResponse::read(response).await.expect("a complete response").status, 200);
+            client.ready().await.expect("an open connection");
         }
     }
     assert_eq!((stub.requests(), stub.connections()), (60, 1));
 }
 
-/// Whatever the method: nothing had been sent.
+/// Regardless of the method, because nothing was sent.
 #[tokio::test]
-async fn a_connection_that_its_endpoint_has_closed_costs_no_request() {
+async fn a_closed_idle_connection_fails_no_request() {
     let stub = Stub::raw(async |mut stream, _| {
         if read_head(&mut stream).await.is_some() {
-            write_answer(&mut stream, "hello").await;
+            write_response(&mut stream, "hello").await;
         }
-        // And closes, without having said so.
+        // Closes the connection without announcing it.
     })
     .await;
-    let site = Site::with(&[], &[&stub]);
+    let gateway = TestGateway::with(&[], &[&stub]);
     for count in 1..=50 {
         let method = if count % 2 == 0 { Method::POST } else { Method::GET };
-        let answer = site.send(request(method, "/test", "")).await;
-        assert_eq!(answer.text(), "hello");
+        let response = gateway.send(request(method, "/test", "")).await;
+        assert_eq!(response.text(), "hello");
         assert_eq!(stub.connections(), count);
     }
-    assert_eq!(site.metric(r#"gateway_upstream_errors_total{kind="reset",service="test"}"#), 0);
-    assert_eq!(site.metric(r#"gateway_upstream_retries_total{service="test"}"#), 0);
+    assert_eq!(gateway.metric(r#"gateway_upstream_errors_total{kind="reset",service="test"}"#), 0);
+    assert_eq!(gateway.metric(r#"gateway_upstream_retries_total{service="test"}"#), 0);
 }
 
 #[tokio::test]
-async fn an_endpoint_that_says_it_closes_is_believed() {
-    let stub = Stub::answering(async |_| {
-        Response::builder().header("connection", "close").body(whole("hello")).expect("a response")
+async fn connection_close_from_an_endpoint_is_honoured() {
+    let stub = Stub::responding(async |_| {
+        Response::builder().header("connection", "close").body(full_body("hello")).expect("a response")
     })
     .await;
-    let site = Site::with(&[], &[&stub]);
-    let mut client = http_1(site.address).await;
+    let gateway = TestGateway::with(&[], &[&stub]);
+    let mut client = http_1(gateway.address).await;
     for count in 1..=5 {
-        client.ready().await.expect("that is between the gateway and the endpoint");
-        let answer = client.send_request(request(Method::POST, "/test", "x")).await.expect("an answer");
-        assert_eq!(answer.headers().get("connection"), None);
-        assert_eq!(Answer::read(answer).await.expect("all of it").text(), "hello");
+        client.ready().await.expect("the client's connection stays open");
+        let response = client.send_request(request(Method::POST, "/test", "x")).await.expect("a response");
+        assert_eq!(response.headers().get("connection"), None);
+        assert_eq!(TestResponse::read(response).await.expect("a complete response").text(), "hello");
         assert_eq!(stub.connections(), count);
     }
 }
 
-/// Its requests in flight end, and its idle connections are closed.
+/// Requests in flight are completed.
 #[tokio::test]
-async fn an_endpoint_that_leaves_gets_no_new_requests() {
-    let go = Arc::new(Notify::new());
-    let (leaving, staying) = (waiting(&go).await, Stub::saying("other").await);
-    let site = Arc::new(Site::with(&[], &[&leaving]));
+async fn a_removed_endpoint_gets_no_new_requests() {
+    let release = Arc::new(Notify::new());
+    let (removed, other) = (waiting(&release).await, Stub::text("other").await);
+    let gateway = Arc::new(TestGateway::with(&[], &[&removed]));
     let in_flight = tokio::spawn({
-        let site = site.clone();
-        async move { site.get("/test").await.text().to_owned() }
+        let gateway = gateway.clone();
+        async move { gateway.get("/test").await.text().to_owned() }
     });
-    eventually("it is in flight", PATIENCE, async || (leaving.requests() == 1).then_some(())).await;
-    site.told(vec![service("test", &["/test"], &[staying.address])]).await;
+    eventually("the request is in flight", PATIENCE, async || (removed.requests() == 1).then_some(())).await;
+    gateway.apply(vec![service("test", &["/test"], &[other.address])]).await;
     for _ in 0..20 {
-        assert_eq!(site.get("/test").await.text(), "other");
+        assert_eq!(gateway.get("/test").await.text(), "other");
     }
-    assert_eq!(leaving.requests(), 1);
-    go.notify_one();
+    assert_eq!(removed.requests(), 1);
+    release.notify_one();
     assert_eq!(in_flight.await.expect("no panic"), "waited");
 }
 
 #[tokio::test]
-async fn idle_connections_to_an_endpoint_that_leaves_are_closed() {
+async fn idle_connections_to_a_removed_endpoint_are_closed() {
     let closed = Arc::new(Notify::new());
     let stub = Stub::raw({
         let closed = closed.clone();
@@ -141,34 +141,34 @@ async fn idle_connections_to_an_endpoint_that_leaves_are_closed() {
             let closed = closed.clone();
             async move {
                 while read_head(&mut stream).await.is_some() {
-                    write_answer(&mut stream, "hello").await;
+                    write_response(&mut stream, "hello").await;
                 }
                 closed.notify_one();
             }
         }
     })
     .await;
-    let site = Site::with(&[], &[&stub]);
-    assert_eq!(site.get("/test").await.text(), "hello");
-    assert!(tokio::time::timeout(MOMENT, closed.notified()).await.is_err(), "it is kept");
-    let nobody = Port::free();
-    site.tell(vec![service("test", &["/test"], &[nobody.address])]);
-    tokio::time::timeout(PATIENCE, closed.notified()).await.expect("it is closed");
+    let gateway = TestGateway::with(&[], &[&stub]);
+    assert_eq!(gateway.get("/test").await.text(), "hello");
+    assert!(tokio::time::timeout(MOMENT, closed.notified()).await.is_err(), "closed too early");
+    let unused = Port::free();
+    gateway.publish(vec![service("test", &["/test"], &[unused.address])]);
+    tokio::time::timeout(PATIENCE, closed.notified()).await.expect("a closed connection");
 }
 
 #[tokio::test]
-async fn idle_connections_are_closed_long_before_the_services_would() {
-    assert!(chassis::CLIENT_IDLE_TIMEOUT * 2 < chassis::HEADER_READ_TIMEOUT);
+async fn idle_connections_are_closed_before_the_service_does() {
+    assert!(runtime::CLIENT_IDLE_TIMEOUT * 2 < runtime::HEADER_READ_TIMEOUT);
     let stub = Stub::raw(async |mut stream, _| {
         while read_head(&mut stream).await.is_some() {
-            write_answer(&mut stream, "hello").await;
+            write_response(&mut stream, "hello").await;
         }
         let _ = stream.read(&mut [0]).await;
     })
     .await;
-    let site = Site::with(&[], &[&stub]);
-    site.get("/test").await;
-    tokio::time::sleep(chassis::CLIENT_IDLE_TIMEOUT + MOMENT).await;
-    site.get("/test").await;
+    let gateway = TestGateway::with(&[], &[&stub]);
+    gateway.get("/test").await;
+    tokio::time::sleep(runtime::CLIENT_IDLE_TIMEOUT + MOMENT).await;
+    gateway.get("/test").await;
     assert_eq!(stub.connections(), 2);
 }

@@ -1,4 +1,4 @@
-//! Connections to endpoints: what is on them belongs to the request that has them, and to no other.
+//! Bytes on a connection to an endpoint belong to the request that holds it, and to no other.
 
 use test_support::raw::Raw;
 use tokio::{
@@ -7,13 +7,13 @@ use tokio::{
 };
 
 use super::{
-    stub::{read_head, write_answer},
+    stub::{read_head, write_response},
     *,
 };
 
-/// Else the next client would get what a service was made to send with an answer to somebody else.
+/// Otherwise the next client would get what an attacker made the service append to a response.
 #[tokio::test]
-async fn what_follows_an_answer_is_no_answer() {
+async fn bytes_after_a_response_are_not_a_response() {
     for comes_later in [false, true] {
         let (written, more) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let stub = Stub::raw({
@@ -23,70 +23,70 @@ async fn what_follows_an_answer_is_no_answer() {
                 async move {
                     read_head(&mut stream).await;
                     if number > 0 {
-                        return write_answer(&mut stream, "its own").await;
+                        return write_response(&mut stream, "its own").await;
                     }
                     let forged = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nforged";
-                    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nfirst";
+                    let response = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nfirst";
                     if comes_later {
-                        stream.write_all(answer.as_bytes()).await.expect("written");
+                        stream.write_all(response.as_bytes()).await.expect("written");
                         more.notified().await;
                         stream.write_all(forged.as_bytes()).await.expect("written");
                     } else {
-                        stream.write_all([answer, forged].concat().as_bytes()).await.expect("written");
+                        stream.write_all([response, forged].concat().as_bytes()).await.expect("written");
                     }
                     written.notify_one();
                     if read_head(&mut stream).await.is_some() {
-                        write_answer(&mut stream, "another's").await;
+                        write_response(&mut stream, "another's").await;
                     }
                 }
             }
         })
         .await;
-        let site = Site::with(&[], &[&stub]);
-        assert_eq!(site.get("/test").await.text(), "first");
+        let gateway = TestGateway::with(&[], &[&stub]);
+        assert_eq!(gateway.get("/test").await.text(), "first");
         more.notify_one();
         written.notified().await;
-        assert_eq!(site.get("/test").await.text(), "its own", "{comes_later}");
+        assert_eq!(gateway.get("/test").await.text(), "its own", "{comes_later}");
         assert_eq!(stub.connections(), 2);
     }
 }
 
-/// An endpoint that does not want the rest of a request says so before it has read that, and may close.
+/// An endpoint that does not want the rest of a request may respond and close the connection before it has read it.
 #[tokio::test]
-async fn an_answer_that_comes_before_the_end_of_the_request_is_the_answer() {
+async fn an_early_response_is_passed_on() {
     let stub = Stub::raw(async |mut stream, _| {
         read_head(&mut stream).await;
-        let answer = "HTTP/1.1 413 Payload Too Large\r\ncontent-length: 8\r\n\r\ntoo much";
-        stream.write_all(answer.as_bytes()).await.expect("written");
+        let response = "HTTP/1.1 413 Payload Too Large\r\ncontent-length: 8\r\n\r\ntoo much";
+        stream.write_all(response.as_bytes()).await.expect("written");
         stream.shutdown().await.expect("shut down");
-        // What still comes is taken, or the kernel would take the answer back.
+        // Unread data would make the kernel reset the connection, and lose the response.
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest).await;
     })
     .await;
-    let site = Site::with(&[], &[&stub]);
+    let gateway = TestGateway::with(&[], &[&stub]);
     for _ in 0..2 {
-        let mut raw = Raw::connect(site.address).await.expect("a connection");
+        let mut raw = Raw::connect(gateway.address).await.expect("a connection");
         raw.send("POST /test HTTP/1.1\r\nhost: a\r\ncontent-length: 500000\r\n\r\nthe beginning").await.expect("sent");
-        let answer = raw.answer().await.expect("an answer");
-        assert_eq!((answer.status, &*answer.body, answer.closes()), (413, "too much", true), "{}", answer.head);
+        let response = raw.answer().await.expect("a response");
+        assert_eq!((response.status, &*response.body, response.closes()), (413, "too much", true), "{}", response.head);
     }
     assert_eq!(stub.connections(), 2);
 }
 
 #[tokio::test]
-async fn a_request_and_its_answer_may_be_longer_than_any_buffer() {
+async fn request_and_response_may_exceed_every_buffer() {
     let stub =
-        Stub::answering(async |request| Response::new(request.into_body().map_err(io::Error::other).boxed())).await;
-    let site = Site::with(&["--body-limit=100000000"], &[&stub]);
+        Stub::responding(async |request| Response::new(request.into_body().map_err(io::Error::other).boxed())).await;
+    let gateway = TestGateway::with(&["--body-limit=100000000"], &[&stub]);
     let body: Bytes = (0..4_000_000_u32).map(|number| (number / 1000 % 251) as u8).collect();
-    // On one connection, and so on one of the gateway's threads, each of which has connections of its own. By HTTP/1.1 it
-    // would be closed, as the answer comes before the request's end.
-    let mut client = http_2(site.address).await;
+    // One client connection stays on one thread of the gateway, and so uses one connection to the service. An HTTP/1.1
+    // connection would be closed, because the response starts before the end of the request.
+    let mut client = http_2(gateway.address).await;
     for _ in 0..2 {
         let request = Request::post("http://shop.example/test").body(Full::new(body.clone())).expect("a request");
-        let answer = client.send_request(request).await.expect("an answer");
-        assert!(Answer::read(answer).await.expect("all of it").body == body);
+        let response = client.send_request(request).await.expect("a response");
+        assert!(TestResponse::read(response).await.expect("a complete response").body == body);
     }
     assert_eq!(stub.connections(), 1);
 }

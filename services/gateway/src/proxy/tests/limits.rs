@@ -1,4 +1,4 @@
-//! Time limits and load shedding.
+//! Timeouts, quotas and load shedding.
 
 use std::time::Instant;
 
@@ -10,13 +10,13 @@ use tokio::{
 };
 
 use super::{
-    stub::{read_head, whole},
+    stub::{full_body, read_head},
     *,
 };
 
 pub const QUICK: [&str; 2] = ["--header-timeout=300ms", "--total-timeout=600ms"];
 
-/// Takes requests and says nothing.
+/// Reads requests and never responds.
 async fn silent() -> Stub {
     Stub::raw(async |mut stream, _| {
         let _ = stream.read_to_end(&mut Vec::new()).await;
@@ -26,7 +26,7 @@ async fn silent() -> Stub {
 
 const PIECE: &str = "data\n";
 
-/// Begins an answer, and goes on with it for ever, by a piece in half a moment.
+/// Starts a response that never ends.
 async fn endless(media_type: &'static str) -> Stub {
     Stub::raw(move |mut stream, _| async move {
         read_head(&mut stream).await;
@@ -41,80 +41,80 @@ async fn endless(media_type: &'static str) -> Stub {
 }
 
 #[test]
-fn the_gateway_waits_for_longer_than_services_take() {
+fn the_gateway_waits_longer_than_services_take() {
     let Flags { proxy, .. } = Flags::parse_from(["gateway"]);
     assert!(proxy.header_timeout > Duration::from_secs(15));
-    assert!(proxy.total_timeout >= proxy.header_timeout * 2, "there is time for a retry");
+    assert!(proxy.total_timeout >= proxy.header_timeout * 2, "no time for a retry");
 }
 
 #[tokio::test]
-async fn an_endpoint_that_does_not_answer_in_time_is_a_504() {
+async fn an_endpoint_that_does_not_respond_in_time_is_a_504() {
     let stub = silent().await;
-    let site = Site::with(&QUICK, &[&stub]);
-    let begun = Instant::now();
-    assert_eq!(site.post("/test", "x").await.problem(), (504, "outcome-unknown".to_owned()));
-    assert!(begun.elapsed() >= Duration::from_millis(300));
-    assert_eq!(site.get("/test").await.problem(), (504, "about:blank".to_owned()));
-    assert!(site.metric(r#"gateway_upstream_errors_total{kind="timeout",service="test"}"#) >= 2);
+    let gateway = TestGateway::with(&QUICK, &[&stub]);
+    let started = Instant::now();
+    assert_eq!(gateway.post("/test", "x").await.problem(), (504, "outcome-unknown".to_owned()));
+    assert!(started.elapsed() >= Duration::from_millis(300));
+    assert_eq!(gateway.get("/test").await.problem(), (504, "about:blank".to_owned()));
+    assert!(gateway.metric(r#"gateway_upstream_errors_total{kind="timeout",service="test"}"#) >= 2);
 }
 
 #[tokio::test]
-async fn what_may_be_repeated_is_sent_to_another_when_no_answer_comes_in_time() {
-    let (stub, good) = (silent().await, Stub::saying("good").await);
-    let site = Site::with(&QUICK, &[&stub, &good]);
-    // Where the machine pauses, the good one too may be late.
-    eventually("the good one answers what the silent one was asked", PATIENCE, async || {
+async fn repeatable_requests_are_retried_after_a_timeout() {
+    let (stub, good) = (silent().await, Stub::text("good").await);
+    let gateway = TestGateway::with(&QUICK, &[&stub, &good]);
+    // On a busy machine the good endpoint may be late, too.
+    eventually("the good endpoint responds instead of the silent one", PATIENCE, async || {
         let before = stub.connections();
-        let answer = site.get("/test").await;
-        (answer.text() == "good" && stub.connections() > before).then_some(())
+        let response = gateway.get("/test").await;
+        (response.text() == "good" && stub.connections() > before).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_connection_that_is_not_made_in_time_is_no_wait_for_an_answer() {
-    // Nobody answers there (RFC 5737).
-    let site = Site::of(
+async fn the_connect_timeout_is_independent_of_the_header_timeout() {
+    // A documentation address, where nothing listens (RFC 5737).
+    let gateway = TestGateway::of(
         &["--connect-timeout=100ms"],
-        vec![service("test", &["/test"], &["192.0.2.1:80".parse().expect("it")])],
+        vec![service("test", &["/test"], &["192.0.2.1:80".parse().expect("an address")])],
     );
-    let begun = Instant::now();
-    assert_eq!(site.post("/test", "x").await.problem(), (503, "about:blank".to_owned()));
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    let started = Instant::now();
+    assert_eq!(gateway.post("/test", "x").await.problem(), (503, "about:blank".to_owned()));
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_end_is_cut_off_and_one_of_events_is_not() {
+async fn endless_responses_are_cut_off_except_for_events() {
     for (media_type, is_cut) in [("text/plain", true), ("text/event-stream; charset=utf-8", false)] {
         let stub = endless(media_type).await;
-        let site = Site::with(&QUICK, &[&stub]);
+        let gateway = TestGateway::with(&QUICK, &[&stub]);
         let mut tries = 0;
-        let (begun, mut answer) = eventually("it begins in time", PATIENCE, async || {
+        let (started, mut response) = eventually("the response starts in time", PATIENCE, async || {
             tries += 1;
-            let (begun, mut client) = (Instant::now(), http_1(site.address).await);
-            let answer = client.send_request(request(Method::GET, "/test", "")).await.expect("an answer");
-            (answer.status() == 200).then_some((begun, answer))
+            let (started, mut client) = (Instant::now(), http_1(gateway.address).await);
+            let response = client.send_request(request(Method::GET, "/test", "")).await.expect("a response");
+            (response.status() == 200).then_some((started, response))
         })
         .await;
         let read = async {
             let mut length = 0;
             loop {
-                match answer.frame().await {
+                match response.frame().await {
                     Some(Ok(frame)) => length += frame.data_ref().map_or(0, Bytes::len),
                     Some(Err(_)) => return true,
-                    None => panic!("it has no end"),
+                    None => panic!("the response is endless"),
                 }
-                // They take more than twice the time that another answer has.
+                // By now more than twice the timeout has passed.
                 if !is_cut && length > 30 * PIECE.len() {
                     return false;
                 }
             }
         };
-        let cut = tokio::time::timeout(PATIENCE, read).await.expect("it is cut off");
+        let cut = tokio::time::timeout(PATIENCE, read).await.expect("an end or enough data");
         assert_eq!(cut, is_cut, "{media_type}");
-        assert!(begun.elapsed() >= Duration::from_millis(500));
+        assert!(started.elapsed() >= Duration::from_millis(500));
         if is_cut {
-            let lines = site.log(tries).await;
+            let lines = gateway.log(tries).await;
             let is_it = |line: &Value| (&line["status"], &line["complete"]) == (&200.into(), &false.into());
             assert!(lines.iter().any(is_it), "{lines:?}");
         }
@@ -122,90 +122,90 @@ async fn an_answer_that_does_not_end_is_cut_off_and_one_of_events_is_not() {
 }
 
 #[tokio::test]
-async fn requests_beyond_the_limit_are_refused_at_once() {
-    let go = Arc::new(Notify::new());
-    let stub = Stub::answering({
-        let go = go.clone();
+async fn requests_beyond_the_limit_are_refused_immediately() {
+    let release = Arc::new(Notify::new());
+    let stub = Stub::responding({
+        let release = release.clone();
         move |_| {
-            let go = go.clone();
+            let release = release.clone();
             async move {
-                go.notified().await;
-                Response::new(whole("waited"))
+                release.notified().await;
+                Response::new(full_body("waited"))
             }
         }
     })
     .await;
-    let site = Arc::new(Site::with(&["--max-in-flight=5"], &[&stub]));
+    let gateway = Arc::new(TestGateway::with(&["--max-in-flight=5"], &[&stub]));
     let mut waiting = JoinSet::new();
     for _ in 0..5 {
-        let site = site.clone();
-        waiting.spawn(async move { site.get("/test").await.text().to_owned() });
+        let gateway = gateway.clone();
+        waiting.spawn(async move { gateway.get("/test").await.text().to_owned() });
     }
-    eventually("they are in flight", PATIENCE, async || (stub.requests() == 5).then_some(())).await;
-    let answer = site.get("/test").await;
-    assert_eq!((answer.problem(), answer.header("retry-after")), ((503, "about:blank".to_owned()), Some("1")));
-    assert_eq!(site.metric("gateway_requests_shed_total"), 1);
-    go.notify_one();
+    eventually("all requests are in flight", PATIENCE, async || (stub.requests() == 5).then_some(())).await;
+    let response = gateway.get("/test").await;
+    assert_eq!((response.problem(), response.header("retry-after")), ((503, "about:blank".to_owned()), Some("1")));
+    assert_eq!(gateway.metric("gateway_requests_shed_total"), 1);
+    release.notify_one();
     assert_eq!(waiting.join_next().await.expect("one").expect("no panic"), "waited");
     waiting.spawn({
-        let site = site.clone();
-        async move { site.get("/test").await.text().to_owned() }
+        let gateway = gateway.clone();
+        async move { gateway.get("/test").await.text().to_owned() }
     });
-    eventually("there is room for one more", PATIENCE, async || (stub.requests() == 6).then_some(())).await;
-    eventually("all are answered", PATIENCE, async || {
-        go.notify_one();
+    eventually("one more request is let through", PATIENCE, async || (stub.requests() == 6).then_some(())).await;
+    eventually("all requests are completed", PATIENCE, async || {
+        release.notify_one();
         while let Some(text) = waiting.try_join_next() {
             assert_eq!(text.expect("no panic"), "waited");
         }
         waiting.is_empty().then_some(())
     })
     .await;
-    site.metric_becomes("http_requests_in_flight", 0).await;
+    gateway.metric_becomes("http_requests_in_flight", 0).await;
 }
 
 #[tokio::test]
-async fn each_route_has_a_quota_of_requests_and_the_documents_have_theirs() {
-    let stub = Stub::saying("hello").await;
-    let site = Site::with(&["--rate-limit=2/h", "--cors-origins=*"], &[&stub]);
+async fn each_route_has_its_own_quota_as_do_the_documents() {
+    let stub = Stub::text("hello").await;
+    let gateway = TestGateway::with(&["--rate-limit=2/h", "--cors-origins=*"], &[&stub]);
     for paths in [["/test", "/test/1", "/test/2"], ["/docs/", "/docs/index.css", "/docs/none"], ["/openapi.json"; 3]] {
-        let begun = Instant::now();
+        let started = Instant::now();
         for (path, (left, time)) in paths.iter().zip([(1, 1800), (0, 3600)]) {
-            let answer = site.get(path).await;
-            let told = answer.header("ratelimit").expect("a quota");
-            // Of the time, what has passed since the first request may be over.
-            let mut times = time - begun.elapsed().as_secs()..=time;
-            assert!(times.any(|time| told == format!("\"client\";r={left};t={time}")), "{path}: {told}");
-            assert_ne!(answer.status, 429, "{path}");
+            let response = gateway.get(path).await;
+            let limit = response.header("ratelimit").expect("a quota");
+            // The time counts down from the first request on.
+            let mut times = time - started.elapsed().as_secs()..=time;
+            assert!(times.any(|time| limit == format!("\"client\";r={left};t={time}")), "{path}: {limit}");
+            assert_ne!(response.status, 429, "{path}");
         }
         for method in [Method::GET, Method::POST, Method::OPTIONS] {
-            let answer = site.send(request(method.clone(), paths[2], "")).await;
-            assert_eq!(answer.problem(), (429, "rate-limited".to_owned()), "{method} {}", paths[2]);
-            assert!(answer.headers.contains_key("retry-after"));
+            let response = gateway.send(request(method.clone(), paths[2], "")).await;
+            assert_eq!(response.problem(), (429, "rate-limited".to_owned()), "{method} {}", paths[2]);
+            assert!(response.headers.contains_key("retry-after"));
         }
-        // No page asks for preflights, its browser does.
+        // Preflights come from the browser, not the page, and are not counted.
         let mut preflight = request(Method::OPTIONS, paths[2], "");
         for (name, value) in [("origin", "https://shop.example"), ("access-control-request-method", "GET")] {
             preflight.headers_mut().insert(name, http::HeaderValue::from_static(value));
         }
-        assert_eq!(site.send(preflight).await.status, 204, "{}", paths[2]);
+        assert_eq!(gateway.send(preflight).await.status, 204, "{}", paths[2]);
     }
-    assert_eq!(stub.requests(), 2 + 1, "once for its document");
+    assert_eq!(stub.requests(), 2 + 1, "including one for its API document");
 }
 
 #[tokio::test]
-async fn an_answer_that_its_client_reads_too_slowly_is_cut_off() {
+async fn a_response_that_is_read_too_slowly_is_cut_off() {
     let stub = Stub::raw(async |mut stream, _| {
         read_head(&mut stream).await;
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100000000000\r\n\r\n").await;
-        // So there is always something to read.
+        // There is always something to read.
         let piece = vec![b'x'; 64 * 1024];
         while stream.write_all(&piece).await.is_ok() {}
     })
     .await;
-    let site = Site::with(&["--total-timeout=1s"], &[&stub]);
+    let gateway = TestGateway::with(&["--total-timeout=1s"], &[&stub]);
     let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_recv_buffer_size(64 * 1024).expect("a small one");
-    let mut client = socket.connect(site.address).await.expect("a connection");
+    socket.set_recv_buffer_size(64 * 1024).expect("a small buffer");
+    let mut client = socket.connect(gateway.address).await.expect("a connection");
     client.write_all(b"GET /test HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("sent");
     let reader = tokio::spawn(async move {
         let mut buffer = vec![0; 256 * 1024];
@@ -213,10 +213,10 @@ async fn an_answer_that_its_client_reads_too_slowly_is_cut_off() {
             tokio::time::sleep(MOMENT / 5).await;
         }
     });
-    let line = &site.log(1).await[0];
+    let line = &gateway.log(1).await[0];
     assert_eq!((&line["status"], &line["complete"]), (&200.into(), &false.into()));
     assert!(line["duration"].as_f64().is_some_and(|duration| duration >= 1.0), "{line}");
-    // The endpoint had it all.
-    assert_eq!(site.metric(r#"gateway_upstream_errors_total{kind="timeout",service="test"}"#), 0);
+    // The endpoint is not to blame.
+    assert_eq!(gateway.metric(r#"gateway_upstream_errors_total{kind="timeout",service="test"}"#), 0);
     reader.abort();
 }

@@ -1,52 +1,52 @@
-//! What is told of requests: headers, metrics, the access log.
+//! Request ids, traces, metrics and the access log.
 
 use test_support::raw::Raw;
 use tokio::io::AsyncReadExt;
 
 use super::{
-    stub::{read_head, whole},
+    stub::{full_body, read_head},
     *,
 };
 
-/// Says what ids came with the request.
-async fn told_ids() -> Stub {
-    Stub::answering(async |request| {
+/// Responds with the ids of the request.
+async fn echo_ids() -> Stub {
+    Stub::responding(async |request| {
         let header =
             |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned();
         let text = format!("{} {} {}", header("x-request-id"), header("traceparent"), header("tracestate"));
-        Response::builder().header("x-request-id", "own").body(whole(text)).expect("a response")
+        Response::builder().header("x-request-id", "own").body(full_body(text)).expect("a response")
     })
     .await
 }
 
 #[tokio::test]
-async fn a_request_has_an_id_and_a_trace_that_its_service_and_its_log_line_know_too() {
-    let stub = told_ids().await;
-    let site = Site::with(&[], &[&stub]);
-    let answer = site.get("/test").await;
-    let (id, traceparent) = answer.text().split_once(' ').expect("two");
-    assert_eq!(answer.headers.get_all("x-request-id").iter().collect::<Vec<_>>(), [id]);
+async fn request_id_and_trace_reach_the_service_and_the_access_log() {
+    let stub = echo_ids().await;
+    let gateway = TestGateway::with(&[], &[&stub]);
+    let response = gateway.get("/test").await;
+    let (id, traceparent) = response.text().split_once(' ').expect("two ids");
+    assert_eq!(response.headers.get_all("x-request-id").iter().collect::<Vec<_>>(), [id]);
     assert!(id.len() == 36, "{id}");
     let parts: Vec<_> = traceparent.split([' ', '-']).collect();
     assert!(
         matches!(parts[..], ["00", trace, parent, "01", ..] if trace.len() == 32 && parent.len() == 16),
         "{traceparent}"
     );
-    let line = &site.log(1).await[0];
+    let line = &gateway.log(1).await[0];
     assert_eq!((&line["request_id"], &line["trace_id"]), (&id.into(), &parts[1].into()));
 }
 
 #[tokio::test]
-async fn an_id_and_a_trace_that_come_are_passed_on_if_they_make_sense() {
+async fn a_valid_request_id_and_trace_are_passed_on() {
     const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
-    let stub = told_ids().await;
-    let site = Site::with(&[], &[&stub]);
+    let stub = echo_ids().await;
+    let gateway = TestGateway::with(&[], &[&stub]);
     let with = async |id: &str, trace: &str| {
         let mut request = request(Method::GET, "/test", "");
         for (name, value) in [("x-request-id", id), ("traceparent", trace), ("tracestate", "a=b")] {
             request.headers_mut().insert(name, value.parse().expect("a value"));
         }
-        site.send(request).await.text().to_owned()
+        gateway.send(request).await.text().to_owned()
     };
     assert_eq!(with("abc", TRACE).await, format!("abc {TRACE} a=b"));
     let text = with("a b", "00-00000000000000000000000000000000-b7ad6b7169203331-00").await;
@@ -57,33 +57,33 @@ async fn an_id_and_a_trace_that_come_are_passed_on_if_they_make_sense() {
 }
 
 #[tokio::test]
-async fn every_answer_tells_browsers_to_be_careful_and_none_what_software_it_is_of() {
-    let stub = Stub::answering(async |_| {
+async fn security_headers_are_added_and_the_server_header_removed() {
+    let stub = Stub::responding(async |_| {
         let response = Response::builder().header("server", "nginx").header("x-frame-options", "SAMEORIGIN");
-        response.body(whole("hello")).expect("a response")
+        response.body(full_body("hello")).expect("a response")
     })
     .await;
-    let site = Site::with(&[], &[&stub]);
+    let gateway = TestGateway::with(&[], &[&stub]);
     for (path, frames) in [("/test", "SAMEORIGIN"), ("/openapi.json", "DENY"), ("/nobody", "DENY")] {
-        let answer = site.get(path).await;
-        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
-        assert_eq!(answer.headers.get_all("x-frame-options").iter().collect::<Vec<_>>(), [frames], "{path}");
-        assert_eq!(answer.header("server"), None, "{path}");
+        let response = gateway.get(path).await;
+        assert_eq!(response.header("x-content-type-options"), Some("nosniff"), "{path}");
+        assert_eq!(response.headers.get_all("x-frame-options").iter().collect::<Vec<_>>(), [frames], "{path}");
+        assert_eq!(response.header("server"), None, "{path}");
     }
 }
 
 #[tokio::test]
-async fn each_request_is_counted_under_its_route() {
-    let stub = Stub::answering(async |request| {
+async fn requests_are_counted_by_route() {
+    let stub = Stub::responding(async |request| {
         let status = if request.uri().path().ends_with("missing") { 404 } else { 200 };
-        Response::builder().status(status).body(whole("hello")).expect("a response")
+        Response::builder().status(status).body(full_body("hello")).expect("a response")
     })
     .await;
-    let site = Site::with(&[], &[&stub]);
+    let gateway = TestGateway::with(&[], &[&stub]);
     for path in ["/test", "/test/1", "/test/2", "/test/missing", "/elsewhere"] {
-        site.get(path).await;
+        gateway.get(path).await;
     }
-    site.post("/test", "x").await;
+    gateway.post("/test", "x").await;
     let count = |route: &str, service: &str, method: &str, status: &str| {
         let labels = format!(r#"method="{method}",route="{route}",service="{service}",status="{status}""#);
         (format!("http_requests_total{{{labels}}}"), format!("http_request_duration_seconds_count{{{labels}}}"))
@@ -94,22 +94,22 @@ async fn each_request_is_counted_under_its_route() {
         (count("/test", "test", "POST", "200"), 1),
         (count("unmatched", "", "GET", "404"), 1),
     ] {
-        site.metric_becomes(&labels.0, expected).await;
-        site.metric_becomes(&labels.1, expected).await;
+        gateway.metric_becomes(&labels.0, expected).await;
+        gateway.metric_becomes(&labels.1, expected).await;
     }
-    assert_eq!(site.metric("http_requests_in_flight"), 0);
+    assert_eq!(gateway.metric("http_requests_in_flight"), 0);
 }
 
 #[tokio::test]
-async fn each_request_is_one_line_of_the_log() {
-    let stub = Stub::saying("hello").await;
-    let site = Site::with(&[], &[&stub]);
-    site.get("/test/a%22b?secret=1").await;
-    site.post("/elsewhere", "x").await;
-    let mut client = http_2(site.address).await;
+async fn each_request_is_one_line_of_the_access_log() {
+    let stub = Stub::text("hello").await;
+    let gateway = TestGateway::with(&[], &[&stub]);
+    gateway.get("/test/a%22b?secret=1").await;
+    gateway.post("/elsewhere", "x").await;
+    let mut client = http_2(gateway.address).await;
     let request = Request::delete("http://a/test").body(Full::new(Bytes::new())).expect("a request");
-    client.send_request(request).await.expect("an answer").into_body().collect().await.expect("a body");
-    let mut lines = site.log(3).await;
+    client.send_request(request).await.expect("a response").into_body().collect().await.expect("a body");
+    let mut lines = gateway.log(3).await;
     lines.sort_by_key(|line| line["timestamp"].to_string());
     let facts = |line: &Value| {
         let text = |name: &str| line[name].as_str().unwrap_or("-").to_owned();
@@ -128,7 +128,7 @@ async fn each_request_is_one_line_of_the_log() {
 }
 
 #[tokio::test]
-async fn a_request_whose_client_does_not_wait_for_the_answer_is_noted_as_such() {
+async fn an_abandoned_request_is_logged_with_status_499() {
     let ended = Arc::new(AtomicUsize::new(0));
     let stub = Stub::raw({
         let ended = ended.clone();
@@ -142,47 +142,48 @@ async fn a_request_whose_client_does_not_wait_for_the_answer_is_noted_as_such() 
         }
     })
     .await;
-    let site = Site::with(&["--header-timeout=60s"], &[&stub]);
-    let begun = async |count| {
-        eventually("it is with the service", PATIENCE, async || (stub.connections() == count).then_some(())).await;
+    let gateway = TestGateway::with(&["--header-timeout=60s"], &[&stub]);
+    let reached = async |count| {
+        eventually("the request reaches the service", PATIENCE, async || (stub.connections() == count).then_some(()))
+            .await;
     };
-    let mut client = http_2(site.address).await;
+    let mut client = http_2(gateway.address).await;
     let request = Request::get("http://a/test").body(Full::new(Bytes::new())).expect("a request");
     let waiting = tokio::spawn(client.send_request(request));
-    begun(1).await;
+    reached(1).await;
     waiting.abort();
 
-    let mut raw = Raw::connect(site.address).await.expect("a connection");
+    let mut raw = Raw::connect(gateway.address).await.expect("a connection");
     raw.send("GET /test HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("sent");
-    begun(2).await;
+    reached(2).await;
     drop(raw);
 
-    for line in site.log(2).await {
+    for line in gateway.log(2).await {
         assert_eq!((&line["status"], &line["complete"]), (&499.into(), &false.into()));
     }
-    site.metric_becomes("http_requests_in_flight", 0).await;
-    let told = async || (ended.load(Ordering::SeqCst) == 2).then_some(());
-    eventually("the service is told", PATIENCE, told).await;
-    assert_eq!(stub.connections(), 2, "it is not sent again");
+    gateway.metric_becomes("http_requests_in_flight", 0).await;
+    let both_ended = async || (ended.load(Ordering::SeqCst) == 2).then_some(());
+    eventually("the service notices", PATIENCE, both_ended).await;
+    assert_eq!(stub.connections(), 2, "it must not be sent again");
 }
 
 #[tokio::test]
-async fn a_head_request_that_the_gateway_answers_itself_has_no_body_and_is_complete() {
-    let site = Site::with(&[], &[]);
-    let mut client = http_2(site.address).await;
+async fn the_gateways_own_responses_to_head_are_complete() {
+    let gateway = TestGateway::with(&[], &[]);
+    let mut client = http_2(gateway.address).await;
     let paths = ["/nobody", "/test", "/openapi.json"];
     for path in paths {
         let head = |host: &str| Request::head(format!("{host}{path}")).header("host", "a").body(Full::default());
-        let two = client.send_request(head("http://a").expect("a request")).await.expect("an answer");
-        let two = Answer::read(two).await.expect("no body, and no error");
-        let one = site.send(head("").expect("a request")).await;
-        let got = site.get(path).await;
-        for answer in [&one, &two] {
-            assert_eq!((answer.status, &*answer.body), (got.status, &b""[..]), "{path}");
-            assert_eq!(answer.header("content-length"), Some(&*got.body.len().to_string()), "{path}");
+        let two = client.send_request(head("http://a").expect("a request")).await.expect("a response");
+        let two = TestResponse::read(two).await.expect("no body, and no error");
+        let one = gateway.send(head("").expect("a request")).await;
+        let got = gateway.get(path).await;
+        for response in [&one, &two] {
+            assert_eq!((response.status, &*response.body), (got.status, &b""[..]), "{path}");
+            assert_eq!(response.header("content-length"), Some(&*got.body.len().to_string()), "{path}");
         }
     }
-    for line in site.log(paths.len() * 3).await {
+    for line in gateway.log(paths.len() * 3).await {
         assert_eq!(line["complete"], Value::Null, "{line}");
     }
 }

@@ -1,4 +1,4 @@
-//! What is sent again, and to whom; and who is left out for a while.
+//! Retries and ejections.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -9,14 +9,14 @@ use test_support::{port::Port, raw::Raw};
 use tokio::{io::AsyncReadExt, sync::Notify};
 
 use super::{
-    stub::{read_head, whole, write_answer},
+    stub::{full_body, read_head, write_response},
     *,
 };
 
 const RETRIES: &str = r#"gateway_upstream_retries_total{service="test"}"#;
 const EJECTIONS: &str = r#"gateway_upstream_ejections_total{service="test"}"#;
 
-/// Takes requests whole, and closes without an answer.
+/// Reads requests, and closes the connection without a response.
 pub(super) async fn resetting(count: &Arc<AtomicUsize>) -> Stub {
     let count = count.clone();
     Stub::raw(move |mut stream, _| {
@@ -30,7 +30,7 @@ pub(super) async fn resetting(count: &Arc<AtomicUsize>) -> Stub {
     .await
 }
 
-/// The most often that an endpoint that never works can have been left out since: for a second, then for two, then four.
+/// How often an endpoint that always fails can have been ejected since then: for one second, then two, then four.
 fn most_ejections(since: Instant) -> usize {
     (since.elapsed().as_secs() + 1).ilog2() as usize + 1
 }
@@ -40,37 +40,37 @@ pub(super) fn both(first: SocketAddr, second: SocketAddr) -> Vec<Service> {
 }
 
 #[tokio::test]
-async fn where_nobody_listens_any_request_goes_to_another() {
-    let stub = Stub::answering(async |request| {
+async fn any_request_is_retried_if_the_connection_fails() {
+    let stub = Stub::responding(async |request| {
         let body = request.into_body().collect().await.expect("a body").to_bytes();
-        Response::new(whole(body))
+        Response::new(full_body(body))
     })
     .await;
-    let (nobody, begun) = (Port::free(), Instant::now());
-    let site = Site::of(&[], both(nobody.address, stub.address));
+    let (unused, started) = (Port::free(), Instant::now());
+    let gateway = TestGateway::of(&[], both(unused.address, stub.address));
     for number in 0..20 {
         let body = format!("body {number}");
-        assert_eq!(site.post("/test", &body).await.text(), body);
+        assert_eq!(gateway.post("/test", &body).await.text(), body);
     }
-    // Each failure is enough for it to be left out.
-    let failures = site.metric(RETRIES);
-    assert!((1..=most_ejections(begun)).contains(&failures), "{failures}");
-    assert_eq!(site.metric(EJECTIONS), failures);
+    // One failed connection is enough for an ejection.
+    let failures = gateway.metric(RETRIES);
+    assert!((1..=most_ejections(started)).contains(&failures), "{failures}");
+    assert_eq!(gateway.metric(EJECTIONS), failures);
     assert_eq!(stub.requests(), 20);
 }
 
 #[tokio::test]
-async fn what_may_be_repeated_goes_to_another_when_no_answer_comes() {
+async fn repeatable_requests_are_retried_if_no_response_arrives() {
     let resets = Arc::default();
     let (bad, good) = (
         resetting(&resets).await,
-        Stub::answering(async |request| {
+        Stub::responding(async |request| {
             let body = request.into_body().collect().await.expect("a body").to_bytes();
-            Response::new(whole(body))
+            Response::new(full_body(body))
         })
         .await,
     );
-    let site = Site::of(&[], both(bad.address, good.address));
+    let gateway = TestGateway::of(&[], both(bad.address, good.address));
     let large = "x".repeat(60_000);
     let mut sent = 0;
     while resets.load(Ordering::SeqCst) < 3 {
@@ -87,36 +87,36 @@ async fn what_may_be_repeated_goes_to_another_when_no_answer_comes() {
             } else {
                 http_body::Body::size_hint(request.body()).exact().expect("a size")
             };
-            let answer = site.send(request).await;
-            assert_eq!((answer.status.as_u16(), answer.body.len() as u64), (200, expected));
+            let response = gateway.send(request).await;
+            assert_eq!((response.status.as_u16(), response.body.len() as u64), (200, expected));
             sent += 1;
         }
-        assert!(sent < 1000, "the bad one is never asked");
+        assert!(sent < 1000, "the bad endpoint was never tried");
     }
     assert_eq!(good.requests(), sent);
-    assert_eq!(site.metric(RETRIES), resets.load(Ordering::SeqCst));
+    assert_eq!(gateway.metric(RETRIES), resets.load(Ordering::SeqCst));
 }
 
 #[tokio::test]
-async fn what_may_have_had_an_effect_is_not_repeated() {
+async fn requests_with_effects_are_not_retried_once_sent() {
     let resets = Arc::default();
     let (bad, other) = (resetting(&resets).await, resetting(&resets).await);
-    let site = Site::of(&[], both(bad.address, other.address));
+    let gateway = TestGateway::of(&[], both(bad.address, other.address));
     for request in
         [request(Method::POST, "/test", "x"), request(Method::PATCH, "/test", "x"), request(Method::POST, "/test", "")]
     {
         let before = resets.load(Ordering::SeqCst);
-        let answer = site.send(request).await;
-        assert_eq!(answer.problem(), (502, "outcome-unknown".to_owned()));
+        let response = gateway.send(request).await;
+        assert_eq!(response.problem(), (502, "outcome-unknown".to_owned()));
         assert_eq!(resets.load(Ordering::SeqCst), before + 1);
     }
-    assert_eq!(site.metric(RETRIES), 0);
-    // While one that may have had none says so: of a GET, 502 says all.
-    assert_eq!(site.get("/test").await.problem(), (502, "about:blank".to_owned()));
+    assert_eq!(gateway.metric(RETRIES), 0);
+    // A safe request has no outcome to be unknown.
+    assert_eq!(gateway.get("/test").await.problem(), (502, "about:blank".to_owned()));
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_long_to_be_kept_is_not_repeated() {
+async fn a_body_that_is_too_large_to_buffer_is_not_resent() {
     let resets = Arc::<AtomicUsize>::default();
     let reading = |resets: Arc<AtomicUsize>| {
         Stub::raw(move |mut stream, _| {
@@ -124,7 +124,7 @@ async fn a_body_that_is_too_long_to_be_kept_is_not_repeated() {
             async move {
                 if read_head(&mut stream).await.is_some() {
                     resets.fetch_add(1, Ordering::SeqCst);
-                    // So that all of it is on its way.
+                    // Reads so much that the gateway's buffer is exceeded.
                     let mut left = 66_000;
                     let mut buffer = vec![0; 4096];
                     while let Ok(length @ 1..) = stream.read(&mut buffer).await {
@@ -138,149 +138,151 @@ async fn a_body_that_is_too_long_to_be_kept_is_not_repeated() {
         })
     };
     let (bad, other) = (reading(resets.clone()).await, reading(resets.clone()).await);
-    let site = Site::of(&[], both(bad.address, other.address));
-    assert_eq!(site.send(keyed("/test", &"x".repeat(70_000))).await.problem().0, 502);
+    let gateway = TestGateway::of(&[], both(bad.address, other.address));
+    assert_eq!(gateway.send(keyed("/test", &"x".repeat(70_000))).await.problem().0, 502);
     assert_eq!(resets.load(Ordering::SeqCst), 1);
 }
 
-/// The rest of a body is sent with what was kept of it.
+/// The buffered part is followed by the rest.
 #[tokio::test]
-async fn a_body_of_which_only_a_part_has_come_is_repeated_whole() {
-    let go = Arc::new(Notify::new());
+async fn a_partially_received_body_is_resent_completely() {
+    let release = Arc::new(Notify::new());
     let bad = Stub::raw({
-        let go = go.clone();
+        let release = release.clone();
         move |mut stream, _| {
-            let go = go.clone();
+            let release = release.clone();
             async move {
                 read_head(&mut stream).await;
-                go.notified().await;
+                release.notified().await;
             }
         }
     })
     .await;
-    let good = Stub::answering(async |request| {
-        Response::new(whole(request.into_body().collect().await.expect("a body").to_bytes()))
+    let good = Stub::responding(async |request| {
+        Response::new(full_body(request.into_body().collect().await.expect("a body").to_bytes()))
     })
     .await;
-    let site = Site::of(&[], vec![service("test", &["/test"], &[bad.address])]);
-    let mut raw = Raw::connect(site.address).await.expect("a connection");
+    let gateway = TestGateway::of(&[], vec![service("test", &["/test"], &[bad.address])]);
+    let mut raw = Raw::connect(gateway.address).await.expect("a connection");
     raw.send("PUT /test HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await.expect("sent");
-    eventually("it is with the bad one", PATIENCE, async || (bad.connections() == 1).then_some(())).await;
-    site.told(both(bad.address, good.address)).await;
-    go.notify_one();
-    eventually("it is with the good one", PATIENCE, async || (good.connections() == 1).then_some(())).await;
+    eventually("the request reaches the bad endpoint", PATIENCE, async || (bad.connections() == 1).then_some(())).await;
+    gateway.apply(both(bad.address, good.address)).await;
+    release.notify_one();
+    eventually("the request reaches the good endpoint", PATIENCE, async || (good.connections() == 1).then_some(()))
+        .await;
     raw.send("6\r\n world\r\n0\r\n\r\n").await.expect("sent");
-    let answer = raw.answer().await.expect("an answer");
-    assert_eq!((answer.status, &*answer.body), (200, "hello world"), "{}", answer.head);
+    let response = raw.answer().await.expect("a response");
+    assert_eq!((response.status, &*response.body), (200, "hello world"), "{}", response.head);
 }
 
 #[tokio::test]
-async fn an_answer_of_502_or_503_counts_as_none_where_another_endpoint_works() {
+async fn responses_of_502_and_503_are_retried_on_healthy_endpoints() {
     for status in [502, 503] {
-        let bad =
-            Stub::answering(move |_| async move { Response::builder().status(status).body(whole("bad")).expect("it") })
-                .await;
-        let good = Stub::saying("good").await;
-        let site = Site::of(&[], both(bad.address, good.address));
-        // As many as there are retries to begin with.
+        let bad = Stub::responding(move |_| async move {
+            Response::builder().status(status).body(full_body("bad")).expect("a response")
+        })
+        .await;
+        let good = Stub::text("good").await;
+        let gateway = TestGateway::of(&[], both(bad.address, good.address));
+        // As many as the initial retry budget allows.
         for _ in 0..10 {
-            assert_eq!(site.get("/test").await.text(), "good");
-            assert_eq!(site.send(keyed("/test", "x")).await.text(), "good");
+            assert_eq!(gateway.get("/test").await.text(), "good");
+            assert_eq!(gateway.send(keyed("/test", "x")).await.text(), "good");
         }
         let retries = bad.requests();
-        assert!(retries > 0, "the bad one was never asked");
-        assert_eq!(site.metric(RETRIES), retries);
-        let post = async || (site.post("/test", "x").await.text() == "bad").then_some(());
-        eventually("one that may not be repeated is answered by the bad one", PATIENCE, post).await;
-        assert_eq!(site.metric(RETRIES), retries);
-        // Where there is no other, the answer is the client's.
-        site.told(vec![service("test", &["/test"], &[bad.address])]).await;
-        assert_eq!(site.get("/test").await.text(), "bad");
+        assert!(retries > 0, "the bad endpoint was never tried");
+        assert_eq!(gateway.metric(RETRIES), retries);
+        let post = async || (gateway.post("/test", "x").await.text() == "bad").then_some(());
+        eventually("the bad endpoint responds to a request that is not repeatable", PATIENCE, post).await;
+        assert_eq!(gateway.metric(RETRIES), retries);
+        // Without another endpoint, the client gets the response.
+        gateway.apply(vec![service("test", &["/test"], &[bad.address])]).await;
+        assert_eq!(gateway.get("/test").await.text(), "bad");
     }
 }
 
-/// 503 says nothing of an endpoint that others would not say too: a database that is away, too much to do.
+/// 503 means an unavailable database or overload, which other endpoints would report as well.
 #[tokio::test]
-async fn an_endpoint_that_says_503_is_not_left_out() {
+async fn an_endpoint_that_responds_with_503_is_not_ejected() {
     let busy =
-        Stub::answering(async |_| Response::builder().status(503).body(whole("busy")).expect("a response")).await;
-    let good = Stub::saying("good").await;
-    let site = Site::of(&[], both(busy.address, good.address));
+        Stub::responding(async |_| Response::builder().status(503).body(full_body("busy")).expect("a response")).await;
+    let good = Stub::text("good").await;
+    let gateway = TestGateway::of(&[], both(busy.address, good.address));
     for _ in 0..60 {
-        site.post("/test", "x").await;
+        gateway.post("/test", "x").await;
     }
     assert!(busy.requests() > 10, "{}", busy.requests());
-    assert_eq!(site.metric(EJECTIONS), 0);
+    assert_eq!(gateway.metric(EJECTIONS), 0);
 }
 
 #[tokio::test]
 async fn retries_are_limited_by_a_budget() {
     let resets = Arc::default();
     let (bad, other) = (resetting(&resets).await, resetting(&resets).await);
-    let begun = Instant::now();
-    let site = Site::of(&[], both(bad.address, other.address));
+    let started = Instant::now();
+    let gateway = TestGateway::of(&[], both(bad.address, other.address));
     for _ in 0..200 {
-        assert_eq!(site.get("/test").await.status, 502);
+        assert_eq!(gateway.get("/test").await.status, 502);
     }
     let retries = resets.load(Ordering::SeqCst) - 200;
-    // A fifth of the requests, what a service begins with, and two a second.
-    let most = 200 / 5 + 20 + usize::try_from(begun.elapsed().as_millis() / 500).expect("few");
-    assert!((40..=most).contains(&retries), "{retries} of {most}");
+    // A fifth of the requests, the initial budget, and two per second.
+    let limit = 200 / 5 + 20 + usize::try_from(started.elapsed().as_millis() / 500).expect("a small number");
+    assert!((40..=limit).contains(&retries), "{retries} retries, expected at most {limit}");
 }
 
 #[tokio::test]
-async fn an_endpoint_that_fails_is_left_out_and_comes_back() {
-    let (bad, good) = (Port::free(), Stub::saying("good").await);
-    let site = Site::of(&[], both(bad.address, good.address));
-    let begun = Instant::now();
-    eventually("it is left out", PATIENCE, async || {
-        assert_eq!(site.post("/test", "x").await.text(), "good");
-        (site.metric(EJECTIONS) > 0).then_some(())
+async fn a_failing_endpoint_is_ejected_and_recovers() {
+    let (bad, good) = (Port::free(), Stub::text("good").await);
+    let gateway = TestGateway::of(&[], both(bad.address, good.address));
+    let started = Instant::now();
+    eventually("the endpoint is ejected", PATIENCE, async || {
+        assert_eq!(gateway.post("/test", "x").await.text(), "good");
+        (gateway.metric(EJECTIONS) > 0).then_some(())
     })
     .await;
     for _ in 0..10 {
-        assert_eq!(site.post("/test", "x").await.text(), "good");
+        assert_eq!(gateway.post("/test", "x").await.text(), "good");
     }
-    let ejections = site.metric(EJECTIONS);
-    assert!(ejections <= most_ejections(begun), "{ejections}");
-    let back = Stub::at(bad, async |_| Response::new(whole("back"))).await;
-    eventually("it is back", PATIENCE, async || {
-        let answer = site.post("/test", "x").await;
-        assert_eq!(answer.status, 200);
-        (answer.text() == "back").then_some(())
+    let ejections = gateway.metric(EJECTIONS);
+    assert!(ejections <= most_ejections(started), "{ejections}");
+    let back = Stub::at(bad, async |_| Response::new(full_body("back"))).await;
+    eventually("the endpoint has recovered", PATIENCE, async || {
+        let response = gateway.post("/test", "x").await;
+        assert_eq!(response.status, 200);
+        (response.text() == "back").then_some(())
     })
     .await;
-    // With its share.
+    // It gets its share of requests.
     for _ in 0..100 {
-        site.get("/test").await;
+        gateway.get("/test").await;
     }
     assert!(back.requests() > 20, "{}", back.requests());
 }
 
 #[tokio::test]
-async fn the_last_endpoint_is_never_left_out() {
+async fn the_last_healthy_endpoint_is_never_ejected() {
     let flaky = Stub::raw(async |mut stream, number| {
         if read_head(&mut stream).await.is_some() && number >= 10 {
-            write_answer(&mut stream, "well").await;
+            write_response(&mut stream, "well").await;
         }
     })
     .await;
-    let site = Site::with(&[], &[&flaky]);
+    let gateway = TestGateway::with(&[], &[&flaky]);
     for number in 0..20 {
-        let answer = site.post("/test", "x").await;
-        assert_eq!(answer.status.as_u16(), if number < 10 { 502 } else { 200 }, "{number}");
+        let response = gateway.post("/test", "x").await;
+        assert_eq!(response.status.as_u16(), if number < 10 { 502 } else { 200 }, "{number}");
     }
-    // Nor both of two: the second one failed when it was the last.
+    // Of two endpoints, the second to fail is the last healthy one.
     let dead = Port::free();
-    site.told(both(flaky.address, dead.address)).await;
+    gateway.apply(both(flaky.address, dead.address)).await;
     for _ in 0..20 {
-        assert_eq!(site.post("/test", "x").await.status, 200);
+        assert_eq!(gateway.post("/test", "x").await.status, 200);
     }
     let port = flaky.kill().await;
     for _ in 0..20 {
-        assert_eq!(site.post("/test", "x").await.problem(), (503, "about:blank".to_owned()));
+        assert_eq!(gateway.post("/test", "x").await.problem(), (503, "about:blank".to_owned()));
     }
-    let again = Stub::at(port, async |_| Response::new(whole("again"))).await;
-    assert_eq!(site.post("/test", "x").await.text(), "again", "it was not left out");
+    let again = Stub::at(port, async |_| Response::new(full_body("again"))).await;
+    assert_eq!(gateway.post("/test", "x").await.text(), "again", "it must not have been ejected");
     drop(again);
 }

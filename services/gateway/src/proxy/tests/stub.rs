@@ -1,4 +1,4 @@
-//! A service whose handler is the test's, and one that speaks byte by byte.
+//! Stub services: one with a request handler, and one that reads and writes raw bytes.
 
 use std::{
     convert::Infallible,
@@ -27,7 +27,7 @@ use tokio::{
 
 pub(super) type Body = BoxBody<Bytes, std::io::Error>;
 
-/// A service; its end is that of its connections.
+/// A stub service, which closes its connections when it is dropped.
 pub(super) struct Stub {
     pub(super) address: SocketAddr,
     port: Port,
@@ -36,19 +36,20 @@ pub(super) struct Stub {
     end: watch::Sender<bool>,
 }
 
-pub(super) fn whole(text: impl Into<Bytes>) -> Body {
+pub(super) fn full_body(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).map_err(|never: Infallible| match never {}).boxed()
 }
 
 impl Stub {
-    /// Answers each request with what this makes of it.
-    pub(super) async fn answering<F>(handler: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static) -> Self
+    /// Serves requests with a handler.
+    pub(super) async fn responding<F>(handler: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Response<Body>> + Send + 'static,
     {
         Self::at(Port::free(), handler).await
     }
 
+    /// Serves requests on a given port.
     pub(super) async fn at<F>(
         port: Port,
         handler: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -63,8 +64,8 @@ impl Stub {
             async move {
                 let service = service_fn(move |request| {
                     count.fetch_add(1, Ordering::SeqCst);
-                    let answer = handler(request);
-                    async move { Ok::<_, Infallible>(answer.await) }
+                    let response = handler(request);
+                    async move { Ok::<_, Infallible>(response.await) }
                 });
                 let builder = Builder::new(TokioExecutor::new());
                 let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
@@ -73,12 +74,12 @@ impl Stub {
         Self::listening(port, requests, serve).await
     }
 
-    /// Answers every request with this text.
-    pub(super) async fn saying(text: &'static str) -> Self {
-        Self::answering(move |_| async move { Response::new(whole(text)) }).await
+    /// Responds to every request with the same text.
+    pub(super) async fn text(text: &'static str) -> Self {
+        Self::responding(move |_| async move { Response::new(full_body(text)) }).await
     }
 
-    /// Gives each connection, with its number from 0, to this.
+    /// Passes each connection, with its number from 0, to a function.
     pub(super) async fn raw<F>(serve: impl Fn(TcpStream, usize) -> F + Clone + Send + Sync + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
@@ -114,17 +115,17 @@ impl Stub {
         Self { address: port.address, port, connections, requests, end }
     }
 
-    /// Connections that were made to it.
+    /// The number of connections so far.
     pub(super) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// Requests that came.
+    /// The number of requests so far.
     pub(super) fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
 
-    /// Ends it, as a killed process ends: returns once nobody listens any more, and its port to somebody who may.
+    /// Ends abruptly, like a killed process. Returns the port once nothing listens on it any more.
     pub(super) async fn kill(self) -> Port {
         self.end.send_replace(true);
         self.end.closed().await;
@@ -132,7 +133,7 @@ impl Stub {
     }
 }
 
-/// Reads a request's head, and what has come with it.
+/// Reads a request head, and whatever arrives together with it.
 pub(super) async fn read_head(stream: &mut TcpStream) -> Option<String> {
     let mut bytes = Vec::new();
     while !bytes.windows(4).any(|window| window == b"\r\n\r\n") {
@@ -143,8 +144,8 @@ pub(super) async fn read_head(stream: &mut TcpStream) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Answers a request that was read.
-pub(super) async fn write_answer(stream: &mut TcpStream, body: &str) {
-    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-    let _ = stream.write_all(answer.as_bytes()).await;
+/// Responds to a request that has been read.
+pub(super) async fn write_response(stream: &mut TcpStream, body: &str) {
+    let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let _ = stream.write_all(response.as_bytes()).await;
 }

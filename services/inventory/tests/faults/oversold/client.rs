@@ -1,4 +1,4 @@
-//! One client: a closed loop of random requests, each of which bears a number of its own.
+//! A client: a closed loop of random requests, each with a unique number.
 
 use std::{ops::Range, sync::atomic::Ordering, time::Duration};
 
@@ -10,46 +10,37 @@ use test_support::process::Process;
 use tokio::time;
 
 use super::{
-    Shop,
-    notes::{Notes, Told},
+    notes::{Notes, Outcome},
+    shop::{BULK, CRATE, PRODUCTS, Shop},
 };
 use crate::service::client;
 
-/// Few, so that they are hot and run out.
-pub const PRODUCTS: [&str; 3] = ["cup", "mug", "pot"];
+/// How long to wait for a response: short enough to time out during a fault.
+const TIMEOUT: Duration = Duration::from_secs(8);
 
-/// There is plenty of it, and each hold takes as much as its number.
-pub const BULK: &str = "bulk";
-
-/// The same, of holds of one item. Few of them expire: a single statement leaves alone what has overdue lines.
-pub const CRATE: &str = "crate";
-
-/// How long an answer is waited for: not so long that an accident is over before anybody minds.
-const IMPATIENCE: Duration = Duration::from_secs(8);
-
-/// How long to wait before the next request where there was no answer.
-const MOMENT: Duration = Duration::from_millis(5);
+/// The pause after a request without a response.
+const PAUSE: Duration = Duration::from_millis(5);
 
 pub struct Client {
     shop: Shop,
     http: reqwest::Client,
     random: StdRng,
     notes: Notes,
-    /// Reservations that it has and may end.
+    /// Reservations of this client that are still held.
     held: Vec<String>,
-    /// The processes that it goes to, by their numbers.
+    /// The numbers of the processes that this client uses.
     processes: Range<usize>,
-    /// Whether some of its requests have a key.
+    /// Whether some requests have an idempotency key.
     has_keys: bool,
 }
 
-/// An answer that is certain.
-enum Certain {
-    /// Done, with this body.
+/// A response with a known outcome.
+enum Reply {
+    /// The request took effect.
     Done(Value),
-    /// Refused by the rules.
+    /// The rules of stock refuse the request.
     Refused(Value),
-    /// Not done, for want of a database say.
+    /// The request had no effect, for example because the database is unavailable.
     NotDone,
 }
 
@@ -59,7 +50,7 @@ impl Client {
         Self { shop, http: client(), random, notes: Notes::default(), held: Vec::new(), processes, has_keys: true }
     }
 
-    /// Does all that can be done.
+    /// Makes requests of all kinds.
     pub async fn run(mut self) -> Notes {
         while !self.shop.ending.load(Ordering::Relaxed) {
             match self.random.random_range(0..10) {
@@ -72,7 +63,7 @@ impl Client {
         self.notes
     }
 
-    /// Holds one item at a time, without a key: where few ask at once that takes a single statement.
+    /// Reserves one item at a time, without a key. With few concurrent requests that takes a single statement.
     pub async fn run_with_one_item(mut self) -> Notes {
         self.has_keys = false;
         while !self.shop.ending.load(Ordering::Relaxed) {
@@ -81,7 +72,7 @@ impl Client {
         self.notes
     }
 
-    /// A number that no other request has.
+    /// Generates a unique number.
     fn number(&self) -> i64 {
         i64::try_from(self.shop.numbers.fetch_add(1, Ordering::Relaxed)).expect("small")
     }
@@ -91,7 +82,7 @@ impl Client {
         self.hold_with(more).await;
     }
 
-    /// Holds as much as its number says, alone or with so many other items.
+    /// Reserves the quantity of its number, alone or with this many other items.
     async fn hold_with(&mut self, more: usize) {
         let number = self.number();
         let (product, ttls) = if more == 0 { (CRATE, [2, 3600, 3600]) } else { (BULK, [1, 2, 3600]) };
@@ -102,19 +93,19 @@ impl Client {
         }
         let ttl = ttls[self.random.random_range(0..ttls.len())];
         let body = json!({"items": items, "ttl_seconds": ttl});
-        let told = self.request(number, Method::POST, "/reservations", &body).await;
-        if let Told::Acknowledged(id) = &told {
+        let outcome = self.request(number, Method::POST, "/reservations", &body).await;
+        if let Outcome::Acknowledged(id) = &outcome {
             self.held.push(id.clone());
         }
-        self.notes.holds.insert(number, told);
+        self.notes.holds.insert(number, outcome);
     }
 
     async fn adjust(&mut self) {
         let number = self.number();
         let path = format!("/inventory/{}", PRODUCTS[self.random.random_range(0..PRODUCTS.len())]);
         let body = json!({"delta": self.random.random_range(-4..8), "reason": number.to_string()});
-        let told = self.request(number, Method::PATCH, &path, &body).await;
-        self.notes.adjusts.insert(number, told);
+        let outcome = self.request(number, Method::PATCH, &path, &body).await;
+        self.notes.adjusts.insert(number, outcome);
     }
 
     async fn set(&mut self) {
@@ -129,35 +120,35 @@ impl Client {
         }
         let id = self.held.swap_remove(self.random.random_range(0..self.held.len()));
         let verb = if self.random.random_bool(0.5) { "commit" } else { "release" };
-        let answer = self.once(Method::POST, &format!("/reservations/{id}/{verb}"), None, None).await;
-        let state = match answer {
-            Some(Certain::Done(body) | Certain::Refused(body)) => body["state"].as_str().expect("a state").to_owned(),
-            Some(Certain::NotDone) => return self.held.push(id),
+        let response = self.once(Method::POST, &format!("/reservations/{id}/{verb}"), None, None).await;
+        let state = match response {
+            Some(Reply::Done(body) | Reply::Refused(body)) => body["state"].as_str().expect("a state").to_owned(),
+            Some(Reply::NotDone) => return self.held.push(id),
             None => return,
         };
         self.notes.expired += usize::from(state == "expired");
         self.notes.ends.insert(id, state);
     }
 
-    /// Makes a request: every other one with a key, if any, and then again until its outcome is certain.
-    async fn request(&mut self, number: i64, method: Method, path: &str, body: &Value) -> Told {
+    /// Makes a request. Every second one has a key, if keys are used, and is repeated until its outcome is known.
+    async fn request(&mut self, number: i64, method: Method, path: &str, body: &Value) -> Outcome {
         let key = (self.has_keys && number % 2 == 0).then(|| format!("key-{number}"));
         loop {
             match self.once(method.clone(), path, Some(body), key.as_deref()).await {
-                Some(Certain::Done(body)) => {
+                Some(Reply::Done(body)) => {
                     let id = body["id"].as_str().unwrap_or_default();
-                    return Told::Acknowledged(id.to_owned());
+                    return Outcome::Acknowledged(id.to_owned());
                 }
-                Some(Certain::Refused(_)) => return Told::Refused,
-                Some(Certain::NotDone) if key.is_none() => return Told::Refused,
-                None if key.is_none() => return Told::Unknown,
-                Some(Certain::NotDone) | None => self.notes.repeated += 1,
+                Some(Reply::Refused(_)) => return Outcome::Refused,
+                Some(Reply::NotDone) if key.is_none() => return Outcome::Refused,
+                None if key.is_none() => return Outcome::Unknown,
+                Some(Reply::NotDone) | None => self.notes.repeated += 1,
             }
         }
     }
 
-    /// Makes a request of a process by chance; none where its outcome is not known.
-    async fn once(&mut self, method: Method, path: &str, body: Option<&Value>, key: Option<&str>) -> Option<Certain> {
+    /// Sends a request to a random process. Returns `None` if its outcome is unknown.
+    async fn once(&mut self, method: Method, path: &str, body: Option<&Value>, key: Option<&str>) -> Option<Reply> {
         let addresses = self.shop.addresses.borrow_and_update().clone();
         let url = format!("{}{path}", addresses[self.random.random_range(self.processes.clone())]);
         let mut request = self.http.request(method, url);
@@ -167,48 +158,48 @@ impl Client {
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
-        // Now and then it goes away while its request is under way.
-        let patience = match self.random.random_range(0..8) {
+        // Sometimes the client disconnects during its request.
+        let timeout = match self.random.random_range(0..8) {
             0 => Duration::from_micros(self.random.random_range(0..8000)),
-            _ => IMPATIENCE,
+            _ => TIMEOUT,
         };
-        let answer = time::timeout(patience, async {
+        let response = time::timeout(timeout, async {
             let response = request.send().await.ok()?;
             Some((response.status(), response.json::<Value>().await.ok()?))
         });
-        let Ok(Some((status, body))) = answer.await else {
-            // A dead process refuses connections at once, and another one comes in its place: no reason to spin.
-            let _ = time::timeout(MOMENT, self.shop.addresses.changed()).await;
+        let Ok(Some((status, body))) = response.await else {
+            // A dead process refuses connections at once. Wait for its replacement instead of spinning.
+            let _ = time::timeout(PAUSE, self.shop.addresses.changed()).await;
             return None;
         };
-        let certain = match status {
-            StatusCode::OK | StatusCode::CREATED => Some(Certain::Done(body)),
-            StatusCode::CONFLICT => Some(Certain::Refused(body)),
+        let reply = match status {
+            StatusCode::OK | StatusCode::CREATED => Some(Reply::Done(body)),
+            StatusCode::CONFLICT => Some(Reply::Refused(body)),
             StatusCode::SERVICE_UNAVAILABLE => {
                 let kind = body["type"].as_str().unwrap_or_default();
-                (!kind.ends_with("outcome-unknown")).then_some(Certain::NotDone)
+                (!kind.ends_with("outcome-unknown")).then_some(Reply::NotDone)
             }
             other => panic!("{other}: {body}"),
         };
-        let is_answered = matches!(certain, Some(Certain::Done(_) | Certain::Refused(_)));
-        self.shop.certain.fetch_add(usize::from(is_answered), Ordering::Relaxed);
-        certain
+        let is_final = matches!(reply, Some(Reply::Done(_) | Reply::Refused(_)));
+        self.shop.certain.fetch_add(usize::from(is_final), Ordering::Relaxed);
+        reply
     }
 }
 
-/// Puts goods on the shelf.
+/// Sets the initial stock.
 pub async fn stock_up(process: &Process) {
     for (product, stock) in
         PRODUCTS.map(|product| (product, 20_i64)).into_iter().chain([(BULK, 1_i64 << 40), (CRATE, 1_i64 << 40)])
     {
         let request = client().post(process.url(&format!("/inventory/{product}"))).json(&json!({"stock": stock}));
-        assert_eq!(request.send().await.expect("an answer").status(), StatusCode::CREATED);
+        assert_eq!(request.send().await.expect("a response").status(), StatusCode::CREATED);
     }
 }
 
-/// What the process says of a product is what is in the database.
+/// Asserts that the process reports what is in the database.
 pub async fn agrees(process: &Process, connection: &mut PgConnection, product: &str) {
-    let response = client().get(process.url(&format!("/inventory/{product}"))).send().await.expect("an answer");
+    let response = client().get(process.url(&format!("/inventory/{product}"))).send().await.expect("a response");
     let body: Value = response.json().await.expect("JSON");
     let (on_hand, reserved): (i64, i64) = sqlx::query_as("SELECT on_hand, reserved FROM stock WHERE product_id = $1")
         .bind(product)

@@ -1,4 +1,4 @@
-//! What clients know, to be compared with what is there.
+//! What clients know about their requests, compared with the database.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -7,25 +7,25 @@ use std::{
 
 use sqlx::PgConnection;
 
-use super::client::{BULK, CRATE};
+use super::shop::{BULK, CRATE};
 
-/// What a client was told of a request.
+/// What a client knows about a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
-    /// It was done; of a hold this is its id.
+pub enum Outcome {
+    /// It took effect. For a hold this is its id.
     Acknowledged(String),
-    /// It was not done.
+    /// It had no effect.
     Refused,
-    /// It may have been done.
+    /// It may have taken effect.
     Unknown,
 }
 
-/// Requests by their numbers, which their effects bear.
+/// Requests by their numbers, which their effects carry too.
 #[derive(Debug, Default)]
 pub struct Notes {
-    pub holds: HashMap<i64, Told>,
-    pub adjusts: HashMap<i64, Told>,
-    /// How reservations ended, where that was told.
+    pub holds: HashMap<i64, Outcome>,
+    pub adjusts: HashMap<i64, Outcome>,
+    /// The final states of reservations, if known.
     pub ends: HashMap<String, String>,
     pub repeated: usize,
     pub expired: usize,
@@ -40,20 +40,20 @@ impl Notes {
         self.expired += other.expired;
     }
 
-    fn count(&self, matches: impl Fn(&Told) -> bool) -> usize {
-        self.holds.values().chain(self.adjusts.values()).filter(|told| matches(told)).count()
+    fn count(&self, matches: impl Fn(&Outcome) -> bool) -> usize {
+        self.holds.values().chain(self.adjusts.values()).filter(|outcome| matches(outcome)).count()
     }
 
-    /// Whether each kind of thing happened at all.
-    pub fn has_seen_everything(&self) -> bool {
-        let acknowledged = self.count(|told| matches!(told, Told::Acknowledged(_)));
-        let refused = self.count(|told| *told == Told::Refused);
-        let unknown = self.count(|told| *told == Told::Unknown);
+    /// Whether every kind of outcome occurred.
+    pub fn covers_everything(&self) -> bool {
+        let acknowledged = self.count(|outcome| matches!(outcome, Outcome::Acknowledged(_)));
+        let refused = self.count(|outcome| *outcome == Outcome::Refused);
+        let unknown = self.count(|outcome| *outcome == Outcome::Unknown);
         acknowledged > 100 && refused > 100 && unknown > 0 && self.repeated > 0 && self.expired > 0
     }
 
-    /// Compares them with the database: what was acknowledged is there once, what was refused is not, and of what is
-    /// unknown nothing is there twice.
+    /// Compares the notes with the database: acknowledged requests took effect once, refused ones not at all, and unknown
+    /// ones at most once.
     pub async fn check(&self, connection: &mut PgConnection) {
         let holds: Vec<(i64, String)> =
             sqlx::query_as("SELECT quantity, reservation_id::text FROM reservation_line WHERE product_id IN ($1, $2)")
@@ -75,31 +75,31 @@ impl Notes {
             .expect("the reservations");
         let states: HashMap<String, String> = states.into_iter().collect();
         for (id, state) in &self.ends {
-            assert_eq!(states.get(id), Some(state), "the end of {id}");
+            assert_eq!(states.get(id), Some(state), "the final state of {id}");
         }
     }
 }
 
-fn compare(what: &str, told: &HashMap<i64, Told>, found: &[(i64, String)]) {
+fn compare(kind: &str, outcomes: &HashMap<i64, Outcome>, found: &[(i64, String)]) {
     let mut seen = HashSet::new();
     for (number, id) in found {
-        assert!(seen.insert(number), "{what} {number} is there twice");
-        match told.get(number) {
-            Some(Told::Acknowledged(known)) if what == "hold" => assert_eq!(known, id, "{what} {number}"),
-            Some(Told::Acknowledged(_) | Told::Unknown) => {}
-            other => panic!("{what} {number} is there, and was {other:?}"),
+        assert!(seen.insert(number), "{kind} {number} took effect twice");
+        match outcomes.get(number) {
+            Some(Outcome::Acknowledged(known)) if kind == "hold" => assert_eq!(known, id, "{kind} {number}"),
+            Some(Outcome::Acknowledged(_) | Outcome::Unknown) => {}
+            other => panic!("{kind} {number} took effect, but was {other:?}"),
         }
     }
-    for (number, told) in told {
-        assert!(!matches!(told, Told::Acknowledged(_)) || seen.contains(number), "{what} {number} is lost");
+    for (number, outcome) in outcomes {
+        assert!(!matches!(outcome, Outcome::Acknowledged(_)) || seen.contains(number), "{kind} {number} is lost");
     }
 }
 
 impl fmt::Display for Notes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let acknowledged = self.count(|told| matches!(told, Told::Acknowledged(_)));
-        let refused = self.count(|told| *told == Told::Refused);
-        let unknown = self.count(|told| *told == Told::Unknown);
+        let acknowledged = self.count(|outcome| matches!(outcome, Outcome::Acknowledged(_)));
+        let refused = self.count(|outcome| *outcome == Outcome::Refused);
+        let unknown = self.count(|outcome| *outcome == Outcome::Unknown);
         let (ends, repeated, expired) = (self.ends.len(), self.repeated, self.expired);
         write!(f, "{acknowledged} acknowledged, {refused} refused, {unknown} unknown, ")?;
         write!(f, "{ends} ended, {repeated} repeated, {expired} expired")

@@ -1,5 +1,5 @@
-//! The decision against a model that is too simple to be wrong: each request alone, on plain maps, by a clock of whole
-//! seconds. Whatever is cut into batches in whatever way, the answers are the model's, and the ledger adds up.
+//! Compares the decision with a simple model that processes requests one at a time, on plain maps, with a clock of whole
+//! seconds. However requests are batched, the outcomes equal the model's and the ledger adds up.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +9,13 @@ use super::*;
 
 const PRODUCTS: [&str; 3] = ["a", "b", "c"];
 
-/// What a client does; reservations are named by their number in order of creation.
+/// A client's step. Reservations are identified by their order of creation.
 #[derive(Debug, Clone)]
 enum Step {
     Set(usize, i64),
     Adjust(usize, i64),
     Reserve(Vec<(usize, i64)>, i64),
-    End(usize, Ending),
+    Transition(usize, Transition),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -24,17 +24,17 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (product.clone(), 0..12_i64).prop_map(|(product, quantity)| Step::Set(product, quantity)),
         2 => (product.clone(), -6..8_i64).prop_map(|(product, delta)| Step::Adjust(product, delta)),
         5 => (vec((product, 1..5_i64), 1..4), 1..5_i64).prop_map(|(items, ttl)| Step::Reserve(items, ttl)),
-        2 => (0..30_usize).prop_map(|number| Step::End(number, Ending::Commit)),
-        2 => (0..30_usize).prop_map(|number| Step::End(number, Ending::Release)),
+        2 => (0..30_usize).prop_map(|number| Step::Transition(number, Transition::Commit)),
+        2 => (0..30_usize).prop_map(|number| Step::Transition(number, Transition::Release)),
     ]
 }
 
-/// Batches, each so many seconds after the one before.
+/// Batches, each with the number of seconds since the previous one.
 fn batches() -> impl Strategy<Value = Vec<(i64, Vec<Step>)>> {
     vec((0..3_i64, vec(step(), 0..6)), 1..12)
 }
 
-/// The model: what is on hand, and the holds.
+/// The model: quantities on hand, and holds with their expiry.
 #[derive(Default)]
 struct Model {
     now: i64,
@@ -57,7 +57,7 @@ impl Model {
         }
     }
 
-    /// Whether the step is done.
+    /// Performs a step; returns whether it succeeded.
     fn step(&mut self, step: &Step) -> bool {
         match step {
             Step::Set(product, quantity) => self.put(*product, *quantity),
@@ -74,22 +74,22 @@ impl Model {
                 }
                 is_enough
             }
-            Step::End(number, ending) => {
+            Step::Transition(number, transition) => {
                 let Some((items, _, state)) = self.holds.get_mut(*number) else { return false };
-                match (*state, ending) {
-                    (ReservationState::Held, Ending::Commit) => {
+                match (*state, transition) {
+                    (ReservationState::Held, Transition::Commit) => {
                         *state = ReservationState::Committed;
                         for (product, quantity) in items {
                             *self.on_hand.entry(*product).or_default() -= *quantity;
                         }
                         true
                     }
-                    (ReservationState::Held, Ending::Release) => {
+                    (ReservationState::Held, Transition::Release) => {
                         *state = ReservationState::Released;
                         true
                     }
-                    (ReservationState::Committed, ending) => *ending == Ending::Commit,
-                    (_, ending) => *ending == Ending::Release,
+                    (ReservationState::Committed, transition) => *transition == Transition::Commit,
+                    (_, transition) => *transition == Transition::Release,
                 }
             }
         }
@@ -104,22 +104,22 @@ impl Model {
     }
 }
 
-/// Tables, as the database keeps them between batches.
+/// The database's tables between batches.
 #[derive(Default)]
 struct Tables {
     now: DateTime<Utc>,
-    products: HashMap<ProductId, Product>,
+    products: HashMap<ProductId, ProductRow>,
     reservations: BTreeMap<ReservationId, Reservation>,
     /// In order of creation.
     ids: Vec<ReservationId>,
-    /// Those that count as reserved.
+    /// The lines that count as reserved.
     lines: BTreeMap<(ReservationId, ProductId), (i64, DateTime<Utc>)>,
-    ledger: Vec<Entry>,
+    ledger: Vec<NewMovement>,
 }
 
 impl Tables {
-    /// What a transaction reads that has locked all products.
-    fn read(&self) -> Locked {
+    /// The rows that a transaction reads once it has locked all products.
+    fn read(&self) -> LockedRows {
         let mut overdue: Vec<_> = self.lines.iter().filter(|(_, (_, expires_at))| *expires_at <= self.now).collect();
         overdue.sort_by_key(|((id, product), (_, expires_at))| (*expires_at, *id, product.clone()));
         let overdue = overdue.into_iter().map(|((id, product), (quantity, _))| OverdueLine {
@@ -131,31 +131,30 @@ impl Tables {
         let overdue: Vec<_> = overdue.collect();
         let due = self.products.iter().filter(|(_, product)| product.next_expiry.is_some_and(|next| next <= self.now));
         let due: Vec<_> = due.map(|(id, _)| id).collect();
-        assert!(overdue.iter().all(|line| due.contains(&&line.product_id)), "the bound lets none be overlooked");
-        let known = |reservation: &Reservation| {
-            let is_whole = reservation.items.as_slice().iter();
-            let is_whole =
-                is_whole.clone().all(|item| self.lines.contains_key(&(reservation.id, item.product_id.clone())));
-            (reservation.id, Known { reservation: reservation.clone(), is_whole })
+        assert!(overdue.iter().all(|line| due.contains(&&line.product_id)), "next_expiry misses no overdue line");
+        let locked = |reservation: &Reservation| {
+            let mut items = reservation.items.as_slice().iter();
+            let all_lines_live = items.all(|item| self.lines.contains_key(&(reservation.id, item.product_id.clone())));
+            (reservation.id, LockedReservation { reservation: reservation.clone(), all_lines_live })
         };
-        Locked {
+        LockedRows {
             now: self.now,
             products: self.products.clone(),
             overdue,
-            reservations: self.reservations.values().map(known).collect(),
+            reservations: self.reservations.values().map(locked).collect(),
             records: HashMap::new(),
         }
     }
 
-    fn write(&mut self, writes: Writes, answers: &[Decided]) {
-        for (id, product) in writes.products {
-            self.products.insert(id, Product { changed: false, ..product });
+    fn write(&mut self, changeset: Changeset, outcomes: &[Result<Outcome, Refusal>]) {
+        for (id, product) in changeset.products {
+            self.products.insert(id, ProductRow { changed: false, ..product });
         }
-        let new = answers.iter().filter_map(|answer| match answer {
-            Ok(Done::Reservation(reservation)) if reservation.state == ReservationState::Held => Some(reservation),
+        let new = outcomes.iter().filter_map(|outcome| match outcome {
+            Ok(Outcome::Reservation(reservation)) if reservation.state == ReservationState::Held => Some(reservation),
             _ => None,
         });
-        for (reservation, hold) in new.zip(&writes.holds) {
+        for (reservation, hold) in new.zip(&changeset.holds) {
             assert_eq!((reservation.id, reservation.expires_at), (hold.id, hold.expires_at));
             self.ids.push(hold.id);
             for item in reservation.items.as_slice() {
@@ -163,42 +162,43 @@ impl Tables {
             }
             self.reservations.insert(hold.id, reservation.clone());
         }
-        for line in writes.closed {
-            assert!(self.lines.remove(&line).is_some(), "no line is closed twice");
+        for line in changeset.closed_lines {
+            assert!(self.lines.remove(&line).is_some(), "a line is closed only once");
         }
-        for (id, state) in writes.ended {
-            let reservation = self.reservations.get_mut(&id).expect("it is there");
-            assert_eq!(reservation.state, ReservationState::Held, "no reservation ends twice");
+        for (id, state) in changeset.ended {
+            let reservation = self.reservations.get_mut(&id).expect("the reservation exists");
+            assert_eq!(reservation.state, ReservationState::Held, "a reservation ends only once");
             reservation.state = state;
         }
-        self.ledger.extend(writes.entries);
+        self.ledger.extend(changeset.movements);
     }
 
-    /// Counters, lines and ledger agree.
+    /// Asserts that counters, lines and ledger agree.
     fn check(&self) {
-        for (id, Product { counters, .. }) in &self.products {
+        for (id, ProductRow { counters, .. }) in &self.products {
             assert!(0 <= counters.reserved && counters.reserved <= counters.on_hand);
             let lines = self.lines.iter().filter(|((_, product), _)| product == id);
             assert_eq!(lines.map(|(_, (quantity, _))| quantity).sum::<i64>(), counters.reserved);
-            let ledger: Vec<_> = self.ledger.iter().filter(|entry| entry.product_id == *id).collect();
-            assert_eq!(ledger.iter().map(|entry| entry.on_hand_delta).sum::<i64>(), counters.on_hand);
-            assert_eq!(ledger.iter().map(|entry| entry.reserved_delta).sum::<i64>(), counters.reserved);
-            assert!((1..).zip(&ledger).all(|(version, entry)| entry.after.version == version), "without a gap");
-            assert_eq!(ledger.last().map_or(0, |entry| entry.after.version), counters.version);
+            let ledger: Vec<_> = self.ledger.iter().filter(|movement| movement.product_id == *id).collect();
+            assert_eq!(ledger.iter().map(|movement| movement.on_hand_delta).sum::<i64>(), counters.on_hand);
+            assert_eq!(ledger.iter().map(|movement| movement.reserved_delta).sum::<i64>(), counters.reserved);
+            assert!((1..).zip(&ledger).all(|(version, movement)| movement.after.version == version), "no gap");
+            assert_eq!(ledger.last().map_or(0, |movement| movement.after.version), counters.version);
         }
     }
 
-    fn request(&self, step: &Step) -> Request {
+    fn call(&self, step: &Step) -> Call {
         plain(match step {
             Step::Set(product, quantity) => set(PRODUCTS[*product], *quantity),
             Step::Adjust(product, delta) => adjust(PRODUCTS[*product], *delta),
-            Step::Reserve(wanted, ttl) => {
-                let wanted: Vec<_> = wanted.iter().map(|(product, quantity)| (PRODUCTS[*product], *quantity)).collect();
-                let new = NewReservation { items: items(&wanted), ttl: TimeToLive(*ttl) };
-                Command::Reserve(ReservationId::new(), new)
+            Step::Reserve(list, ttl) => {
+                let list: Vec<_> = list.iter().map(|(product, quantity)| (PRODUCTS[*product], *quantity)).collect();
+                let new = NewReservation { items: items(&list), ttl: TimeToLive(*ttl) };
+                Operation::Reserve(ReservationId::new(), new)
             }
-            Step::End(number, ending) => {
-                Command::End(self.ids.get(*number).copied().unwrap_or_else(ReservationId::new), *ending)
+            Step::Transition(number, transition) => {
+                let id = self.ids.get(*number).copied().unwrap_or_else(ReservationId::new);
+                Operation::Transition(id, *transition)
             }
         })
     }
@@ -206,19 +206,19 @@ impl Tables {
 
 proptest! {
     #[test]
-    fn any_batches_are_decided_as_the_model_does(batches in batches()) {
+    fn any_batching_gives_the_outcomes_of_the_model(batches in batches()) {
         let (mut model, mut tables) = (Model::default(), Tables::default());
         for (seconds, mut steps) in batches {
             model.advance(seconds);
             tables.now += TimeDelta::seconds(seconds);
-            // A client learns a reservation's id from its answer: it cannot end it in the same batch.
-            steps.retain(|step| !matches!(step, Step::End(number, _) if *number >= tables.ids.len()));
-            let requests: Vec<_> = steps.iter().map(|step| tables.request(step)).collect();
-            let (answers, writes) = decide(&requests, tables.read());
-            for (step, answer) in steps.iter().zip(&answers) {
-                prop_assert_eq!(model.step(step), answer.is_ok(), "{:?}: {:?}", step, answer);
+            // A client learns a reservation's id from the response, so it cannot end it in the same batch.
+            steps.retain(|step| !matches!(step, Step::Transition(number, _) if *number >= tables.ids.len()));
+            let calls: Vec<_> = steps.iter().map(|step| tables.call(step)).collect();
+            let (outcomes, changeset) = decide(&calls, tables.read());
+            for (step, outcome) in steps.iter().zip(&outcomes) {
+                prop_assert_eq!(model.step(step), outcome.is_ok(), "{:?}: {:?}", step, outcome);
             }
-            tables.write(writes, &answers);
+            tables.write(changeset, &outcomes);
             tables.check();
             for (number, product) in PRODUCTS.iter().enumerate() {
                 let counters = tables.products.get(&super::product(product)).copied().unwrap_or_default().counters;

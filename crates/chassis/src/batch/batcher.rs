@@ -1,0 +1,190 @@
+//! The task that owns a handler, and the handle that sends it requests.
+
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt;
+use runtime::Problem;
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
+
+use super::handler::{Arrivals, OpenHandler, Queue, Waiting};
+
+/// Why a request was not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// Too many requests wait already; nothing was done.
+    #[error("too many requests are waiting")]
+    Overloaded,
+    /// The batch's handler failed without an answer.
+    #[error("the batch ended without an answer")]
+    Lost,
+}
+
+/// Hands requests to an [`OpenHandler`], batch by batch.
+pub struct Batcher<H: OpenHandler> {
+    queue: mpsc::Sender<Waiting<H>>,
+}
+
+impl<H: OpenHandler> Batcher<H> {
+    /// Starts the task that owns the handler, on this runtime. At most `capacity` requests wait, and a batch has at most
+    /// `largest` before others join it.
+    pub fn spawn(on: &Handle, mut handler: H, capacity: usize, largest: usize) -> Self {
+        let (queue, arrivals) = mpsc::channel::<Waiting<H>>(capacity);
+        on.spawn(async move {
+            let mut queue = Queue { next: None, arrivals };
+            while let Some((batch, answers)) = queue.next_batch(largest).await {
+                if batch.is_empty() {
+                    continue;
+                }
+                let mut arrivals = Arrivals { queue: &mut queue, answers };
+                // A panic was reported by its hook; its requests see that no answer comes, and the task goes on.
+                let results = AssertUnwindSafe(handler.handle(batch, &mut arrivals)).catch_unwind().await;
+                for (answer, result) in arrivals.answers.into_iter().zip(results.unwrap_or_default()) {
+                    let _ = answer.send(result);
+                }
+            }
+        });
+        Self { queue }
+    }
+
+    /// Queues a request and waits for its answer.
+    ///
+    /// # Errors
+    /// [`BatchError::Overloaded`] at once when the queue is full.
+    pub async fn ask(&self, request: H::Request) -> Result<H::Reply, BatchError> {
+        let (answer, result) = oneshot::channel();
+        self.queue.try_send((request, answer)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => BatchError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => BatchError::Lost,
+        })?;
+        result.await.map_err(|_| BatchError::Lost)
+    }
+}
+
+impl From<BatchError> for Problem {
+    fn from(error: BatchError) -> Self {
+        match error {
+            BatchError::Overloaded => Self::unavailable("too many requests are waiting; try again in a moment"),
+            BatchError::Lost => Self::internal(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::handler::Handler, *};
+    use std::sync::Arc;
+    use tokio::{sync::Semaphore, task};
+
+    /// Answers each number with its batch's size once it is let through.
+    struct Sizes(Arc<Semaphore>);
+
+    impl Handler for Sizes {
+        type Request = u32;
+        type Reply = (u32, usize);
+
+        async fn handle(&mut self, batch: Vec<u32>) -> Vec<(u32, usize)> {
+            self.0.acquire().await.expect("open").forget();
+            assert!(!batch.contains(&13), "a request that makes the handler panic");
+            let size = batch.len();
+            batch.into_iter().map(|number| (number, size)).collect()
+        }
+    }
+
+    fn start(capacity: usize) -> (Arc<Semaphore>, Arc<Batcher<Sizes>>) {
+        let gate = Arc::new(Semaphore::new(0));
+        (gate.clone(), Arc::new(Batcher::spawn(&Handle::current(), Sizes(gate), capacity, 64)))
+    }
+
+    /// Waits until what was asked is taken, and the tasks that were let ahead have run.
+    async fn begun<H: OpenHandler>(batcher: &Batcher<H>) {
+        while batcher.queue.capacity() < batcher.queue.max_capacity() {
+            task::yield_now().await;
+        }
+        task::yield_now().await;
+        task::yield_now().await;
+    }
+
+    #[tokio::test]
+    async fn requests_that_arrive_meanwhile_share_the_next_batch() {
+        let (gate, batcher) = start(64);
+        let first = batcher.ask(0);
+        tokio::pin!(first);
+        assert!(first.as_mut().now_or_never().is_none());
+        begun(&batcher).await;
+        let rest = futures_util::future::join_all((1..=5).map(|number| batcher.ask(number)));
+        tokio::pin!(rest);
+        assert!(rest.as_mut().now_or_never().is_none());
+        gate.add_permits(2);
+        assert_eq!(first.await, Ok((0, 1)));
+        assert_eq!(rest.await, (1..=5).map(|number| Ok((number, 5))).collect::<Vec<_>>());
+    }
+
+    /// Answers each number with its batch's size once it is let through; even numbers may join it.
+    struct Even(Sizes);
+
+    impl OpenHandler for Even {
+        type Request = u32;
+        type Reply = (u32, usize);
+
+        async fn handle(&mut self, mut batch: Vec<u32>, arrivals: &mut Arrivals<'_, Self>) -> Vec<(u32, usize)> {
+            self.0.0.acquire().await.expect("open").forget();
+            while let Some(number) = arrivals.next_if(|number| number % 2 == 0) {
+                batch.push(number);
+            }
+            let size = batch.len();
+            batch.into_iter().map(|number| (number, size)).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_begun_for_a_client_that_went_away() {
+        let (gate, batcher) = start(64);
+        let first = batcher.ask(0);
+        tokio::pin!(first);
+        assert!(first.as_mut().now_or_never().is_none());
+        begun(&batcher).await;
+        assert!(batcher.ask(1).now_or_never().is_none(), "asked, and gone");
+        let last = batcher.ask(2);
+        tokio::pin!(last);
+        assert!(last.as_mut().now_or_never().is_none());
+        gate.add_permits(2);
+        assert_eq!(first.await, Ok((0, 1)));
+        assert_eq!(last.await, Ok((2, 1)));
+    }
+
+    #[tokio::test]
+    async fn requests_join_in_order_until_one_may_not() {
+        let gate = Arc::new(Semaphore::new(0));
+        let batcher = Batcher::spawn(&Handle::current(), Even(Sizes(gate.clone())), 64, 64);
+        let all = futures_util::future::join_all([0, 2, 4, 5, 6, 7].map(|number| batcher.ask(number)));
+        let first = batcher.ask(1);
+        tokio::pin!(first, all);
+        assert!(first.as_mut().now_or_never().is_none());
+        begun(&batcher).await;
+        assert!(all.as_mut().now_or_never().is_none());
+        gate.add_permits(2);
+        assert_eq!(first.await, Ok((1, 4)));
+        let expected = [(0, 4), (2, 4), (4, 4), (5, 3), (6, 3), (7, 3)];
+        assert_eq!(all.await, expected.map(Ok));
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_at_once() {
+        let (_gate, batcher) = start(1);
+        let first = batcher.ask(0);
+        tokio::pin!(first);
+        assert!(first.as_mut().now_or_never().is_none());
+        assert_eq!(batcher.ask(1).await, Err(BatchError::Overloaded));
+    }
+
+    #[tokio::test]
+    async fn a_panic_loses_its_batch_only() {
+        let (gate, batcher) = start(64);
+        gate.add_permits(2);
+        assert_eq!(batcher.ask(13).await, Err(BatchError::Lost));
+        assert_eq!(batcher.ask(1).await, Ok((1, 1)));
+    }
+}

@@ -1,0 +1,75 @@
+//! New connections to the database, and checks of idle ones.
+
+use std::time::Duration;
+
+use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
+use prometheus::Histogram;
+use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use tokio::time;
+
+use super::failure::timed_out;
+
+/// How long a task waits for a connection, whether for one in use or for a new one.
+pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A connection that was idle for longer is pinged before it is used. Shorter than any restart of Postgres, so that no
+/// request after a restart gets a connection from before it. Under load no connection is idle for so long.
+pub(super) const TRUST_IDLE: Duration = Duration::from_millis(50);
+
+/// How long the reply to a ping may take.
+pub(super) const PING_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The maximum age of a connection. After a failover, all connections are on the new server by then.
+pub(super) const MAX_AGE: Duration = Duration::from_mins(30);
+
+/// Settings of each session: limits, so that neither a lost client nor a lost lock holder blocks others for long.
+const SESSION: [(&str, &str); 7] = [
+    ("statement_timeout", "5s"),
+    ("lock_timeout", "4s"),
+    // Shorter than the lock timeout: whoever waits for a lock of a lost client still gets it.
+    ("idle_in_transaction_session_timeout", "2s"),
+    ("tcp_keepalives_idle", "10"),
+    ("tcp_keepalives_interval", "5"),
+    ("tcp_keepalives_count", "3"),
+    // Every statement is short and looks rows up by key: planning it once is enough.
+    ("plan_cache_mode", "force_generic_plan"),
+];
+
+/// Opens connections, and checks those that are reused.
+#[derive(Clone)]
+pub(super) struct Connector {
+    options: PgConnectOptions,
+    /// Time spent waiting for a connection.
+    pub(super) wait: Histogram,
+}
+
+impl Connector {
+    pub(super) fn new(options: PgConnectOptions, wait: Histogram) -> Self {
+        Self { options: options.options(SESSION), wait }
+    }
+
+    /// Opens a connection outside of the pool.
+    pub(super) async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        let _timer = self.wait.start_timer();
+        time::timeout(ACQUIRE_TIMEOUT, self.options.connect()).await.unwrap_or_else(|_| Err(timed_out()))
+    }
+}
+
+impl Manager for Connector {
+    type Type = PgConnection;
+    type Error = sqlx::Error;
+
+    async fn create(&self) -> Result<PgConnection, sqlx::Error> {
+        self.options.connect().await
+    }
+
+    async fn recycle(&self, connection: &mut PgConnection, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
+        if metrics.age() > MAX_AGE {
+            return Err(RecycleError::message("the connection has reached its maximum age"));
+        }
+        if metrics.last_used() > TRUST_IDLE {
+            connection.ping().await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,71 @@
+//! A connection that one task keeps for itself, outside of the pool.
+
+use futures_util::future::BoxFuture;
+use sqlx::{Connection, PgConnection};
+use tokio::time::{self, Instant};
+
+use super::{
+    connector::{Connector, MAX_AGE, PING_TIMEOUT, TRUST_IDLE},
+    failure::{Failure, lost_a_race, with_timeout},
+};
+
+/// How often work is retried after a deadlock or a serialization failure.
+const RETRIES: usize = 3;
+
+/// A connection that one task keeps between uses. It is opened by that task, so that its replies wake no thread but the
+/// task's own.
+pub struct DedicatedConnection {
+    connector: Connector,
+    /// The connection, and when it was last used.
+    kept: Option<(PgConnection, Instant)>,
+    opened: Instant,
+}
+
+impl DedicatedConnection {
+    pub(super) fn new(connector: Connector) -> Self {
+        Self { connector, kept: None, opened: Instant::now() }
+    }
+
+    /// Runs work on the connection, within 6 s, with `input`. If the work loses a race against another transaction (a deadlock or a
+    /// serialization failure), it runs again, up to three times.
+    ///
+    /// The connection is kept only if it is certainly sound afterwards. If this future is dropped, it is closed.
+    ///
+    /// The work takes what it borrows as `input`, and its future is boxed: the compiler cannot prove yet that the future
+    /// of an async closure with borrows is `Send`.
+    ///
+    /// # Errors
+    /// Returns a [`Failure`] that says what is known of the effects.
+    pub async fn run<I, T>(
+        &mut self,
+        input: &mut I,
+        work: impl for<'a> Fn(&'a mut PgConnection, &'a mut I) -> BoxFuture<'a, Result<T, sqlx::Error>>,
+    ) -> Result<T, Failure> {
+        let mut retries = 0;
+        loop {
+            let mut connection = self.take().await.map_err(Failure::NotBegun)?;
+            let result = with_timeout(work(&mut connection, input)).await;
+            if result.as_ref().err().is_none_or(Failure::leaves_the_connection_sound) {
+                self.kept = Some((connection, Instant::now()));
+            }
+            match result {
+                Err(failure) if retries < RETRIES && lost_a_race(failure.error()) => retries += 1,
+                result => return result,
+            }
+        }
+    }
+
+    /// Takes the kept connection, or opens a new one if there is none, if it was lost while idle, or if it is too old.
+    async fn take(&mut self) -> Result<PgConnection, sqlx::Error> {
+        if let Some((mut connection, last_used)) = self.kept.take()
+            && self.opened.elapsed() <= MAX_AGE
+            && (last_used.elapsed() <= TRUST_IDLE
+                || matches!(time::timeout(PING_TIMEOUT, connection.ping()).await, Ok(Ok(()))))
+        {
+            return Ok(connection);
+        }
+        let connection = self.connector.connect().await?;
+        self.opened = Instant::now();
+        Ok(connection)
+    }
+}

@@ -1,0 +1,151 @@
+//! What is known after database work failed: whether anything was sent, and whether it may have had its effect.
+
+use std::{error::Error, io, sync::Arc, time::Duration};
+
+use runtime::Problem;
+use tokio::time;
+
+/// How long work on a connection may take, whatever the server does. Longer than any statement may take.
+const WORK_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// The SQLSTATE of a lock that was not granted in time because another transaction holds it.
+const LOCK_TIMEOUT: &str = "55P03";
+
+/// Why there is no connection, or no reply on one.
+const NO_REPLY: &str = "the database does not answer";
+
+/// Why database work failed, and thereby what is known of its effects.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// There was no connection: nothing was sent.
+    #[error("no database connection: {0}")]
+    NotBegun(#[source] sqlx::Error),
+    /// Postgres refused a statement: its transaction has no effect.
+    #[error(transparent)]
+    Refused(sqlx::Error),
+    /// The connection was lost, or a reply did not come in time: a statement that was sent may have had its effect.
+    #[error("the database connection was lost: {0}")]
+    Lost(#[source] sqlx::Error),
+}
+
+impl Failure {
+    /// Returns the error.
+    #[must_use]
+    pub fn error(&self) -> &sqlx::Error {
+        let (Self::NotBegun(error) | Self::Refused(error) | Self::Lost(error)) = self;
+        error
+    }
+
+    /// Returns whether it is unknown if a statement that changes something had its effect.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Lost(_))
+    }
+
+    /// Builds the problem for work that changes nothing, or certainly had no effect: 503 if the database is unavailable,
+    /// else 500.
+    #[must_use]
+    pub fn into_problem(self: Arc<Self>) -> Problem {
+        if sql_state(self.error()).as_deref() == Some(LOCK_TIMEOUT) {
+            Problem::unavailable("the data is locked by another transaction; try again in a moment").caused_by(self)
+        } else if self.is_lost() || is_unavailable(self.error()) {
+            Problem::unavailable("the database does not answer; try again in a moment").caused_by(self)
+        } else {
+            Problem::internal(self)
+        }
+    }
+
+    /// Classifies an error by whether it is Postgres's reply to the statement.
+    fn of(error: sqlx::Error) -> Self {
+        let is_about_the_statement = error.as_database_error().is_some()
+            // If the server shuts down (57), is broken (58, XX) or loses the connection (08), the statement's progress is unknown.
+            && !sql_state(&error).is_some_and(|code| matches!(code.get(..2), Some("08" | "57" | "58" | "XX")))
+            || matches!(error, sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. });
+        // 57014: the statement exceeded its own time limit and was cancelled.
+        if is_about_the_statement || sql_state(&error).as_deref() == Some("57014") {
+            Self::Refused(error)
+        } else {
+            Self::Lost(error)
+        }
+    }
+
+    /// Returns whether the connection is certainly usable afterwards.
+    pub(super) fn leaves_the_connection_sound(&self) -> bool {
+        // A data exception or a violated constraint.
+        let is_of_the_data = sql_state(self.error()).is_some_and(|code| matches!(code.get(..2), Some("22" | "23")));
+        matches!(self, Self::Refused(_)) && (is_of_the_data || lost_a_race(self.error()))
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        Arc::new(failure).into_problem()
+    }
+}
+
+/// Runs database work with a time limit, and classifies its failure.
+///
+/// # Errors
+/// Returns [`Failure::Refused`] or [`Failure::Lost`].
+pub async fn with_timeout<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Failure> {
+    match time::timeout(WORK_TIMEOUT, work).await {
+        Ok(result) => result.map_err(Failure::of),
+        Err(_) => Err(Failure::Lost(timed_out())),
+    }
+}
+
+/// The error of a database that does not reply in time.
+pub(super) fn timed_out() -> sqlx::Error {
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, NO_REPLY))
+}
+
+/// Returns whether the database is unavailable, overloaded or asks for a retry, rather than refusing the statement itself.
+#[must_use]
+pub fn is_unavailable(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| is_transient(&code)),
+        error => error.source().is_some_and(<dyn Error>::is::<io::Error>),
+    }
+}
+
+/// Returns whether the transaction was rolled back in favour of another one: a deadlock or a serialization failure.
+#[must_use]
+pub fn lost_a_race(error: &sqlx::Error) -> bool {
+    matches!(sql_state(error).as_deref(), Some("40001" | "40P01"))
+}
+
+/// Returns the SQLSTATE if the error is a reply of Postgres.
+#[must_use]
+pub fn sql_state(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error()?.code().map(Into::into)
+}
+
+/// Classifies by SQLSTATE (appendix A of the Postgres manual).
+fn is_transient(code: &str) -> bool {
+    let class = code.get(..2).unwrap_or_default();
+    matches!(class, "08" | "53" | "57" | "58")
+        || matches!(code, "40001" | "40P01" | LOCK_TIMEOUT | "25P03")
+        // The login is refused or the database is missing: its role is being created or its password rotated.
+        || matches!(code, "28000" | "28P01" | "3D000")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transient_codes_are_worth_a_retry() {
+        for code in ["57P01", "57P03", "53300", "08006", "40001", "40P01", "55P03"] {
+            assert!(is_transient(code), "{code}");
+        }
+        for code in ["23505", "22021", "42P01", ""] {
+            assert!(!is_transient(code), "{code}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! `migrate`: brings a service's schema up to date, once, before its new version is rolled out.
+//!
+//! Migrations only add or widen, so that the version before works on the new schema. Versions in the database that
+//! this binary does not know are therefore left alone: they are what a newer one needed.
+
+use std::{fs::OpenOptions, io::Write, process::ExitCode, time::Duration};
+
+use sqlx::{
+    ConnectOptions, PgConnection,
+    migrate::{MigrateError, Migrator},
+    postgres::PgConnectOptions,
+};
+use tokio::time::{self, Instant};
+
+use super::failure::is_unavailable;
+
+/// Kubernetes shows what a container wrote here as its termination message.
+const TERMINATION_LOG: &str = "/dev/termination-log";
+
+/// The exit status for a database that cannot be reached: worth another try (`EX_TEMPFAIL` of sysexits.h).
+const UNREACHABLE: u8 = 75;
+
+/// How long the database may take to answer a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a database that refuses connections is asked again: a network policy takes a moment to know the address of
+/// the pod that has just started.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The wait before it is asked again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// How long one statement waits for a lock that running requests hold, before the migration gives up.
+const LOCK_TIMEOUT: &str = "10s";
+
+/// The version the migrations lead to.
+pub(crate) fn latest_version(migrations: &Migrator) -> i64 {
+    migrations.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
+/// The version the database is at; 0 before the first migration.
+pub(crate) async fn schema_version(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    let migrated: bool =
+        sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(&mut *connection).await?;
+    if !migrated {
+        return Ok(0);
+    }
+    sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success")
+        .fetch_one(connection)
+        .await
+}
+
+/// Runs the pending migrations and says how it went: in the log, in the termination message, by the exit status.
+pub(crate) async fn run(options: PgConnectOptions, migrations: &Migrator) -> ExitCode {
+    let options = options.options([("lock_timeout", LOCK_TIMEOUT)]);
+    let outcome = match connect(&options).await {
+        Ok(connection) => apply(connection, migrations).await,
+        Err(failure) => Err(failure),
+    };
+    match outcome {
+        Ok(version) => {
+            tracing::info!(version, "the schema is up to date");
+            write_termination_message(&serde_json::json!({ "schemaVersion": version }).to_string());
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            tracing::error!(retryable = failure.retryable, "{}", failure.message);
+            write_termination_message(&failure.message);
+            if failure.retryable { ExitCode::from(UNREACHABLE) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+struct Failure {
+    retryable: bool,
+    message: String,
+}
+
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Failure> {
+    let begun = Instant::now();
+    loop {
+        let failure = match time::timeout(CONNECT_TIMEOUT, options.connect()).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error)) => Failure { retryable: is_unavailable(&error), message: error.to_string() },
+            Err(_) => Failure { retryable: true, message: "the database does not answer".to_owned() },
+        };
+        if !failure.retryable || begun.elapsed() > PATIENCE {
+            return Err(failure);
+        }
+        time::sleep(PAUSE).await;
+    }
+}
+
+async fn apply(mut connection: PgConnection, migrations: &Migrator) -> Result<i64, Failure> {
+    let mut migrator = Migrator::with_migrations(migrations.iter().cloned().collect());
+    migrator.set_ignore_missing(true).run(&mut connection).await.map_err(|error| explain(&error, migrations))?;
+    schema_version(&mut connection)
+        .await
+        .map_err(|error| Failure { retryable: is_unavailable(&error), message: error.to_string() })
+}
+
+/// Names the file that failed, and tells an SQL error from a database that went away.
+fn explain(error: &MigrateError, migrations: &Migrator) -> Failure {
+    let (cause, version) = match error {
+        MigrateError::Execute(cause) => (Some(cause), None),
+        MigrateError::ExecuteMigration(cause, version) => (Some(cause), Some(*version)),
+        MigrateError::VersionMismatch(version) | MigrateError::Dirty(version) => (None, Some(*version)),
+        _ => (None, None),
+    };
+    let text = cause.map_or_else(|| error.to_string(), ToString::to_string);
+    let file = version.and_then(|version| migrations.iter().find(|migration| migration.version == version));
+    let message = match file {
+        Some(file) => format!("{:04}_{}.sql: {text}", file.version, file.description.replace(' ', "_")),
+        None => text,
+    };
+    Failure { retryable: cause.is_some_and(is_unavailable), message }
+}
+
+fn write_termination_message(message: &str) {
+    // It exists in a container and nowhere else; there is nobody to tell about a failed write.
+    if let Ok(mut file) = OpenOptions::new().write(true).truncate(true).open(TERMINATION_LOG) {
+        let _ = file.write_all(message.as_bytes());
+    }
+}

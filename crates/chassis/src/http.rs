@@ -1,0 +1,19 @@
+//! The HTTP side of a service: JSON bodies, extractors, paging, conditional requests, OpenAPI, and what surrounds every
+//! request.
+
+mod body;
+mod conditional;
+mod json;
+pub(crate) mod layer;
+mod message;
+pub(crate) mod metrics;
+pub(crate) mod openapi;
+mod page;
+mod path;
+pub(crate) mod query;
+
+pub use body::{Fields, FromFields, Json};
+pub use conditional::{IfMatch, Tagged};
+pub use page::{Limit, Page};
+pub use path::Path;
+pub use query::Query;

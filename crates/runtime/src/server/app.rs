@@ -1,0 +1,41 @@
+//! What responds to the requests of a server: the routes of a service, or a proxy.
+
+use std::{convert::Infallible, error::Error, net::SocketAddr};
+
+use axum::Router;
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Body;
+use tower::ServiceExt;
+
+use super::body::RequestBody;
+
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    /// The other end of its connection.
+    pub address: SocketAddr,
+    /// The number of the thread that serves the connection; see [`Workers`](super::Workers).
+    pub worker: usize,
+}
+
+/// What responds to requests. It is cloned for each of them.
+pub trait App: Clone + Send + Sync + 'static {
+    /// The body of a response.
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
+
+    /// Responds to a request. A response with status 101 hands the connection to whoever awaits hyper's upgrade.
+    fn respond(self, request: Request<RequestBody>, peer: Peer) -> impl Future<Output = Response<Self::Body>> + Send;
+}
+
+impl App for Router {
+    type Body = axum::body::Body;
+
+    async fn respond(self, request: Request<RequestBody>, _: Peer) -> Response<Self::Body> {
+        // An empty one is not worth a box.
+        let body = |body: RequestBody| {
+            if body.is_end_stream() { axum::body::Body::empty() } else { axum::body::Body::new(body) }
+        };
+        self.oneshot(request.map(body)).await.unwrap_or_else(|error: Infallible| match error {})
+    }
+}

@@ -1,0 +1,93 @@
+//! Threads that each serve some of the connections, with a runtime of their own: what a request needs is woken on its
+//! own thread, and no connection is handed from one processor to another.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use tokio::{
+    net::TcpStream,
+    runtime::{Builder, Handle},
+    sync::oneshot,
+};
+use tokio_util::task::TaskTracker;
+
+/// The threads; none: the runtime of whoever serves. They end, with all that runs on them, when the last clone is dropped.
+#[derive(Clone, Default)]
+pub struct Workers(Arc<[Worker]>);
+
+struct Worker {
+    handle: Handle,
+    connections: Arc<AtomicUsize>,
+    _end: oneshot::Sender<()>,
+}
+
+impl Workers {
+    /// Starts as many threads.
+    ///
+    /// # Errors
+    /// Where the system gives none.
+    pub fn start(count: usize) -> io::Result<Self> {
+        let worker = |number| {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let handle = runtime.handle().clone();
+            let (end, ended) = oneshot::channel::<()>();
+            thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+                let _ = runtime.block_on(ended);
+            })?;
+            Ok(Worker { handle, connections: Arc::default(), _end: end })
+        };
+        (0..count).map(worker).collect::<io::Result<_>>().map(Self)
+    }
+
+    /// The runtime of the first thread; where there is none, that of the caller.
+    #[must_use]
+    pub fn first(&self) -> Handle {
+        self.0.first().map_or_else(Handle::current, |worker| worker.handle.clone())
+    }
+
+    /// Serves a connection on the thread that has the fewest.
+    pub(super) fn spawn<F: Future<Output = ()> + Send>(
+        &self,
+        connections: &TaskTracker,
+        stream: TcpStream,
+        serve: impl FnOnce(TcpStream, usize) -> F + Send + 'static,
+    ) {
+        let fewest = self.0.iter().enumerate().min_by_key(|(_, worker)| worker.connections.load(Ordering::Relaxed));
+        let Some((number, worker)) = fewest else {
+            connections.spawn(async move { serve(stream, 0).await });
+            return;
+        };
+        let count = Count::of(&worker.connections);
+        // It is to be woken by the other runtime.
+        let stream = stream.into_std();
+        let serve = async move {
+            let _count = count;
+            if let Ok(stream) = stream.and_then(TcpStream::from_std) {
+                serve(stream, number).await;
+            }
+        };
+        connections.spawn_on(serve, &worker.handle);
+    }
+}
+
+/// Counts a connection until it is dropped.
+struct Count(Arc<AtomicUsize>);
+
+impl Count {
+    fn of(connections: &Arc<AtomicUsize>) -> Self {
+        connections.fetch_add(1, Ordering::Relaxed);
+        Self(connections.clone())
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,80 @@
+//! Files that are served with an entity tag: the merged document and the files of the page.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+use sha2::{Digest, Sha256};
+use utoipa_swagger_ui::Config;
+
+use super::paths::DOCUMENT;
+
+/// A file to serve.
+#[derive(Clone)]
+pub(super) struct File {
+    media_type: HeaderValue,
+    bytes: Bytes,
+    tag: HeaderValue,
+}
+
+impl File {
+    pub(super) fn new(media_type: HeaderValue, bytes: Bytes) -> Self {
+        let hash = Sha256::digest(&bytes);
+        let start = hash.iter().take(8).fold(0, |start, byte| start << 8 | u64::from(*byte));
+        // The tag is weak because it also stands for the compressed representation.
+        let tag = HeaderValue::try_from(format!("W/\"{start:016x}\""));
+        Self { media_type, bytes, tag: tag.unwrap_or(HeaderValue::from_static("W/\"\"")) }
+    }
+
+    /// Responds with the file, or with 304 if the client has it.
+    pub(super) fn respond(&self, request: &HeaderMap) -> Response<Full<Bytes>> {
+        let is_cached = request.get_all(header::IF_NONE_MATCH).iter().any(|tags| self.is_among(tags));
+        let mut response = Response::new(Full::default());
+        if is_cached {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        } else {
+            *response.body_mut() = Full::new(self.bytes.clone());
+            response.headers_mut().insert(header::CONTENT_TYPE, self.media_type.clone());
+        }
+        response.headers_mut().insert(header::ETAG, self.tag.clone());
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        response
+    }
+
+    /// Whether a list of tags contains this file's, by weak comparison (RFC 9110, section 13.1.2).
+    fn is_among(&self, tags: &HeaderValue) -> bool {
+        let own = self.tag.as_bytes().strip_prefix(b"W/").unwrap_or_default();
+        let mut tags = tags.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        tags.any(|tag| tag == b"*" || tag.strip_prefix(b"W/").unwrap_or(tag) == own)
+    }
+}
+
+/// The page. It has a dozen files of up to a megabyte, so a file is cached after the first request to hash it only once.
+#[derive(Default)]
+pub(super) struct Page {
+    files: Mutex<HashMap<String, File>>,
+}
+
+impl Page {
+    /// Returns a file by its path relative to the page.
+    pub(super) fn file(&self, path: &str) -> Option<File> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = files.get(path) {
+            return Some(file.clone());
+        }
+        let config = Config::from(DOCUMENT).validator_url("none");
+        let file = utoipa_swagger_ui::serve(path, Arc::new(config)).ok()??;
+        let bytes = match file.bytes {
+            Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+            Cow::Owned(bytes) => Bytes::from(bytes),
+        };
+        let file = File::new(HeaderValue::try_from(file.content_type).ok()?, bytes);
+        files.insert(path.to_owned(), file.clone());
+        Some(file)
+    }
+}

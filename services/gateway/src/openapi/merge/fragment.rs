@@ -1,0 +1,169 @@
+//! The fragment that one service contributes to the merged document.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use http::Uri;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    openapi::{
+        error::DocumentError,
+        paths::owner,
+        references::{Key, Reference, component, decode, visit},
+        upgrade::upgrade,
+    },
+    services::Service,
+};
+
+/// The members of a path item that are operations.
+const METHODS: [&str; 8] = ["delete", "get", "head", "options", "patch", "post", "put", "trace"];
+
+/// What the merged document takes from a service's document.
+pub(super) struct Fragment {
+    pub(super) service: String,
+    pub(super) tags: Vec<Value>,
+    pub(super) paths: Map<String, Value>,
+    /// The components that the paths refer to, directly or indirectly, and no others.
+    pub(super) components: BTreeMap<Key, Component>,
+}
+
+pub(super) struct Component {
+    pub(super) value: Value,
+    /// The components that this one refers to.
+    pub(super) references: BTreeSet<Key>,
+}
+
+impl Fragment {
+    /// Reduces a document to the paths that are routed to its service.
+    pub(super) fn new(services: &[Service], service: &Service, mut document: Value) -> Result<Self, DocumentError> {
+        let version = document["openapi"].as_str().unwrap_or_default();
+        if version.starts_with("3.0.") {
+            upgrade(&mut document);
+        } else if !version.starts_with("3.1.") {
+            return Err(DocumentError::NotOpenApi);
+        }
+        let base = base_path(&document);
+        let security = document["security"].take();
+        let Value::Object(paths) = document["paths"].take() else { return Err(DocumentError::NotOpenApi) };
+        let mut fragment =
+            Self { service: service.name.clone(), tags: Vec::new(), paths: Map::new(), components: BTreeMap::new() };
+        for (path, mut item) in paths {
+            let path = format!("{base}{path}");
+            if owner(services, &path) == Some(service.name.as_str()) {
+                make_self_contained(&mut item, &security).ok_or(DocumentError::NotOpenApi)?;
+                fragment.paths.insert(path, item);
+            }
+        }
+        if fragment.paths.is_empty() {
+            return Err(DocumentError::NothingRouted);
+        }
+        fragment.take_components(&document)?;
+        fragment.take_tags(&document);
+        Ok(fragment)
+    }
+
+    /// The operations of all paths.
+    pub(super) fn operations(&mut self) -> impl Iterator<Item = &mut Map<String, Value>> {
+        self.paths.values_mut().flat_map(operations)
+    }
+
+    /// Copies the components that the paths refer to, the components that those refer to, and so on.
+    fn take_components(&mut self, document: &Value) -> Result<(), DocumentError> {
+        let mut needed = BTreeSet::new();
+        for item in self.paths.values_mut() {
+            needed.extend(references(item, document)?);
+        }
+        while let Some(key) = needed.pop_first() {
+            if self.components.contains_key(&key) {
+                continue;
+            }
+            let mut value = document["components"][&key.0].get(&key.1).ok_or(DocumentError::Dangling)?.clone();
+            let references = references(&mut value, document)?;
+            needed.extend(references.iter().cloned());
+            self.components.insert(key, Component { value, references });
+        }
+        Ok(())
+    }
+
+    /// Tags operations with the name of their service. If they have tags, the name becomes a prefix of these.
+    fn take_tags(&mut self, document: &Value) {
+        let service = self.service.clone();
+        let qualify = |tag: &str| {
+            if tag.eq_ignore_ascii_case(&service) { service.clone() } else { format!("{service}: {tag}") }
+        };
+        let mut used = BTreeSet::new();
+        for operation in self.operations() {
+            let tags = operation.get("tags").and_then(Value::as_array).into_iter().flatten();
+            let mut tags: Vec<String> = tags.filter_map(Value::as_str).map(qualify).collect();
+            if tags.is_empty() {
+                tags.push(service.clone());
+            }
+            used.extend(tags.iter().cloned());
+            operation.insert("tags".to_owned(), tags.into());
+        }
+        let described = document["tags"].as_array().into_iter().flatten();
+        let described =
+            described.filter_map(|tag| Some((qualify(tag["name"].as_str()?), tag["description"].as_str()?)));
+        let of_document = document["info"]["description"].as_str().map(|text| (service.clone(), text));
+        let mut descriptions = HashMap::new();
+        for (tag, text) in described.chain(of_document) {
+            descriptions.entry(tag).or_insert(text);
+        }
+        for name in used {
+            let mut tag = json!({"name": name});
+            if let Some(text) = descriptions.get(&name) {
+                tag["description"] = (*text).into();
+            }
+            self.tags.push(tag);
+        }
+    }
+}
+
+fn operations(item: &mut Value) -> impl Iterator<Item = &mut Map<String, Value>> {
+    let members = item.as_object_mut().into_iter().flatten();
+    let operations = members.filter(|(name, _)| METHODS.contains(&name.as_str()));
+    operations.filter_map(|(_, operation)| operation.as_object_mut())
+}
+
+/// The path of the first server URL. The host does not matter, because clients use the gateway's.
+fn base_path(document: &Value) -> String {
+    let url = document["servers"][0]["url"].as_str().unwrap_or_default();
+    let path = url.parse::<Uri>().map(|url| url.path().trim_end_matches('/').to_owned());
+    path.unwrap_or_default()
+}
+
+/// Prepares a path item for another document: its operations get the document's security requirements, and server URLs
+/// are removed. Returns `None` if the item is not an object.
+fn make_self_contained(item: &mut Value, security: &Value) -> Option<()> {
+    item.as_object_mut()?.remove("servers");
+    for operation in operations(item) {
+        operation.remove("servers");
+        if security.is_array() {
+            operation.entry("security").or_insert_with(|| security.clone());
+        }
+    }
+    Some(())
+}
+
+/// The components that a value refers to. Fails if a reference would not resolve in the merged document.
+fn references(value: &mut Value, document: &Value) -> Result<BTreeSet<Key>, DocumentError> {
+    let mut keys = BTreeSet::new();
+    let mut all_resolve = true;
+    visit(value, &mut |reference| match reference {
+        Reference::Pointer(pointer) => match component(pointer) {
+            Some(((section, name), rest)) => {
+                let target = document["components"][&section].get(&name);
+                let target = target.and_then(|target| target.pointer(&decode(rest)?));
+                all_resolve &= target.is_some();
+                keys.insert((section, name));
+            }
+            // Absolute URLs still resolve. Relative ones would be relative to the gateway, which has no such files.
+            None => all_resolve &= pointer.contains("://"),
+        },
+        Reference::Scheme(scheme) => {
+            keys.insert(("securitySchemes".to_owned(), scheme.clone()));
+        }
+        Reference::Operation(_) => {}
+    });
+    if all_resolve { Ok(keys) } else { Err(DocumentError::Dangling) }
+}

@@ -1,0 +1,181 @@
+//! Lists of well-known header names.
+
+/// Defines a list of names and a function that checks whether a name is in it. The function compares with each name. The
+/// compiler turns most comparisons into a check of the length, which is faster than any search, and this code runs for
+/// every header of every request.
+macro_rules! names {
+    ($(#[$attribute:meta])* $list:ident, $contains:ident, $test:ident, [$($name:literal),+ $(,)?]) => {
+        $(#[$attribute])*
+        pub(super) const $list: &[&str] = &[$($name),+];
+
+        pub(super) fn $contains(name: &str) -> bool {
+            names!($test, name, $($name),+)
+        }
+    };
+    (is, $given:ident, $($name:literal),+) => { matches!($given, $($name)|+) };
+    (prefix, $given:ident, $($name:literal),+) => { $($given.starts_with($name))||+ };
+}
+
+names! {
+    /// Headers that belong to one connection (RFC 9110, section 7.6.1). `trailer` is not among them: trailers of
+    /// responses are forwarded, and over HTTP/1.1 they must be announced.
+    HOP_BY_HOP, is_hop_by_hop, is, [
+        "connection",
+        "http2-settings",
+        "keep-alive",
+        // Not a standard header. CGI programs would see it as `HTTP_PROXY` and use it as their own proxy (httpoxy).
+        "proxy",
+        "proxy-authenticate",
+        "proxy-authentication-info",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+    ]
+}
+
+names! {
+    /// Headers that services trust because a gateway sets them: who the client is, and what it has requested.
+    #[cfg(test)]
+    IDENTITY, is_named_identity, is, [
+        "cf-connecting-ip",
+        "cf-connecting-ipv6",
+        "client-ip",
+        "fastly-client-ip",
+        "fly-client-ip",
+        "forwarded",
+        "front-end-https",
+        "http-client-ip",
+        "http-x-forwarded-for",
+        "proxy-client-ip",
+        "true-client-ip",
+        "wl-proxy-client-ip",
+        "x-apigateway-api-userinfo",
+        "x-azure-clientip",
+        "x-azure-socketip",
+        "x-client-dn",
+        "x-client-ip",
+        "x-client-verify",
+        "x-cluster-client-ip",
+        "x-endpoint-api-userinfo",
+        "x-forwarded",
+        "x-groups",
+        "x-jwt-assertion",
+        "x-jwt-payload",
+        "x-originating-ip",
+        "x-rewrite-url",
+        "x-roles",
+        "x-scheme",
+        "x-url-scheme",
+        "x-user",
+        "x-userinfo",
+        "x-username",
+    ]
+}
+
+names! {
+    /// The same, by prefix.
+    #[cfg(test)]
+    IDENTITY_PREFIXES, has_identity_prefix, prefix, [
+        "cf-access-",
+        "remote-",
+        "ssl-client-",
+        "x-amzn-oidc-",
+        "x-auth-",
+        "x-authenticated-",
+        "x-authentik-",
+        "x-client-cert",
+        "x-consumer-",
+        "x-credential-",
+        "x-envoy-",
+        "x-forwarded-",
+        "x-goog-authenticated-user-",
+        "x-goog-iap-",
+        "x-ms-client-principal",
+        "x-ms-token-",
+        "x-original-",
+        "x-pomerium-",
+        "x-real-",
+        "x-remote-",
+        "x-ssl-",
+        "x-user-",
+        "x-vouch-",
+        "x-webauth-",
+    ]
+}
+
+/// Headers with such a prefix that are not about identity: credentials of the client, which a service verifies, and the
+/// user agent of gRPC-Web.
+const IDENTITY_EXCEPTIONS: [&str; 3] = ["x-auth-key", "x-auth-token", "x-user-agent"];
+
+names! {
+    /// End-to-end headers. They are kept even if a Connection header names them, which RFC 9110 forbids: otherwise a
+    /// client could remove the id, credentials or conditions of a request on its way.
+    END_TO_END, is_named_end_to_end, is, [
+        "accept",
+        "age",
+        "allow",
+        "authorization",
+        "baggage",
+        "cache-control",
+        "cookie",
+        "date",
+        "etag",
+        "expect",
+        "expires",
+        "from",
+        "host",
+        "idempotency-key",
+        "last-modified",
+        "link",
+        "location",
+        "origin",
+        "pragma",
+        "prefer",
+        "priority",
+        "range",
+        "ratelimit",
+        "ratelimit-policy",
+        "referer",
+        "referrer-policy",
+        "retry-after",
+        "set-cookie",
+        "strict-transport-security",
+        "traceparent",
+        "tracestate",
+        "trailer",
+        "user-agent",
+        "vary",
+        "www-authenticate",
+        "x-request-id",
+    ]
+}
+
+names! {
+    /// The same, by prefix.
+    END_TO_END_PREFIXES, has_end_to_end_prefix, prefix, [
+        "accept-",
+        "access-control-",
+        "content-",
+        "grpc-",
+        "if-",
+        "sec-",
+        "x-content-",
+        "x-frame-",
+    ]
+}
+
+pub(super) fn is_identity(name: &str) -> bool {
+    may_be_listed(name)
+        && (is_named_identity(name) || (has_identity_prefix(name) && !IDENTITY_EXCEPTIONS.contains(&name)))
+}
+
+/// Whether a name may be in the lists of hop-by-hop and identity headers. The first letter rules out most headers.
+pub(super) fn may_be_listed(name: &str) -> bool {
+    matches!(name.as_bytes().first(), Some(b'c' | b'f' | b'h' | b'k' | b'p' | b'r' | b's' | b't' | b'u' | b'w' | b'x'))
+}
+
+pub(super) fn is_end_to_end(name: &str) -> bool {
+    is_named_end_to_end(name) || has_end_to_end_prefix(name)
+}

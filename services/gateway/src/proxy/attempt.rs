@@ -1,0 +1,175 @@
+//! One attempt to have a request served by one endpoint.
+
+use std::{mem, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, Version, header, request::Parts, response};
+use tokio::{net::TcpStream, time::Instant};
+
+use super::{
+    endpoint::{Endpoint, InFlightGuard},
+    http1::{Connection, Deadlines, SendError},
+    http2,
+    outcome::AttemptError,
+    request_body::{ReplayableBody, UpstreamBody},
+    response_body::ResponseBody,
+    state::Timeouts,
+    upstream::Upstream,
+};
+use crate::{grpc::Protocol, metrics::UpstreamError};
+
+/// A request as its service gets it.
+pub(super) struct UpstreamRequest {
+    pub(super) parts: Parts,
+    pub(super) body: ReplayableBody,
+    pub(super) upstream: Arc<Upstream>,
+    /// The thread that serves it, whose connections it uses.
+    pub(super) worker: usize,
+    pub(super) protocol: Protocol,
+    /// Whether its method and headers allow sending it twice.
+    pub(super) is_repeatable: bool,
+}
+
+pub(super) enum UpstreamResponse {
+    Http(Response<ResponseBody>),
+    /// The endpoint has switched protocols.
+    Upgraded {
+        head: Response<()>,
+        stream: TcpStream,
+        /// What it sent right after the head.
+        early: Bytes,
+        guard: InFlightGuard,
+    },
+}
+
+impl UpstreamRequest {
+    /// Whether the request may be repeated even though it was sent.
+    pub(super) fn may_repeat(&self) -> bool {
+        self.is_repeatable && self.body.is_replayable()
+    }
+
+    /// Sends the request to an endpoint, and waits for the head of the response.
+    pub(super) async fn attempt(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        timeouts: Timeouts,
+        deadline: Option<Instant>,
+    ) -> Result<UpstreamResponse, AttemptError> {
+        let guard = InFlightGuard::new(endpoint.clone(), &self.upstream.metrics.in_flight);
+        match deadline {
+            Some(deadline) => self.attempt_http(guard, timeouts, deadline).await,
+            None => self.attempt_grpc(guard, timeouts).await,
+        }
+    }
+
+    async fn attempt_http(
+        &self,
+        guard: InFlightGuard,
+        timeouts: Timeouts,
+        total: Instant,
+    ) -> Result<UpstreamResponse, AttemptError> {
+        let endpoint = guard.endpoint().clone();
+        let header = timeouts.header;
+        let deadlines = Deadlines { head: total.min(Instant::now() + header), header, total };
+        let mut may_reuse = true;
+        loop {
+            let idle = if may_reuse { endpoint.take_idle(self.worker) } else { None };
+            let was_idle = idle.is_some();
+            let mut connection = match idle {
+                // A request that must not be sent twice is worth the system call.
+                Some(idle) if !idle.is_open(!self.is_repeatable) => continue,
+                Some(idle) => idle,
+                None => {
+                    let limit = timeouts.connect.min(deadlines.head.saturating_duration_since(Instant::now()));
+                    let opened = Connection::open(endpoint.address, limit).await;
+                    opened.map_err(|error| AttemptError::connect(&error))?
+                }
+            };
+            let (error, is_unsent) = match connection.send(&self.parts, self.body.attempt(), deadlines).await {
+                Ok(head) => return self.response(head, connection, guard),
+                Err(SendError::Unsent(_)) if was_idle => continue,
+                Err(SendError::Unsent(error)) => (error, true),
+                Err(SendError::Sent(error)) => (error, false),
+            };
+            let kind = error.kind();
+            let was_closed = was_idle && kind == UpstreamError::Reset && self.body.error().is_none();
+            if was_closed && self.may_repeat() {
+                // The endpoint closed an idle connection while the request was on its way, as it may.
+                may_reuse = false;
+                continue;
+            }
+            return Err(AttemptError { kind, reason: runtime::request::chain(&error), is_unsent });
+        }
+    }
+
+    async fn attempt_grpc(&self, guard: InFlightGuard, timeouts: Timeouts) -> Result<UpstreamResponse, AttemptError> {
+        let (endpoint, mut may_reconnect) = (guard.endpoint().clone(), true);
+        loop {
+            let sender = endpoint.http2(self.worker).get(endpoint.address, timeouts.connect).await;
+            let mut sender = sender.map_err(|error| AttemptError::connect(&error))?;
+            let http2::SendError { error, is_unsent } = match http2::send(&mut sender, self.http2_request()).await {
+                Ok(response) => {
+                    let upstream = self.upstream.clone();
+                    return Ok(UpstreamResponse::Http(response.map(|body| ResponseBody::grpc(body, guard, upstream))));
+                }
+                Err(failed) => failed,
+            };
+            // An unsent request means that the connection was closing.
+            if !(is_unsent && mem::take(&mut may_reconnect)) {
+                let (kind, reason) = (http2::kind(&error), runtime::request::chain(&error));
+                return Err(AttemptError { kind, reason, is_unsent });
+            }
+        }
+    }
+
+    fn http2_request(&self) -> Request<UpstreamBody> {
+        let mut request = Request::new(self.body.attempt());
+        *request.method_mut() = self.parts.method.clone();
+        *request.uri_mut() = self.parts.uri.clone();
+        *request.headers_mut() = self.parts.headers.clone();
+        *request.version_mut() = Version::HTTP_2;
+        request
+    }
+
+    fn response(
+        &self,
+        head: response::Parts,
+        connection: Box<Connection>,
+        guard: InFlightGuard,
+    ) -> Result<UpstreamResponse, AttemptError> {
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            if !self.parts.headers.contains_key(header::UPGRADE) {
+                return Err(AttemptError::protocol("responded with 101 to a request without Upgrade"));
+            }
+            let (stream, early) = connection.into_stream();
+            return Ok(UpstreamResponse::Upgraded { head: Response::from_parts(head, ()), stream, early, guard });
+        }
+        let body = ResponseBody::http1(connection, guard, self.worker, self.upstream.clone());
+        Ok(UpstreamResponse::Http(Response::from_parts(head, body)))
+    }
+}
+
+impl UpstreamResponse {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Http(response) => response.status(),
+            Self::Upgraded { .. } => StatusCode::SWITCHING_PROTOCOLS,
+        }
+    }
+
+    /// Stops sending the request body on this connection: another endpoint gets the rest.
+    pub(super) fn abort_upload(&mut self) {
+        if let Self::Http(response) = self {
+            response.body_mut().abort_upload();
+        }
+    }
+
+    /// Limits the time for the rest of the response, except for server-sent events, which are meant to go on.
+    pub(super) fn set_deadline(&mut self, deadline: Option<Instant>) {
+        let (Self::Http(response), Some(deadline)) = (self, deadline) else { return };
+        let media_type = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        if !media_type.starts_with(b"text/event-stream") {
+            response.body_mut().set_deadline(deadline);
+        }
+    }
+}

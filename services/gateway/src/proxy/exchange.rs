@@ -1,0 +1,197 @@
+//! One request and its response, from the first header to the last byte.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Method, Response, StatusCode, Version, header, request::Parts};
+use http_body::Body as _;
+use hyper::upgrade::OnUpgrade;
+use runtime::{
+    Problem,
+    request::{REQUEST_ID, request_id},
+    server::{Peer, RequestBody},
+};
+
+use super::{
+    attempt::{UpstreamRequest, UpstreamResponse},
+    host, path,
+    record::{Record, RecordedBody},
+    request_body::ReplayableBody,
+    response_body::ResponseBody,
+    retry,
+    routes::Route,
+    state::Proxy,
+    tunnel::Tunnel,
+};
+use crate::{
+    grpc::Protocol,
+    policy::{self, Client, Quota, RequestFacts},
+};
+
+pub(crate) type ExchangeBody = RecordedBody<policy::Body<ResponseBody>>;
+
+/// A request that passes through the gateway, in four phases:
+///
+/// - [`request_filter`](Self::request_filter) refuses or serves the request, or finds its route;
+/// - [`upstream_request`](Self::upstream_request) sends it to endpoints of the route's service;
+/// - [`response_filter`](Self::response_filter) prepares the response for the client;
+/// - `log`, in [`Record`], runs when the response has been sent or abandoned.
+pub(super) struct Exchange {
+    proxy: Arc<Proxy>,
+    client: Client,
+    protocol: Protocol,
+    /// Facts about the request that the response depends on.
+    facts: RequestFacts,
+    /// The client's quota, if the request was counted against one.
+    quota: Option<Quota>,
+    /// Route, endpoint and everything else that is logged.
+    record: Box<Record>,
+}
+
+/// What `request_filter` decides.
+enum Filtered {
+    Forward(Arc<Route>),
+    Respond(Response<ResponseBody>),
+}
+
+/// What goes back to the client.
+enum Reply {
+    Response(Response<ResponseBody>),
+    /// A response of 101, after which the connection becomes a tunnel.
+    Upgrade(Response<()>, Tunnel),
+}
+
+impl Exchange {
+    /// Starts an exchange, and gives the request an id if it has no valid one.
+    pub(super) fn begin(proxy: Arc<Proxy>, parts: &mut Parts, peer: Peer) -> Self {
+        let client = proxy.policy.client(peer.address, &parts.headers);
+        let facts = proxy.policy.facts(parts, &client);
+        let request_id = request_id(&parts.headers);
+        parts.headers.insert(REQUEST_ID, request_id.clone());
+        let record = Record::begin(proxy.clone(), peer.worker, parts, client.address, request_id);
+        Self { proxy, client, protocol: Protocol::of(parts), facts, quota: None, record }
+    }
+
+    /// Runs the phases.
+    pub(super) async fn run(mut self, mut parts: Parts, body: RequestBody) -> Response<ExchangeBody> {
+        let reply = match self.request_filter(&mut parts).await {
+            Ok(Filtered::Forward(route)) => self.upstream_request(&route, parts, body).await,
+            Ok(Filtered::Respond(response)) => Ok(Reply::Response(response)),
+            Err(problem) => Err(problem),
+        };
+        self.response_filter(reply)
+    }
+
+    /// Refuses requests that must not be passed on, serves what the gateway serves itself, and routes the rest.
+    async fn request_filter(&mut self, parts: &mut Parts) -> Result<Filtered, Problem> {
+        self.proxy.check_load()?;
+        if parts.method == Method::CONNECT {
+            return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "CONNECT is not supported"));
+        }
+        host::normalize(parts)?;
+        if path::has_dot_segment(parts.uri.path()) {
+            let detail = "the path has a dot segment; resolve it before sending the request";
+            return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+        }
+        if let Some(own) = self.proxy.api_docs.route(parts.uri.path()) {
+            if let Some(preflight) = self.admit(parts, "gateway", own)? {
+                return Ok(Filtered::Respond(preflight));
+            }
+            let response = self.proxy.api_docs.respond(parts).await;
+            return Ok(Filtered::Respond(response.map(ResponseBody::Own)));
+        }
+        let route = self.proxy.routes.load().find(parts.uri.path()).cloned();
+        let route = route.ok_or_else(|| Problem::not_found("no service has this path"))?;
+        self.record.route = Some(route.clone());
+        Ok(match self.admit(parts, &route.upstream.name, &route.path)? {
+            Some(preflight) => Filtered::Respond(preflight),
+            None => Filtered::Forward(route),
+        })
+    }
+
+    /// Counts a request against its client's quota, or returns the response to a CORS preflight, which is not counted.
+    fn admit(&mut self, parts: &Parts, service: &str, route: &str) -> Result<Option<Response<ResponseBody>>, Problem> {
+        if let Some(preflight) = self.proxy.policy.preflight(parts) {
+            return Ok(Some(preflight.map(|()| ResponseBody::default())));
+        }
+        self.quota = self.proxy.policy.limit(service, route, &self.client);
+        match &self.quota {
+            Some(quota) if !quota.allowed => Err(quota.problem()),
+            _ => Ok(None),
+        }
+    }
+
+    /// Prepares the request for its service, and sends it until an endpoint responds or no further attempt is allowed.
+    async fn upstream_request(&mut self, route: &Route, mut parts: Parts, body: RequestBody) -> Result<Reply, Problem> {
+        let is_grpc = self.protocol.is_grpc();
+        let limit = self.proxy.body_limit(is_grpc);
+        if body.size_hint().lower() > limit {
+            return Err(self.proxy.body_too_large());
+        }
+        let upgrade = parts.extensions.remove::<OnUpgrade>().filter(|_| policy::is_upgrade(&parts));
+        self.record.trace(&mut parts.headers);
+        self.proxy.policy.to_upstream(&mut parts, &self.client);
+        if is_grpc {
+            host::move_to_target(&mut parts)?;
+        } else {
+            host::set_default(&mut parts.headers, &route.upstream.name)?;
+        }
+        let is_repeatable = !is_grpc && retry::is_repeatable(&parts);
+        let request = UpstreamRequest {
+            parts,
+            body: ReplayableBody::new(body, limit, is_repeatable),
+            upstream: route.upstream.clone(),
+            worker: self.record.worker(),
+            protocol: self.protocol,
+            is_repeatable,
+        };
+        match (retry::send(&self.proxy, &request, &mut self.record).await?, upgrade) {
+            (UpstreamResponse::Http(response), _) => Ok(Reply::Response(response)),
+            (UpstreamResponse::Upgraded { head, stream, early, guard }, Some(client)) => {
+                Ok(Reply::Upgrade(head, Tunnel { client, service: stream, early, guard }))
+            }
+            (UpstreamResponse::Upgraded { .. }, None) => {
+                Err(Problem::new(StatusCode::BAD_GATEWAY, "the service switched protocols without being asked"))
+            }
+        }
+    }
+
+    /// Prepares the response, or the problem in place of one, for the client.
+    fn response_filter(self, reply: Result<Reply, Problem>) -> Response<ExchangeBody> {
+        match reply {
+            Ok(Reply::Response(response)) => self.respond(response),
+            Ok(Reply::Upgrade(head, tunnel)) => self.upgrade(head, tunnel),
+            Err(problem) => {
+                let is_grpc = self.protocol.is_grpc();
+                self.respond(if is_grpc { problem.into_grpc() } else { problem.into_http().map(ResponseBody::from) })
+            }
+        }
+    }
+
+    fn respond(mut self, response: Response<ResponseBody>) -> Response<ExchangeBody> {
+        let response = self.filter_response(response);
+        response.map(|body| RecordedBody::new(body, self.record))
+    }
+
+    /// Responds with 101 and starts the tunnel, which takes over the record.
+    fn upgrade(mut self, head: Response<()>, tunnel: Tunnel) -> Response<ExchangeBody> {
+        let protocol = head.headers().get(header::UPGRADE).cloned();
+        let mut response = self.filter_response(head.map(|()| ResponseBody::default()));
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        response.headers_mut().insert(header::UPGRADE, protocol.unwrap_or(HeaderValue::from_static("websocket")));
+        self.proxy.tunnels.spawn(tunnel.run(self.proxy.lifecycle.clone(), self.record));
+        response.map(RecordedBody::unrecorded)
+    }
+
+    fn filter_response(&mut self, response: Response<ResponseBody>) -> Response<policy::Body<ResponseBody>> {
+        self.record.set_status(response.status());
+        let response = if self.record.is_head() { ResponseBody::strip(response) } else { response };
+        let mut response = self.proxy.policy.to_client(&self.facts, response);
+        // The version that the endpoint speaks says nothing about this connection.
+        *response.version_mut() = Version::HTTP_11;
+        response.headers_mut().insert(REQUEST_ID, self.record.request_id.clone());
+        if let Some(quota) = &self.quota {
+            quota.write(response.headers_mut());
+        }
+        response
+    }
+}

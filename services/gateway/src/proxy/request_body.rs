@@ -1,0 +1,181 @@
+//! The body of a request on its way to an endpoint: streamed, limited in size, and its beginning buffered if the
+//! request may be sent again.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use runtime::server::RequestBody;
+
+/// How much of a body is buffered, in bytes. A longer body is not sent again.
+pub(super) const MAX_BUFFERED: usize = 64 * 1024;
+
+/// Why a client's body ended early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RequestBodyError {
+    #[error("the request body is too large")]
+    TooLarge,
+    #[error("the client did not send the complete body")]
+    Incomplete,
+    #[error("the client did not send the complete body in time")]
+    Timeout,
+}
+
+/// The body of a request, from which each attempt gets its own [`UpstreamBody`].
+#[derive(Clone)]
+pub(super) struct ReplayableBody {
+    /// `None` if the body is empty.
+    state: Option<Arc<Mutex<State>>>,
+    size: SizeHint,
+}
+
+struct State {
+    body: RequestBody,
+    /// Everything read so far; `None` once the request may not be sent again.
+    buffered: Option<Vec<Bytes>>,
+    /// A chunk that was read, but neither buffered nor sent.
+    unread: Option<Bytes>,
+    read: u64,
+    limit: u64,
+    ended: bool,
+    error: Option<RequestBodyError>,
+}
+
+impl ReplayableBody {
+    /// Limits the body to `limit` bytes, and buffers it if `buffer` is set.
+    pub(super) fn new(body: RequestBody, limit: u64, buffer: bool) -> Self {
+        let size = body.size_hint();
+        if body.is_end_stream() {
+            return Self { state: None, size };
+        }
+        let buffered = buffer.then(Vec::new);
+        let state = State { body, buffered, unread: None, read: 0, limit, ended: false, error: None };
+        Self { state: Some(Arc::new(Mutex::new(state))), size }
+    }
+
+    /// The body for one attempt.
+    pub(super) fn attempt(&self) -> UpstreamBody {
+        UpstreamBody { source: self.clone(), next: 0 }
+    }
+
+    /// Whether everything read so far is still buffered.
+    pub(super) fn is_replayable(&self) -> bool {
+        self.state.is_none() || self.lock().is_some_and(|state| state.buffered.is_some() && state.error.is_none())
+    }
+
+    /// Frees the buffer when no further attempt follows.
+    pub(super) fn release(&self) {
+        if let Some(mut state) = self.lock() {
+            state.buffered = None;
+        }
+    }
+
+    /// Why the client's body ended early, if it did.
+    pub(super) fn error(&self) -> Option<RequestBodyError> {
+        self.lock()?.error
+    }
+
+    fn lock(&self) -> Option<MutexGuard<'_, State>> {
+        Some(self.state.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl State {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        if let Some(error) = self.error {
+            return Poll::Ready(Some(Err(error)));
+        }
+        if let Some(chunk) = self.unread.take() {
+            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+        }
+        let data = loop {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)).map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => break data,
+                // Trailers are dropped, as RFC 9110, section 6.5.1 allows: a service that merges them into the headers
+                // would trust fields that the gateway has not filtered.
+                Some(Ok(Err(_))) => {}
+                Some(Err(_)) => return self.fail(RequestBodyError::Incomplete),
+                None => {
+                    self.ended = true;
+                    return Poll::Ready(None);
+                }
+            }
+        };
+        self.read = self.read.saturating_add(data.len() as u64);
+        if self.read > self.limit {
+            return self.fail(RequestBodyError::TooLarge);
+        }
+        if self.read > MAX_BUFFERED as u64 {
+            self.buffered = None;
+        }
+        if let Some(buffered) = &mut self.buffered {
+            buffered.push(data.clone());
+        }
+        self.ended = self.body.is_end_stream();
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+
+    fn fail(&mut self, error: RequestBodyError) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        self.error = Some(error);
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+/// The body of one attempt. Only one attempt at a time reads from the source.
+pub(super) struct UpstreamBody {
+    source: ReplayableBody,
+    /// The index of the next buffered chunk, while there is a buffer.
+    next: usize,
+}
+
+impl UpstreamBody {
+    /// Takes back the last chunk, which was not sent.
+    pub(super) fn unread(&self, chunk: Bytes) {
+        if let Some(mut state) = self.source.lock().filter(|state| state.buffered.is_none()) {
+            state.unread = Some(chunk);
+        }
+    }
+
+    /// Ends the body early, for this attempt and all others.
+    pub(super) fn fail(&self, error: RequestBodyError) {
+        if let Some(mut state) = self.source.lock() {
+            state.error = Some(error);
+        }
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = RequestBodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        let this = self.get_mut();
+        let Some(mut state) = this.source.lock() else { return Poll::Ready(None) };
+        if let Some(chunk) = state.buffered.as_ref().and_then(|buffered| buffered.get(this.next)) {
+            let chunk = chunk.clone();
+            this.next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+        }
+        if state.ended && state.unread.is_none() {
+            return Poll::Ready(None);
+        }
+        let frame = ready!(state.poll_read(cx));
+        this.next += 1;
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.source.lock().is_none_or(|state| {
+            let is_drained = state.buffered.as_ref().is_none_or(|buffered| buffered.len() <= self.next);
+            state.ended && state.unread.is_none() && is_drained
+        })
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.source.size
+    }
+}

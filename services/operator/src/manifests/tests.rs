@@ -1,0 +1,187 @@
+//! What depends on facts that `operator render` does not have.
+
+use std::collections::BTreeMap;
+
+use kube::ResourceExt;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn object(spec: &Value) -> Microservice {
+    let mut object = Microservice::new("orders", serde_json::from_value(spec.clone()).expect("a spec"));
+    object.metadata.namespace = Some("shop".to_owned());
+    object
+}
+
+fn pod_annotation(children: &Children, name: &str) -> Option<String> {
+    let template = &children.deployment.spec.as_ref()?.template;
+    template.metadata.as_ref()?.annotations.as_ref()?.get(name).cloned()
+}
+
+fn with_database() -> Value {
+    json!({ "image": "orders:1.0", "database": {}, "env": [{ "name": "A", "value": "1" }] })
+}
+
+#[test]
+fn stored_object_owns_its_children() {
+    let mut object = object(&with_database());
+    assert_eq!(render(&object, &Facts::default()).deployment.owner_references(), []);
+    object.metadata.uid = Some("1f0".to_owned());
+    let children = render(&object, &Facts { pod_monitor: Some(BTreeMap::new()), ..Facts::default() });
+    let owners = [
+        children.deployment.owner_references(),
+        children.services[1].owner_references(),
+        children.migration.as_ref().expect("a Job").owner_references(),
+        children.pod_monitor.as_ref().expect("a PodMonitor").owner_references(),
+    ];
+    for owners in owners {
+        let [owner] = owners else { panic!("{owners:?}") };
+        assert_eq!((owner.uid.as_str(), owner.controller, owner.block_owner_deletion), ("1f0", Some(true), Some(true)));
+    }
+}
+
+#[test]
+fn new_credentials_replace_pods_without_a_migration() {
+    let object = object(&with_database());
+    let facts = |credentials: &str| Facts { credentials: Some(credentials.to_owned()), ..Facts::default() };
+    let (before, after) = (render(&object, &facts("a")), render(&object, &facts("b")));
+    assert_ne!(before.deployment, after.deployment);
+    assert_eq!(before.migration, after.migration);
+}
+
+#[test]
+fn only_image_and_environment_change_the_migration() {
+    let job = |change: &dyn Fn(&mut Value)| {
+        let mut spec = with_database();
+        change(&mut spec);
+        let children = render(&object(&spec), &Facts::default());
+        let name = children.migration.as_ref().expect("a Job").name_any();
+        let hash = pod_annotation(&children, MIGRATION).expect("the hash");
+        assert_eq!(name, format!("orders-migrate-{hash}"));
+        name
+    };
+    let same = job(&|_| {});
+    assert_ne!(same, job(&|spec| spec["image"] = json!("orders:1.1")));
+    assert_ne!(same, job(&|spec| spec["env"][0]["value"] = json!("2")));
+    assert_eq!(same, job(&|spec| spec["database"]["poolSize"] = json!(4)));
+    assert_eq!(same, job(&|spec| spec["scaling"]["max"] = json!(3)));
+    assert_eq!(same, job(&|spec| spec["resources"]["limits"]["memory"] = json!("1Gi")));
+}
+
+#[test]
+fn gateway_sees_only_accepted_paths() {
+    let object = object(&json!({ "image": "orders:1.0", "route": { "paths": ["/orders", "/baskets"] } }));
+    let route = |accepted: &[&str]| {
+        let accepted_paths = accepted.iter().map(ToString::to_string).collect();
+        let [service, headless] = render(&object, &Facts { accepted_paths, ..Facts::default() }).services;
+        assert!(headless.annotations().is_empty());
+        service.annotations().get("hedgerow.dev/route").cloned()
+    };
+    assert_eq!(route(&["/orders"]).as_deref(), Some(r#"{"grpc":false,"paths":["/orders"]}"#));
+    assert_eq!(route(&[]), None);
+}
+
+fn named(name: &str, spec: &Value) -> Microservice {
+    let mut object = object(spec);
+    object.metadata.name = Some(name.to_owned());
+    object
+}
+
+fn variable(children: &Children, name: &str) -> Option<String> {
+    let pod = children.deployment.spec.as_ref()?.template.spec.as_ref()?;
+    pod.containers[0].env.iter().flatten().find(|variable| variable.name == name)?.value.clone()
+}
+
+#[test]
+fn a_caller_gets_the_url_of_its_callee_with_the_callees_port() {
+    let users = named("users", &json!({ "image": "users:1.0", "calls": ["order-history"] }));
+    let url = |all: &[Microservice]| {
+        let facts = Facts::default().among(&users, all);
+        variable(&render(&users, &facts), "ORDER_HISTORY_GRPC_URL").expect("a URL")
+    };
+    assert_eq!(url(&[]), "http://order-history-headless:50051", "the default until the callee exists");
+    let callee = |ports: Value| named("order-history", &json!({ "image": "history:1.0", "ports": ports }));
+    assert_eq!(url(&[callee(json!({ "grpc": 6000 }))]), "http://order-history-headless:6000");
+    assert_eq!(url(&[callee(json!({}))]), "http://order-history-headless:50051");
+}
+
+#[test]
+fn a_callee_changes_neither_the_migration_nor_its_own_pods() {
+    let with = |calls: Value| {
+        let mut spec = with_database();
+        spec["calls"] = calls;
+        render(&object(&spec), &Facts::default())
+    };
+    assert_eq!(with(json!([])).migration, with(json!(["inventory"])).migration);
+    let with_caller = Facts { callers: ["users".to_owned()].into(), ..Facts::default() };
+    let orders = object(&with_database());
+    assert_eq!(render(&orders, &Facts::default()).deployment, render(&orders, &with_caller).deployment);
+}
+
+#[test]
+fn a_policy_admits_callers_once_beside_the_peers_of_the_spec() {
+    let all = ["wishlists", "users", "baskets"].map(|name| {
+        named(
+            name,
+            &json!({ "image": "x:1.0", "calls": if name == "baskets" { json!([]) } else { json!(["orders"]) } }),
+        )
+    });
+    let admitted = |allow_from: Value| {
+        let orders = object(&json!({ "image": "orders:1.0", "network": { "allowFrom": allow_from } }));
+        let facts = Facts::default().among(&orders, &all);
+        let policy = render(&orders, &facts).network_policies.remove(0);
+        let rule = policy.spec.expect("a spec").ingress.expect("rules").remove(0);
+        let names = rule.from?.into_iter().map(|peer| {
+            let labels = peer.pod_selector.expect("a selector").match_labels.expect("labels");
+            labels["app.kubernetes.io/name"].clone()
+        });
+        Some(names.collect::<Vec<_>>())
+    };
+    assert_eq!(admitted(json!([])), Some(vec!["users".to_owned(), "wishlists".to_owned()]));
+    assert_eq!(admitted(json!(["wishlists"])), Some(vec!["wishlists".to_owned(), "users".to_owned()]));
+    assert_eq!(admitted(json!(["any"])), None, "everything is admitted");
+}
+
+#[test]
+fn serving_and_migrating_pods_mount_the_database_ca() {
+    let children = render(&object(&with_database()), &Facts { database_ca: true, ..Facts::default() });
+    let pods = [
+        children.deployment.spec.expect("a spec").template.spec.expect("a pod"),
+        children.migration.expect("a Job").spec.expect("a spec").template.spec.expect("a pod"),
+    ];
+    for pod in pods {
+        let mounts = pod.containers[0].volume_mounts.as_deref().unwrap_or_default();
+        assert!(mounts.iter().any(|mount| mount.mount_path == "/etc/hedgerow/database"), "{mounts:?}");
+    }
+}
+
+#[test]
+fn settings_of_the_installation_apply_to_each_service() {
+    let facts = Facts {
+        pod_monitor: Some([("release".to_owned(), "prometheus".to_owned())].into()),
+        open_network: true,
+        image_pull_secrets: vec!["registry".to_owned()],
+        ..Facts::default()
+    };
+    let children = render(&object(&with_database()), &facts);
+    assert_eq!(children.network_policies, []);
+    assert_eq!(children.pod_monitor.expect("a PodMonitor").labels()["release"], "prometheus");
+    let pods = [
+        children.deployment.spec.expect("a spec").template.spec.expect("a pod"),
+        children.migration.expect("a Job").spec.expect("a spec").template.spec.expect("a pod"),
+    ];
+    for pod in pods {
+        assert_eq!(pod.image_pull_secrets.expect("Secrets")[0].name, "registry");
+    }
+}
+
+#[test]
+fn longest_name_leaves_room_for_all_children() {
+    let name = "o".repeat(40);
+    let mut object = object(&with_database());
+    object.metadata.name = Some(name);
+    let children = render(&object, &Facts::default());
+    // The names of a Service and of a Job, which becomes a label of its pods, are limited to 63 characters.
+    assert!(children.services[1].name_any().len() <= 63);
+    assert!(children.migration.expect("a Job").name_any().len() <= 63);
+}

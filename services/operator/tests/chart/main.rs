@@ -1,0 +1,104 @@
+//! `operator chart`: the chart follows from `services/*/microservice.yaml`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use tempfile::TempDir;
+
+const GENERATED: [&str; 4] =
+    ["crds/microservices.yaml", "templates/_services.tpl", "values.schema.json", "values.yaml"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// A copy of the generated files of the chart, and the files of the services.
+struct Copy {
+    folder: TempDir,
+    services: Vec<PathBuf>,
+}
+
+impl Copy {
+    fn new() -> Self {
+        let folder = TempDir::new().expect("a folder");
+        for file in GENERATED {
+            let copy = folder.path().join(file);
+            fs::create_dir_all(copy.parent().expect("a folder")).expect("the folder is created");
+            fs::copy(root().join("helm/hedgerow").join(file), copy).expect("the file is copied");
+        }
+        let services =
+            ["gateway", "inventory", "users"].map(|name| root().join(format!("services/{name}/microservice.yaml")));
+        Self { folder, services: services.into() }
+    }
+
+    fn add(&mut self, name: &str, text: &str) {
+        let folder = self.folder.path().join("services").join(name);
+        fs::create_dir_all(&folder).expect("the folder is created");
+        fs::write(folder.join("microservice.yaml"), text).expect("the file is written");
+        self.services.push(folder.join("microservice.yaml"));
+    }
+
+    fn run(&self, flags: &[&str]) -> Output {
+        let mut operator = Command::new(env!("CARGO_BIN_EXE_operator"));
+        operator
+            .arg("chart")
+            .args(flags)
+            .arg(self.folder.path())
+            .args(&self.services)
+            .output()
+            .expect("the operator runs")
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.folder.path().join(file)).expect("the file is there")
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn chart_of_the_repository_is_up_to_date() {
+    let output = Copy::new().run(&["--check"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[test]
+fn new_service_is_added_to_values_and_template() {
+    let mut copy = Copy::new();
+    let image = format!("localhost/hedgerow/orders:{}", env!("CARGO_PKG_VERSION"));
+    copy.add(
+        "orders",
+        &format!(
+            "apiVersion: hedgerow.dev/v1alpha1\nkind: Microservice\nmetadata: {{name: orders}}\n\
+             spec:\n  image: {image}\n  database: {{}}\n  # Stock.\n  calls: [inventory]\n"
+        ),
+    );
+    let check = copy.run(&["--check"]);
+    assert_eq!(check.status.code(), Some(1));
+    let error = stderr(&check);
+    assert!(error.contains("values.yaml") && error.ends_with("run `make manifests`\n"), "{error}");
+    assert!(!copy.read("values.yaml").contains("\n  orders:\n"), "a check changes nothing");
+
+    let output = copy.run(&[]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let values = copy.read("values.yaml");
+    assert!(
+        values.contains("\n  orders:\n    database: {}\n    # Stock.\n    calls: [inventory]\n  # Users"),
+        "{values}"
+    );
+    assert!(copy.read("templates/_services.tpl").contains(r#"["gateway","inventory","orders","users"]"#));
+    assert!(copy.run(&["--check"]).status.success());
+}
+
+#[test]
+fn invalid_service_file_is_named() {
+    let mut copy = Copy::new();
+    copy.add("orders", "apiVersion: hedgerow.dev/v1alpha1\nkind: Microservice\nmetadata: {name: orders}\nspec: {}\n");
+    let error = stderr(&copy.run(&[]));
+    assert!(error.contains("services/orders/microservice.yaml: document 1: Microservice orders: spec: "), "{error}");
+}

@@ -1,0 +1,41 @@
+//! The state that the handlers share.
+
+use std::sync::Arc;
+
+use chassis::{Context, Database, batch::Batcher};
+use tokio::runtime::Handle;
+
+use crate::{
+    inventory::{INVENTORY, Inventory},
+    model::{Wish, Wishlist},
+    user_writer::UserWriter,
+};
+
+/// The maximum number of new users that wait, and the maximum in one batch.
+const QUEUE: usize = 4096;
+const MAX_BATCH: usize = 512;
+
+/// The state that the handlers share.
+#[derive(Clone)]
+pub struct Users {
+    pub(crate) database: Database,
+    pub(crate) writer: Arc<Batcher<UserWriter>>,
+    inventory: Inventory,
+}
+
+impl Users {
+    pub(crate) fn new(context: &Context) -> Self {
+        let writer = UserWriter::new(&context.database);
+        Self {
+            database: context.database.clone(),
+            writer: Arc::new(Batcher::spawn(&Handle::current(), writer, QUEUE, MAX_BATCH)),
+            inventory: Inventory::new(context.peer(INVENTORY)),
+        }
+    }
+
+    /// Adds the stock of its products to a wishlist, if inventory responds.
+    pub(crate) async fn with_stocks(&self, wishes: Vec<Wish>) -> Wishlist {
+        let stocks = self.inventory.stocks(wishes.iter().map(|wish| &wish.product_id)).await;
+        Wishlist::new(wishes, stocks.as_ref())
+    }
+}
