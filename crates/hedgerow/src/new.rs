@@ -85,6 +85,7 @@ pub fn run(new: &New) -> anyhow::Result<ExitCode> {
     }
     let folder = Path::new("services").join(name);
     if new.python {
+        exclude(&root, name)?;
         println!("Created {}. It keeps its data in memory: {name}.py says how to add a database.", folder.display());
     } else {
         format(&root.join(&folder));
@@ -114,6 +115,21 @@ fn check(root: &Path, name: &str, python: bool) -> anyhow::Result<()> {
         ensure!(!is_taken, "this workspace already uses a crate called {name}: choose another name");
     }
     Ok(())
+}
+
+/// Excludes a folder without a Cargo.toml from the members `services/*` of the workspace.
+fn exclude(root: &Path, name: &str) -> anyhow::Result<()> {
+    let path = root.join("Cargo.toml");
+    let Ok(text) = fs::read_to_string(&path) else { return Ok(()) };
+    fs::write(&path, with_excluded(&text, name)).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn with_excluded(manifest: &str, name: &str) -> String {
+    let folder = format!("\"services/{name}\"");
+    if let Some((before, after)) = manifest.split_once("\nexclude = [") {
+        return format!("{before}\nexclude = [{folder}, {after}");
+    }
+    manifest.replacen("[workspace]\n", &format!("[workspace]\nexclude = [{folder}]\n"), 1)
 }
 
 /// The paths and texts of the service's files.
@@ -251,6 +267,14 @@ mod tests {
         ] {
             assert_eq!(singular(plural), expected);
         }
+    }
+
+    #[test]
+    fn a_python_service_is_excluded_from_the_workspace() {
+        let one = with_excluded("[workspace]\nmembers = [\"services/*\"]\n", "notes");
+        assert_eq!(one, "[workspace]\nexclude = [\"services/notes\"]\nmembers = [\"services/*\"]\n");
+        let two = with_excluded(&one, "tags");
+        assert_eq!(two, "[workspace]\nexclude = [\"services/tags\", \"services/notes\"]\nmembers = [\"services/*\"]\n");
     }
 
     #[test]
