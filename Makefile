@@ -2,7 +2,7 @@
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # What runs without Kubernetes.
-LOCAL := --package hedgerow --package users --package inventory --package gateway
+LOCAL := --package hedgerow $(foreach name,$(shell deploy/services),--package $(name))
 
 .DEFAULT_GOAL := help
 .PHONY: help run test-fast test lint format doc queries check-queries manifests check-manifests check-metrics check-scripts check-workflows check-dependencies check-chart kind forward images test-cluster e2e test-kind fuzz bench install-postgres hedgerow

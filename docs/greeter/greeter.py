@@ -1,11 +1,36 @@
-"""A service that is not written in Rust: it greets, and counts how often. `greeter.py [serve|migrate]`"""
+"""A service in Python: it greets people, and counts in Postgres how often. Usage: `greeter.py [migrate]`."""
 import json, os, signal, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
-import psycopg2
+try:
+    import psycopg2
+except ImportError:
+    sys.exit("greeter.py needs psycopg2: install python3-psycopg2 (Debian) or psycopg2-binary (pip)")
 
-SCHEMA = 1
+SCHEMA_VERSION = 1
 UNREACHABLE = 75
+OPENAPI = {
+    "openapi": "3.1.0",
+    "info": {"title": "greeter", "version": "0.1.0"},
+    "tags": [{"name": "greeter"}],
+    "paths": {
+        "/greetings/{name}": {
+            "get": {
+                "operationId": "greet",
+                "summary": "Greet someone",
+                "tags": ["greeter"],
+                "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}],
+                "responses": {
+                    "200": {
+                        "description": "The greeting, with a count.",
+                        "content": {"text/plain": {"schema": {"type": "string"}}},
+                    },
+                },
+            }
+        }
+    },
+}
 draining = threading.Event()
 
 
@@ -14,18 +39,22 @@ def connect():
 
 
 def migrate():
-    """Exit 0, or 1 for an SQL error, or 75 when the database cannot be reached. The last words reach the object's status."""
+    """Exits with 0, with 1 after an SQL error, or with 75 if the database is unreachable.
+
+    The last line of its output becomes part of the object's status, through the termination log.
+    """
     try:
         with connect() as database, database.cursor() as cursor:
             cursor.execute("CREATE TABLE IF NOT EXISTS greeting (name text PRIMARY KEY, count bigint NOT NULL)")
-        status, words = 0, json.dumps({"schemaVersion": SCHEMA})
+        status, message = 0, json.dumps({"schemaVersion": SCHEMA_VERSION})
     except psycopg2.OperationalError as error:
-        status, words = UNREACHABLE, str(error)
+        status, message = UNREACHABLE, str(error)
     except psycopg2.Error as error:
-        status, words = 1, f"greeter.py: {error}"
-    print(words, flush=True)
-    with open("/dev/termination-log", "w") as log:
-        log.write(words)
+        status, message = 1, f"greeter.py: {error}"
+    print(message, flush=True)
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        with open("/dev/termination-log", "w") as log:
+            log.write(message)
     return status
 
 
@@ -33,15 +62,17 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60
 
-    def answer(self, status, text):
+    def reply(self, status, text, content_type="text/plain"):
+        body = text.encode()
         self.send_response(status)
-        self.send_header("content-type", "text/plain")
-        self.send_header("content-length", str(len(text)))
+        self.send_header("content-type", content_type)
+        self.send_header("content-length", str(len(body)))
         has_body = self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers
-        if draining.is_set() or has_body:  # Clients move to another pod; a body that nobody reads is no next request.
+        # While draining, clients must reconnect to another pod. An unread body would be taken for the next request.
+        if draining.is_set() or has_body:
             self.send_header("connection", "close")
         self.end_headers()
-        self.wfile.write(text.encode())
+        self.wfile.write(body)
 
     def log_message(self, format, *args):
         pass
@@ -49,32 +80,37 @@ class Handler(BaseHTTPRequestHandler):
 
 class Api(Handler):
     def do_GET(self):
-        name = self.path.removeprefix("/greetings").strip("/") or "world"  # Routed paths come as they are.
+        if self.path == "/openapi.json":
+            return self.reply(200, json.dumps(OPENAPI), "application/json")
+        # The gateway does not change the path of a request.
+        name = unquote(self.path.partition("?")[0].removeprefix("/greetings")).strip("/") or "world"
         try:
             with connect() as database, database.cursor() as cursor:
                 cursor.execute(
                     "INSERT INTO greeting VALUES (%s, 1) ON CONFLICT (name) DO UPDATE SET count = greeting.count + 1 RETURNING count",
                     (name,),
                 )
-                self.answer(200, f"Hello, {name}! ({cursor.fetchone()[0]})\n")
+                self.reply(200, f"Hello, {name}! ({cursor.fetchone()[0]})\n")
         except psycopg2.Error:
-            self.answer(503, "the database does not answer\n")
+            self.reply(503, "the database is unavailable\n")
+        except ValueError:
+            self.reply(400, "a name must not contain a NUL character\n")
 
 
 class Admin(Handler):
     def do_GET(self):
-        if self.path == "/livez":  # Never touches the database: a restart would not mend it.
-            self.answer(200, "ok\n")
+        if self.path == "/livez":  # Independent of the database: a restart would not fix it.
+            self.reply(200, "ok\n")
         elif self.path == "/readyz":
             try:
                 connect().close()
-                self.answer(503 if draining.is_set() else 200, "\n")
+                self.reply(503 if draining.is_set() else 200, "\n")
             except psycopg2.Error as error:
-                self.answer(503, str(error))
+                self.reply(503, str(error))
         elif self.path == "/metrics":
-            self.answer(200, f"process_cpu_seconds_total {time.process_time()}\n")
+            self.reply(200, f"process_cpu_seconds_total {time.process_time()}\n")
         else:
-            self.answer(404, "the admin port has /livez, /readyz and /metrics\n")
+            self.reply(404, "this port serves /livez, /readyz and /metrics\n")
 
 
 def listen(variable, default, handler):

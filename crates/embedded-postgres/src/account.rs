@@ -10,7 +10,7 @@ use nix::unistd::{Gid, Uid, User};
 use crate::Error;
 use crate::cluster::CLUSTER;
 
-/// Who runs the server: oneself, or, for root, an account without privileges.
+/// The account that runs the server: the current user, or an unprivileged account if the current user is root.
 #[derive(Clone, Debug)]
 pub struct Account {
     pub(crate) name: String,
@@ -20,11 +20,11 @@ pub struct Account {
 }
 
 impl Account {
-    /// The account that runs a server on `data_dir`: oneself; for root, whoever owns the data that is
-    /// already there, or else `postgres`, or else `nobody`.
+    /// Returns the account for a server on `data_dir`: the current user, or, for root, the owner of the existing data,
+    /// `postgres` or `nobody`, in this order.
     ///
     /// # Errors
-    /// [`Error::NoAccount`] for root on a system that has neither.
+    /// Returns [`Error::NoAccount`] if the current user is root and none of these accounts exists.
     pub fn of(data_dir: &Path) -> Result<Self, Error> {
         let me = Uid::effective();
         if !me.is_root() {
@@ -44,29 +44,29 @@ impl Account {
         Ok(Self { name: user.name, uid: user.uid, gid: user.gid, dropped: true })
     }
 
-    /// Its name, or its number where it has none.
+    /// The account's name, or its number if it has no name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether it can get to `path`, or, while that does not exist, to the folder it would be made in.
+    /// Whether the account can enter `path` or, if that does not exist yet, its nearest existing ancestor.
     #[must_use]
     pub fn can_enter(&self, path: &Path) -> bool {
         let nearest = path.ancestors().find(|ancestor| ancestor.is_dir());
         let Some(nearest) = nearest.filter(|_| self.dropped) else { return true };
-        // The kernel judges, as access lists and mounts have a say besides the mode.
+        // Ask the kernel: access control lists and mount options matter as well as the mode.
         let mut probe = Command::new("test");
         self.run_as(probe.arg("-x").arg(nearest)).stdin(Stdio::null());
         probe.status().is_ok_and(|status| status.success())
     }
 
-    /// Whether the account is another than the one that calls: then files have to be handed over.
-    pub(crate) fn is_other(&self) -> bool {
+    /// Whether the account differs from the current user, so that files must change owner.
+    pub(crate) fn is_different(&self) -> bool {
         self.dropped
     }
 
-    /// Makes `command` run as the account. For root, `uid` also drops the supplementary groups.
+    /// Makes `command` run as the account. For root, setting the uid also drops supplementary groups.
     pub(crate) fn run_as<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         if self.dropped {
             command.uid(self.uid.as_raw()).gid(self.gid.as_raw());
@@ -75,6 +75,6 @@ impl Account {
     }
 }
 
-fn user(found: nix::Result<Option<User>>) -> Result<Option<User>, Error> {
-    found.map_err(|errno| Error::io("read the user database")(errno.into()))
+fn user(lookup: nix::Result<Option<User>>) -> Result<Option<User>, Error> {
+    lookup.map_err(|errno| Error::io("read the user database")(errno.into()))
 }

@@ -1,25 +1,25 @@
-//! The cluster in the data folder: made whole by `initdb`, or not at all.
+//! The database cluster in the data folder, created by `initdb` in one atomic step.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::installation::Installation;
-use crate::tether::tethered;
+use crate::pdeathsig::with_pdeathsig;
 use crate::{Account, DataDir, Error, SUPERUSER};
 
-/// The cluster's folder within the data folder.
+/// The cluster's folder, relative to the data folder.
 pub const CLUSTER: &str = "pgdata";
 
-/// Who may come in, by which proof. Nothing but the socket is listened on; its folder is private, so whoever
-/// gets there as the superuser owns the data anyway.
+/// Client authentication. The server listens on a Unix socket in a private folder only, so anyone who can connect as the
+/// superuser owns the data anyway.
 const HBA: &str = "\
-# Written at each start.
+# Rewritten at every start.
 local  all  postgres  trust
 local  all  all       scram-sha-256
 ";
 
-/// The cluster in `data`, made where it is missing, and the Postgres that can run it.
+/// Creates the cluster in `data` if it is missing, and finds a Postgres that can run it.
 pub fn prepare(data: &DataDir, fsync: bool) -> Result<(PathBuf, Installation), Error> {
     let cluster = data.path().join(CLUSTER);
     let hba = data.path().join("pg_hba.conf");
@@ -27,7 +27,7 @@ pub fn prepare(data: &DataDir, fsync: bool) -> Result<(PathBuf, Installation), E
     let installation = match fs::read_to_string(cluster.join("PG_VERSION")) {
         Ok(made_by) => Installation::for_version(made_by.trim(), &cluster)?,
         Err(_) if cluster.exists() => {
-            return Err(Error::Init(format!("{} is there and holds no Postgres data", cluster.display())));
+            return Err(Error::Init(format!("{} exists but holds no Postgres data: move it away", cluster.display())));
         }
         Err(_) => {
             let newest = Installation::newest()?;
@@ -38,23 +38,23 @@ pub fn prepare(data: &DataDir, fsync: bool) -> Result<(PathBuf, Installation), E
     Ok((cluster, installation))
 }
 
-/// Initialises beside, then renames: an `initdb` that was killed midway leaves nothing that looks like data.
+/// Initialises a temporary folder, then renames it, so that a killed `initdb` leaves nothing that looks like data.
 fn create(cluster: &Path, installation: &Installation, account: &Account, fsync: bool) -> Result<(), Error> {
     let draft = cluster.with_extension("new");
     if draft.exists() {
         fs::remove_dir_all(&draft).map_err(Error::io(format!("remove {}", draft.display())))?;
     }
-    fs::create_dir(&draft).map_err(Error::io(format!("make {}", draft.display())))?;
-    if account.is_other() {
+    fs::create_dir(&draft).map_err(Error::io(format!("create {}", draft.display())))?;
+    if account.is_different() {
         std::os::unix::fs::chown(&draft, Some(account.uid.as_raw()), Some(account.gid.as_raw()))
-            .map_err(Error::io(format!("hand {} to {}", draft.display(), account.name)))?;
+            .map_err(Error::io(format!("change the owner of {} to {}", draft.display(), account.name)))?;
     }
-    // As in the cluster's image: letters beyond ASCII have a case, and the order is that of the code points.
-    let mut made = initdb(&draft, "C.UTF-8", installation, account, fsync);
-    if matches!(&made, Err(Error::Init(output)) if output.contains("invalid locale")) {
-        made = initdb(&draft, "C", installation, account, fsync);
+    // The locale of the official image: case rules beyond ASCII, sorted by code point.
+    let mut result = initdb(&draft, "C.UTF-8", installation, account, fsync);
+    if matches!(&result, Err(Error::Init(output)) if output.contains("invalid locale")) {
+        result = initdb(&draft, "C", installation, account, fsync);
     }
-    made?;
+    result?;
     fs::rename(&draft, cluster).map_err(Error::io(format!("rename {}", draft.display())))?;
     let parent = cluster.parent().unwrap_or(cluster);
     fs::File::open(parent)
@@ -69,28 +69,28 @@ fn initdb(
     account: &Account,
     fsync: bool,
 ) -> Result<(), Error> {
-    // Should we be killed, it is not to go on beside the one that the next start runs.
-    let mut command = tethered("KILL", installation.bin.join("initdb"));
+    // If this process is killed, initdb must not keep running next to the one of the next start.
+    let mut command = with_pdeathsig("KILL", installation.bin.join("initdb"));
     command.arg("--pgdata").arg(folder).args(["--username", SUPERUSER, "--encoding", "UTF8"]);
-    // What holds for a server started by hand; ours reads its own pg_hba.conf.
+    // Only for a server that is started by hand: ours reads its own pg_hba.conf.
     command.args(["--locale", locale, "--auth-local", "peer", "--auth-host", "scram-sha-256"]);
     if !fsync {
         command.arg("--no-sync");
     }
     let output = account
-        .run_as(neutral(&mut command))
+        .run_as(with_clean_environment(&mut command))
         .stdin(Stdio::null())
         .output()
         .map_err(Error::io(format!("run {}", installation.bin.join("initdb").display())))?;
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Error::Init(if said.is_empty() { output.status.to_string() } else { said }))
+    let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Error::Init(if message.is_empty() { output.status.to_string() } else { message }))
 }
 
-/// Keeps the caller's `PG*` variables, language and folder out of what the server does.
-pub fn neutral(command: &mut Command) -> &mut Command {
+/// Clears what the server must not inherit: `PG*` variables, locale and working folder.
+pub fn with_clean_environment(command: &mut Command) -> &mut Command {
     let path = std::env::var_os("PATH").unwrap_or_default();
     command.env_clear().env("PATH", path).env("LC_ALL", "C").current_dir("/")
 }

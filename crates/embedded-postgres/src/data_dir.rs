@@ -1,9 +1,9 @@
-//! The folder everything of one server is in, and the lock that keeps it to one supervisor.
+//! The folder that holds everything of one server, and the lock that limits it to one supervisor.
 //!
 //! ```text
-//! DIR/lock          held with flock while a supervisor lives; holds its pid
+//! DIR/lock          locked with flock while a supervisor runs; contains its pid
 //! DIR/pgdata/       the cluster, owned by the account that runs the server
-//! DIR/pg_hba.conf   written at each start
+//! DIR/pg_hba.conf   rewritten at every start
 //! DIR/postgres.log  the server's log
 //! DIR/run/          the socket, unless its path would be too long
 //! ```
@@ -17,34 +17,34 @@ use tempfile::TempDir;
 
 use crate::{Account, Error};
 
-/// A data folder that this process holds. Dropping it lets others have it.
+/// A data folder locked by this process. Dropping it releases the lock.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
     lock: File,
     abandoned: bool,
     pub(crate) account: Account,
-    /// Removes a temporary folder at the end; after `lock`, which is in it.
+    /// Removes a temporary folder on drop; declared after `lock`, which is inside the folder.
     _temporary: Option<TempDir>,
 }
 
 impl DataDir {
-    /// Makes the folder where it is missing, and takes its lock.
+    /// Creates the folder if it is missing, and locks it.
     ///
     /// # Errors
-    /// [`Error::InUse`] while another process has it; [`Error::Unreachable`] when root runs this and the
-    /// server's account cannot get there.
+    /// Returns [`Error::InUse`] if another process holds the lock, and [`Error::Unreachable`] if the current user is root
+    /// and the server's account cannot enter the folder.
     pub fn open(path: &Path) -> Result<Self, Error> {
         Self::take(path, None)
     }
 
-    /// A new folder in the system's place for temporary files, removed at the end.
+    /// Creates a temporary folder, removed on drop.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// Returns an error if the folder cannot be created.
     pub fn temporary() -> Result<Self, Error> {
         let folder = tempfile::Builder::new().prefix("hedgerow-").tempdir();
-        let folder = folder.map_err(Error::io("make a temporary folder"))?;
+        let folder = folder.map_err(Error::io("create a temporary folder"))?;
         let path = folder.path().to_owned();
         set_mode(&path, mode(&Account::of(&path)?))?;
         Self::take(&path, Some(folder))
@@ -61,13 +61,13 @@ impl DataDir {
         Ok(Self { path, lock, abandoned, account, _temporary: temporary })
     }
 
-    /// Where it is: absolute, without links.
+    /// The absolute path, without symbolic links.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the supervisor before this one was killed, so that what it had started may still be dying.
+    /// Whether the previous supervisor was killed, so that its children may still be shutting down.
     #[must_use]
     pub fn was_abandoned(&self) -> bool {
         self.abandoned
@@ -76,13 +76,13 @@ impl DataDir {
 
 impl Drop for DataDir {
     fn drop(&mut self) {
-        // An empty lock file says that its last holder left in good order. The lock is let go by name, as
-        // closing would not do while a child that another thread just forked still has the file.
+        // An empty lock file means that the last holder exited cleanly. Unlock explicitly: closing the file does not
+        // release the lock while a child that another thread just forked still has it open.
         let _ = self.lock.set_len(0).and_then(|()| self.lock.unlock());
     }
 }
 
-/// The lock dies with the process: no stale one is ever left, only the pid in it.
+/// Locks the folder. The kernel releases the lock with the process, so only the pid in the file can be stale.
 fn lock(dir: &Path) -> Result<(File, bool), Error> {
     let path = dir.join("lock");
     let failed = || Error::io(format!("lock {}", path.display()));
@@ -108,12 +108,12 @@ fn lock(dir: &Path) -> Result<(File, bool), Error> {
     Ok((file, holder.is_some()))
 }
 
-/// Another account has to pass through to what is its own.
+/// A different account must be able to traverse the folder to reach its own files.
 fn mode(account: &Account) -> u32 {
-    if account.is_other() { 0o711 } else { 0o700 }
+    if account.is_different() { 0o711 } else { 0o700 }
 }
 
-/// Like `create_dir_all`, with a mode that does not depend on the umask. What exists is left alone.
+/// Like `create_dir_all`, but with a mode that ignores the umask. Existing folders are left alone.
 fn create(path: &Path, mode: u32) -> Result<(), Error> {
     if path.is_dir() {
         return Ok(());
@@ -123,7 +123,7 @@ fn create(path: &Path, mode: u32) -> Result<(), Error> {
     }
     match DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            Err(Error::io(format!("make {}", path.display()))(error))
+            Err(Error::io(format!("create {}", path.display()))(error))
         }
         _ => set_mode(path, mode),
     }

@@ -1,22 +1,26 @@
-//! What can go wrong, each in words that say what to do about it.
+//! Errors, worded so that they say what to do.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why there is no server.
+/// Why a server could not be started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Neither `PATH` nor `/usr/lib/postgresql/*/bin` has a server.
-    #[error("no Postgres server is installed (looked on PATH and in /usr/lib/postgresql/*/bin)")]
+    /// There is no server on `PATH` or in `/usr/lib/postgresql/*/bin`.
+    #[error(
+        "no Postgres server found on PATH or in /usr/lib/postgresql/*/bin: install one, such as Debian's `postgresql`"
+    )]
     NotInstalled,
 
-    /// Run by root, and no account is there to drop to.
-    #[error("Postgres does not run as root, and there is no user `postgres` or `nobody` to run it as")]
+    /// The current user is root, and there is no account to switch to.
+    #[error(
+        "Postgres refuses to run as root, and there is no user `postgres` or `nobody` to run it as: create one of them"
+    )]
     NoAccount,
 
-    /// The account that would run the server cannot get to the folder.
-    #[error("the user `{account}`, who runs Postgres, cannot enter {}", dir.display())]
+    /// The account that would run the server cannot enter the folder.
+    #[error("Postgres runs as the user `{account}`, who cannot enter {}: choose another data folder", dir.display())]
     Unreachable {
         /// The account's name.
         account: String,
@@ -24,30 +28,30 @@ pub enum Error {
         dir: PathBuf,
     },
 
-    /// Another process holds the data folder's lock.
+    /// Another process has locked the data folder.
     #[error("{} is in use by {}", dir.display(), holder.map_or("another process".to_owned(), |pid| format!("process {pid}")))]
     InUse {
         /// The data folder.
         dir: PathBuf,
-        /// The process that holds it, where it has said so yet.
+        /// The process that holds the lock, if it has recorded its pid.
         holder: Option<u32>,
     },
 
-    /// The data are of a major version that is not installed.
+    /// The data was created by a major version that is not installed.
     #[error(
-        "{} was made by Postgres {made_by}, but only {installed} is installed: install Postgres {made_by}, or move the folder away to start afresh",
+        "{} was created by Postgres {made_by}, but only {installed} is installed: install Postgres {made_by}, or move the folder away to start with an empty database",
         dir.display()
     )]
     OtherVersion {
         /// The data folder.
         dir: PathBuf,
-        /// The major version that made it.
+        /// The major version that created the data.
         made_by: String,
-        /// The major versions that are there.
+        /// The installed major versions.
         installed: String,
     },
 
-    /// A socket folder that others could have prepared.
+    /// The socket folder may have been created by someone else.
     #[error("{} is not a private folder of the user who runs Postgres: remove it", .0.display())]
     NotPrivate(PathBuf),
 
@@ -55,10 +59,10 @@ pub enum Error {
     #[error("initdb failed: {0}")]
     Init(String),
 
-    /// The server ended, or was not ready in time.
-    #[error("Postgres did not start: {reason}; the end of {}:\n{tail}", log.display())]
+    /// The server exited, or was not ready in time.
+    #[error("Postgres did not start: {reason}; the last lines of {}:\n{tail}", log.display())]
     Start {
-        /// How it ended.
+        /// What happened.
         reason: String,
         /// The server's log.
         log: PathBuf,
@@ -66,22 +70,22 @@ pub enum Error {
         tail: String,
     },
 
-    /// A server that an earlier supervisor left behind cannot be ended.
-    #[error("the Postgres server {0}, left behind on this data folder, does not stop")]
+    /// A server left behind by an earlier supervisor does not stop.
+    #[error("a Postgres server left running on this data folder (process {0}) does not stop: kill it")]
     Orphan(i32),
 
-    /// The operating system refused.
+    /// A system call failed.
     #[error("cannot {action}")]
     Io {
-        /// What was being done.
+        /// What was attempted.
         action: String,
-        /// The refusal.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl Error {
-    /// For `map_err`: names what was being done.
+    /// For `map_err`: names what was attempted.
     pub(crate) fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();
         move |source| Self::Io { action, source }

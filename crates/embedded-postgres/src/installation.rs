@@ -1,4 +1,4 @@
-//! Where Postgres is installed, and in which versions.
+//! Finds installed versions of Postgres.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::{env, fs};
 
 use crate::Error;
 
-/// A folder with `postgres` and `initdb` of one version.
+/// The folder with the programs of one version.
 #[derive(Clone, Debug)]
 pub struct Installation {
     pub bin: PathBuf,
@@ -14,12 +14,12 @@ pub struct Installation {
 }
 
 impl Installation {
-    /// The highest version there is.
+    /// Returns the newest installed version.
     pub fn newest() -> Result<Self, Error> {
         all().into_iter().max_by_key(|found| found.major).ok_or(Error::NotInstalled)
     }
 
-    /// The version that made the cluster in `dir`, whose `PG_VERSION` says `made_by`.
+    /// Returns the version `made_by`, which created the cluster in `dir`.
     pub fn for_version(made_by: &str, dir: &Path) -> Result<Self, Error> {
         let all = all();
         if all.is_empty() {
@@ -38,7 +38,7 @@ fn all() -> Vec<Installation> {
     let on_path = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect::<Vec<_>>();
     let packaged = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let packaged = packaged.map(|version| version.path().join("bin"));
-    // Canonical, as `initdb` stands beside the real `postgres`, not beside a link to it.
+    // Resolve links: `initdb` is next to the real `postgres`, not next to a link to it.
     let mut folders: Vec<PathBuf> = on_path
         .into_iter()
         .chain(packaged)
@@ -55,7 +55,7 @@ fn major(bin: &Path) -> Option<u32> {
     parse_major(&String::from_utf8_lossy(&output.stdout))
 }
 
-/// From `postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)`, also `18beta1`.
+/// Parses `postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)` or `postgres (PostgreSQL) 18beta1`.
 fn parse_major(version: &str) -> Option<u32> {
     let number = version.split_once("(PostgreSQL) ")?.1;
     number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_major_version_is_read_from_what_the_server_says() {
+    fn the_major_version_is_parsed_from_the_version_line() {
         assert_eq!(parse_major("postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)\n"), Some(15));
         assert_eq!(parse_major("postgres (PostgreSQL) 18beta1\n"), Some(18));
         assert_eq!(parse_major("something else"), None);

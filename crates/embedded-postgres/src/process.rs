@@ -1,4 +1,4 @@
-//! Postgres processes as the system shows them, not only those that we started.
+//! Postgres processes, including those that this process did not start.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -11,10 +11,10 @@ use nix::unistd::Pid;
 
 use crate::Error;
 
-/// How often a process is looked at while it is waited for.
-const GLANCE: Duration = Duration::from_millis(10);
+/// How often a condition is polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What `postmaster.pid` says.
+/// The contents of `postmaster.pid`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PidFile {
     pub pid: i32,
@@ -22,19 +22,19 @@ pub struct PidFile {
 }
 
 impl PidFile {
-    /// Of the server on `cluster`; `None` where there is none, or it is only half written.
+    /// Reads the file of the server on `cluster`. Returns `None` if it is missing or incomplete.
     pub fn read(cluster: &Path) -> Option<Self> {
         Self::parse(&fs::read_to_string(cluster.join("postmaster.pid")).ok()?)
     }
 
-    /// Line 1 is the pid, line 8 the state, since Postgres 10.
+    /// Line 1 is the pid; line 8 is the state, since Postgres 10.
     fn parse(text: &str) -> Option<Self> {
         let pid = text.lines().next()?.trim().parse().ok().filter(|pid| *pid > 0)?;
         Some(Self { pid, ready: text.lines().nth(7).is_some_and(|state| state.trim() == "ready") })
     }
 }
 
-/// Stops the server that an earlier supervisor left on `cluster`, and forgets one that is long gone.
+/// Stops a server that an earlier supervisor left running on `cluster`, and removes a stale pid file.
 pub fn stop_orphan(cluster: &Path) -> Result<(), Error> {
     let Some(PidFile { pid, .. }) = PidFile::read(cluster) else { return Ok(()) };
     if serves(pid, cluster) {
@@ -42,16 +42,16 @@ pub fn stop_orphan(cluster: &Path) -> Result<(), Error> {
         return shut_down(pid, gone).ok_or(Error::Orphan(pid));
     }
     if kill(Pid::from_raw(pid), None).is_ok() {
-        // The number is another process's now, and Postgres would take that for a server. When no process
-        // has it the file stays: Postgres then looks whether children of the dead server are still there.
+        // The pid has been reused by another process, which Postgres would take for a running server. If the pid is
+        // unused, keep the file: Postgres uses it to check for remaining children of the dead server.
         let file = cluster.join("postmaster.pid");
         fs::remove_file(&file).map_err(Error::io(format!("remove {}", file.display())))?;
     }
     Ok(())
 }
 
-/// Whether `pid` is the Postgres server of `cluster`: it was started on it, or works in it. Its arguments can
-/// be read by anyone, its working folder in a container not even by root.
+/// Whether `pid` is the Postgres server of `cluster`, by its arguments or its working folder. Everyone can read the
+/// arguments; in a container, not even root may be able to read the working folder.
 fn serves(pid: i32, cluster: &Path) -> bool {
     let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let mut arguments = arguments.split(|byte| *byte == 0);
@@ -61,7 +61,7 @@ fn serves(pid: i32, cluster: &Path) -> bool {
             || fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|folder| folder == cluster))
 }
 
-/// Ends a server: fast, then at once, then by force, until `gone` answers.
+/// Stops a server by a fast shutdown, then an immediate one, then SIGKILL, until `gone` returns a value.
 pub fn shut_down<T>(pid: i32, mut gone: impl FnMut() -> Option<T>) -> Option<T> {
     let steps = [(Signal::SIGINT, 30), (Signal::SIGQUIT, 5), (Signal::SIGKILL, 5)];
     steps.into_iter().find_map(|(signal, seconds)| {
@@ -70,24 +70,24 @@ pub fn shut_down<T>(pid: i32, mut gone: impl FnMut() -> Option<T>) -> Option<T> 
     })
 }
 
-/// Looks until there is an answer, or `patience` is at its end.
-pub fn wait_for<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
-    let deadline = Instant::now() + patience;
+/// Polls until `poll` returns a value or the timeout expires.
+pub fn wait_for<T>(timeout: Duration, mut poll: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + timeout;
     loop {
-        if let Some(found) = look() {
-            return Some(found);
+        if let Some(value) = poll() {
+            return Some(value);
         }
         if Instant::now() >= deadline {
             return None;
         }
-        thread::sleep(GLANCE);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// Sends a signal to a server and all its children, each of which is in a process group of its own.
-pub fn signal_whole(server: i32, signal: Signal) {
+/// Signals a server and all its children, each of which has its own process group.
+pub fn signal_all(server: i32, signal: Signal) {
     let children = children(server).unwrap_or_default();
-    // The server first, so that it makes no more; one that it has just made ends by itself, or waits for nobody.
+    // The server first, so that it forks no more children; one that it just forked exits by itself.
     for pid in std::iter::once(server).chain(children) {
         let _ = kill(Pid::from_raw(pid), signal);
     }
@@ -102,7 +102,7 @@ fn parent_of(pid: i32) -> Option<i32> {
     parse_parent(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// From `PID (NAME) STATE PPID ...`, where NAME may hold blanks and parentheses.
+/// Parses `PID (NAME) STATE PPID ...`, where NAME may contain spaces and parentheses.
 fn parse_parent(stat: &str) -> Option<i32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_the_child_of_its_parent() {
+    fn children_are_found_by_their_parent_pid() {
         assert_eq!(parse_parent("9 (a) b) S 7 1 1"), Some(7));
         let me = i32::try_from(std::process::id()).unwrap();
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();

@@ -1,4 +1,4 @@
-//! The server: its process, from start to stop.
+//! The server process, from start to stop.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -12,21 +12,22 @@ use nix::sys::signal::Signal;
 
 use crate::installation::Installation;
 use crate::log::Log;
+use crate::pdeathsig::with_pdeathsig;
 use crate::process::{self, PidFile};
-use crate::{DataDir, Error, PORT, SUPERUSER, cluster, socket, tether, url};
+use crate::{DataDir, Error, PORT, SUPERUSER, cluster, socket, url};
 
-/// How long a server may take to be ready; after a crash it has its log to replay first.
+/// How long a server may take to become ready. After a crash it replays its write-ahead log first.
 const START_DEADLINE: Duration = Duration::from_mins(1);
 
-/// How long the children of a killed server may take to let go of its memory.
-const SETTLE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the children of a killed server may take to release its shared memory.
+const ORPHANS_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How a server is set.
+/// The settings of a server.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Whether what is committed outlives a crash of the machine. Off is faster, for data that may be lost.
+    /// Whether committed data survives a crash of the machine. Off is faster, for data that may be lost.
     pub fsync: bool,
-    /// How many connections there may be at a time.
+    /// The maximum number of concurrent connections.
     pub max_connections: u16,
 }
 
@@ -37,14 +38,14 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// For data that may be lost, and tests that run in parallel.
+    /// Settings for disposable data and tests that run in parallel.
     #[must_use]
     pub fn for_tests() -> Self {
         Self { fsync: false, max_connections: 300 }
     }
 }
 
-/// A Postgres server, stopped when it is dropped, and told to stop when its process is killed.
+/// A running Postgres server. It is stopped on drop, and also if this process is killed.
 #[derive(Debug)]
 pub struct Server {
     running: Option<Running>,
@@ -58,16 +59,16 @@ pub struct Server {
 #[derive(Debug)]
 struct Running {
     child: Child,
-    /// Ends the thread that the server is tethered to, when dropped.
-    _keeper: mpsc::Sender<()>,
+    /// Dropping it ends the thread that spawned the server.
+    _thread: mpsc::Sender<()>,
 }
 
 impl Server {
-    /// Starts a server on `data`, which is initialised where it is new. A server that a killed supervisor left
-    /// behind on it is stopped first. Returns once the server takes connections.
+    /// Starts a server on `data`, which is initialised first if it is new. A server left behind by a killed supervisor is
+    /// stopped first. Returns once the server accepts connections.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// Returns an error if the server cannot be started; see [`Error`].
     pub fn start(data: DataDir, settings: &Settings) -> Result<Self, Error> {
         let (cluster, installation) = cluster::prepare(&data, settings.fsync)?;
         process::stop_orphan(&cluster)?;
@@ -81,7 +82,7 @@ impl Server {
     /// Opens `dir` and starts a server on it.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// Returns an error if the server cannot be started; see [`Error`].
     pub fn open(dir: &Path, settings: &Settings) -> Result<Self, Error> {
         Self::start(DataDir::open(dir)?, settings)
     }
@@ -89,23 +90,23 @@ impl Server {
     /// Starts a server on a temporary folder, which is removed when the server is dropped.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// Returns an error if the server cannot be started; see [`Error`].
     pub fn temporary(settings: &Settings) -> Result<Self, Error> {
         Self::start(DataDir::temporary()?, settings)
     }
 
-    /// Starts it after [`stop`](Self::stop) or [`kill`](Self::kill), with the same data and the same URLs.
-    /// Nothing happens while it runs.
+    /// Starts the server after [`stop`](Self::stop), [`kill`](Self::kill) or a crash, with the same data and URLs. Does
+    /// nothing if it is running.
     ///
     /// # Errors
-    /// [`Error::Start`], with the end of the server's log.
+    /// Returns [`Error::Start`], with the last lines of the server's log, if the server does not start.
     pub fn start_again(&mut self) -> Result<(), Error> {
         if self.is_running() {
             return Ok(());
         }
         self.running = None;
-        // Children of a server that was killed end a moment after it, and until then there is no other.
-        let started = process::wait_for(SETTLE_DEADLINE, || match self.launch() {
+        // Children of a killed server exit shortly after it; until then no other server can start.
+        let started = process::wait_for(ORPHANS_DEADLINE, || match self.launch() {
             Err(Error::Start { tail, .. }) if tail.contains("is still in use") => None,
             result => Some(result),
         });
@@ -119,7 +120,7 @@ impl Server {
         let pid = running.pid();
         let up = process::wait_for(START_DEADLINE, || match running.child.try_wait() {
             Ok(None) => (PidFile::read(&self.cluster)? == PidFile { pid, ready: true }).then_some(Ok(())),
-            Ok(Some(status)) => Some(Err(format!("it ended with {status}"))),
+            Ok(Some(status)) => Some(Err(format!("it exited ({status})"))),
             Err(error) => Some(Err(error.to_string())),
         });
         match up {
@@ -134,7 +135,7 @@ impl Server {
     }
 
     fn spawn(&self, log: &Log) -> io::Result<Running> {
-        let mut command = tether::tethered("INT", self.installation.bin.join("postgres"));
+        let mut command = with_pdeathsig("INT", self.installation.bin.join("postgres"));
         command.arg("-D").arg(&self.cluster).args(["-p", &PORT.to_string()]);
         let on = |yes| if yes { "on" } else { "off" };
         for (name, value) in [
@@ -149,64 +150,64 @@ impl Server {
         ] {
             command.arg("-c").arg(format!("{name}={value}"));
         }
-        // A process group of its own, so that Ctrl-C in a terminal leaves it to its supervisor.
-        self.data.account.run_as(cluster::neutral(&mut command)).process_group(0);
+        // Its own process group, so that Ctrl-C in a terminal reaches the supervisor only.
+        self.data.account.run_as(cluster::with_clean_environment(&mut command)).process_group(0);
         command.stdin(Stdio::null()).stdout(log.file.try_clone()?).stderr(log.file.try_clone()?);
-        spawn_kept(command)
+        spawn_from_thread(command)
     }
 
-    /// Stops it as `pg_ctl stop -m fast` does: connections are closed, what is committed is safe.
+    /// Stops the server like `pg_ctl stop -m fast`: connections are closed, committed data is safe.
     pub fn stop(&mut self) {
         if let Some(mut running) = self.running.take() {
             running.stop();
         }
     }
 
-    /// Kills it with all its processes, as a crash would.
+    /// Kills the server and all its children, simulating a crash.
     pub fn kill(&mut self) {
         if let Some(mut running) = self.running.take() {
-            process::signal_whole(running.pid(), Signal::SIGKILL);
+            process::signal_all(running.pid(), Signal::SIGKILL);
             let _ = running.child.wait();
         }
     }
 
-    /// Freezes it with all its processes, as a machine that hangs would: connections stay open, and nothing answers on
-    /// them until the guard is dropped.
+    /// Freezes the server and all its children, simulating a machine that hangs: connections stay open but get no
+    /// response until the guard is dropped.
     #[must_use]
     pub fn freeze(&self) -> Frozen<'_> {
         Frozen::new(self)
     }
 
-    /// Whether its process lives.
+    /// Whether the server process is running.
     pub fn is_running(&mut self) -> bool {
         self.running.as_mut().is_some_and(|running| matches!(running.child.try_wait(), Ok(None)))
     }
 
-    /// The process id, while it runs.
+    /// The server's process id, if it is running.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.running.as_ref().map(|running| running.child.id())
     }
 
-    /// The folder of the socket: what `PGHOST` is set to.
+    /// The folder of the socket, for `PGHOST`.
     #[must_use]
     pub fn socket_dir(&self) -> &Path {
         &self.socket_dir
     }
 
-    /// The folder of data, lock and log.
+    /// The folder of the data, the lock and the log.
     #[must_use]
     pub fn data_dir(&self) -> &DataDir {
         &self.data
     }
 
-    /// The URL by which `role` opens `database`, for `sqlx` and `psql`.
+    /// The connection URL of `role` for `database`, as understood by `sqlx` and `psql`.
     #[must_use]
     pub fn url(&self, role: &str, password: &str, database: &str) -> String {
         url::url(&self.socket_dir, role, Some(password), database)
     }
 
-    /// The URL by which the superuser opens `database`, without a password.
+    /// The superuser's connection URL for `database`, without a password.
     #[must_use]
     pub fn superuser_url(&self, database: &str) -> String {
         url::url(&self.socket_dir, SUPERUSER, None, database)
@@ -228,13 +229,13 @@ impl Running {
     }
 
     fn stop(&mut self) {
-        // An error here means that there is no such child any more.
+        // An error means that the child no longer exists.
         let child = &mut self.child;
         process::shut_down(child.id().cast_signed(), || child.try_wait().transpose());
     }
 }
 
-/// A server that was frozen, and goes on when this is dropped.
+/// A frozen server, which resumes when this guard is dropped.
 #[derive(Debug)]
 pub struct Frozen<'a>(&'a Server);
 
@@ -247,7 +248,7 @@ impl<'a> Frozen<'a> {
 
     fn signal(&self, signal: Signal) {
         if let Some(running) = &self.0.running {
-            process::signal_whole(running.pid(), signal);
+            process::signal_all(running.pid(), signal);
         }
     }
 }
@@ -258,19 +259,19 @@ impl Drop for Frozen<'_> {
     }
 }
 
-/// Spawns from a thread that lasts as long as the server: a tether holds to the thread, and the caller's own
-/// may be a test's, gone in a moment.
-fn spawn_kept(mut command: Command) -> io::Result<Running> {
+/// Spawns the server from a thread that lives as long as it: the parent-death signal is tied to the spawning thread, and
+/// the caller's may be a short-lived test thread.
+fn spawn_from_thread(mut command: Command) -> io::Result<Running> {
     let (report, spawned) = mpsc::channel();
-    let (keeper, released) = mpsc::channel::<()>();
-    thread::Builder::new().name("postgres-keeper".to_owned()).spawn(move || {
+    let (keep_alive, released) = mpsc::channel::<()>();
+    thread::Builder::new().name("postgres-spawner".to_owned()).spawn(move || {
         let _ = report.send(command.spawn());
         let _ = released.recv();
     })?;
-    Ok(Running { child: spawned.recv().map_err(io::Error::other)??, _keeper: keeper })
+    Ok(Running { child: spawned.recv().map_err(io::Error::other)??, _thread: keep_alive })
 }
 
-/// As an element of a list of folders.
+/// Quotes an element of a list of folders.
 fn quoted(folder: &Path) -> String {
     format!("\"{}\"", folder.to_string_lossy().replace('"', "\"\""))
 }

@@ -1,4 +1,4 @@
-//! Where the socket is: in the data folder, or in a short folder where that path would be too long.
+//! The socket's folder: inside the data folder, or elsewhere if that path would be too long.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,46 +13,46 @@ use nix::unistd::Uid;
 use crate::{Account, DataDir, Error, PORT};
 
 /// The longest path of a Unix socket, in bytes.
-const LONGEST: usize = 107;
+const MAX_PATH: usize = 107;
 
-/// A folder for the socket that nobody but the server's account (and root) can enter, with no socket in it.
+/// Prepares an empty folder for the socket that only the server's account (and root) can enter.
 pub fn prepare(data: &DataDir) -> Result<PathBuf, Error> {
-    let within = data.path().join("run");
-    let folder = if is_usable(&within) { within } else { short(data.path(), &data.account) };
+    let inside = data.path().join("run");
+    let folder = if is_usable(&inside) { inside } else { outside(data.path(), &data.account) };
     make_private(&folder, &data.account)?;
-    // What a killed server left here could name a pid that is another process's now.
+    // The lock file of a killed server may contain a pid that has been reused.
     for name in [format!(".s.PGSQL.{PORT}"), format!(".s.PGSQL.{PORT}.lock")] {
         let _ = fs::remove_file(folder.join(name));
     }
     Ok(folder)
 }
 
-/// Clients take a path with a comma for two hosts.
+/// Clients would split a path with a comma into two hosts.
 fn is_usable(folder: &Path) -> bool {
     let socket = folder.join(format!(".s.PGSQL.{PORT}"));
-    socket.to_str().is_some_and(|path| path.len() <= LONGEST && !path.contains(','))
+    socket.to_str().is_some_and(|path| path.len() <= MAX_PATH && !path.contains(','))
 }
 
-/// The same for the same data each time.
-fn short(data: &Path, account: &Account) -> PathBuf {
+/// A short path, derived from the data folder's path so that it is stable.
+fn outside(data: &Path, account: &Account) -> PathBuf {
     let mut hasher = DefaultHasher::new();
     data.hash(&mut hasher);
     let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     runtime
-        .filter(|folder| !account.is_other() && folder.is_dir() && folder.is_absolute())
+        .filter(|folder| !account.is_different() && folder.is_dir() && folder.is_absolute())
         .map(|folder| folder.join(format!("hedgerow-{:016x}", hasher.finish())))
         .filter(|folder| is_usable(folder))
         .unwrap_or_else(|| format!("/tmp/hedgerow-{}-{:016x}", account.uid, hasher.finish()).into())
 }
 
 fn make_private(folder: &Path, account: &Account) -> Result<(), Error> {
-    let failed = || Error::io(format!("make {}", folder.display()));
+    let failed = || Error::io(format!("create {}", folder.display()));
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed()(error)),
         _ => {}
     }
-    // In /tmp anyone could have made it, or a link in its place, before us: what is opened here is what is
-    // judged, handed over and closed to others.
+    // In /tmp anyone could have created the folder, or a link in its place. Open it once, then check the owner and change
+    // owner and mode on the open handle.
     let flags = (OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits();
     let Ok(opened) = OpenOptions::new().read(true).custom_flags(flags).open(folder) else {
         return Err(Error::NotPrivate(folder.to_owned()));
@@ -80,13 +80,13 @@ mod tests {
     fn a_socket_path_has_at_most_107_bytes_and_no_comma() {
         let of_length = |length: usize| PathBuf::from(format!("/{}", "x".repeat(length - 1)));
         let name = "/.s.PGSQL.5432".len();
-        assert!(is_usable(&of_length(LONGEST - name)));
-        assert!(!is_usable(&of_length(LONGEST - name + 1)));
+        assert!(is_usable(&of_length(MAX_PATH - name)));
+        assert!(!is_usable(&of_length(MAX_PATH - name + 1)));
         assert!(!is_usable(Path::new("/a,b")));
     }
 
     #[test]
-    fn a_link_in_place_of_the_folder_is_refused() {
+    fn a_symbolic_link_is_refused() {
         let scratch = tempfile::tempdir().unwrap();
         let account = Account::of(scratch.path()).unwrap();
         let link = scratch.path().join("link");
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_was_open_to_others_is_closed() {
+    fn an_existing_folder_is_made_private() {
         let scratch = tempfile::tempdir().unwrap();
         let account = Account::of(scratch.path()).unwrap();
         let folder = scratch.path().join("run");

@@ -1,11 +1,11 @@
-//! Connection URLs over the socket, as `sqlx` and `libpq` both read them.
+//! Connection URLs over the socket, understood by both `sqlx` and `libpq`.
 
 use std::fmt::Write;
 use std::path::Path;
 
 use crate::PORT;
 
-/// `sslmode` and the port are spelled out, as else `PGSSLMODE` and `PGPORT` of the environment would count.
+/// `sslmode` and the port are explicit, because `PGSSLMODE` and `PGPORT` would apply otherwise.
 pub fn url(socket_dir: &Path, role: &str, password: Option<&str>, database: &str) -> String {
     let password = password.map(|password| format!(":{}", encode(password))).unwrap_or_default();
     format!(
@@ -16,7 +16,7 @@ pub fn url(socket_dir: &Path, role: &str, password: Option<&str>, database: &str
     )
 }
 
-/// Percent-encodes all but the unreserved characters of RFC 3986.
+/// Percent-encodes everything except the unreserved characters of RFC 3986.
 fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_plain_is_encoded() {
+    fn special_characters_are_percent_encoded() {
         assert_eq!(
             url(Path::new("/a b/run"), "rôle", Some("p@:/?#&="), "d%b"),
             "postgres://r%C3%B4le:p%40%3A%2F%3F%23%26%3D@localhost:5432/d%25b?host=%2Fa%20b%2Frun&sslmode=disable"

@@ -1,4 +1,4 @@
-//! A real server through the accidents of its life: crashes, orphans, half-done work, foreign hands.
+//! A real server, through crashes, orphans, interrupted starts and bad settings.
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Write};
@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use embedded_postgres::{Account, DataDir, Error, Server, Settings};
 use tempfile::TempDir;
 
-/// A folder that the server's account can pass through, also when the tests run as root.
+/// A folder that the server's account can enter, even if the tests run as root.
 fn scratch() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
@@ -31,7 +31,7 @@ fn sql(server: &Server, sql: &str) -> String {
 }
 
 #[test]
-fn what_is_committed_outlives_stop_and_kill() {
+fn committed_data_survives_stop_and_kill() {
     let mut server = Server::temporary(&Settings { fsync: true, ..Settings::for_tests() }).unwrap();
     sql(&server, "CREATE TABLE kept (n int)");
     sql(&server, "INSERT INTO kept VALUES (1)");
@@ -41,7 +41,7 @@ fn what_is_committed_outlives_stop_and_kill() {
     server.start_again().unwrap();
     sql(&server, "INSERT INTO kept VALUES (2)");
 
-    // A backend that is busy does not hold the next server up.
+    // A busy backend does not delay the next server.
     let mut busy = Command::new("psql")
         .args([&server.superuser_url("postgres"), "-X", "-c", "SELECT 'busy', pg_sleep(600)"])
         .stderr(Stdio::null())
@@ -55,7 +55,7 @@ fn what_is_committed_outlives_stop_and_kill() {
 }
 
 #[test]
-fn a_temporary_server_leaves_nothing_behind() {
+fn a_temporary_server_is_removed_completely() {
     let mut server = Server::temporary(&Settings::for_tests()).unwrap();
     let folder = server.data_dir().path().to_owned();
     let pid = server.pid().unwrap();
@@ -66,7 +66,7 @@ fn a_temporary_server_leaves_nothing_behind() {
 }
 
 #[test]
-fn nothing_listens_but_a_socket_in_a_private_folder() {
+fn the_server_listens_only_on_a_private_socket() {
     let server = Server::temporary(&Settings::for_tests()).unwrap();
     assert_eq!(sql(&server, "SHOW listen_addresses"), "");
     let folder = fs::metadata(server.socket_dir()).unwrap();
@@ -75,7 +75,7 @@ fn nothing_listens_but_a_socket_in_a_private_folder() {
 }
 
 #[test]
-fn a_role_needs_its_password_and_the_superuser_none() {
+fn a_role_needs_a_password_and_the_superuser_does_not() {
     let parent = scratch();
     let server = open(&parent.path().join("it's a \"folder\" %20"));
     let password = "p@:/?#&= '\"%";
@@ -86,23 +86,23 @@ fn a_role_needs_its_password_and_the_superuser_none() {
 }
 
 #[test]
-fn a_folder_has_one_supervisor_at_a_time() {
+fn a_data_folder_has_one_supervisor_at_a_time() {
     let parent = scratch();
     let folder = parent.path().join("data");
     let first = DataDir::open(&folder).unwrap();
     assert!(!first.was_abandoned());
-    let Err(Error::InUse { holder, .. }) = DataDir::open(&folder) else { panic!("two hold it") };
+    let Err(Error::InUse { holder, .. }) = DataDir::open(&folder) else { panic!("locked twice") };
     assert_eq!(holder, Some(std::process::id()));
     drop(first);
     assert!(!DataDir::open(&folder).unwrap().was_abandoned());
 }
 
 #[test]
-fn a_server_left_by_a_killed_supervisor_is_taken_over() {
-    for tethered in [true, false] {
+fn a_server_left_by_a_killed_supervisor_is_replaced() {
+    for pdeathsig in [true, false] {
         let parent = scratch();
         let folder = parent.path().join("data");
-        let (mut supervisor, orphan) = supervise(&folder, parent.path(), tethered);
+        let (mut supervisor, orphan) = supervise(&folder, parent.path(), pdeathsig);
         supervisor.kill().unwrap();
         supervisor.wait().unwrap();
         let server = open(&folder);
@@ -112,16 +112,16 @@ fn a_server_left_by_a_killed_supervisor_is_taken_over() {
     }
 }
 
-/// Where nobody reaps orphans, they stay as zombies.
+/// Without an init process that reaps them, orphans remain as zombies.
 fn zombie(pid: &str) -> bool {
     fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|arguments| arguments.is_empty())
 }
 
-/// Runs [`supervisor`] in a process of its own; without `setpriv` on its `PATH`, nothing tethers the server.
-fn supervise(folder: &Path, scratch: &Path, tethered: bool) -> (Child, String) {
+/// Runs [`supervisor`] in its own process. Without `setpriv` on its `PATH`, the server gets no parent-death signal.
+fn supervise(folder: &Path, scratch: &Path, pdeathsig: bool) -> (Child, String) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "supervisor", "--ignored", "--nocapture"]).env("FOLDER", folder);
-    if !tethered {
+    if !pdeathsig {
         for program in ["postgres", "psql", "test"] {
             symlink(on_path(program), scratch.join(program)).unwrap();
         }
@@ -129,8 +129,8 @@ fn supervise(folder: &Path, scratch: &Path, tethered: bool) -> (Child, String) {
     }
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let said = output.find_map(|line| Some(line.split_once("server ")?.1.to_owned()));
-    (child, said.expect("the supervisor starts a server"))
+    let pid = output.find_map(|line| Some(line.split_once("server ")?.1.to_owned()));
+    (child, pid.expect("the supervisor starts a server"))
 }
 
 fn on_path(program: &str) -> PathBuf {
@@ -139,7 +139,7 @@ fn on_path(program: &str) -> PathBuf {
 }
 
 #[test]
-#[ignore = "what `supervise` runs"]
+#[ignore = "run by `supervise`"]
 fn supervisor() {
     let server = open(Path::new(&std::env::var("FOLDER").unwrap()));
     sql(&server, "CREATE TABLE left_behind AS SELECT 1 AS n");
@@ -149,7 +149,7 @@ fn supervisor() {
 }
 
 #[test]
-fn a_stale_pid_that_is_another_process_now_blocks_nothing_and_kills_nothing() {
+fn a_reused_pid_in_a_stale_pid_file_is_harmless() {
     let parent = scratch();
     let folder = parent.path().join("data");
     drop(open(&folder));
@@ -163,7 +163,7 @@ fn a_stale_pid_that_is_another_process_now_blocks_nothing_and_kills_nothing() {
 }
 
 #[test]
-fn an_initdb_that_was_killed_midway_is_done_again() {
+fn an_interrupted_initdb_is_repeated() {
     let parent = scratch();
     let draft = parent.path().join("data/pgdata.new");
     fs::create_dir_all(&draft).unwrap();
@@ -174,18 +174,18 @@ fn an_initdb_that_was_killed_midway_is_done_again() {
 }
 
 #[test]
-fn data_of_another_major_version_are_refused_in_one_line() {
+fn data_of_another_major_version_is_refused() {
     let parent = scratch();
     let cluster = parent.path().join("data/pgdata");
     fs::create_dir_all(&cluster).unwrap();
     fs::write(cluster.join("PG_VERSION"), "9.6\n").unwrap();
     let refusal = Server::open(&parent.path().join("data"), &Settings::for_tests()).unwrap_err().to_string();
-    assert!(refusal.contains("was made by Postgres 9.6, but only"), "{refusal}");
+    assert!(refusal.contains("was created by Postgres 9.6, but only"), "{refusal}");
     assert_eq!(refusal.lines().count(), 1);
 }
 
 #[test]
-fn a_failed_start_shows_what_the_server_said() {
+fn a_failed_start_shows_the_servers_log() {
     let parent = scratch();
     let folder = parent.path().join("data");
     drop(open(&folder));
@@ -196,7 +196,7 @@ fn a_failed_start_shows_what_the_server_said() {
 }
 
 #[test]
-fn a_long_path_gets_a_short_socket() {
+fn a_long_data_path_gets_a_short_socket_path() {
     let parent = scratch();
     let folder = parent.path().join("long".repeat(30));
     let server = open(&folder);
@@ -208,13 +208,13 @@ fn a_long_path_gets_a_short_socket() {
 }
 
 #[test]
-fn for_root_the_server_runs_as_an_account_without_privileges() {
+fn as_root_the_server_runs_as_an_unprivileged_user() {
     let server = Server::temporary(&Settings::for_tests()).unwrap();
     let cluster = fs::metadata(server.data_dir().path().join("pgdata")).unwrap();
     let process = fs::metadata(format!("/proc/{}", server.pid().unwrap())).unwrap();
     assert_ne!(process.uid(), 0);
     assert_eq!(process.uid(), cluster.uid());
-    // A folder that only its owner enters, for whom the account is somebody else.
+    // A folder that only its owner can enter.
     let closed = scratch();
     fs::set_permissions(&closed, Permissions::from_mode(0o700)).unwrap();
     let account = Account::of(closed.path()).unwrap();

@@ -4,33 +4,45 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::error::ErrorKind;
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Parser, value_parser};
+use anyhow::ensure;
+use clap::{Arg, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, value_parser};
 
-use crate::service::{ROWS, Row, Service};
+use crate::manifest;
+use crate::service::{self, Purpose, Service, variable};
 
-/// Hedgerow on one machine.
+/// Run Hedgerow on one machine
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "hedgerow", version)]
 pub enum Cli {
     /// Run every service on an embedded Postgres, until Ctrl-C
+    ///
+    /// Each service is described by a Microservice object, as in a cluster. It gets a database of its own if it has
+    /// spec.database, and is reachable through the gateway under the paths of spec.route. What runs is the binary of its
+    /// name next to hedgerow, or the command in the annotation hedgerow.dev/command.
     Up(Up),
-    /// Run a command with a throwaway Postgres in its environment (`DATABASE_URL`, `PGHOST`, ...)
+    /// Run a command with an ephemeral Postgres in its environment (`DATABASE_URL`, `PGHOST`, ...)
     Postgres(Postgres),
+    /// Create a small service with an API, a database and tests in services/NAME
+    New(New),
 }
 
 #[derive(Debug, Args)]
 pub struct Up {
-    /// Where the data are kept
+    /// A file with Microservice objects, or a folder with a microservice.yaml in it or in its subfolders; can be repeated
+    /// [default: services]
+    #[arg(short, long = "file", value_name = "FILE|FOLDER")]
+    pub files: Vec<PathBuf>,
+    /// The folder for the data
     #[arg(long, env = "HEDGEROW_DATA_DIR", value_name = "FOLDER", default_value = ".hedgerow")]
     pub data_dir: PathBuf,
-    #[command(flatten)]
-    pub services: Services,
+    /// What `files` describe. Each service has a flag for each of its addresses.
+    #[arg(skip)]
+    pub services: Vec<Service>,
 }
 
 #[derive(Debug, Args)]
 pub struct Postgres {
-    /// Keep what is committed safe from a crash of the machine, as in production; slower
+    /// Make committed data survive a crash of the machine, as in production; slower
     #[arg(long)]
     pub fsync: bool,
     /// The command and its arguments
@@ -38,86 +50,120 @@ pub struct Postgres {
     pub command: Vec<OsString>,
 }
 
-/// A flag for each address of each row of the table of services.
-#[derive(Debug)]
-pub struct Services(pub Vec<Service>);
+#[derive(Debug, Args)]
+pub struct New {
+    /// The name of the service, such as `orders`: letters, digits and hyphens
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Write it in Python, with the standard library only and without a database
+    #[arg(long)]
+    pub python: bool,
+}
 
-impl Args for Services {
-    fn augment_args(command: Command) -> Command {
-        command.args(ROWS.iter().flat_map(|row| {
-            let grpc =
-                row.grpc.map(|default| flag(&row.grpc_flag(), default, format!("Where {} serves gRPC", row.name)));
-            let http = flag(&row.http_flag(), row.http, format!("Where {} serves requests", row.name));
-            let admin = flag(&row.admin_flag(), row.admin, format!("Where {} serves /readyz and /metrics", row.name));
-            [Some(http), grpc, Some(admin)].into_iter().flatten()
-        }))
-    }
-
-    fn augment_args_for_update(command: Command) -> Command {
-        Self::augment_args(command)
+impl Cli {
+    /// Parses a command line and the environment. Exits on `--help` and on errors, as clap does.
+    pub fn read(arguments: &[OsString]) -> anyhow::Result<Self> {
+        let is_about_up = arguments.iter().skip(1).take(2).any(|argument| argument == "up");
+        let services =
+            if is_about_up { service::plan(manifest::load(&manifest::arguments(arguments))?)? } else { Vec::new() };
+        let command = Self::command().mut_subcommand("up", |up| up.args(flags(&services)));
+        ensure_flags_differ(&command)?;
+        let matches = command.get_matches_from(arguments);
+        let mut cli = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        if let (Self::Up(up), Some(matches)) = (&mut cli, matches.subcommand_matches("up")) {
+            up.services = services.into_iter().map(|service| with_addresses(service, matches)).collect();
+        }
+        Ok(cli)
     }
 }
 
-impl FromArgMatches for Services {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let address = |flag: String| {
-            let missing = || clap::Error::raw(ErrorKind::MissingRequiredArgument, format!("--{flag} is missing\n"));
-            matches.get_one(&flag).copied().ok_or_else(missing)
-        };
-        let service = |row: &'static Row| {
-            let grpc = row.grpc.map(|_| address(row.grpc_flag())).transpose()?;
-            Ok(Service { row, http: address(row.http_flag())?, grpc, admin: address(row.admin_flag())? })
-        };
-        ROWS.iter().map(service).collect::<Result<_, _>>().map(Self)
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
+/// A flag for each address of each service.
+fn flags(services: &[Service]) -> impl Iterator<Item = Arg> {
+    services.iter().flat_map(|service| {
+        service.addresses().map(|(purpose, default)| {
+            let name = service.flag(purpose);
+            let serves = match purpose {
+                Purpose::Http => "HTTP requests",
+                Purpose::Grpc => "gRPC requests",
+                Purpose::Admin => "probes and metrics",
+            };
+            Arg::new(name.clone())
+                .env(variable(&name))
+                .long(name)
+                .value_name("ADDRESS")
+                .default_value(default.to_string())
+                .value_parser(value_parser!(SocketAddr))
+                .help(format!("Where {} serves {serves}", service.name()))
+                .help_heading("Addresses")
+        })
+    })
 }
 
-fn flag(name: &str, default: SocketAddr, help: String) -> Arg {
-    Arg::new(name.to_owned())
-        .long(name.to_owned())
-        .env(variable(name))
-        .value_name("ADDRESS")
-        .default_value(default.to_string())
-        .value_parser(value_parser!(SocketAddr))
-        .help(help)
+/// The admin address of a service `a` and the address of a service `a-admin` would have one flag.
+fn ensure_flags_differ(command: &Command) -> anyhow::Result<()> {
+    let mut names: Vec<_> =
+        command.find_subcommand("up").into_iter().flat_map(Command::get_arguments).filter_map(Arg::get_long).collect();
+    names.sort_unstable();
+    for pair in names.windows(2) {
+        ensure!(pair[0] != pair[1], "two services would have the flag --{}: rename one of them", pair[0]);
+    }
+    Ok(())
 }
 
-/// The environment variable of a flag: `users-admin-addr` is `USERS_ADMIN_ADDR`.
-pub fn variable(flag: &str) -> String {
-    flag.replace('-', "_").to_uppercase()
+fn with_addresses(mut service: Service, matches: &ArgMatches) -> Service {
+    for (purpose, default) in service.addresses().collect::<Vec<_>>() {
+        let address = matches.get_one(&service.flag(purpose)).copied().unwrap_or(default);
+        service.set_address(purpose, address);
+    }
+    service
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
+    fn up(arguments: &[&str]) -> anyhow::Result<Up> {
+        match Cli::read(&["hedgerow", "up"].iter().chain(arguments).map(OsString::from).collect::<Vec<_>>())? {
+            Cli::Up(up) => Ok(up),
+            _ => panic!("another command"),
+        }
+    }
+
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_line_is_valid() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn each_service_has_its_addresses() {
-        let arguments = [
+    fn each_service_has_a_flag_per_address() {
+        let up = up(&[
             "--users-addr",
             "[::1]:1",
             "--inventory-admin-addr=0.0.0.0:2",
             "--inventory-grpc-addr=[::1]:3",
             "--gateway-addr=[::1]:4",
-        ];
-        let Cli::Up(up) = Cli::parse_from(["hedgerow", "up"].into_iter().chain(arguments)) else {
-            panic!("another command");
-        };
-        let addresses = up.services.0.iter().flat_map(Service::addresses).map(|(address, _)| address.to_string());
+        ])
+        .unwrap();
+        let addresses = up.services.iter().flat_map(Service::addresses).map(|(_, address)| address.to_string());
         let expected =
-            ["[::1]:1", "127.0.0.1:9091", "127.0.0.1:8082", "[::1]:3", "0.0.0.0:2", "[::1]:4", "127.0.0.1:9093"];
+            ["127.0.0.1:8082", "[::1]:3", "0.0.0.0:2", "[::1]:1", "127.0.0.1:9091", "[::1]:4", "127.0.0.1:9090"];
         assert_eq!(addresses.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn two_services_whose_flags_coincide_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut arguments = vec!["-f", folder.path().to_str().unwrap()];
+        for name in ["a", "a-admin"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+            let text = format!(
+                "{{apiVersion: hedgerow.dev/v1alpha1, kind: Microservice, metadata: {{name: {name}}}, spec: {{image: 'r/x:1'}}}}"
+            );
+            std::fs::write(folder.path().join(name).join("microservice.yaml"), text).unwrap();
+        }
+        let error = up(&arguments).unwrap_err().to_string();
+        assert_eq!(error, "two services would have the flag --a-admin-addr: rename one of them");
+        arguments[1] = "/nowhere";
+        assert!(format!("{:#}", up(&arguments).unwrap_err()).starts_with("cannot read /nowhere: "));
     }
 }

@@ -1,4 +1,4 @@
-//! A role and a database for each service; a role opens its own database and no other.
+//! A role and a database for each service. Each role can open its own database only.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,24 +7,24 @@ use anyhow::Context;
 use embedded_postgres::Server;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-/// Makes what is missing and gives the role a new password; returns the URL for the service.
+/// Creates what is missing and gives the role a new password. Returns the URL for the service.
 pub async fn prepare(server: &Server, name: &str) -> anyhow::Result<String> {
-    let password = random_password().context("make a password")?;
+    let password = random_password().context("cannot create a password")?;
     let mut admin = open(server, "postgres").await?;
     let role = quoted('"', name);
 
     if !exists(&mut admin, "SELECT FROM pg_roles WHERE rolname = $1", name).await? {
         execute(&mut admin, format!("CREATE ROLE {role}")).await?;
     }
-    let rights = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS";
-    execute(&mut admin, format!("ALTER ROLE {role} WITH {rights} PASSWORD {}", quoted('\'', &password))).await?;
+    let attributes = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS";
+    execute(&mut admin, format!("ALTER ROLE {role} WITH {attributes} PASSWORD {}", quoted('\'', &password))).await?;
 
     if !exists(&mut admin, "SELECT FROM pg_database WHERE datname = $1", name).await? {
         execute(&mut admin, format!("CREATE DATABASE {role} OWNER {role}")).await?;
     }
     execute(&mut admin, format!("ALTER DATABASE {role} OWNER TO {role}")).await?;
     for database in ["postgres", "template1", name] {
-        close_to_public(&mut admin, database).await?;
+        revoke_from_public(&mut admin, database).await?;
     }
     admin.close().await?;
 
@@ -43,22 +43,22 @@ async fn exists(connection: &mut PgConnection, query: &'static str, name: &str) 
     Ok(sqlx::query(query).bind(name).fetch_optional(connection).await?.is_some())
 }
 
-/// Only its owner, and the superuser, open it.
-async fn close_to_public(connection: &mut PgConnection, database: &str) -> sqlx::Result<()> {
+/// Leaves a database to its owner and the superuser.
+async fn revoke_from_public(connection: &mut PgConnection, database: &str) -> sqlx::Result<()> {
     execute(connection, format!("REVOKE ALL ON DATABASE {} FROM PUBLIC", quoted('"', database))).await
 }
 
-/// For statements whose names and texts cannot be bound: each went through [`quoted`].
+/// Executes a statement whose names and texts cannot be bound; they must be [`quoted`].
 async fn execute(connection: &mut PgConnection, sql: String) -> sqlx::Result<()> {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop)
 }
 
-/// An SQL identifier with `"` for `mark`, a text with `'`.
+/// An SQL identifier if `mark` is `"`, a string if it is `'`.
 fn quoted(mark: char, text: &str) -> String {
     format!("{mark}{}{mark}", text.replace(mark, &format!("{mark}{mark}")))
 }
 
-/// 128 random bits, in hexadecimal.
+/// 128 random bits in hexadecimal.
 fn random_password() -> io::Result<String> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_quoted_cannot_end_its_quotes() {
+    fn quoted_text_cannot_close_its_quotes() {
         assert_eq!(quoted('"', "users"), r#""users""#);
         assert_eq!(quoted('"', r#"a"; DROP TABLE b; --"#), r#""a""; DROP TABLE b; --""#);
         assert_eq!(quoted('\'', r"it's \' fine"), r"'it''s \'' fine'");

@@ -1,33 +1,41 @@
-//! `hedgerow`: all services on this machine, or a throwaway Postgres for a command.
+//! `hedgerow`: runs all services on one machine, runs a command with an ephemeral Postgres, creates new services.
 
 mod banner;
 mod cli;
+mod data_folder;
 mod databases;
-mod folder;
+mod environment;
+mod ephemeral;
 mod health;
+mod manifest;
+mod new;
+mod output;
 mod ports;
 mod program;
+mod progress;
 mod service;
-mod stop;
+mod shutdown;
 mod supervise;
-mod throwaway;
 mod up;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::cli::Cli;
 
-// One thread: children are tethered to the thread that spawns them, which has to last as long as the process.
+// Single-threaded: the kernel sends a child its parent-death signal when the thread that spawned it exits, so children
+// must be spawned from a thread that lives as long as the process.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let ended = match Cli::parse() {
-        Cli::Up(up) => up::run(up).await,
-        Cli::Postgres(postgres) => throwaway::run(postgres).await,
-    };
-    ended.unwrap_or_else(|error| {
+    run().await.unwrap_or_else(|error| {
         eprintln!("hedgerow: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+async fn run() -> anyhow::Result<ExitCode> {
+    match Cli::read(&std::env::args_os().collect::<Vec<_>>())? {
+        Cli::Up(up) => up::run(up).await,
+        Cli::Postgres(postgres) => ephemeral::run(postgres).await,
+        Cli::New(new) => new::run(&new),
+    }
 }

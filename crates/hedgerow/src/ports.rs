@@ -1,26 +1,34 @@
-//! Whether every address is free, before anything is started on it.
+//! Checks that every address is free before anything is started.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use tokio::time::{Instant, sleep};
 
-use crate::cli::variable;
-use crate::service::Service;
+use crate::service::{Service, variable};
 
-/// Fails with the first address that is not free within `patience`, and what changes it.
-pub async fn check(services: &[Service], patience: Duration) -> anyhow::Result<()> {
-    let deadline = Instant::now() + patience;
-    // Held until all are seen, so that one address given twice is noticed too.
-    let mut held = Vec::new();
+/// Fails with the first address that is not free within `timeout`, and says how to change it.
+pub async fn check(services: &[Service], timeout: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + timeout;
+    // Kept open until all are checked.
+    let mut listeners = Vec::<(TcpListener, &str)>::new();
     for service in services {
-        for (address, flag) in service.addresses() {
-            held.push(listen(address, deadline).await.or_else(|error| {
-                let (name, variable) = (service.row.name, variable(&flag));
-                bail!("{name} cannot listen on {address} ({error}): choose another address with --{flag} or {variable}")
-            })?);
+        let name = service.name();
+        for (purpose, address) in service.addresses() {
+            let refused = |reason: String| {
+                let flag = service.flag(purpose);
+                let variable = variable(&flag);
+                anyhow!(
+                    "{name} cannot listen on {address} ({reason}): choose another address with --{flag} or {variable}"
+                )
+            };
+            if let Some((_, owner)) = listeners.iter().find(|(open, _)| open.local_addr().is_ok_and(|it| it == address))
+            {
+                bail!(refused(format!("the address of {owner}")));
+            }
+            listeners.push((listen(address, deadline).await.map_err(|error| refused(error.to_string()))?, name));
         }
     }
     Ok(())

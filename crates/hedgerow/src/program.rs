@@ -1,7 +1,7 @@
-//! A service's program, run by the same contract as in a cluster: arguments and environment.
+//! What runs a service: by the same contract as in a cluster, which is arguments and environment.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -11,108 +11,136 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::service::{Service, reachable};
-use crate::stop::Stop;
+use crate::environment::{self, SHUTDOWN_TIMEOUT, Variables};
+use crate::output::{self, Relay};
+use crate::service::Service;
+use crate::shutdown::Shutdown;
 
-/// How long requests in flight may take to end after SIGTERM.
-pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much longer than [`SHUTDOWN_TIMEOUT`] a service may take to exit before it is killed.
+pub const GRACE_PERIOD: Duration = Duration::from_secs(2);
 
-/// How much longer a service may take in all, before it is killed.
-pub const GRACE: Duration = Duration::from_secs(2);
-
-/// One service's program and what it is told. No `Debug`: the URL has a password.
+/// A service's program, its arguments and its environment. Not `Debug`: the URL contains a password.
 pub struct Program {
     pub service: Service,
     path: PathBuf,
+    arguments: Vec<String>,
+    variables: Variables,
     database_url: Option<String>,
-    /// Variables that say where it finds the others.
-    others: Vec<(String, String)>,
+    /// Precedes each line of its output on a terminal; `None` if the output does not go to a terminal.
+    prefix: Option<String>,
 }
 
 impl Program {
-    /// The program of that name beside our own, told where it finds those of `all` that it calls or passes requests on
-    /// to; it knows no database yet.
+    /// Finds the program of `service`. It has no database yet.
     pub fn find(service: Service, all: &[Service]) -> anyhow::Result<Self> {
-        let own = std::env::current_exe().context("find the folder of this program")?;
-        let path = own.with_file_name(service.row.name);
-        ensure!(path.is_file(), "there is no program {}: build it with `cargo build`", path.display());
-        let peers = all.iter().filter(|peer| service.row.peers.contains(&peer.row.name));
-        let mut others: Vec<_> = peers.filter_map(peer).collect();
-        if service.row.is_gateway() {
-            let routes: Vec<_> = all.iter().filter(|other| !other.row.paths.is_empty()).map(route).collect();
-            others.push(("ROUTES".to_owned(), routes.join(" ")));
-        }
-        Ok(Self { service, path, database_url: None, others })
+        let (path, arguments) = match &service.manifest.command {
+            Some(words) => command(&service, words)?,
+            None => (binary(service.name())?, Vec::new()),
+        };
+        let on_terminal = output::is_terminal();
+        let variables = environment::of(&service, all, on_terminal, |name| std::env::var(name).ok())?;
+        let width = all.iter().map(|service| service.name().len()).max().unwrap_or_default();
+        let prefix = on_terminal.then(|| format!("{:<width$} | ", service.name()));
+        Ok(Self { service, path, arguments, variables, database_url: None, prefix })
     }
 
-    /// Tells it where its database is.
+    /// Sets the URL of its database.
     pub fn with_database(mut self, url: String) -> Self {
         self.database_url = Some(url);
         self
     }
 
-    pub fn name(&self) -> &'static str {
-        self.service.row.name
+    pub fn name(&self) -> &str {
+        self.service.name()
     }
 
-    /// Brings the service's database up to date.
+    /// Runs `migrate`, which updates the schema of the service's database.
     pub async fn migrate(&self) -> anyhow::Result<()> {
-        let status = self.command("migrate").status().await.with_context(|| format!("run {}", self.path.display()))?;
+        let mut process = self.spawn(&["migrate"]).with_context(|| format!("cannot run {}", self.path.display()))?;
+        let status = process.wait().await?;
         ensure!(status.success(), "`{} migrate` failed ({status})", self.name());
         Ok(())
     }
 
     /// Starts the service.
-    pub fn serve(&self) -> io::Result<Child> {
-        self.command("serve").spawn()
+    pub fn serve(&self) -> io::Result<Process> {
+        self.spawn(&[])
     }
 
-    fn command(&self, argument: &str) -> Command {
-        let mut command = Command::from(embedded_postgres::tethered("TERM", &self.path));
-        // What a client of Postgres takes from the environment is the user's, for servers of the user's.
+    fn spawn(&self, arguments: &[&str]) -> io::Result<Process> {
+        let mut command = Command::from(embedded_postgres::with_pdeathsig("TERM", &self.path));
+        // The user's settings for Postgres clients are meant for other servers.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
             command.env_remove(name);
         }
         command
-            .arg(argument)
+            .args(&self.arguments)
+            .args(arguments)
+            .current_dir(&self.service.manifest.folder)
             .env_remove("DATABASE_URL")
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .envs(self.database_url.iter().map(|url| ("DATABASE_URL", url)))
-            .env("HTTP_ADDR", self.service.http.to_string())
-            .envs(self.service.grpc.map(|address| ("GRPC_ADDR", address.to_string())))
-            .envs(self.others.iter().map(|(name, value)| (name, value)))
-            .env("ADMIN_ADDR", self.service.admin.to_string())
-            .env("DRAIN_DELAY", "0s")
-            .env("SHUTDOWN_TIMEOUT", format!("{}s", SHUTDOWN_TIMEOUT.as_secs()))
             .stdin(Stdio::null())
-            // Ctrl-C in a terminal is for us, who then stop the services in order.
+            // Ctrl-C in a terminal must reach only this process, which stops the services in order.
             .process_group(0)
             .kill_on_drop(true);
-        command
+        let relay = self.prefix.clone().map(|prefix| Relay::attach(&mut command, prefix)).transpose()?;
+        Ok(Process { child: command.spawn()?, relay })
     }
 }
 
-/// The variable that says where a service serves gRPC.
-fn peer(service: &Service) -> Option<(String, String)> {
-    let address = reachable(service.grpc?);
-    Some((format!("{}_GRPC_URL", service.row.name.to_uppercase()), format!("http://{address}")))
+/// The binary of this name next to this one.
+fn binary(name: &str) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot determine the path of this program")?;
+    let path = own.with_file_name(name);
+    ensure!(path.is_file(), "no program {}: build it with `cargo build --package {name}`", path.display());
+    Ok(path)
 }
 
-/// A service and its paths, as the gateway's variable has them.
-fn route(service: &Service) -> String {
-    format!("{}:{}=http://{}", service.row.name, service.row.paths.join(","), reachable(service.http))
+/// The program and the arguments of a command that a manifest gives.
+fn command(service: &Service, words: &[String]) -> anyhow::Result<(PathBuf, Vec<String>)> {
+    let (first, arguments) = words.split_first().context("the command is empty")?;
+    let folder = &service.manifest.folder;
+    let is_there = if first.contains('/') {
+        folder.join(first).is_file()
+    } else {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).any(|folder| folder.join(first).is_file())
+    };
+    let (name, file) = (service.name(), &service.manifest.file);
+    ensure!(is_there, "{file}: Microservice {name}: no program {first}: install it, or change hedgerow.dev/command");
+    let program = if first.contains('/') { folder.join(first) } else { Path::new(first).to_owned() };
+    Ok((program, arguments.to_vec()))
 }
 
-/// Asks a service to end and waits for it; kills it when it takes too long or the user does not want to wait.
-pub async fn terminate(child: &mut Child, stop: &mut Stop) -> io::Result<ExitStatus> {
-    if let Some(pid) = child.id() {
-        let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM);
+/// A running process of a service.
+pub struct Process {
+    child: Child,
+    relay: Option<Relay>,
+}
+
+impl Process {
+    /// Waits for the exit of the process, and for its last output. Cancel safe.
+    pub async fn wait(&mut self) -> io::Result<ExitStatus> {
+        let status = self.child.wait().await?;
+        if let Some(relay) = &self.relay {
+            relay.finish().await;
+        }
+        Ok(status)
     }
-    tokio::select! {
-        ended = timeout(SHUTDOWN_TIMEOUT + GRACE, child.wait()) => if let Ok(status) = ended {
-            return status;
-        },
-        () = stop.urged() => {}
+
+    /// Asks the process to exit and waits for it. Kills it if it takes too long or the user does not want to wait.
+    pub async fn terminate(&mut self, shutdown: &mut Shutdown) -> io::Result<ExitStatus> {
+        if let Some(pid) = self.child.id() {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM);
+        }
+        tokio::select! {
+            exited = timeout(SHUTDOWN_TIMEOUT + GRACE_PERIOD, self.wait()) => if let Ok(status) = exited {
+                return status;
+            },
+            () = shutdown.forced() => {}
+        }
+        self.child.kill().await?;
+        self.wait().await
     }
-    child.kill().await?;
-    child.wait().await
 }

@@ -1,96 +1,95 @@
-//! Keeps what is running running, until an end is wished for.
+//! Keeps services and Postgres running until shutdown is requested.
 
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use embedded_postgres::Server;
-use tokio::process::Child;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use crate::health;
-use crate::program::{Program, terminate};
+use crate::program::{Process, Program};
 use crate::service::reachable;
-use crate::stop::Stop;
+use crate::shutdown::Shutdown;
 
-/// How long a service may take to be ready at its first start.
-const READY_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a service may take to become ready when it is first started.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The pause before a service is started again; it doubles up to [`LONGEST_PAUSE`].
-const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+/// The delay before the first restart of a service; it doubles with each restart up to [`MAX_BACKOFF`].
+const MIN_BACKOFF: Duration = Duration::from_millis(200);
 
-/// The longest pause before a service is started again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The longest delay before a restart.
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
-/// After running for this long a service counts as sound, and its next pause is the shortest again.
-const SOUND: Duration = Duration::from_secs(10);
+/// A service that has run for this long is considered stable: its backoff is reset.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 
-/// How often Postgres is looked at.
-const GLANCE: Duration = Duration::from_millis(500);
+/// How often Postgres is checked.
+const POSTGRES_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Starts a service and waits until it is ready.
-pub async fn start(program: &Program) -> anyhow::Result<Child> {
+pub async fn start(program: &Program) -> anyhow::Result<Process> {
     let name = program.name();
-    let mut child = program.serve().with_context(|| format!("run {name}"))?;
-    let deadline = Instant::now() + READY_DEADLINE;
+    let mut process = program.serve().with_context(|| format!("cannot run {name}"))?;
+    let deadline = Instant::now() + READY_TIMEOUT;
     let admin = reachable(program.service.admin);
     loop {
-        let why = match health::ready(admin).await {
-            Ok(()) => return Ok(child),
-            Err(why) => why,
+        let reason = match health::ready(admin).await {
+            Ok(()) => return Ok(process),
+            Err(reason) => reason,
         };
         if Instant::now() > deadline {
-            bail!("{name} is not ready after {} s: {why}", READY_DEADLINE.as_secs());
+            bail!("{name} is not ready after {} s: {reason}", READY_TIMEOUT.as_secs());
         }
         tokio::select! {
-            status = child.wait() => bail!("{name} ended before it was ready ({})", status?),
+            status = process.wait() => bail!("{name} exited before it was ready ({})", status?),
             () = sleep(Duration::from_millis(20)) => {}
         }
     }
 }
 
-/// Starts a service again whenever it ends, until the end.
-pub async fn keep_service(program: Program, mut child: Child, mut stop: Stop) {
+/// Restarts a service whenever it exits.
+pub async fn keep_service(program: Program, mut process: Process, mut shutdown: Shutdown) {
     let name = program.name();
-    let mut pause = SHORTEST_PAUSE;
+    let mut backoff = MIN_BACKOFF;
     loop {
         let started = Instant::now();
-        let how = tokio::select! {
-            status = child.wait() => status.map_or_else(|error| error.to_string(), |status| status.to_string()),
-            () = stop.asked() => {
-                if let Err(error) = terminate(&mut child, &mut stop).await {
+        let reason = tokio::select! {
+            status = process.wait() => status.map_or_else(|error| error.to_string(), |status| status.to_string()),
+            () = shutdown.requested() => {
+                if let Err(error) = process.terminate(&mut shutdown).await {
                     eprintln!("hedgerow: cannot stop {name}: {error}");
                 }
                 return;
             }
         };
-        if started.elapsed() > SOUND {
-            pause = SHORTEST_PAUSE;
+        if started.elapsed() > STABLE_AFTER {
+            backoff = MIN_BACKOFF;
         }
-        eprintln!("hedgerow: {name} ended ({how}); starting it again in {} ms", pause.as_millis());
-        child = loop {
+        eprintln!("hedgerow: {name} exited ({reason}); restarting it in {} ms", backoff.as_millis());
+        process = loop {
             tokio::select! {
-                () = sleep(pause) => {}
-                () = stop.asked() => return,
+                () = sleep(backoff) => {}
+                () = shutdown.requested() => return,
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            backoff = (backoff * 2).min(MAX_BACKOFF);
             match program.serve() {
-                Ok(child) => break child,
+                Ok(process) => break process,
                 Err(error) => eprintln!("hedgerow: cannot run {name}: {error}"),
             }
         };
     }
 }
 
-/// Starts Postgres again whenever it ends; gives it back at the end.
-pub async fn keep_postgres(mut server: Server, mut stop: Stop) -> anyhow::Result<Server> {
+/// Restarts Postgres whenever it exits. Returns it on shutdown.
+pub async fn keep_postgres(mut server: Server, mut shutdown: Shutdown) -> anyhow::Result<Server> {
     loop {
         tokio::select! {
-            () = sleep(GLANCE) => {}
-            () = stop.asked() => return Ok(server),
+            () = sleep(POSTGRES_CHECK_INTERVAL) => {}
+            () = shutdown.requested() => return Ok(server),
         }
         if !server.is_running() {
-            eprintln!("hedgerow: Postgres ended; starting it again");
+            eprintln!("hedgerow: Postgres exited; restarting it");
             let (same, started) = spawn_blocking(|| {
                 let started = server.start_again();
                 (server, started)

@@ -144,7 +144,7 @@ pub struct Process {
 impl Process {
     fn spawn(program: &Program) -> Self {
         // Also where the test's own process is killed, nothing stays behind.
-        let mut command = embedded_postgres::tethered("KILL", &program.path);
+        let mut command = embedded_postgres::with_pdeathsig("KILL", &program.path);
         command.args(&program.arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.envs(program.variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -1,11 +1,11 @@
-//! What cannot work is said in one line, before anything is started.
+//! Errors that are reported in one line before anything is started.
 
 use std::net::TcpListener;
 
 use crate::sandbox::{Sandbox, failure};
 
 #[test]
-fn a_taken_address_is_named_with_what_changes_it() {
+fn an_address_in_use_is_named_with_its_flag() {
     let sandbox = Sandbox::new();
     let address = sandbox.address(9092);
     let _taken = TcpListener::bind(&address).unwrap();
@@ -19,30 +19,38 @@ fn a_taken_address_is_named_with_what_changes_it() {
 }
 
 #[test]
-fn one_address_for_two_is_noticed() {
+fn one_address_for_two_services_is_refused() {
     let sandbox = Sandbox::new();
-    let said = failure(sandbox.up_command().args(["--inventory-addr", &sandbox.address(8081)]));
-    assert!(said.starts_with("hedgerow: inventory cannot listen on"), "{said}");
+    let address = sandbox.address(8082);
+    let said = failure(sandbox.up_command().args(["--users-addr", &address]));
+    let expected = format!(
+        "hedgerow: users cannot listen on {address} (the address of inventory): \
+         choose another address with --users-addr or USERS_ADDR\n"
+    );
+    assert_eq!(said, expected);
 }
 
 #[test]
-fn a_bad_address_is_refused_with_the_name_of_its_flag() {
+fn an_invalid_address_is_refused_with_its_flag() {
     let sandbox = Sandbox::new();
     let said = failure(sandbox.up_command().env("USERS_ADDR", "8081"));
     assert!(said.contains("invalid value '8081' for '--users-addr <ADDRESS>'"), "{said}");
 }
 
 #[test]
-fn a_missing_program_is_named() {
+fn a_missing_binary_is_named() {
     let sandbox = Sandbox::new();
     std::fs::remove_file(sandbox.path("inventory")).unwrap();
     let said = failure(&mut sandbox.up_command());
     let path = sandbox.path("inventory");
-    assert_eq!(said, format!("hedgerow: there is no program {}: build it with `cargo build`\n", path.display()));
+    assert_eq!(
+        said,
+        format!("hedgerow: no program {}: build it with `cargo build --package inventory`\n", path.display())
+    );
 }
 
 #[test]
-fn a_second_one_on_the_same_data_names_the_first() {
+fn a_second_run_on_the_same_data_names_the_first() {
     let sandbox = Sandbox::new();
     let up = sandbox.up();
     let said = failure(&mut sandbox.up_command());
@@ -51,7 +59,7 @@ fn a_second_one_on_the_same_data_names_the_first() {
 }
 
 #[test]
-fn two_run_side_by_side_on_their_own_data() {
+fn two_runs_with_different_data_do_not_interfere() {
     let sandboxes = [Sandbox::new(), Sandbox::new()];
     let _both = sandboxes.each_ref().map(Sandbox::up);
     for sandbox in &sandboxes {

@@ -1,9 +1,9 @@
-//! Each service has a database to itself.
+//! Each service has a database of its own.
 
 use crate::sandbox::{SERVICES, Sandbox, psql};
 
 #[test]
-fn a_role_opens_its_own_database_and_no_other() {
+fn a_role_can_open_its_own_database_only() {
     let sandbox = Sandbox::new();
     let _up = sandbox.up();
     for own in SERVICES {
@@ -23,7 +23,7 @@ fn a_role_opens_its_own_database_and_no_other() {
 }
 
 #[test]
-fn a_service_is_run_by_its_contract() {
+fn a_service_gets_the_environment_of_its_contract() {
     let sandbox = Sandbox::new();
     let mut command = sandbox.up_command();
     let _up =
@@ -33,6 +33,7 @@ fn a_service_is_run_by_its_contract() {
     assert_eq!(given("GRPC_ADDR"), sandbox.address(50052));
     assert_eq!(given("ADMIN_ADDR"), sandbox.address(9092));
     assert_eq!(sandbox.given("users", "INVENTORY_GRPC_URL").unwrap(), format!("http://{}", sandbox.address(50052)));
+    assert_eq!(given("DATABASE_POOL_SIZE"), "8");
     assert_eq!(given("DRAIN_DELAY"), "0s");
     assert_eq!(given("SHUTDOWN_TIMEOUT"), "5s");
     assert_eq!(given("LOG_LEVEL"), "debug");

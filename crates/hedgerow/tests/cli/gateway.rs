@@ -1,4 +1,4 @@
-//! All services are reached through the gateway, which is none of them.
+//! All services are reachable through the gateway.
 
 use std::{
     fs,
@@ -12,12 +12,12 @@ use nix::sys::signal::Signal;
 use crate::sandbox::{GATEWAY, Sandbox, send, wait_until};
 
 #[test]
-fn the_gateway_is_told_where_all_paths_lead_and_has_no_database() {
+fn the_gateway_gets_all_routes_and_no_database() {
     let sandbox = Sandbox::new();
     let mut command = sandbox.up_command();
     let _up = crate::sandbox::Up::run(command.env("ROUTES", "elsewhere").env("DATABASE_URL", "of the user's"));
     let [users, inventory] = [8081, 8082].map(|port| sandbox.address(port));
-    let routes = format!("users:/users=http://{users} inventory:/inventory,/reservations=http://{inventory}");
+    let routes = format!("inventory:/inventory,/reservations=http://{inventory} users:/users=http://{users}");
     assert_eq!(sandbox.given(GATEWAY, "ROUTES").unwrap(), routes);
     assert_eq!(sandbox.given(GATEWAY, "HTTP_ADDR").unwrap(), sandbox.address(8080));
     assert_eq!(sandbox.given(GATEWAY, "ADMIN_ADDR").unwrap(), sandbox.address(9093));
@@ -27,33 +27,34 @@ fn the_gateway_is_told_where_all_paths_lead_and_has_no_database() {
 }
 
 #[test]
-fn the_examples_go_through_the_gateway() {
+fn the_examples_use_the_gateway() {
     let sandbox = Sandbox::new();
     let up = crate::sandbox::Up::run_until(&mut sandbox.up_command(), "Try:");
     let address = sandbox.address(8080);
-    assert_eq!(up.wait_for_line("/users -H").split(' ').nth(4), Some(&*format!("http://{address}/users")));
+    // A caller's examples come after those of its callees, on whose data they depend.
     assert!(up.wait_for_line("/inventory/product_123 -H").contains(&address));
+    assert_eq!(up.wait_for_line("/users -H").trim().split(' ').nth(2), Some(&*format!("http://{address}/users")));
 }
 
-/// With the program that was last built.
+/// With the gateway that was built last.
 #[test]
 fn a_request_through_the_gateway_reaches_its_service() {
     let sandbox = Sandbox::new();
     let program = Path::new(env!("CARGO_BIN_EXE_hedgerow")).with_file_name(GATEWAY);
-    assert!(program.is_file(), "there is no program {}: build it with `cargo build`", program.display());
+    assert!(program.is_file(), "no program {}: build it with `cargo build`", program.display());
     fs::remove_file(sandbox.path(GATEWAY)).unwrap();
     fs::hard_link(&program, sandbox.path(GATEWAY))
         .or_else(|_| fs::copy(&program, sandbox.path(GATEWAY)).map(drop))
         .unwrap();
     let up = sandbox.up();
-    // What a stand-in has is its name.
+    // A stand-in returns its name.
     assert_eq!(get(&sandbox, "/users").lines().last(), Some("users"));
     assert_eq!(get(&sandbox, "/reservations/1").lines().last(), Some("inventory"));
     assert!(get(&sandbox, "/elsewhere").starts_with("HTTP/1.1 404"));
 
     send(sandbox.running(GATEWAY), Signal::SIGKILL);
-    up.wait_for_line("gateway ended (signal: 9 (SIGKILL)); starting it again");
-    wait_until("the gateway answers again", || {
+    up.wait_for_line("gateway exited (signal: 9 (SIGKILL)); restarting it");
+    wait_until("the gateway responds again", || {
         TcpStream::connect(sandbox.address(8080)).is_ok() && get(&sandbox, "/users").lines().last() == Some("users")
     });
 }
@@ -61,7 +62,7 @@ fn a_request_through_the_gateway_reaches_its_service() {
 fn get(sandbox: &Sandbox, path: &str) -> String {
     let mut stream = TcpStream::connect(sandbox.address(8080)).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nhost: hedgerow\r\nconnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    response
 }

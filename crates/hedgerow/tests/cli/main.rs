@@ -1,9 +1,11 @@
-//! The `hedgerow` program as a user runs it: real processes, a real Postgres, stand-ins for the services.
+//! The `hedgerow` binary as a user runs it: real processes, a real Postgres, stand-ins for the services.
 
-mod accidents;
+mod accounts;
 mod addresses;
 mod databases;
+mod ephemeral;
+mod files;
 mod gateway;
+mod recovery;
 mod sandbox;
-mod throwaway;
-mod users;
+mod terminal;

@@ -1,4 +1,4 @@
-//! A folder with `hedgerow` and stand-ins for the services, and a loopback address of its own.
+//! A folder with `hedgerow` and stand-ins for the services, and its own loopback address.
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read};
@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-/// How long anything may take before a test gives up on it.
+/// How long a test waits for anything.
 pub const DEADLINE: Duration = Duration::from_mins(1);
 
 /// The services that have a database.
@@ -40,7 +40,7 @@ impl Sandbox {
             fs::write(&stand_in, include_str!("stand_in.py")).unwrap();
             fs::set_permissions(&stand_in, Permissions::from_mode(0o755)).unwrap();
         }
-        // All of 127.0.0.0/8 is this machine's: tests that run side by side do not share ports.
+        // All of 127.0.0.0/8 is local: with an address each, tests that run in parallel do not share ports.
         let [.., high, low] = std::process::id().to_be_bytes();
         let host = format!("127.{}.{low}.{}", high | 128, COUNT.fetch_add(1, Ordering::Relaxed));
         Self { folder, host }
@@ -54,7 +54,7 @@ impl Sandbox {
         format!("{}:{port}", self.host)
     }
 
-    /// `hedgerow up` on the sandbox's own addresses and `data` in its folder.
+    /// `hedgerow up` on the sandbox's address, with `data` in its folder.
     pub fn up_command(&self) -> Command {
         let mut command = Command::new(self.path("hedgerow"));
         command.arg("up").current_dir(&self.folder).env("HEDGEROW_DATA_DIR", "data");
@@ -66,12 +66,12 @@ impl Sandbox {
         command
     }
 
-    /// Starts it and waits until it says that it is up.
+    /// Starts it and waits until it is up.
     pub fn up(&self) -> Up {
         Up::run(&mut self.up_command())
     }
 
-    /// The variable that a service was last given.
+    /// The value of a variable in the environment that a service was last started with.
     pub fn given(&self, service: &str, variable: &str) -> Option<String> {
         let environment = fs::read_to_string(self.path(&format!("{service}.json"))).unwrap();
         let (_, rest) = environment.split_once(&format!("\"{variable}\": \""))?;
@@ -88,7 +88,7 @@ impl Sandbox {
         matching.next().unwrap()
     }
 
-    /// The pids of a service's processes that once did `what`.
+    /// The pids of the processes of a service that have logged `what`.
     pub fn noted(&self, service: &str, what: &str) -> Vec<i32> {
         let log = fs::read_to_string(self.path(&format!("{service}.log"))).unwrap_or_default();
         let lines = log.lines().filter_map(|line| line.split_once(' '));
@@ -116,9 +116,9 @@ pub struct Up {
 }
 
 impl Up {
-    /// Starts it and waits until it says that it is up.
+    /// Starts it and waits until it is up.
     pub fn run(command: &mut Command) -> Self {
-        Self::run_until(command, "inventory/product_123 -H")
+        Self::run_until(command, "Try:")
     }
 
     /// Starts it and waits for a line of its output that contains `text`.
@@ -156,10 +156,10 @@ impl Up {
         self.child.id().cast_signed()
     }
 
-    /// Sends a signal and waits for the end.
+    /// Sends a signal and waits for the exit.
     pub fn end(mut self, signal: Signal) -> ExitStatus {
         send(self.pid(), signal);
-        wait_until("hedgerow ends", || self.child.try_wait().unwrap().is_some());
+        wait_until("hedgerow exits", || self.child.try_wait().unwrap().is_some());
         self.child.wait().unwrap()
     }
 }
@@ -173,7 +173,7 @@ impl Drop for Up {
     }
 }
 
-/// Runs a command to its end, which is to be a failure; what it says.
+/// Runs a command that must fail, and returns its error output.
 pub fn failure(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().unwrap();
     assert!(!status.success());
@@ -191,7 +191,7 @@ pub fn send(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).unwrap();
 }
 
-/// Zombies, where nobody reaps orphans, do not count.
+/// Whether the process is running; zombies do not count.
 pub fn lives(pid: i32) -> bool {
     fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|arguments| !arguments.is_empty())
 }

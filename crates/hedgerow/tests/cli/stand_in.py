@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Keeps a service's contract: `migrate`, `serve`, `/readyz`. Its file name is the service's, and all it answers.
+"""Follows the contract of a service: `migrate`, `/readyz`. It responds to requests with its file name.
 
-Beside it, NAME.json holds the environment it was last given, NAME.log what happened to it; a file
-NAME.broken makes `serve` fail, NAME.stubborn makes it stay on SIGTERM.
+Next to it, NAME.json contains the environment it was last started with, NAME.log its events. A file NAME.broken makes it
+fail, NAME.stubborn makes it ignore SIGTERM. On a terminal it prints a line.
 """
 import http.server, json, os, pathlib, signal, subprocess, sys, threading
 
 here = pathlib.Path(sys.argv[0])
-command = sys.argv[1]
+command = sys.argv[1] if len(sys.argv) > 1 else "serve"
 
 
 def note(what):
@@ -53,9 +53,11 @@ if command == "migrate":
     sys.exit(subprocess.run(["psql", os.environ["DATABASE_URL"], "-qXc", sql]).returncode)
 
 if here.with_suffix(".broken").exists():
-    sys.exit("broken as asked")
+    sys.exit("broken by its file")
 signal.signal(signal.SIGTERM, terminated)
 threading.Thread(target=listen("HTTP_ADDR", Requests).serve_forever, daemon=True).start()
 server = listen("ADMIN_ADDR", Probes)
 note("serving")
+if sys.stdout.isatty():
+    print("serving\nwithout an end", end="", flush=True)
 server.serve_forever()

@@ -36,7 +36,7 @@ fn durability_is_off_unless_asked_for() {
 }
 
 #[test]
-fn it_ends_as_the_command_does_and_leaves_nothing() {
+fn the_exit_status_is_that_of_the_command() {
     let output = hedgerow("echo \"$PGHOST\"; exit 7").output().unwrap();
     assert_eq!(output.status.code(), Some(7));
     let socket_dir = String::from_utf8(output.stdout).unwrap();
@@ -45,7 +45,7 @@ fn it_ends_as_the_command_does_and_leaves_nothing() {
 }
 
 #[test]
-fn a_signal_reaches_the_command_and_nothing_is_left() {
+fn signals_are_forwarded_to_the_command() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut child = hedgerow("echo \"$PGHOST\"; exec sleep 600").stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
@@ -53,7 +53,7 @@ fn a_signal_reaches_the_command_and_nothing_is_left() {
         let folder = Path::new(line.trim()).parent().unwrap();
         assert!(folder.exists());
         send(child.id().cast_signed(), signal);
-        wait_until("hedgerow ends", || child.try_wait().unwrap().is_some());
+        wait_until("hedgerow exits", || child.try_wait().unwrap().is_some());
         assert_eq!(child.wait().unwrap().code(), Some(128 + signal as i32));
         assert!(!folder.exists());
     }

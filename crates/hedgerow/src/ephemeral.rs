@@ -1,4 +1,4 @@
-//! `hedgerow postgres -- CMD`: a server for the time of one command.
+//! `hedgerow postgres -- CMD`: a Postgres server that lives as long as a command.
 
 use std::ffi::OsStr;
 use std::io::{IsTerminal, stdin};
@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 
 use crate::cli::Postgres;
 
-/// Runs the command and ends as it does; nothing of the server stays.
+/// Runs the command and exits with its status. Nothing of the server remains.
 pub async fn run(arguments: Postgres) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -29,7 +29,7 @@ pub async fn run(arguments: Postgres) -> anyhow::Result<ExitCode> {
             status = child.wait() => break status?,
             _ = terminate.recv() => forward(&child, Signal::SIGTERM),
             _ = hang_up.recv() => forward(&child, Signal::SIGHUP),
-            // From a terminal the command has got it too.
+            // On a terminal the command receives the signal as well.
             _ = interrupt.recv() => if !stdin().is_terminal() { forward(&child, Signal::SIGINT) },
         }
     };
@@ -38,8 +38,8 @@ pub async fn run(arguments: Postgres) -> anyhow::Result<ExitCode> {
 }
 
 fn command(words: &[impl AsRef<OsStr>], server: &Server) -> anyhow::Result<Child> {
-    let (program, arguments) = words.split_first().context("there is no command")?;
-    Command::from(embedded_postgres::tethered("TERM", program))
+    let (program, arguments) = words.split_first().context("the command is empty")?;
+    Command::from(embedded_postgres::with_pdeathsig("TERM", program))
         .args(arguments)
         .env("DATABASE_URL", server.superuser_url("postgres"))
         .env("PGHOST", server.socket_dir())
@@ -48,7 +48,7 @@ fn command(words: &[impl AsRef<OsStr>], server: &Server) -> anyhow::Result<Child
         .env("PGDATABASE", "postgres")
         .kill_on_drop(true)
         .spawn()
-        .with_context(|| format!("run {}", program.as_ref().display()))
+        .with_context(|| format!("cannot run {}", program.as_ref().display()))
 }
 
 fn forward(child: &Child, signal: Signal) {
@@ -57,7 +57,7 @@ fn forward(child: &Child, signal: Signal) {
     }
 }
 
-/// As a shell puts it: a signal's number and 128.
+/// As in a shell: 128 plus the number of the signal that ended the command.
 fn exit_code(status: ExitStatus) -> ExitCode {
     let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     ExitCode::from(u8::try_from(code).unwrap_or(1))

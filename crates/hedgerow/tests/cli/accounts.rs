@@ -1,4 +1,4 @@
-//! Whoever runs it: an ordinary user, or root.
+//! An ordinary user runs it, or root.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -9,13 +9,13 @@ use nix::unistd::Uid;
 
 use crate::sandbox::{Sandbox, Up};
 
-/// `nobody`, on every system the tests run on.
+/// The uid of `nobody` on every system the tests run on.
 const NOBODY: u32 = 65534;
 
 #[test]
-fn an_ordinary_user_runs_it_and_root_carries_on() {
+fn root_can_continue_with_an_ordinary_users_data() {
     if !Uid::effective().is_root() {
-        return; // All other tests are this one.
+        return; // Then all other tests run it as an ordinary user.
     }
     let sandbox = Sandbox::new();
     chown(sandbox.path(""), Some(NOBODY), Some(NOBODY)).unwrap();
@@ -36,7 +36,7 @@ fn an_ordinary_user_runs_it_and_root_carries_on() {
 }
 
 #[test]
-fn root_keeps_the_data_elsewhere_when_postgres_cannot_enter_the_folder() {
+fn root_gets_another_data_folder_if_postgres_cannot_enter_it() {
     if !Uid::effective().is_root() {
         return;
     }
@@ -44,15 +44,15 @@ fn root_keeps_the_data_elsewhere_when_postgres_cannot_enter_the_folder() {
     let closed = sandbox.path("closed");
     fs::create_dir(&closed).unwrap();
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
-    let moved = format!("/var/lib/hedgerow{}", sandbox.path("").display());
+    let fallback = format!("/var/lib/hedgerow{}", sandbox.path("").display());
     let up = Up::run(sandbox.up_command().arg("--data-dir").arg(closed.join("data")));
     assert!(up.end(Signal::SIGTERM).success());
-    assert!(fs::metadata(format!("{moved}/closed/data/pgdata/PG_VERSION")).is_ok());
+    assert!(fs::metadata(format!("{fallback}/closed/data/pgdata/PG_VERSION")).is_ok());
     assert!(!closed.join("data").exists());
-    fs::remove_dir_all(moved).unwrap();
+    fs::remove_dir_all(fallback).unwrap();
 }
 
-/// Whose process the server is.
+/// The uid of the server process.
 fn owner(sandbox: &Sandbox) -> u32 {
     fs::metadata(format!("/proc/{}", sandbox.postgres())).unwrap().uid()
 }

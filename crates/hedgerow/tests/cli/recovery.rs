@@ -1,4 +1,4 @@
-//! What dies is started again, and what is killed leaves nothing in the way.
+//! What exits is restarted, and a killed run does not block the next one.
 
 use std::fs;
 use std::process::Stdio;
@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use crate::sandbox::{GATEWAY, SERVICES, Sandbox, failure, lives, send, wait_until};
 
 #[test]
-fn ctrl_c_stops_the_services_and_then_postgres() {
+fn a_signal_stops_the_services_and_then_postgres() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let sandbox = Sandbox::new();
         let up = sandbox.up();
@@ -24,23 +24,23 @@ fn ctrl_c_stops_the_services_and_then_postgres() {
 }
 
 #[test]
-fn a_second_ctrl_c_does_not_wait() {
+fn a_second_signal_forces_shutdown() {
     let sandbox = Sandbox::new();
     fs::write(sandbox.path("users.stubborn"), "").unwrap();
     let up = sandbox.up();
     let users = sandbox.noted("users", "serving")[0];
     send(up.pid(), Signal::SIGINT);
-    wait_until("users is asked", || sandbox.noted("users", "terminated") == [users]);
+    wait_until("users receives SIGTERM", || sandbox.noted("users", "terminated") == [users]);
     assert_eq!(up.end(Signal::SIGINT).code(), Some(130));
     assert!(!lives(users));
 }
 
 #[test]
-fn a_second_ctrl_c_does_not_wait_for_a_database_to_be_made() {
+fn a_second_signal_interrupts_initdb() {
     let sandbox = Sandbox::new();
     let mut up = sandbox.up_command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     wait_until("initdb runs", || sandbox.path("data/pgdata.new").exists());
-    // Two of the same kind, sent so soon after each other, could arrive as one.
+    // Two signals of the same kind could be merged into one.
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         send(up.id().cast_signed(), signal);
     }
@@ -50,7 +50,7 @@ fn a_second_ctrl_c_does_not_wait_for_a_database_to_be_made() {
 }
 
 #[test]
-fn what_is_stored_outlives_a_restart_and_the_password_does_not() {
+fn data_survives_a_restart_and_passwords_change() {
     let sandbox = Sandbox::new();
     drop(sandbox.up());
     let first = sandbox.given("users", "DATABASE_URL").unwrap();
@@ -60,7 +60,7 @@ fn what_is_stored_outlives_a_restart_and_the_password_does_not() {
 }
 
 #[test]
-fn after_kill_9_the_next_one_comes_up_by_itself() {
+fn a_run_starts_normally_after_kill_9() {
     let sandbox = Sandbox::new();
     let up = sandbox.up();
     let orphan = sandbox.postgres();
@@ -71,32 +71,32 @@ fn after_kill_9_the_next_one_comes_up_by_itself() {
 }
 
 #[test]
-fn the_services_do_not_outlive_a_killed_hedgerow() {
+fn services_exit_when_hedgerow_is_killed() {
     let sandbox = Sandbox::new();
     let up = sandbox.up();
     let services = ["users", "inventory", GATEWAY].map(|service| sandbox.noted(service, "serving")[0]);
     up.end(Signal::SIGKILL);
-    wait_until("the services end", || !services.into_iter().any(lives));
+    wait_until("the services exit", || !services.into_iter().any(lives));
 }
 
 #[test]
-fn a_service_that_dies_is_started_again() {
+fn a_service_that_exits_is_restarted() {
     let sandbox = Sandbox::new();
     let up = sandbox.up();
     send(sandbox.noted("users", "serving")[0], Signal::SIGKILL);
-    let line = up.wait_for_line("starting it again");
-    assert_eq!(line, "hedgerow: users ended (signal: 9 (SIGKILL)); starting it again in 200 ms");
+    let line = up.wait_for_line("restarting it");
+    assert_eq!(line, "hedgerow: users exited (signal: 9 (SIGKILL)); restarting it in 200 ms");
     wait_until("users serves again", || sandbox.noted("users", "serving").len() == 2);
     assert_eq!(sandbox.noted("inventory", "serving").len(), 1);
 }
 
 #[test]
-fn postgres_is_started_again_when_it_dies() {
+fn postgres_is_restarted_when_it_exits() {
     let sandbox = Sandbox::new();
     let up = sandbox.up();
     let first = sandbox.postgres();
     send(first, Signal::SIGKILL);
-    up.wait_for_line("Postgres ended; starting it again");
+    up.wait_for_line("Postgres exited; restarting it");
     wait_until("another server runs", || {
         let file = fs::read_to_string(sandbox.path("data/pgdata/postmaster.pid")).unwrap_or_default();
         file.contains("ready") && file.lines().next() != Some(&*first.to_string())
@@ -105,12 +105,12 @@ fn postgres_is_started_again_when_it_dies() {
 }
 
 #[test]
-fn a_service_that_does_not_come_up_ends_it_all() {
+fn a_service_that_does_not_start_stops_the_run() {
     let sandbox = Sandbox::new();
-    fs::write(sandbox.path("inventory.broken"), "").unwrap();
+    fs::write(sandbox.path("users.broken"), "").unwrap();
     let said = failure(&mut sandbox.up_command());
-    assert!(said.contains("broken as asked\n"), "{said}");
-    assert!(said.ends_with("hedgerow: inventory ended before it was ready (exit status: 1)\n"), "{said}");
+    assert!(said.contains("broken by its file\n"), "{said}");
+    assert!(said.ends_with("hedgerow: users exited before it was ready (exit status: 1)\n"), "{said}");
     assert!(!sandbox.path("data/pgdata/postmaster.pid").exists());
-    assert!(!lives(sandbox.noted("users", "serving")[0]));
+    assert!(!lives(sandbox.noted("inventory", "serving")[0]));
 }

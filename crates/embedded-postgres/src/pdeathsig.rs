@@ -1,10 +1,10 @@
-//! Ties a child process to its parent: what has been started does not outlive a killed supervisor.
+//! Ties a child process to its parent, so that it does not outlive a killed supervisor.
 
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
-/// Whether this system's `setpriv` can do it: util-linux' can, busybox' cannot.
+/// Whether `setpriv` supports `--pdeathsig`: the one of util-linux does, the one of busybox does not.
 static SETPRIV: LazyLock<bool> = LazyLock::new(|| {
     let mut probe = Command::new("setpriv");
     probe.args(["--pdeathsig", "TERM", "--", "true"]);
@@ -12,10 +12,12 @@ static SETPRIV: LazyLock<bool> = LazyLock::new(|| {
     probe.status().is_ok_and(|status| status.success())
 });
 
-/// A command for `program` that gets `signal` (such as `TERM`) when the **thread** that spawns it ends, which
-/// at the latest it does with its process, by `kill -9` too. Where `setpriv` cannot do that, a plain command.
+/// Returns a command for `program` with a parent-death signal (`PR_SET_PDEATHSIG`), such as `TERM`.
+///
+/// The kernel sends it when the **thread** that spawned the process exits, which includes a `kill -9` of the whole
+/// parent. Returns a plain command if `setpriv` cannot set the signal.
 #[must_use]
-pub fn tethered(signal: &str, program: impl AsRef<OsStr>) -> Command {
+pub fn with_pdeathsig(signal: &str, program: impl AsRef<OsStr>) -> Command {
     if !*SETPRIV {
         return Command::new(program);
     }
