@@ -1,4 +1,4 @@
-//! A call that is counted when it ends; the code it ends with is in the trailers, after the messages.
+//! Records a call when it ends. Its code is in the trailers, after the messages.
 
 use std::{
     pin::Pin,
@@ -18,7 +18,7 @@ use super::{
     metrics::Calls,
 };
 
-/// A call that is under way. Dropped before its end is known, it counts as cancelled: the caller went away.
+/// A call in progress. If it is dropped before its code is known, it counts as cancelled: the caller disconnected.
 pub(super) struct Record {
     pub(super) calls: Calls,
     pub(super) method: Method,
@@ -49,7 +49,7 @@ impl Drop for Record {
     }
 }
 
-/// An answer's body that ends the record.
+/// A response body that ends the record.
 pub(super) struct Recorded {
     body: Body,
     record: Option<Record>,
@@ -72,7 +72,7 @@ impl hyper::body::Body for Recorded {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         let code = match &frame {
             Some(Ok(frame)) => frame.trailers_ref().map(|trailers| call::code(trailers).unwrap_or(Code::Unknown)),
-            // Without trailers no caller takes it for an answer.
+            // Without trailers, callers reject the response.
             Some(Err(_)) | None => Some(Code::Unknown),
         };
         if let Some(code) = code
