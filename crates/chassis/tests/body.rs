@@ -35,23 +35,23 @@ fn piece(text: &'static str) -> Bytes {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_never_ends_is_408_after_10_s() {
-    let begun = Instant::now();
+    let started = Instant::now();
     let never = stream::iter([piece(r#"{"x":"#)]).chain(stream::pending());
     let problem = read(never).await.err().expect("a refusal");
     assert_eq!(problem.status(), StatusCode::REQUEST_TIMEOUT);
-    assert_eq!(begun.elapsed(), Duration::from_secs(10));
+    assert_eq!(started.elapsed(), Duration::from_secs(10));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_trickling_body_does_not_extend_the_timeout() {
-    let begun = Instant::now();
+    let started = Instant::now();
     let blanks = stream::repeat_with(|| piece(" ")).then(async |blank| {
         time::sleep(Duration::from_secs(3)).await;
         blank
     });
     let problem = read(blanks).await.err().expect("a refusal");
     assert_eq!(problem.status(), StatusCode::REQUEST_TIMEOUT);
-    assert_eq!(begun.elapsed(), Duration::from_secs(10));
+    assert_eq!(started.elapsed(), Duration::from_secs(10));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,11 +1,11 @@
-//! What the services have agreed on with each other: their gRPC APIs (`proto/`) with the code generated from them, and
-//! the values that more than one of them takes.
+//! The contracts between services: their gRPC APIs (`proto/`) with the generated code, and the types of values that
+//! several of them accept.
 
 mod product_id;
 
 /// The inventory API.
 pub mod inventory {
-    /// Its first version; within it, changes only add.
+    /// Version 1. Changes within a version only add.
     #[allow(clippy::pedantic, reason = "the code is generated")]
     pub mod v1 {
         tonic::include_proto!("hedgerow.inventory.v1");
@@ -14,5 +14,5 @@ pub mod inventory {
 
 pub use product_id::ProductId;
 
-/// The descriptions of all APIs, as a `google.protobuf.FileDescriptorSet`, for reflection.
+/// The descriptors of all APIs, as an encoded `google.protobuf.FileDescriptorSet`, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

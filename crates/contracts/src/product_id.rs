@@ -1,12 +1,12 @@
-//! What names a product.
+//! The id of a product.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// 1 to 128 characters without control characters and `/`, and not `.` or `..`, so that it is one segment of a path.
-/// Sorts by its bytes, as `COLLATE "C"` does.
+/// The id of a product: 1 to 128 characters except control characters and `/`, and not `.` or `..`, so that it is one
+/// segment of a path. Ids sort by bytes, as with `COLLATE "C"`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String")]
 #[schema(
@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 pub struct ProductId(Arc<str>);
 
 impl ProductId {
-    /// Its text.
+    /// Returns the id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_one_segment_of_a_path() {
+    fn an_id_is_one_segment_of_a_path() {
         for good in ["product_123", "a b", "...", ".a", "é", "%2F", &"é".repeat(128)] {
             assert!(ProductId::try_from(good.to_owned()).is_ok(), "{good:?}");
         }

@@ -23,7 +23,7 @@ pub(super) struct Record {
     pub(super) calls: Calls,
     pub(super) method: Method,
     pub(super) span: Span,
-    begun: Instant,
+    started: Instant,
     code: Code,
     _in_flight: Option<InFlight>,
 }
@@ -31,7 +31,7 @@ pub(super) struct Record {
 impl Record {
     pub(super) fn begin(calls: &Calls, method: Method, span: Span, in_flight: Option<InFlight>) -> Self {
         let calls = calls.clone();
-        Self { calls, method, span, begun: Instant::now(), code: Code::Cancelled, _in_flight: in_flight }
+        Self { calls, method, span, started: Instant::now(), code: Code::Cancelled, _in_flight: in_flight }
     }
 
     pub(super) fn end(mut self, code: Code) {
@@ -41,7 +41,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        self.calls.ended(&self.method, self.code, self.begun.elapsed());
+        self.calls.ended(&self.method, self.code, self.started.elapsed());
         self.span.record("rpc.grpc.status_code", i64::from(i32::from(self.code)));
         if call::is_failure(self.code) {
             self.span.record("otel.status_code", "ERROR");
