@@ -1,5 +1,5 @@
-//! Batches: requests that arrive while a batch is in flight share the next one, or join it if its handler lets them.
-//! There is no artificial delay; under light load a batch is a single request.
+//! Batching: requests that arrive while a batch is in flight share the next one, or join the current one if its handler
+//! allows it. There is no artificial delay; under light load a batch is a single request.
 
 mod batcher;
 mod handler;

@@ -20,36 +20,36 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve requests until SIGTERM or SIGINT (the default)
     Serve,
-    /// Bring the database's schema up to date, and end: 0 done, 1 an SQL error, 75 the database cannot be reached
+    /// Apply pending migrations and exit: 0 on success, 1 on an SQL error, 75 if the database is unreachable
     Migrate,
-    /// Print the OpenAPI document, and end
+    /// Print the OpenAPI document and exit
     Openapi,
 }
 
-/// How a service runs.
+/// The flags of a service.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
-    /// What every process has
+    /// The flags of every process
     #[command(flatten)]
     pub process: ProcessArgs,
-    /// Where gRPC is served
+    /// Address to serve gRPC on
     #[arg(long, env, global = true, value_name = "ADDRESS", default_value = "0.0.0.0:50051")]
     pub grpc_addr: SocketAddr,
-    /// The service's own database: `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, TLS by `?sslmode=`
+    /// URL of the service's own database: `postgres://USER:PASSWORD@HOST:PORT/DATABASE`; for TLS add `?sslmode=`
     #[arg(long, env, global = true, value_name = "URL", hide_env_values = true)]
     pub database_url: Option<DatabaseUrl>,
-    /// Most database connections of this process, besides the one of the readiness check
+    /// Maximum number of database connections, not counting the one of the readiness check
     #[arg(long, env, global = true, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(3..=1000))]
     pub database_pool_size: u32,
-    /// Where the peers are that the service calls; each has a flag of its own.
+    /// The URLs of the peers that the service calls; each peer has its own flag.
     #[arg(skip)]
     pub peers: Vec<(&'static str, PeerUrl)>,
 }
 
 impl ServeArgs {
-    /// The database to connect to.
+    /// Parses the database URL.
     pub(crate) fn database_options(&self) -> Result<PgConnectOptions, &'static str> {
-        let url = self.database_url.as_ref().ok_or("DATABASE_URL (or --database-url) is missing")?;
+        let url = self.database_url.as_ref().ok_or("DATABASE_URL is not set; set it or pass --database-url")?;
         url.options()
     }
 }
@@ -76,7 +76,7 @@ impl Cli {
     }
 }
 
-/// The flag for where a peer serves gRPC.
+/// Builds the flag for the gRPC URL of a peer.
 fn peer_flag(peer: &&'static str) -> Arg {
     let name = flag_name(peer);
     Arg::new(name.clone())
@@ -85,7 +85,9 @@ fn peer_flag(peer: &&'static str) -> Arg {
         .global(true)
         .value_name("URL")
         .value_parser(PeerUrl::from_str)
-        .help(format!("Where {peer} serves gRPC, such as `http://{peer}-headless:50051`; left out: it is away"))
+        .help(format!(
+            "gRPC URL of {peer}, such as `http://{peer}-headless:50051`; if unset, {peer} counts as unavailable"
+        ))
 }
 
 fn flag_name(peer: &str) -> String {

@@ -1,5 +1,5 @@
-//! gRPC, both ways: a second listener for a service that has an API for its peers, with health, reflection, metrics and
-//! traces; and channels to the peers that a service calls.
+//! gRPC in both directions: a server on its own port, with health, reflection, metrics and traces, and channels to the
+//! peers that a service calls.
 
 mod call;
 mod client;
@@ -17,6 +17,6 @@ pub use status::status;
 pub(crate) use client::Peers;
 pub(crate) use server::app;
 
-/// The longest message that a service takes, in bytes; each sets it on the servers it makes
-/// (`max_decoding_message_size`). A list of 200 product ids of the longest kind fits.
+/// The maximum length of a message, in bytes. A service sets it on its servers (`max_decoding_message_size`). A list of
+/// 200 product ids of maximum length fits.
 pub const MESSAGE_LIMIT: usize = 256 * 1024;

@@ -1,4 +1,4 @@
-//! The HTTP side of a service: JSON bodies, extractors, paging, conditional requests, OpenAPI, and what surrounds every
+//! The HTTP side of a service: JSON bodies, extractors, paging, conditional requests, OpenAPI, and the layer around every
 //! request.
 
 mod body;

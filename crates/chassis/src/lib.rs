@@ -1,8 +1,14 @@
-//! What a service with an API and a database needs: the HTTP side, the Postgres pool and its migrations, gRPC in both
-//! directions, batches, and one bootstrap.
+//! The framework for a service with an API and a database: HTTP with OpenAPI, a Postgres pool with migrations, gRPC in
+//! both directions, batching, and the bootstrap of the process.
 //!
-//! A service is a [`Service`] value: a name, its migrations and a function that builds its routes. [`main`] turns it
-//! into a process. What every process needs, whether or not it is a service, is in `runtime`.
+//! A service is a [`Service`] value, and [`main`] turns it into a process with the commands `serve`, `migrate` and
+//! `openapi`. This is a complete service, in `examples/notes`:
+//!
+//! ```no_run
+#![doc = include_str!("../examples/notes/main.rs")]
+//! ```
+//!
+//! What every process needs, whether or not it is a service, is in `runtime`.
 
 pub mod batch;
 mod cli;

@@ -1,4 +1,4 @@
-//! A service: what is its own, and the one bootstrap that makes a process of it.
+//! The definition of a service, and the bootstrap that turns it into a process.
 
 use std::{
     io::{self, Write},
@@ -24,48 +24,47 @@ use crate::{
     http::{layer, metrics::Metrics, openapi, query::KnownParameters},
 };
 
-/// A service: what is its own, besides the chassis. `S` is the state its handlers share.
+/// The definition of a service. `S` is the state that its handlers share.
 pub struct Service<S> {
-    /// Its name, as in traces and on the command line.
+    /// The name, as in traces and on the command line.
     pub name: &'static str,
-    /// What it is for, in one line.
+    /// The purpose of the service, in one line.
     pub about: &'static str,
-    /// Its version.
+    /// The version.
     pub version: &'static str,
-    /// Its schema.
+    /// The migrations of its database.
     pub migrations: &'static Migrator,
-    /// Its routes and their documentation.
+    /// Builds the routes and their documentation.
     pub api: fn() -> OpenApiRouter<S>,
-    /// Its gRPC APIs, where it has any.
+    /// The gRPC APIs, if there are any.
     pub grpc: Option<Grpc<S>>,
-    /// The services it calls over gRPC, by name: each has a flag for where it is (`--NAME-grpc-url`).
+    /// The names of the services that it calls over gRPC. Each has a flag for its URL (`--NAME-grpc-url`).
     pub peers: &'static [&'static str],
-    /// Makes what its handlers share; called once, inside the runtime of the process's first thread, which serves no
-    /// requests.
+    /// Creates the shared state. It is called once, in the runtime of the main thread, which serves no requests.
     pub state: fn(&Context) -> S,
 }
 
-/// What the chassis lends to a service.
+/// What the chassis provides to a service.
 #[derive(Clone)]
 pub struct Context {
-    /// The service's database. Its pool is for the thread that serves requests; a task elsewhere
-    /// [dedicates](Database::dedicate) a connection to itself.
+    /// The service's database. Its pool is for the thread that serves requests; a task on another thread should
+    /// [dedicate](Database::dedicate) a connection.
     pub database: Database,
-    /// The thread that serves all requests. What each of them waits for is cheapest on it, and what is to go on while
-    /// it is busy belongs elsewhere.
+    /// The thread that serves all requests. Tasks that every request waits for are cheapest there. Tasks that must run
+    /// while it is busy belong on another thread.
     pub requests: Handle,
     peers: Peers,
 }
 
 impl Context {
-    /// The channel to a peer; `None` where nobody says where it is.
+    /// Returns the channel to a peer; `None` if no URL is configured for it.
     #[must_use]
     pub fn peer(&self, name: &str) -> Option<Channel> {
         self.peers.channel(name)
     }
 }
 
-/// The whole of a service's `main`: reads the command line and does what it says.
+/// The `main` of a service: parses the command line and runs the command.
 #[must_use]
 pub fn main<S: Clone + Send + Sync + 'static>(service: &Service<S>) -> ExitCode {
     let &Service { name, about, version, peers, .. } = service;
@@ -112,10 +111,10 @@ impl<S: Clone + Send + Sync + 'static> Service<S> {
         Ok(stdout.flush()?)
     }
 
-    /// Binds the listeners and serves; neither the database nor a peer need be there yet.
+    /// Binds the listeners and serves. Neither the database nor the peers have to be available yet.
     ///
     /// # Errors
-    /// Where an address cannot be bound or the database URL makes no sense.
+    /// Returns an error if an address cannot be bound or the database URL is invalid.
     #[expect(clippy::unused_async, reason = "it spawns tasks: a caller that awaits is in a runtime")]
     pub async fn start(&self, args: ServeArgs) -> anyhow::Result<Running> {
         let options = args.database_options().map_err(anyhow::Error::msg)?.application_name(self.name);
@@ -130,7 +129,7 @@ impl<S: Clone + Send + Sync + 'static> Service<S> {
         let database = Database::new(options.clone(), args.database_pool_size, &registry)?;
         let workers = Workers::start(1)?;
         let requests = workers.first();
-        // What a peer answers wakes the thread that asked.
+        // Replies of peers then wake the thread that serves requests.
         let peers = {
             let _on = requests.enter();
             Peers::connect(self.peers, &args.peers, &registry)?

@@ -1,4 +1,4 @@
-//! Reading a request's body: how long, how much, and what is said when it does not come.
+//! Limits on the body of a request: how long it may take, and how long it may be.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -12,7 +12,7 @@ use futures_util::{Stream, StreamExt, stream};
 use http::StatusCode;
 use tokio::time::{self, Instant};
 
-/// Any object that has `x`.
+/// An object with the field `x`.
 struct Point {
     x: u8,
 }
@@ -34,37 +34,37 @@ fn piece(text: &'static str) -> Bytes {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_does_not_end_is_408_after_10_s() {
-    let begun = Instant::now();
+async fn a_body_that_never_ends_is_408_after_10_s() {
+    let started = Instant::now();
     let never = stream::iter([piece(r#"{"x":"#)]).chain(stream::pending());
     let problem = read(never).await.err().expect("a refusal");
     assert_eq!(problem.status(), StatusCode::REQUEST_TIMEOUT);
-    assert_eq!(begun.elapsed(), Duration::from_secs(10));
+    assert_eq!(started.elapsed(), Duration::from_secs(10));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_trickles_in_gets_no_more_time() {
-    let begun = Instant::now();
+async fn a_trickling_body_does_not_extend_the_timeout() {
+    let started = Instant::now();
     let blanks = stream::repeat_with(|| piece(" ")).then(async |blank| {
         time::sleep(Duration::from_secs(3)).await;
         blank
     });
     let problem = read(blanks).await.err().expect("a refusal");
     assert_eq!(problem.status(), StatusCode::REQUEST_TIMEOUT);
-    assert_eq!(begun.elapsed(), Duration::from_secs(10));
+    assert_eq!(started.elapsed(), Duration::from_secs(10));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_comes_slowly_is_read() {
+async fn a_slow_body_within_the_timeout_is_accepted() {
     let pieces = stream::iter([piece("{"), piece(r#""x""#), piece(":7"), piece("}")]).then(async |piece| {
         time::sleep(Duration::from_secs(2)).await;
         piece
     });
-    assert_eq!(read(pieces).await.expect("it is whole in time").x, 7);
+    assert_eq!(read(pieces).await.expect("the body is complete in time").x, 7);
 }
 
 #[tokio::test]
-async fn a_body_without_end_is_413_as_soon_as_it_is_too_long() {
+async fn an_endless_body_is_413_once_it_exceeds_the_limit() {
     let endless = stream::repeat_with(|| piece("                                "));
     let problem = read(endless).await.err().expect("a refusal");
     assert_eq!(problem.status(), StatusCode::PAYLOAD_TOO_LARGE);

@@ -1,4 +1,4 @@
-//! A service whose thread for requests is busy.
+//! A service whose request thread is busy.
 
 use std::sync::Barrier;
 
@@ -15,7 +15,7 @@ static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
 
 static SERVICE: Service<()> = Service {
     name: "busy",
-    about: "Keeps the thread that serves it",
+    about: "Blocks the thread that serves requests",
     version: "1.0.0",
     migrations: &NO_MIGRATIONS,
     api: || {
@@ -33,7 +33,7 @@ static SERVICE: Service<()> = Service {
 };
 
 #[tokio::test]
-async fn probes_are_answered_while_the_thread_for_requests_is_busy() {
+async fn probes_respond_while_the_request_thread_is_busy() {
     let app = App::start_on(&SERVICE, "postgres://nobody@127.0.0.1:1/none".to_owned()).await;
     let (busy, ()) = join!(app.get("/busy"), async {
         BEGUN.notified().await;

@@ -1,9 +1,9 @@
-//! The chunked coding of a body (RFC 9112, section 7.1), by the letter: where each byte of it belongs.
+//! A strict parser for the chunked transfer coding (RFC 9112, section 7.1).
 //!
-//! Lines that end in a bare LF, a size without digits or with more than 16, and white space around it are refused: each
-//! is how one reader finds another end of the body than the next.
+//! It rejects lines that end in a bare LF, chunk sizes with no digits or more than 16, and whitespace around a size.
+//! Two parsers that treat any of these differently disagree on where the body ends, which allows request smuggling.
 
-/// Where in a chunked body the next byte is.
+/// The position in a chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunked(At);
 
@@ -18,34 +18,34 @@ enum At {
     Data(u64),
     DataEnd,
     DataLineEnd,
-    /// At the beginning of a line of the trailers, or at the end of the body.
+    /// At the start of a trailer line, or of the empty line that ends the body.
     Trailer,
     TrailerLine,
     TrailerLineEnd,
     LastLineEnd,
 }
 
-/// What a byte is part of.
+/// The part of a chunked body that a byte belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// The coding itself.
+    /// The coding itself: sizes, extensions and line ends.
     Frame,
     /// The content.
     Data,
-    /// The trailers, with the empty line after them.
+    /// The trailers and the empty line after them.
     Trailers,
 }
 
-/// The body is no chunked one.
+/// The body violates the chunked coding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a chunk is malformed")]
 pub struct Malformed;
 
 impl Chunked {
-    /// At the beginning of a body.
+    /// The position before the first byte of a body.
     pub const START: Self = Self(At::START);
 
-    /// What the next byte is part of.
+    /// Returns the part that the next byte belongs to.
     #[must_use]
     pub fn part(self) -> Part {
         match self.0 {
@@ -55,11 +55,11 @@ impl Chunked {
         }
     }
 
-    /// Takes some of the bytes, of which there must be one, all of the same part; returns how many, and what is next,
-    /// which is nothing at the end of the body.
+    /// Consumes one or more bytes that belong to the same part. Returns how many, and the next position, which is
+    /// `None` at the end of the body. `bytes` must not be empty.
     ///
     /// # Errors
-    /// Where the first of them cannot be there.
+    /// Returns an error if the first byte is not allowed at this position.
     pub fn step(self, bytes: &[u8]) -> Result<(usize, Option<Self>), Malformed> {
         if let At::Data(left) = self.0 {
             let length = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));

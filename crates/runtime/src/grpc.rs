@@ -23,11 +23,11 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC_STATUS_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
-/// What is escaped in `grpc-message`.
+/// The characters that are escaped in `grpc-message`.
 const ESCAPED: &AsciiSet =
     &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'<').add(b'>').add(b'`').add(b'?').add(b'{').add(b'}');
 
-/// The codes that problems have.
+/// The codes that problems map to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Code {
     Unknown = 2,
@@ -44,7 +44,7 @@ enum Code {
 /// A problem as a gRPC status.
 #[derive(Debug)]
 pub struct GrpcStatus {
-    /// The number of its code.
+    /// The numeric code.
     pub code: i32,
     /// The detail of the problem.
     pub message: String,
@@ -121,7 +121,7 @@ fn code(problem: &Problem) -> Code {
     }
 }
 
-/// The members of the problem beyond the common ones: strings as they are, anything else as JSON.
+/// Returns the extension members of the problem: strings as they are, anything else as JSON.
 fn metadata(problem: &Problem) -> BTreeMap<String, String> {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     problem.extensions().iter().map(|(name, value)| (name.clone(), text(value))).collect()

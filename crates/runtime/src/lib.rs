@@ -1,7 +1,40 @@
-//! What every Hedgerow process needs, whether it is a service, the gateway or the operator: its lifecycle from start to
-//! drain, the HTTP server, the admin port, logs, traces, metrics, and errors as `problem+json`.
+//! What every Hedgerow process needs, whether it is a service, the gateway or the operator: the lifecycle from start to
+//! drain, an HTTP server, an admin port, logs, traces, metrics, and errors as `application/problem+json`.
 //!
-//! It knows no database, no gRPC framework and no OpenAPI. A service with an API and a database builds on `chassis`.
+//! This crate does not depend on a database driver, a gRPC framework or OpenAPI. A service with an API and a database
+//! builds on `chassis`.
+//!
+//! A process binds its listeners, then serves until a signal arrives:
+//!
+//! ```no_run
+//! use std::{process::ExitCode, sync::Arc};
+//!
+//! use axum::{Router, routing::get};
+//! use clap::Parser;
+//! use runtime::{
+//!     Checks, metrics,
+//!     process::{self, Bound, ProcessArgs},
+//!     server::Server,
+//! };
+//!
+//! #[derive(Parser)]
+//! struct Cli {
+//!     #[command(flatten)]
+//!     process: ProcessArgs,
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     let Cli { process: args } = Cli::parse();
+//!     let start = async || {
+//!         let bound = Bound::new(&args)?;
+//!         let lifecycle = bound.lifecycle().clone();
+//!         let checks = Checks { live: Arc::new(|| Ok(())), ready: Arc::new(move || lifecycle.is_serving()) };
+//!         let app = Router::new().route("/", get(async || "hello"));
+//!         Ok(bound.start(Server::default(), app, checks, metrics::registry("1.0.0")?))
+//!     };
+//!     process::run("hello", &args.log_level, None, async || process::serve("hello", start).await)
+//! }
+//! ```
 
 pub mod admin;
 pub mod chunked;

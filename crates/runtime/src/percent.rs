@@ -1,5 +1,5 @@
-//! Percent-encoding (RFC 3986, section 2.1), taken strictly: a `%` that begins no escape is a client's mistake, and
-//! read literally it would give one thing two names.
+//! Strict percent-encoding (RFC 3986, section 2.1). A `%` that does not start an escape is rejected: taken literally, it
+//! would give one resource two names.
 
 use percent_encoding::percent_decode_str;
 
@@ -22,7 +22,7 @@ mod tests {
     use super::check;
 
     #[test]
-    fn an_escape_has_two_hexadecimal_digits_and_stands_for_utf_8() {
+    fn escapes_have_two_hex_digits_and_decode_to_utf_8() {
         for good in ["", "/a%20b", "%C3%a9", "a=%25"] {
             assert_eq!(check(good), Ok(()), "{good}");
         }

@@ -8,13 +8,13 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// Where the problem types of Hedgerow are named; `docs/api.md` lists them.
+/// The base of the URIs of Hedgerow's problem types, which `docs/api.md` lists.
 const TYPE_BASE: &str = "https://hedgerow.dev/problems/";
 
-/// Seconds a client is asked to wait after a 503.
+/// How long a client should wait after a 503, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
-/// An error answer, and the cause that only the log gets to see.
+/// An error response, and a cause that is logged but never sent to the client.
 #[derive(Debug)]
 pub struct Problem {
     status: StatusCode,
@@ -25,18 +25,18 @@ pub struct Problem {
     cause: Option<Cause>,
 }
 
-/// The reason for a 5xx, carried to the log on the response's extensions and never in the body.
+/// The cause of a 5xx. It travels to the log in the response's extensions and is never part of the body.
 #[derive(Clone, Debug)]
 pub struct Cause(pub Arc<dyn Error + Send + Sync>);
 
-/// One part of a request that breaks a rule.
+/// One invalid part of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct FieldError {
-    /// Where in the body, as a JSON pointer in URI fragment form (RFC 6901, section 6), such as `#/email`.
+    /// The place in the body, as a JSON pointer in URI fragment form (RFC 6901, section 6), such as `#/email`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pointer: Option<String>,
-    /// Which query or path parameter.
+    /// The name of the query or path parameter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameter: Option<String>,
     /// What is wrong with it.
@@ -47,39 +47,39 @@ pub struct FieldError {
 #[derive(Debug, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ProblemBody {
-    /// A URI that names the kind of problem; `about:blank` where the status says it all.
+    /// A URI that identifies the problem type; `about:blank` if the status is enough.
     #[serde(rename = "type")]
     #[cfg_attr(feature = "openapi", schema(format = "uri-reference"))]
     kind: Cow<'static, str>,
-    /// The kind of problem in a few words.
+    /// A short summary of the problem type.
     title: Cow<'static, str>,
     /// The HTTP status code.
     #[cfg_attr(feature = "openapi", schema(minimum = 400, maximum = 599))]
     status: u16,
-    /// What happened this time.
+    /// What went wrong with this request.
     detail: Cow<'static, str>,
-    /// For a request that breaks rules: each place and what is wrong with it.
+    /// For an invalid request: each invalid part and what is wrong with it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "openapi", schema(required = false))]
     errors: Vec<FieldError>,
-    /// What a kind of problem tells besides.
+    /// Members specific to this problem type.
     #[serde(flatten)]
     #[cfg_attr(feature = "openapi", schema(ignore))]
     extensions: Map<String, Value>,
 }
 
 impl Problem {
-    /// A problem that its status names well enough (`type` is `about:blank`).
+    /// Creates a problem that its status describes well enough (`type` is `about:blank`).
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { status, kind: None, detail: detail.into(), errors: Vec::new(), extensions: Map::new(), cause: None }
     }
 
-    /// A problem of a kind of its own: `kind` in kebab case, such as `email-taken`.
+    /// Creates a problem with its own type: `kind` is in kebab case, such as `email-taken`.
     pub fn of_kind(status: StatusCode, kind: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { kind: Some(kind), ..Self::new(status, detail) }
     }
 
-    /// 422: the request is well formed and breaks these rules.
+    /// 422: the request is well formed but invalid, for the given reasons.
     #[must_use]
     pub fn invalid(errors: Vec<FieldError>) -> Self {
         let detail = match errors.as_slice() {
@@ -97,13 +97,13 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
-    /// 500 with a fixed text; the cause goes to the log.
+    /// 500 with a fixed text. The cause is logged.
     pub fn internal(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         let detail = "the service failed to handle this request; its log has the cause under this x-request-id";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail).caused_by(cause)
     }
 
-    /// 500 for a panic, whose message goes to the log.
+    /// 500 for a panic. Its message is logged.
     #[must_use]
     pub fn of_panic(panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<&str>().copied();
@@ -111,24 +111,24 @@ impl Problem {
         Self::internal(format!("panic: {text}"))
     }
 
-    /// 503 with `Retry-After`: worth the same request again, in a moment.
+    /// 503 with `Retry-After`: the client may retry the same request shortly.
     pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 
-    /// 503 for a request that may or may not have had its effect.
+    /// 503 for a request that may or may not have taken effect.
     #[must_use]
     pub fn outcome_unknown() -> Self {
         Self::outcome_unknown_as(StatusCode::SERVICE_UNAVAILABLE)
     }
 
-    /// The same, where another status says why nobody knows: one of a gateway, 502 or 504.
+    /// The same with another status, such as a gateway's 502 or 504.
     #[must_use]
     pub fn outcome_unknown_as(status: StatusCode) -> Self {
         Self::of_kind(status, "outcome-unknown", "the request may or may not have been done; read before you repeat it")
     }
 
-    /// Adds a member that problems of this kind have (RFC 9457, section 3.2). A value that cannot be JSON is left out.
+    /// Adds an extension member (RFC 9457, section 3.2). A value that cannot be serialized is omitted.
     #[must_use]
     pub fn with(mut self, member: &str, value: impl Serialize) -> Self {
         if let Ok(value) = serde_json::to_value(value) {
@@ -137,44 +137,44 @@ impl Problem {
         self
     }
 
-    /// Adds the cause that the log gets.
+    /// Adds a cause for the log.
     #[must_use]
     pub fn caused_by(mut self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.cause = Some(Cause(Arc::from(cause.into())));
         self
     }
 
-    /// The faults of an invalid request.
+    /// Returns the invalid parts of the request.
     #[must_use]
     pub fn errors(&self) -> &[FieldError] {
         &self.errors
     }
 
-    /// The kind of the problem in kebab case, where its status does not say it all.
+    /// Returns the problem type in kebab case, or `None` for `about:blank`.
     #[must_use]
     pub fn kind(&self) -> Option<&'static str> {
         self.kind
     }
 
-    /// What problems of this kind have besides.
+    /// Returns the extension members.
     #[must_use]
     pub fn extensions(&self) -> &Map<String, Value> {
         &self.extensions
     }
 
-    /// What happened, for the client.
+    /// Returns the text for the client.
     #[must_use]
     pub fn detail(&self) -> &str {
         &self.detail
     }
 
-    /// The cause, for the log.
+    /// Returns the cause, for the log.
     #[must_use]
     pub fn cause(&self) -> Option<&Cause> {
         self.cause.as_ref()
     }
 
-    /// The status of the answer.
+    /// Returns the HTTP status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.status
@@ -182,7 +182,7 @@ impl Problem {
 }
 
 impl Problem {
-    /// The answer, its body as bytes; for one who answers without axum.
+    /// Builds the response with its body as bytes, for callers that do not use axum.
     #[must_use]
     pub fn into_http(self) -> http::Response<Bytes> {
         let title = self.status.canonical_reason().unwrap_or("Error");
@@ -215,12 +215,12 @@ impl IntoResponse for Problem {
 }
 
 impl FieldError {
-    /// A fault at a JSON pointer, given without the leading `#`.
+    /// Creates an error for a part of the body, at a JSON pointer without the leading `#`.
     pub fn at(pointer: &str, detail: impl Into<String>) -> Self {
         Self { pointer: Some(format!("#{pointer}")), parameter: None, detail: detail.into() }
     }
 
-    /// A fault of a query or path parameter.
+    /// Creates an error for a query or path parameter.
     pub fn parameter(name: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { pointer: None, parameter: Some(name.into()), detail: detail.into() }
     }

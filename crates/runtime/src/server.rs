@@ -1,5 +1,5 @@
-//! The HTTP server: HTTP/1.1 and HTTP/2 without TLS on one port, time limits for slow clients, and a stop that
-//! answers every request whose bytes have arrived.
+//! The HTTP server: HTTP/1.1 and HTTP/2 without TLS on one port, timeouts for slow clients, and a graceful stop that
+//! responds to every request that has arrived.
 
 mod app;
 mod body;
@@ -32,42 +32,43 @@ use tokio_util::task::TaskTracker;
 use crate::lifecycle::{Lifecycle, Phase};
 use framing::MAX_HEAD;
 use io::Connection;
-use streams::{Answer, Streams};
+use streams::{ResponseBody, Streams};
 use timer::ConnectionTimer;
 
 pub use app::{App, Peer};
 pub use body::RequestBody;
 pub use workers::Workers;
 
-/// How long a client may take to send a request's head. hyper's limit for it is its limit for an idle connection too,
-/// so this is also the keep-alive, and must be longer than [`CLIENT_IDLE_TIMEOUT`].
+/// How long a client may take to send the head of a request. hyper applies this limit to idle connections too, so it is
+/// also the keep-alive timeout and must be longer than [`CLIENT_IDLE_TIMEOUT`].
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long our own HTTP clients keep an idle connection: less than any server here, so that a client never sends on
-/// a connection that its server is closing.
+/// How long Hedgerow's HTTP clients keep an idle connection. It is shorter than the timeout of its servers, so that a
+/// client never sends on a connection that the server is closing.
 pub const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a client may take nothing at all of what is being sent to it.
+/// How long a write may make no progress because the client does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How old an HTTP/2 connection gets before GOAWAY, after which its streams go on to their ends, but for those of a client
-/// that takes nothing for [`WRITE_TIMEOUT`]: one that answers pings and opens no window is noticed by no other limit, as
-/// nothing is written to it. The age also brings clients to new replicas.
+/// The age at which an HTTP/2 connection gets GOAWAY. Its streams may finish, unless the client reads nothing for
+/// [`WRITE_TIMEOUT`]. No other limit catches a client that responds to pings but never opens its window, because nothing
+/// is written to it. The maximum age also moves clients to new replicas.
 const HTTP_2_AGE: Duration = Duration::from_mins(5);
 
-/// Once stopping, how long an idle connection may still bring a request: one that its client sent before it could
-/// know. Far longer than a request is under way between two machines of a cluster. And how long an HTTP/2 connection
-/// that is accepted while draining is served before GOAWAY.
-const LAST_CALL: Duration = Duration::from_millis(250);
+/// How long an idle connection may still deliver a request after the stop begins: its client may have sent one without
+/// knowing. It is far longer than a request travels within a cluster. An HTTP/2 connection that is accepted while
+/// draining is served for this long before GOAWAY.
+const STOP_GRACE: Duration = Duration::from_millis(250);
 
-/// The most headers of a request.
+/// The maximum number of headers of a request.
 const MAX_HEADERS: usize = 100;
 
-/// Most HTTP/2 streams of one connection at a time. As many may be given up at once before they were looked at, as when
-/// a service that calls another loses its own clients; hyper's limit for that, 20, would end the calls of all others too.
+/// The maximum number of concurrent HTTP/2 streams of a connection. A client may reset as many at once before they are
+/// accepted, as a service does when it loses its own clients. hyper's default limit for that, 20, would close the
+/// connection and with it the streams of everyone else.
 const MAX_STREAMS: u32 = 256;
 
-/// The server's time limits; other values than the default are for tests.
+/// The timeouts of a server. Only tests change them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) header_read_timeout: Duration,
@@ -81,7 +82,7 @@ impl Default for Limits {
     }
 }
 
-/// How a listener is served.
+/// The settings for serving a listener.
 #[derive(Default)]
 pub struct Server {
     pub(crate) limits: Limits,
@@ -90,15 +91,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves the connections on these threads, each of which has one for its whole life.
+    /// Serves connections on these threads. A connection stays on one thread.
     #[must_use]
     pub fn on(mut self, workers: Workers) -> Self {
         self.workers = workers;
         self
     }
 
-    /// Refuses, with 400, requests of whose length there can be two opinions. For one who passes requests on, and does
-    /// not know what a proxy before it, or a server behind it, makes of them.
+    /// Rejects requests with ambiguous framing with 400. A proxy needs this: the proxies before it and the servers behind
+    /// it may read such a request differently.
     #[must_use]
     pub fn strict(mut self) -> Self {
         self.strict = true;
@@ -123,7 +124,7 @@ impl Server {
             };
             match accepted {
                 Ok((stream, address)) => serve(stream, address),
-                Err(error) => rest_after(&error).await,
+                Err(error) => pause_after(&error).await,
             }
         }
         if let Ok(listener) = listener.into_std() {
@@ -136,8 +137,9 @@ impl Server {
     }
 }
 
-/// After an error of `accept`: of one connection that is gone, or of this process being out of file descriptors.
-async fn rest_after(error: &std::io::Error) {
+/// Handles an error of `accept`. If it does not concern a single connection, as when file descriptors run out, waits
+/// before the next attempt.
+async fn pause_after(error: &std::io::Error) {
     use ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
         tracing::error!(%error, "cannot accept connections");
@@ -145,7 +147,7 @@ async fn rest_after(error: &std::io::Error) {
     }
 }
 
-/// Connections that the kernel had accepted before the listener closes: their requests may have arrived.
+/// Returns the connections that the kernel has accepted already: their requests may have arrived.
 fn backlog(listener: &StdListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
     std::iter::from_fn(|| {
         let (stream, address) = listener.accept().ok()?;
@@ -161,16 +163,16 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecyc
     let _ = stream.set_nodelay(true);
     let mut connection = Connection::new(stream, limits.write_timeout);
     let upgraded = connection.upgraded();
-    let last_call = async {
+    let grace_over = async {
         lifecycle.reached(Phase::Stopping).await;
-        time::sleep(LAST_CALL).await;
+        time::sleep(STOP_GRACE).await;
     };
-    pin!(last_call);
-    // The connection before the clock, here and below: bytes that have arrived by then are looked at first.
+    pin!(grace_over);
+    // The connection is polled before the timer, here and below, so that bytes that have arrived count.
     let sniffed = select! {
         biased;
         sniffed = time::timeout(limits.header_read_timeout, connection.sniff()) => sniffed,
-        () = &mut last_call => return,
+        () = &mut grace_over => return,
     };
     let Ok(Ok(version)) = sniffed else { return };
     if strict && version < Version::HTTP_2 {
@@ -189,16 +191,16 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecyc
                 let mut response = app.respond(Request::from_parts(parts, body), peer).await;
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     upgraded.set();
-                // hyper waits for no rest of a body that nobody reads: it closes the connection, and does not say so.
+                // hyper closes the connection if the body was not read to its end, but does not announce it.
                 } else if version < Version::HTTP_2 && (lifecycle.phase() > Phase::Serving || !ended.get()) {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<_, Infallible>(response.map(|body| Answer::new(body, stream)))
+                Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, stream)))
             }
         }
     });
     let io = TokioIo::new(connection);
-    // How a connection ended is its client's affair: there is nothing to do about it here.
+    // Errors of a connection are ignored: there is nothing to do about them.
     if let Some(streams) = streams {
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -213,8 +215,8 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecyc
                 Phase::Serving => {
                     let _ = time::timeout(limits.http_2_age, lifecycle.reached(Phase::Draining)).await;
                 }
-                // It came for an answer: with GOAWAY at once, its client would only connect again and again.
-                Phase::Draining | Phase::Stopping => time::sleep(LAST_CALL).await,
+                // With an immediate GOAWAY its client would only reconnect, again and again.
+                Phase::Draining | Phase::Stopping => time::sleep(STOP_GRACE).await,
             }
         };
         select! {
@@ -239,7 +241,7 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecyc
         select! {
             biased;
             _ = connection.as_mut() => return,
-            () = last_call => connection.as_mut().graceful_shutdown(),
+            () = grace_over => connection.as_mut().graceful_shutdown(),
         }
         let _ = connection.await;
     }

@@ -1,4 +1,4 @@
-//! Logs on standard output, traces to an OpenTelemetry collector.
+//! Logs to standard output and traces to an OpenTelemetry collector.
 
 use std::{
     io::{self, IsTerminal},
@@ -19,26 +19,26 @@ use tracing_subscriber::{
 
 use crate::request::{CALL_TARGET, REQUEST_TARGET};
 
-/// How long a collector may take for the last traces of a process that ends.
+/// How long the export of the last traces may take when the process exits.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The traces, where they are exported.
+/// The exporter of traces, if there is one.
 pub struct Telemetry(Option<SdkTracerProvider>);
 
 impl Telemetry {
-    /// Sends what is left, if it can within this time.
+    /// Exports the remaining traces, within this time.
     pub fn finish(self, limit: Duration) {
         let sent = self.0.map(|provider| provider.shutdown_with_timeout(limit.min(FLUSH_TIMEOUT)));
         if let Some(Err(error)) = sent {
-            tracing::warn!(%error, "the last traces were not sent");
+            tracing::warn!(%error, "cannot export the last traces");
         }
     }
 }
 
-/// Starts logging, and tracing where `endpoint` is given.
+/// Starts logging and, if there is an `endpoint`, tracing.
 ///
 /// # Errors
-/// Where the filter or the endpoint makes no sense.
+/// Returns an error if the filter or the endpoint is invalid.
 pub fn start(name: &'static str, filter: &str, endpoint: Option<&str>) -> anyhow::Result<Telemetry> {
     let filter = log_filter(filter).context("LOG_LEVEL is not a level or filter")?;
     // JSON for machines, text for people.
@@ -47,7 +47,7 @@ pub fn start(name: &'static str, filter: &str, endpoint: Option<&str>) -> anyhow
     } else {
         tracing_subscriber::fmt::layer().json().flatten_event(true).with_span_list(false).boxed()
     };
-    // Empty counts as left out, by the OpenTelemetry specification.
+    // An empty value counts as unset (OpenTelemetry specification).
     let provider =
         endpoint.filter(|endpoint| !endpoint.is_empty()).map(|endpoint| provider(name, endpoint)).transpose()?;
     let traces = provider.as_ref().map(|provider| {
@@ -58,12 +58,12 @@ pub fn start(name: &'static str, filter: &str, endpoint: Option<&str>) -> anyhow
     Ok(Telemetry(provider))
 }
 
-/// Parses `LOG_LEVEL`. A word that is no level, such as `verbose`, is refused: it would count as a target, and silence
-/// everything else.
+/// Parses `LOG_LEVEL`. A word that is not a level, such as `verbose`, is rejected: it would count as a target
+/// and silence everything else.
 fn log_filter(text: &str) -> anyhow::Result<EnvFilter> {
     for directive in text.split(',').filter(|directive| !directive.contains(['=', '['])) {
         let level = directive.trim();
-        ensure!(!level.is_empty() && level.parse::<LevelFilter>().is_ok(), "\"{level}\" is no level");
+        ensure!(!level.is_empty() && level.parse::<LevelFilter>().is_ok(), "\"{level}\" is not a level");
     }
     Ok(EnvFilter::try_new(text)?)
 }
@@ -113,7 +113,7 @@ mod tests {
         }
     }
 
-    /// The path of this module is none of the targets.
+    /// This module's path is not one of the targets.
     mod elsewhere {
         pub(super) fn make_spans() {
             drop(tracing::debug_span!(target: crate::request::REQUEST_TARGET, "request"));

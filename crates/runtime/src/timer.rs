@@ -41,8 +41,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn fires_at_the_deadline_whatever_it_was_set_to_before() {
-        let begun = Instant::now();
-        let seconds = |count| begun + Duration::from_secs(count);
+        let started = Instant::now();
+        let seconds = |count| started + Duration::from_secs(count);
         let mut timer = ReusableTimer::new(seconds(5));
         for at in [7, 9, 10, 30] {
             poll_fn(|cx| {

@@ -1,4 +1,4 @@
-//! A service started inside the test, on its own database.
+//! A service started inside the test, with its own database.
 
 use std::{env, io, net::SocketAddr, sync::mpsc, thread, time::Duration};
 
@@ -20,27 +20,27 @@ use tokio::{
 
 pub use futures_util::future::join_all;
 
-/// How long anything may take before the test fails.
+/// How long an operation may take before the test fails.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A running service, and a client of it.
+/// A running service and a client for it.
 pub struct App {
-    /// Where it serves requests.
+    /// The address that serves requests.
     pub http: SocketAddr,
-    /// Where it serves gRPC, if it does.
+    /// The address that serves gRPC, if there is one.
     pub grpc: Option<SocketAddr>,
-    /// Where it serves probes and metrics.
+    /// The address that serves probes and metrics.
     pub admin: SocketAddr,
     client: reqwest::Client,
-    /// The service's own: its end is the end of the service's tasks and of their database connections.
+    /// The service's own runtime. Shutting it down ends its tasks and their database connections.
     runtime: Option<Runtime>,
 }
 
 impl App {
-    /// Starts the service on free ports, and on a test's own database.
+    /// Starts the service on free ports, with the database of a test.
     ///
     /// # Panics
-    /// Where it does not start.
+    /// Panics if it does not start.
     pub async fn start<S: Clone + Send + Sync + 'static>(
         service: &'static Service<S>,
         database: &PgConnectOptions,
@@ -48,18 +48,18 @@ impl App {
         Self::start_on(service, database_url(database)).await
     }
 
-    /// Starts the service on the database of this URL.
+    /// Starts the service with the database of this URL.
     ///
     /// # Panics
-    /// Where it does not start.
+    /// Panics if it does not start.
     pub async fn start_on<S: Clone + Send + Sync + 'static>(service: &'static Service<S>, database: String) -> Self {
         Self::start_with_peers(service, database, Vec::new()).await
     }
 
-    /// Starts the service and tells it where its peers are.
+    /// Starts the service with the URLs of its peers.
     ///
     /// # Panics
-    /// Where it does not start.
+    /// Panics if it does not start.
     pub async fn start_with_peers<S: Clone + Send + Sync + 'static>(
         service: &'static Service<S>,
         database: String,
@@ -88,7 +88,7 @@ impl App {
         Self { http, grpc, admin, client, runtime: Some(runtime) }
     }
 
-    /// A request to make ready and to [`send`](Self::send).
+    /// Creates a request for [`send`](Self::send).
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("http://{}{path}", self.http))
     }
@@ -96,43 +96,43 @@ impl App {
     /// Sends a request.
     ///
     /// # Panics
-    /// Where no answer comes.
+    /// Panics if there is no response.
     pub async fn send(&self, request: RequestBuilder) -> Answer {
-        let response = request.send().await.expect("an answer");
+        let response = request.send().await.expect("a response");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let body = response.bytes().await.expect("the whole answer").to_vec();
+        let body = response.bytes().await.expect("a complete body").to_vec();
         Answer { status, headers, body }
     }
 
-    /// `GET`.
+    /// Sends `GET`.
     pub async fn get(&self, path: &str) -> Answer {
         self.send(self.request(Method::GET, path)).await
     }
 
-    /// `POST` of a JSON body.
+    /// Sends `POST` with a JSON body.
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
         self.send(self.request(Method::POST, path).json(body)).await
     }
 
-    /// `PATCH` with a JSON body.
+    /// Sends `PATCH` with a JSON body.
     pub async fn patch(&self, path: &str, body: &Value) -> Answer {
         self.send(self.request(Method::PATCH, path).json(body)).await
     }
 
-    /// `DELETE`.
+    /// Sends `DELETE`.
     pub async fn delete(&self, path: &str) -> Answer {
         self.send(self.request(Method::DELETE, path)).await
     }
 
-    /// `GET` on the admin port.
+    /// Sends `GET` to the admin port.
     pub async fn admin(&self, path: &str) -> Answer {
         self.send(self.client.get(format!("http://{}{path}", self.admin))).await
     }
 
-    /// Keeps the service's first thread busy, which serves no requests, for as long as what is returned is there.
+    /// Blocks the service's main thread, which serves no requests, until the returned sender is dropped.
     ///
     /// # Panics
-    /// Where it is not even free once.
+    /// Panics if the service has stopped.
     pub async fn keep_busy(&self) -> mpsc::Sender<()> {
         let (end, ended) = mpsc::channel();
         let (begin, is_busy) = oneshot::channel();
@@ -144,7 +144,7 @@ impl App {
         end
     }
 
-    /// Follows a list to its end: the rows of each of its pages.
+    /// Follows the pages of a list to the end. Returns the rows of each page.
     pub async fn walk(&self, path: &str) -> Vec<Vec<Value>> {
         let mut pages = Vec::new();
         let mut next = Some(path.to_owned());
@@ -156,25 +156,25 @@ impl App {
         pages
     }
 
-    /// Sends these bytes on a connection of their own, all of them before it reads the answer.
+    /// Sends these bytes on a new connection, then reads the response until the connection is closed.
     ///
     /// # Panics
-    /// Where the connection is dropped before the answer is read, or not closed after it.
+    /// Panics if the connection is reset before the response is read, or not closed after it.
     pub async fn raw(&self, bytes: &[u8]) -> Answer {
         let exchange = async {
             let mut stream = TcpStream::connect(self.http).await?;
             stream.write_all(bytes).await?;
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer).await?;
-            io::Result::Ok(answer)
+            let mut response = Vec::new();
+            stream.read_to_end(&mut response).await?;
+            io::Result::Ok(response)
         };
-        let answer = time::timeout(DEADLINE, exchange).await.expect("the connection is closed in time");
-        Answer::parse(&answer.expect("the connection is not dropped"))
+        let response = time::timeout(DEADLINE, exchange).await.expect("the connection is closed in time");
+        Answer::parse(&response.expect("no reset"))
     }
 }
 
 impl Drop for App {
-    /// Waits for the service's end, so that the test's database can be dropped.
+    /// Waits until the service has stopped, so that the test's database can be dropped.
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             // A runtime cannot be waited for inside another one.
@@ -183,20 +183,19 @@ impl Drop for App {
     }
 }
 
-/// `DATABASE_URL` with the name of the test's own database: the options cannot be turned into a URL without losing a
-/// Unix socket.
+/// Returns `DATABASE_URL` with the name of the test's database. Converting the options to a URL would lose a Unix socket.
 ///
 /// # Panics
-/// Where there is no such variable.
+/// Panics if the variable is not set.
 #[must_use]
 pub fn database_url(options: &PgConnectOptions) -> String {
-    let url = env::var("DATABASE_URL").expect("DATABASE_URL names a throwaway server; `make test` starts one");
+    let url = env::var("DATABASE_URL").expect("DATABASE_URL names an ephemeral server; `make test` starts one");
     let mut url = Url::parse(&url).expect("DATABASE_URL is a URL");
     url.set_path(options.get_database().expect("the test has a database"));
     url.into()
 }
 
-/// An answer, read to its end.
+/// A response with its whole body.
 #[derive(Debug)]
 pub struct Answer {
     /// The status code.
@@ -207,11 +206,11 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-#[expect(clippy::must_use_candidate, reason = "an assertion is of use by itself")]
+#[expect(clippy::must_use_candidate, reason = "an assertion is useful by itself")]
 impl Answer {
-    /// Reads what came over a socket.
+    /// Parses the bytes of a response.
     fn parse(bytes: &[u8]) -> Self {
-        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("an HTTP/1 answer");
+        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("an HTTP/1 response");
         let (head, body) = (String::from_utf8_lossy(&bytes[..end]), bytes[end + 4..].to_vec());
         let mut lines = head.split("\r\n");
         let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).expect("a status line");
@@ -222,25 +221,25 @@ impl Answer {
         Self { status, headers: headers.collect(), body }
     }
 
-    /// A header's value.
+    /// Returns the value of a header.
     ///
     /// # Panics
-    /// Where it is not ASCII.
+    /// Panics if it is not ASCII.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().expect("an ASCII value"))
     }
 
-    /// The body as text.
+    /// Returns the body as text.
     #[must_use]
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The JSON body of an answer that must have this status.
+    /// Returns the JSON body, and checks the status.
     ///
     /// # Panics
-    /// Where it has another one, or is not JSON.
+    /// Panics if the status is different or the body is not JSON.
     #[track_caller]
     pub fn json(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.text());
@@ -249,29 +248,29 @@ impl Answer {
         serde_json::from_slice(&self.body).expect("a JSON body")
     }
 
-    /// The rows of a page.
+    /// Returns the rows of a page.
     ///
     /// # Panics
-    /// Where it is none.
+    /// Panics if the response is not a page.
     #[track_caller]
     pub fn rows(&self) -> Vec<Value> {
         self.json(200).as_array().expect("an array").clone()
     }
 
-    /// The `ETag` of an answer that must have one.
+    /// Returns the `ETag`.
     ///
     /// # Panics
-    /// Where it has none.
+    /// Panics if there is none.
     #[must_use]
     #[track_caller]
     pub fn etag(&self) -> String {
         self.header("etag").expect("an ETag").to_owned()
     }
 
-    /// Where the next page is: a path, for links are relative.
+    /// Returns the path of the next page, if there is one.
     ///
     /// # Panics
-    /// Where the `Link` is not of this form.
+    /// Panics if the `Link` is malformed.
     #[must_use]
     #[track_caller]
     pub fn next(&self) -> Option<String> {
@@ -281,10 +280,10 @@ impl Answer {
         Some(path.unwrap_or_else(|| panic!("not a relative link: {link}")).to_owned())
     }
 
-    /// The body of a refusal that must have this status, and everything that each refusal has.
+    /// Returns the body of a problem, and checks the status and the members that every problem has.
     ///
     /// # Panics
-    /// Where it is not so.
+    /// Panics if the response is not such a problem.
     #[track_caller]
     pub fn problem(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.text());
@@ -298,15 +297,17 @@ impl Answer {
         problem
     }
 
-    /// The places that a 422 names: pointers into the body, or else parameters.
+    /// Returns the invalid parts that a 422 lists: pointers into the body, or names of parameters.
     ///
     /// # Panics
-    /// Where it is no 422, or a fault has no place.
+    /// Panics if the response is not a 422 or an error has neither.
     #[track_caller]
     pub fn faults(&self) -> Vec<String> {
         let problem = self.problem(422);
-        let faults = problem["errors"].as_array().expect("a list of faults").iter();
+        let faults = problem["errors"].as_array().expect("a list of errors").iter();
         let place = |fault: &Value| Some(fault["pointer"].as_str().or(fault["parameter"].as_str())?.to_owned());
-        faults.map(|fault| place(fault).unwrap_or_else(|| panic!("a fault without a place: {problem}"))).collect()
+        faults
+            .map(|fault| place(fault).unwrap_or_else(|| panic!("an error without a pointer or parameter: {problem}")))
+            .collect()
     }
 }

@@ -1,4 +1,4 @@
-//! An OpenTelemetry collector that keeps what it gets.
+//! An OpenTelemetry collector that stores the spans it receives.
 
 use std::net::SocketAddr;
 
@@ -19,10 +19,10 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Starts one on a free port.
+    /// Starts a collector on a free port.
     ///
     /// # Panics
-    /// Where it does not start.
+    /// Panics if it does not start.
     pub async fn start() -> Self {
         let (sender, spans) = mpsc::unbounded_channel();
         let app = Router::new().route("/v1/traces", post(collect)).with_state(sender);
@@ -32,13 +32,13 @@ impl Collector {
         Self { address, spans }
     }
 
-    /// What `OTEL_EXPORTER_OTLP_ENDPOINT` is to say.
+    /// Returns the value for `OTEL_EXPORTER_OTLP_ENDPOINT`.
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// The spans that came since this was last asked, each with the name of its service.
+    /// Returns the spans received since the last call, each with the name of its service.
     pub fn spans(&mut self) -> Vec<(String, Span)> {
         std::iter::from_fn(|| self.spans.try_recv().ok()).collect()
     }
@@ -58,26 +58,26 @@ async fn collect(State(sender): State<mpsc::UnboundedSender<(String, Span)>>, bo
     StatusCode::OK
 }
 
-/// The value of an attribute.
+/// Returns the value of an attribute.
 ///
 /// # Panics
-/// Where there is none.
+/// Panics if there is no such attribute.
 #[must_use]
 pub fn attribute(attributes: &[KeyValue], key: &str) -> Value {
     let value = attributes.iter().find(|attribute| attribute.key == key).and_then(|found| found.value.clone()?.value);
     value.unwrap_or_else(|| panic!("no attribute {key}"))
 }
 
-/// A text as an attribute's value.
+/// Creates the value of a text attribute.
 #[must_use]
 pub fn string(text: &str) -> Value {
     Value::StringValue(text.to_owned())
 }
 
-/// The bytes that a text in hexadecimal stands for.
+/// Decodes hexadecimal text.
 ///
 /// # Panics
-/// Where it is none.
+/// Panics if the text is not hexadecimal.
 #[must_use]
 pub fn hex(text: &str) -> Vec<u8> {
     let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("ASCII"));

@@ -1,5 +1,5 @@
-//! What the services' integration tests share: a service started in the test's process or as a process of its own,
-//! and waiting for conditions.
+//! Helpers for integration tests: services started inside the test or as separate processes, raw connections, a trace
+//! collector, mock API servers and clusters, and waiting for conditions.
 
 #[cfg(feature = "api-server")]
 pub mod api_server;

@@ -1,4 +1,4 @@
-//! A service started as a process of its own: to be signalled, killed and looked at from outside.
+//! A service started as a separate process, to be signalled, killed and observed from outside.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -16,30 +16,30 @@ pub use nix::sys::signal::Signal;
 use nix::{sys::signal, unistd::Pid};
 use serde_json::Value;
 
-/// How long a test waits for what must happen and has no limit of its own: far longer than it takes.
+/// How long a test waits for something that must happen: far longer than it takes.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How often a condition is looked at while it is waited for.
-const GLANCE: Duration = Duration::from_millis(5);
+/// How often a condition is checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Looks until there is something, and returns it. `what` says what is waited for.
+/// Polls until the check returns something, and returns that. `what` describes what the test waits for.
 ///
 /// # Panics
-/// When there is nothing by the end of `patience`.
-pub async fn eventually<T>(what: &str, patience: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
+/// Panics if there is nothing by the end of `patience`.
+pub async fn eventually<T>(what: &str, patience: Duration, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+    let started = Instant::now();
     loop {
-        // Read before the look: a look that takes long, or a machine that does, is not held against the condition.
-        let late = begun.elapsed() >= patience;
-        if let Some(found) = look().await {
+        // Read before the check, so that a slow check or machine does not fail the condition.
+        let late = started.elapsed() >= patience;
+        if let Some(found) = check().await {
             return found;
         }
         assert!(!late, "not within {patience:?}: {what}");
-        tokio::time::sleep(GLANCE).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// A service's program and what it is told. Of the test's own environment it gets nothing but `PATH`.
+/// A program with its arguments and environment. It inherits only `PATH` from the test.
 #[derive(Clone, Debug)]
 pub struct Program {
     path: PathBuf,
@@ -48,8 +48,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// The program at `path`, such as `env!("CARGO_BIN_EXE_inventory")`. It is to listen on free ports and to stop
-    /// without delay.
+    /// Creates a program, such as `env!("CARGO_BIN_EXE_inventory")`, that listens on free ports and stops without delay.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let program = Self { path: path.into(), arguments: Vec::new(), variables: Vec::new() };
@@ -71,24 +70,24 @@ impl Program {
         self
     }
 
-    /// Runs it to its end.
+    /// Runs the program until it exits.
     ///
     /// # Panics
-    /// When it cannot be run, or does not end.
+    /// Panics if it cannot be started or does not exit.
     pub async fn run(&self) -> Finished {
         Process::spawn(self).ended().await
     }
 
-    /// Starts it and waits until it listens.
+    /// Starts the program and waits until it listens.
     ///
     /// # Panics
-    /// When it cannot be run, or ends before it listens.
+    /// Panics if it cannot be started or exits before it listens.
     pub async fn serve(&self) -> Process {
         let mut process = Process::spawn(self);
         let line = eventually("the service listens", PATIENCE, async || {
             let line = process.log().into_iter().find(|line| line["message"] == "listening");
             let lives = line.is_some() || !process.has_ended();
-            assert!(lives, "the service ended: {}{}", process.stdout.text(), process.stderr.text());
+            assert!(lives, "the service exited: {}{}", process.stdout.text(), process.stderr.text());
             line
         })
         .await;
@@ -99,42 +98,42 @@ impl Program {
     }
 }
 
-/// How a process ended, and what it wrote.
+/// The exit status and the output of a process.
 #[derive(Debug)]
 pub struct Finished {
-    /// Its exit status.
+    /// The exit status.
     pub status: ExitStatus,
-    /// Its standard output.
+    /// The standard output.
     pub stdout: String,
-    /// Its standard error.
+    /// The standard error.
     pub stderr: String,
 }
 
 impl Finished {
-    /// The exit code; `None` when a signal ended it.
+    /// Returns the exit code; `None` if a signal ended the process.
     #[must_use]
     pub fn code(&self) -> Option<i32> {
         self.status.code()
     }
 
-    /// The lines of its log.
+    /// Returns the lines of the log.
     ///
     /// # Panics
-    /// Where a line of standard output is no JSON.
+    /// Panics if a line of standard output is not JSON.
     #[must_use]
     pub fn log(&self) -> Vec<Value> {
         parse(&self.stdout)
     }
 }
 
-/// A running process, killed when it is dropped.
+/// A running process. It is killed when dropped.
 #[derive(Debug)]
 pub struct Process {
-    /// Where it serves requests, once it does.
+    /// The address that serves requests.
     pub http: SocketAddr,
-    /// Where it serves gRPC, once it does, if ever.
+    /// The address that serves gRPC, if there is one.
     pub grpc: Option<SocketAddr>,
-    /// Where it serves probes and metrics, once it does.
+    /// The address that serves probes and metrics.
     pub admin: SocketAddr,
     child: Child,
     stdout: Output,
@@ -143,7 +142,7 @@ pub struct Process {
 
 impl Process {
     fn spawn(program: &Program) -> Self {
-        // Also where the test's own process is killed, nothing stays behind.
+        // The process does not outlive the test, even if the test is killed.
         let mut command = embedded_postgres::with_pdeathsig("KILL", &program.path);
         command.args(&program.arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.envs(program.variables.iter().map(|(name, value)| (name, value)));
@@ -155,47 +154,47 @@ impl Process {
         Self { http: nowhere, grpc: None, admin: nowhere, child, stdout, stderr }
     }
 
-    /// The URL of a path where it serves requests.
+    /// Returns the URL of a path.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.http)
     }
 
-    /// The URL of a path where it serves probes and metrics.
+    /// Returns the URL of a path on the admin port.
     #[must_use]
     pub fn admin_url(&self, path: &str) -> String {
         format!("http://{}{path}", self.admin)
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the process.
     ///
     /// # Panics
-    /// When it has ended already.
+    /// Panics if it has exited.
     pub fn signal(&self, signal: Signal) {
-        signal::kill(Pid::from_raw(self.child.id().cast_signed()), signal).expect("the process lives");
+        signal::kill(Pid::from_raw(self.child.id().cast_signed()), signal).expect("the process runs");
     }
 
-    /// `kill -9`, and waits for its end.
+    /// Kills the process with SIGKILL and waits until it has exited.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// Asks it to stop by SIGTERM, and waits for its end.
+    /// Sends SIGTERM and waits until the process exits.
     ///
     /// # Panics
-    /// When it does not end.
+    /// Panics if it does not exit.
     pub async fn stop(self) -> Finished {
         self.signal(Signal::SIGTERM);
         self.ended().await
     }
 
-    /// Waits for its end.
+    /// Waits until the process exits.
     ///
     /// # Panics
-    /// When it does not end.
+    /// Panics if it does not exit.
     pub async fn ended(mut self) -> Finished {
-        let status = eventually("the process ends", PATIENCE, async || self.child.try_wait().expect("a child")).await;
+        let status = eventually("the process exits", PATIENCE, async || self.child.try_wait().expect("a child")).await;
         Finished { status, stdout: self.stdout.rest(), stderr: self.stderr.rest() }
     }
 
@@ -203,10 +202,10 @@ impl Process {
         self.child.try_wait().is_ok_and(|status| status.is_some())
     }
 
-    /// The lines of its log so far.
+    /// Returns the lines of the log so far.
     ///
     /// # Panics
-    /// Where a line of standard output is no JSON.
+    /// Panics if a line of standard output is not JSON.
     #[must_use]
     pub fn log(&self) -> Vec<Value> {
         parse(&self.stdout.text())
@@ -220,10 +219,10 @@ impl Drop for Process {
 }
 
 fn parse(log: &str) -> Vec<Value> {
-    log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"))).collect()
+    log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"))).collect()
 }
 
-/// What a process writes, read as it comes by a thread of its own.
+/// The output of a process, read by its own thread.
 #[derive(Debug)]
 struct Output {
     text: Arc<Mutex<String>>,
@@ -237,7 +236,7 @@ impl Output {
         let reader = std::thread::spawn(move || {
             let mut pipe = BufReader::new(pipe);
             let mut line = Vec::new();
-            // Whole lines only: a half one would be no JSON.
+            // Whole lines only: part of a line is not JSON.
             while pipe.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
                 sink.lock().unwrap_or_else(PoisonError::into_inner).push_str(&String::from_utf8_lossy(&line));
                 line.clear();

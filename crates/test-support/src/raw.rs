@@ -1,4 +1,4 @@
-//! An HTTP/1 client that shows what happens on the wire: bytes as they are sent, answers as they come.
+//! An HTTP/1 client for tests on the level of bytes and connections.
 
 use std::{io, net::SocketAddr};
 
@@ -17,45 +17,45 @@ pub struct Raw {
     received: Vec<u8>,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The status code.
     pub status: u16,
-    /// The status line and the headers, as they came.
+    /// The status line and the headers, as received.
     pub head: String,
     /// The body.
     pub body: String,
 }
 
 impl Answer {
-    /// The value of a header, whose name is given in lower case.
+    /// Returns the value of a header. `name` is in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         let fields = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
         fields.into_iter().find_map(|(field, value)| (field.to_lowercase() == name).then_some(value.trim()))
     }
 
-    /// Whether the server says that it closes the connection after this answer.
+    /// Returns whether the server announces that it closes the connection after this response.
     #[must_use]
     pub fn closes(&self) -> bool {
         self.header("connection") == Some("close")
     }
 }
 
-/// A GET request without a body.
+/// Builds a GET request without a body.
 #[must_use]
 pub fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n")
 }
 
-/// A request with a JSON body, after which the connection is to be closed. `line` is its method and path.
+/// Builds a request with a JSON body and `Connection: close`. `line` is its method and path.
 #[must_use]
 pub fn whole(line: &str, body: &[u8]) -> Vec<u8> {
     [head(line, &format!("content-length: {}", body.len())).as_bytes(), body].concat()
 }
 
-/// The same, its body in chunks of 1 KiB.
+/// The same, with the body in chunks of 1 KiB.
 #[must_use]
 pub fn chunked(line: &str, body: &[u8]) -> Vec<u8> {
     let mut bytes = head(line, "transfer-encoding: chunked").into_bytes();
@@ -76,7 +76,7 @@ impl Raw {
     /// Connects.
     ///
     /// # Errors
-    /// That of the connection.
+    /// Returns an error if the connection fails.
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
@@ -86,23 +86,23 @@ impl Raw {
     /// Sends bytes.
     ///
     /// # Errors
-    /// That of the connection.
+    /// Returns an error if the connection fails.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.write_all(bytes.as_ref()).await
     }
 
-    /// Tells the server that nothing more is sent, and goes on reading.
+    /// Closes the sending side of the connection.
     ///
     /// # Errors
-    /// That of the connection.
+    /// Returns an error if the connection fails.
     pub async fn finish_sending(&mut self) -> io::Result<()> {
         self.stream.shutdown().await
     }
 
-    /// Reads one whole answer that has a `Content-Length`.
+    /// Reads one whole response that has a `Content-Length`.
     ///
     /// # Errors
-    /// That of the connection: `UnexpectedEof` where it is closed before, `TimedOut` where nothing comes.
+    /// Returns `UnexpectedEof` if the connection is closed before, and `TimedOut` if nothing arrives.
     pub async fn answer(&mut self) -> io::Result<Answer> {
         loop {
             if let Some((answer, length)) = parse(&self.received) {
@@ -115,22 +115,22 @@ impl Raw {
         }
     }
 
-    /// Waits until the server closes the connection; what it sends until then is kept for [`Raw::answer`].
+    /// Waits until the server closes the connection. What it sends until then is kept for [`Raw::answer`].
     ///
     /// # Errors
-    /// That of the connection: `TimedOut` where it stays open.
+    /// Returns `TimedOut` if the connection stays open.
     pub async fn closed(&mut self) -> io::Result<()> {
         while self.receive().await? {}
         Ok(())
     }
 
-    /// What was received and not read as an answer.
+    /// Returns the bytes that were received and not read as a response.
     #[must_use]
     pub fn rest(&self) -> &[u8] {
         &self.received
     }
 
-    /// The connection's two directions, to use at the same time.
+    /// Returns the stream, for use in both directions at once.
     #[must_use]
     pub fn into_stream(self) -> TcpStream {
         self.stream
@@ -141,7 +141,7 @@ impl Raw {
     }
 }
 
-/// An answer at the beginning of the bytes, and its length.
+/// Parses the response at the start of the bytes. Returns it with its length.
 fn parse(bytes: &[u8]) -> Option<(Answer, usize)> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let head = String::from_utf8_lossy(&bytes[..end]).into_owned();

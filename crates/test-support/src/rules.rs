@@ -1,4 +1,4 @@
-//! Rules that the API of every service keeps, each checked in one way.
+//! Checks of the rules that every service's API follows.
 
 use std::collections::BTreeSet;
 
@@ -10,10 +10,11 @@ use crate::{
     process::{PATIENCE, eventually},
 };
 
-/// The operations in the service's `/openapi.json`, as `get /users/{id} getUser`; each has its responses.
+/// Returns the operations in the service's `/openapi.json`, in the form `get /users/{id} getUser`, and checks that each has
+/// responses.
 ///
 /// # Panics
-/// Where the document is not so.
+/// Panics if the document is malformed.
 pub async fn operations(app: &App, service: &str) -> BTreeSet<String> {
     let document = app.get("/openapi.json").await.json(200);
     assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.")));
@@ -29,10 +30,10 @@ pub async fn operations(app: &App, service: &str) -> BTreeSet<String> {
     operations
 }
 
-/// Every `$ref` in `/openapi.json` leads somewhere.
+/// Checks that every `$ref` in `/openapi.json` resolves.
 ///
 /// # Panics
-/// Where one does not.
+/// Panics if one does not.
 pub async fn references_lead_somewhere(app: &App) {
     fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
         match value {
@@ -53,15 +54,15 @@ pub async fn references_lead_somewhere(app: &App) {
     }
 }
 
-/// `/docs/` loads with all of its assets and none from elsewhere; `/` and `/docs` lead there.
+/// Checks that `/docs/` loads with all its assets and none from other hosts, and that `/` and `/docs` redirect to it.
 ///
 /// # Panics
-/// Where it is not so.
+/// Panics if this is not the case.
 pub async fn docs_page_loads(app: &App) {
     for path in ["/", "/docs"] {
-        let answer = app.get(path).await;
-        assert!((300..400).contains(&answer.status), "{path}: {}", answer.status);
-        assert_eq!(answer.header("location"), Some("/docs/"), "{path}");
+        let response = app.get(path).await;
+        assert!((300..400).contains(&response.status), "{path}: {}", response.status);
+        assert_eq!(response.header("location"), Some("/docs/"), "{path}");
     }
     let page = app.get("/docs/").await;
     assert_eq!(page.status, 200);
@@ -70,33 +71,33 @@ pub async fn docs_page_loads(app: &App) {
     let assets: Vec<_> = page.split(['"', '\'']).filter(|text| text.starts_with("./")).collect();
     assert!(assets.len() >= 3, "scripts and styles: {assets:?}");
     for asset in assets {
-        let answer = app.get(&format!("/docs/{}", &asset[2..])).await;
-        assert_eq!(answer.status, 200, "{asset}");
-        assert!(!answer.body.is_empty(), "{asset}");
+        let response = app.get(&format!("/docs/{}", &asset[2..])).await;
+        assert_eq!(response.status, 200, "{asset}");
+        assert!(!response.body.is_empty(), "{asset}");
     }
-    assert!(!page.contains("//unpkg") && !page.contains("https://cdn"), "nothing comes from elsewhere");
+    assert!(!page.contains("//unpkg") && !page.contains("https://cdn"), "all assets are local");
     assert!(app.get("/docs/swagger-initializer.js").await.text().contains("/openapi.json"));
 }
 
-/// Each of these methods is 405 at this path, with `Allow` listing those it takes.
+/// Checks that each of these methods is 405 at this path, and that `Allow` lists the allowed ones.
 ///
 /// # Panics
-/// Where it is not so.
+/// Panics if this is not the case.
 pub async fn refuses_methods(app: &App, path: &str, methods: &[&str], allowed: &str) {
     for method in methods {
-        let answer = app.send(app.request(method.parse().expect("a method"), path)).await;
-        assert_eq!(answer.status, 405, "{method} {path}");
-        answer.problem(405);
-        let mut allow: Vec<_> = answer.header("allow").unwrap_or_default().split(',').map(str::trim).collect();
+        let response = app.send(app.request(method.parse().expect("a method"), path)).await;
+        assert_eq!(response.status, 405, "{method} {path}");
+        response.problem(405);
+        let mut allow: Vec<_> = response.header("allow").unwrap_or_default().split(',').map(str::trim).collect();
         allow.sort_unstable();
         assert_eq!(allow.join(","), allowed, "{method} {path}");
     }
 }
 
-/// `HEAD` answers as `GET` does, without the body.
+/// Checks that `HEAD` returns the same response as `GET`, without the body.
 ///
 /// # Panics
-/// Where it does not.
+/// Panics if it does not.
 pub async fn head_is_get_without_the_body(app: &App, path: &str) {
     let (get, head) = (app.get(path).await, app.send(app.request(Method::HEAD, path)).await);
     assert_eq!((head.status, head.text().as_str()), (get.status, ""), "{path}");
@@ -105,10 +106,11 @@ pub async fn head_is_get_without_the_body(app: &App, path: &str) {
     }
 }
 
-/// It lives, and is ready once it has reached the database. The admin port and the other serve nothing of each other.
+/// Checks that the service is live, and ready once it has reached the database, and that neither port serves the paths of
+/// the other.
 ///
 /// # Panics
-/// Where it is not so.
+/// Panics if this is not the case.
 pub async fn probes_say_that_it_lives_and_is_ready(app: &App, path: &str) {
     assert_eq!(app.admin("/livez").await.status, 200);
     eventually("ready", PATIENCE, async || (app.admin("/readyz").await.status == 200).then_some(())).await;

@@ -1,4 +1,4 @@
-//! The task that owns a handler, and the handle that sends it requests.
+//! The task that runs a handler, and the handle that sends requests to it.
 
 use std::panic::AssertUnwindSafe;
 
@@ -9,57 +9,58 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::handler::{Arrivals, OpenHandler, Queue, Waiting};
+use super::handler::{Arrivals, OpenHandler, Queue, Queued};
 
-/// Why a request was not answered.
+/// Why a request got no reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
-    /// Too many requests wait already; nothing was done.
-    #[error("too many requests are waiting")]
+    /// The queue is full; the request was not started.
+    #[error("too many requests are queued")]
     Overloaded,
-    /// The batch's handler failed without an answer.
-    #[error("the batch ended without an answer")]
+    /// The handler panicked, or returned too few replies.
+    #[error("the batch handler returned no reply")]
     Lost,
 }
 
-/// Hands requests to an [`OpenHandler`], batch by batch.
+/// Sends requests to an [`OpenHandler`] in batches.
 pub struct Batcher<H: OpenHandler> {
-    queue: mpsc::Sender<Waiting<H>>,
+    queue: mpsc::Sender<Queued<H>>,
 }
 
 impl<H: OpenHandler> Batcher<H> {
-    /// Starts the task that owns the handler, on this runtime. At most `capacity` requests wait, and a batch has at most
-    /// `largest` before others join it.
-    pub fn spawn(on: &Handle, mut handler: H, capacity: usize, largest: usize) -> Self {
-        let (queue, arrivals) = mpsc::channel::<Waiting<H>>(capacity);
+    /// Starts the task that owns the handler, on this runtime. The queue holds at most `capacity` requests. A batch starts
+    /// with at most `max_batch` requests; others may join it.
+    pub fn spawn(on: &Handle, mut handler: H, capacity: usize, max_batch: usize) -> Self {
+        let (queue, arrivals) = mpsc::channel::<Queued<H>>(capacity);
         on.spawn(async move {
             let mut queue = Queue { next: None, arrivals };
-            while let Some((batch, answers)) = queue.next_batch(largest).await {
+            while let Some((batch, senders)) = queue.next_batch(max_batch).await {
                 if batch.is_empty() {
                     continue;
                 }
-                let mut arrivals = Arrivals { queue: &mut queue, answers };
-                // A panic was reported by its hook; its requests see that no answer comes, and the task goes on.
-                let results = AssertUnwindSafe(handler.handle(batch, &mut arrivals)).catch_unwind().await;
-                for (answer, result) in arrivals.answers.into_iter().zip(results.unwrap_or_default()) {
-                    let _ = answer.send(result);
+                let mut arrivals = Arrivals { queue: &mut queue, senders };
+                // The panic hook has reported a panic. Its senders are dropped, and the task continues.
+                let replies = AssertUnwindSafe(handler.handle(batch, &mut arrivals)).catch_unwind().await;
+                for (sender, reply) in arrivals.senders.into_iter().zip(replies.unwrap_or_default()) {
+                    let _ = sender.send(reply);
                 }
             }
         });
         Self { queue }
     }
 
-    /// Queues a request and waits for its answer.
+    /// Queues a request and waits for its reply.
     ///
     /// # Errors
-    /// [`BatchError::Overloaded`] at once when the queue is full.
+    /// Returns [`BatchError::Overloaded`] at once if the queue is full, and [`BatchError::Lost`] if the handler returned no
+    /// reply.
     pub async fn ask(&self, request: H::Request) -> Result<H::Reply, BatchError> {
-        let (answer, result) = oneshot::channel();
-        self.queue.try_send((request, answer)).map_err(|error| match error {
+        let (sender, reply) = oneshot::channel();
+        self.queue.try_send((request, sender)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => BatchError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => BatchError::Lost,
         })?;
-        result.await.map_err(|_| BatchError::Lost)
+        reply.await.map_err(|_| BatchError::Lost)
     }
 }
 
@@ -78,7 +79,7 @@ mod tests {
     use std::sync::Arc;
     use tokio::{sync::Semaphore, task};
 
-    /// Answers each number with its batch's size once it is let through.
+    /// Returns each number with the size of its batch, once a permit is available.
     struct Sizes(Arc<Semaphore>);
 
     impl Handler for Sizes {
@@ -98,8 +99,8 @@ mod tests {
         (gate.clone(), Arc::new(Batcher::spawn(&Handle::current(), Sizes(gate), capacity, 64)))
     }
 
-    /// Waits until what was asked is taken, and the tasks that were let ahead have run.
-    async fn begun<H: OpenHandler>(batcher: &Batcher<H>) {
+    /// Waits until the handler has taken all queued requests.
+    async fn taken<H: OpenHandler>(batcher: &Batcher<H>) {
         while batcher.queue.capacity() < batcher.queue.max_capacity() {
             task::yield_now().await;
         }
@@ -108,12 +109,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requests_that_arrive_meanwhile_share_the_next_batch() {
+    async fn requests_that_arrive_during_a_batch_share_the_next_one() {
         let (gate, batcher) = start(64);
         let first = batcher.ask(0);
         tokio::pin!(first);
         assert!(first.as_mut().now_or_never().is_none());
-        begun(&batcher).await;
+        taken(&batcher).await;
         let rest = futures_util::future::join_all((1..=5).map(|number| batcher.ask(number)));
         tokio::pin!(rest);
         assert!(rest.as_mut().now_or_never().is_none());
@@ -122,7 +123,7 @@ mod tests {
         assert_eq!(rest.await, (1..=5).map(|number| Ok((number, 5))).collect::<Vec<_>>());
     }
 
-    /// Answers each number with its batch's size once it is let through; even numbers may join it.
+    /// The same; even numbers may join a batch.
     struct Even(Sizes);
 
     impl OpenHandler for Even {
@@ -140,13 +141,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_begun_for_a_client_that_went_away() {
+    async fn a_cancelled_request_is_not_started() {
         let (gate, batcher) = start(64);
         let first = batcher.ask(0);
         tokio::pin!(first);
         assert!(first.as_mut().now_or_never().is_none());
-        begun(&batcher).await;
-        assert!(batcher.ask(1).now_or_never().is_none(), "asked, and gone");
+        taken(&batcher).await;
+        assert!(batcher.ask(1).now_or_never().is_none(), "the request is queued, then cancelled");
         let last = batcher.ask(2);
         tokio::pin!(last);
         assert!(last.as_mut().now_or_never().is_none());
@@ -156,14 +157,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requests_join_in_order_until_one_may_not() {
+    async fn requests_join_in_order_until_one_is_not_allowed() {
         let gate = Arc::new(Semaphore::new(0));
         let batcher = Batcher::spawn(&Handle::current(), Even(Sizes(gate.clone())), 64, 64);
         let all = futures_util::future::join_all([0, 2, 4, 5, 6, 7].map(|number| batcher.ask(number)));
         let first = batcher.ask(1);
         tokio::pin!(first, all);
         assert!(first.as_mut().now_or_never().is_none());
-        begun(&batcher).await;
+        taken(&batcher).await;
         assert!(all.as_mut().now_or_never().is_none());
         gate.add_permits(2);
         assert_eq!(first.await, Ok((1, 4)));
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_queue_refuses_at_once() {
+    async fn a_full_queue_rejects_at_once() {
         let (_gate, batcher) = start(1);
         let first = batcher.ask(0);
         tokio::pin!(first);
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_loses_its_batch_only() {
+    async fn a_panic_loses_only_its_own_batch() {
         let (gate, batcher) = start(64);
         gate.add_permits(2);
         assert_eq!(batcher.ask(13).await, Err(BatchError::Lost));

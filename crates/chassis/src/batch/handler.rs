@@ -1,33 +1,35 @@
-//! Handlers of batches, and the queue that they may take more requests from.
+//! Batch handlers, and the queue from which they may take more requests.
 
 use tokio::{
     sync::{mpsc, oneshot},
     task,
 };
 
-/// As many that wait are a batch, without a look at who is about to ask: a larger one costs each of them hardly less.
-const ENOUGH: usize = 16;
+/// If this many requests are queued, the batch starts without yielding for more: the cost of each request hardly drops
+/// in a larger batch.
+const LARGE_ENOUGH: usize = 16;
 
-/// Answers a batch of requests at once.
+/// Handles a batch of requests.
 pub trait Handler: Send + 'static {
-    /// One request.
+    /// A request.
     type Request: Send + 'static;
-    /// Its answer.
+    /// The reply to a request.
     type Reply: Send + 'static;
 
-    /// Answers the requests, which are in order of arrival: one answer each, in the same order.
+    /// Handles the requests, in order of arrival. Returns one reply for each, in the same order.
     fn handle(&mut self, batch: Vec<Self::Request>) -> impl Future<Output = Vec<Self::Reply>> + Send;
 }
 
-/// Answers a batch at once, and may let requests that arrive meanwhile join it. Every [`Handler`] is one that does not.
+/// Handles a batch of requests, and may let requests that arrive meanwhile join it. Every [`Handler`] is an
+/// `OpenHandler` that never does.
 pub trait OpenHandler: Sized + Send + 'static {
-    /// One request.
+    /// A request.
     type Request: Send + 'static;
-    /// Its answer.
+    /// The reply to a request.
     type Reply: Send + 'static;
 
-    /// Answers the requests, which are in order of arrival, and then those that joined: one answer each, in the same
-    /// order.
+    /// Handles the requests, in order of arrival, and those that join. Returns one reply for each: first those of the
+    /// batch, then those of the requests that joined, in order.
     fn handle(
         &mut self,
         batch: Vec<Self::Request>,
@@ -48,59 +50,60 @@ impl<H: Handler> OpenHandler for H {
     }
 }
 
-/// A request, and where its reply goes.
-pub(super) type Waiting<H> = (<H as OpenHandler>::Request, oneshot::Sender<<H as OpenHandler>::Reply>);
+/// A queued request and the sender of its reply.
+pub(super) type Queued<H> = (<H as OpenHandler>::Request, oneshot::Sender<<H as OpenHandler>::Reply>);
 
 /// The requests that arrive while a batch is in flight.
 pub struct Arrivals<'a, H: OpenHandler> {
     pub(super) queue: &'a mut Queue<H>,
-    /// Where the answers go: those of the batch, then those of what joined it.
-    pub(super) answers: Vec<oneshot::Sender<H::Reply>>,
+    /// The senders of the replies: those of the batch, then those of the requests that joined.
+    pub(super) senders: Vec<oneshot::Sender<H::Reply>>,
 }
 
 impl<H: OpenHandler> Arrivals<'_, H> {
-    /// Lets the next request join the batch, if there is one and `joins` agrees. One that may not stays the next: none
-    /// overtakes it.
+    /// Lets the next request join the batch, if there is one and `joins` returns true for it. Otherwise it stays first in
+    /// the queue; no request overtakes it.
     pub fn next_if(&mut self, joins: impl FnOnce(&H::Request) -> bool) -> Option<H::Request> {
-        let (request, answer) = self.queue.try_next()?;
+        let (request, sender) = self.queue.try_next()?;
         if joins(&request) {
-            self.answers.push(answer);
+            self.senders.push(sender);
             return Some(request);
         }
-        self.queue.next = Some((request, answer));
+        self.queue.next = Some((request, sender));
         None
     }
 }
 
-/// What waits, in order of arrival.
+/// The queued requests, in order of arrival.
 pub(super) struct Queue<H: OpenHandler> {
-    /// One that was looked at and left.
-    pub(super) next: Option<Waiting<H>>,
-    pub(super) arrivals: mpsc::Receiver<Waiting<H>>,
+    /// The first request, if a handler has seen it and did not let it join.
+    pub(super) next: Option<Queued<H>>,
+    pub(super) arrivals: mpsc::Receiver<Queued<H>>,
 }
 
 impl<H: OpenHandler> Queue<H> {
-    /// Waits for a request, and takes all that wait with it, up to `largest`; none at the end of the queue.
+    /// Waits for a request and takes it with the other queued ones, up to `max_batch`. Returns `None` when the queue is
+    /// closed.
     pub(super) async fn next_batch(
         &mut self,
-        largest: usize,
+        max_batch: usize,
     ) -> Option<(Vec<H::Request>, Vec<oneshot::Sender<H::Reply>>)> {
         let first = match self.next.take() {
             Some(first) => first,
             None => self.arrivals.recv().await?,
         };
-        if self.arrivals.len() < ENOUGH {
-            // What is about to ask is let ahead: the larger a batch, the less each of its requests costs.
+        if self.arrivals.len() < LARGE_ENOUGH {
+            // Lets tasks that are about to send a request run first: in a larger batch, each request costs less.
             task::yield_now().await;
         }
         let rest = std::iter::from_fn(|| self.arrivals.try_recv().ok());
-        let waiting = std::iter::once(first).chain(rest.take(largest - 1));
-        // Nothing was begun for a client that went away meanwhile.
-        Some(waiting.filter(|(_, answer)| !answer.is_closed()).unzip())
+        let queued = std::iter::once(first).chain(rest.take(max_batch - 1));
+        // Cancelled requests were not started, so they are dropped.
+        Some(queued.filter(|(_, sender)| !sender.is_closed()).unzip())
     }
 
-    fn try_next(&mut self) -> Option<Waiting<H>> {
-        let waiting = std::iter::from_fn(|| self.next.take().or_else(|| self.arrivals.try_recv().ok()));
-        waiting.into_iter().find(|(_, answer)| !answer.is_closed())
+    fn try_next(&mut self) -> Option<Queued<H>> {
+        let queued = std::iter::from_fn(|| self.next.take().or_else(|| self.arrivals.try_recv().ok()));
+        queued.into_iter().find(|(_, sender)| !sender.is_closed())
     }
 }

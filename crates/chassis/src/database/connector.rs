@@ -26,12 +26,12 @@ pub(super) const MAX_AGE: Duration = Duration::from_mins(30);
 const SESSION: [(&str, &str); 7] = [
     ("statement_timeout", "5s"),
     ("lock_timeout", "4s"),
-    // Shorter than the lock timeout: whoever waits for a lock of a lost client still gets it.
+    // Shorter than the lock timeout: a session that waits for a lock of a lost client still gets it.
     ("idle_in_transaction_session_timeout", "2s"),
     ("tcp_keepalives_idle", "10"),
     ("tcp_keepalives_interval", "5"),
     ("tcp_keepalives_count", "3"),
-    // Every statement is short and looks rows up by key: planning it once is enough.
+    // Every statement is short and finds rows by key, so one plan is enough.
     ("plan_cache_mode", "force_generic_plan"),
 ];
 

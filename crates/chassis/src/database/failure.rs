@@ -23,7 +23,7 @@ pub enum Failure {
     /// Postgres refused a statement: its transaction has no effect.
     #[error(transparent)]
     Refused(sqlx::Error),
-    /// The connection was lost, or a reply did not come in time: a statement that was sent may have had its effect.
+    /// The connection was lost, or a reply timed out: a statement that was sent may have taken effect.
     #[error("the database connection was lost: {0}")]
     Lost(#[source] sqlx::Error),
 }

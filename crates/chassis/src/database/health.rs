@@ -1,4 +1,4 @@
-//! Readiness, learnt in the background so that load on the request pool cannot change it.
+//! Readiness, checked in the background on its own connection, so that load on the pool does not affect it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,14 +8,14 @@ use tokio::{select, sync::watch, time};
 
 use super::migrations;
 
-/// Time between two checks while all is well.
+/// The time between two checks while the service is ready.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Time between two checks while the service is not ready, so that it is back soon.
+/// The time between two checks while the service is not ready, so that it recovers quickly.
 const INTERVAL_NOT_READY: Duration = Duration::from_millis(200);
-/// How long the database may take to answer a check.
+/// How long a check may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Whether this process should be sent requests.
+/// Whether this process can serve requests.
 #[derive(Clone)]
 pub(crate) struct Health {
     lifecycle: Lifecycle,
@@ -23,14 +23,14 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    /// Starts the background check, on a connection of its own.
+    /// Starts the background check, on its own connection.
     pub(crate) fn watch(lifecycle: Lifecycle, options: PgConnectOptions, migrations: &'static Migrator) -> Self {
         let (sender, database) = watch::channel(Err(Unready::NotReached));
         tokio::spawn(async move {
             let mut connection = None;
             while !sender.is_closed() {
                 let result = time::timeout(TIMEOUT, check(&mut connection, &options, migrations)).await;
-                let result = result.unwrap_or_else(|_| Err((Unready::Unreachable, "no answer in time".to_owned())));
+                let result = result.unwrap_or_else(|_| Err((Unready::Unreachable, "the check timed out".to_owned())));
                 if result.is_err() {
                     connection = None;
                 }
@@ -41,28 +41,28 @@ impl Health {
         Self { lifecycle, database }
     }
 
-    /// Waits until it may have changed.
+    /// Waits until the readiness may have changed.
     pub(crate) async fn changed(&mut self) {
         select! {
             () = self.lifecycle.changed() => {}
             changed = self.database.changed() => if changed.is_err() {
-                // The check has ended, and with it the process.
+                // The check only ends with the process.
                 std::future::pending::<()>().await;
             },
         }
     }
 
-    /// `Ok` when ready, else why not.
+    /// Returns `Ok` if the service is ready, else the reason.
     pub(crate) fn ready(&self) -> Result<(), Arc<str>> {
         self.lifecycle.is_serving()?;
         self.database.borrow().clone().map_err(|unready| unready.to_string().into())
     }
 }
 
-/// Why the database cannot be worked with. Clients of the probe are told no more: the cause is for the log.
+/// Why the database cannot be used. The probe shows only this; the cause is logged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 enum Unready {
-    #[error("the database was not reached yet")]
+    #[error("the database has not been reached yet")]
     NotReached,
     #[error("the database does not answer")]
     Unreachable,
@@ -70,7 +70,7 @@ enum Unready {
     Outdated,
 }
 
-/// Tells a change of state, and says it with its cause in the log.
+/// Publishes a change of state and logs it with its cause.
 fn report(sender: &watch::Sender<Result<(), Unready>>, result: Result<(), (Unready, String)>) {
     sender.send_if_modified(|state| {
         if state.as_ref().err() == result.as_ref().err().map(|(unready, _)| unready) {
@@ -98,7 +98,7 @@ async fn check(
     let needed = migrations::latest_version(migrations);
     let found = migrations::schema_version(connection).await.map_err(unusable)?;
     if found < needed {
-        return Err((Unready::Outdated, format!("the schema has version {found}, version {needed} is needed")));
+        return Err((Unready::Outdated, format!("the schema is at version {found}, but version {needed} is required")));
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! `migrate`: brings a service's schema up to date, once, before its new version is rolled out.
+//! `migrate`: applies pending migrations, once, before a new version of a service is rolled out.
 //!
-//! Migrations only add or widen, so that the version before works on the new schema. Versions in the database that
-//! this binary does not know are therefore left alone: they are what a newer one needed.
+//! Migrations only add or widen, so that the previous version works with the new schema. Migrations in the database that
+//! this binary does not know are therefore ignored: a newer version applied them.
 
 use std::{fs::OpenOptions, io::Write, process::ExitCode, time::Duration};
 
@@ -14,31 +14,30 @@ use tokio::time::{self, Instant};
 
 use super::failure::is_unavailable;
 
-/// Kubernetes shows what a container wrote here as its termination message.
+/// Kubernetes shows the content of this file as the container's termination message.
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
-/// The exit status for a database that cannot be reached: worth another try (`EX_TEMPFAIL` of sysexits.h).
+/// The exit status if the database is unreachable and a retry may help (`EX_TEMPFAIL` in sysexits.h).
 const UNREACHABLE: u8 = 75;
 
-/// How long the database may take to answer a connection.
+/// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a database that refuses connections is asked again: a network policy takes a moment to know the address of
-/// the pod that has just started.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long failed connection attempts are retried: it takes a moment until a network policy admits a new pod.
+const RETRY_PERIOD: Duration = Duration::from_secs(5);
 
-/// The wait before it is asked again.
-const PAUSE: Duration = Duration::from_millis(200);
+/// The pause between two connection attempts.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// How long one statement waits for a lock that running requests hold, before the migration gives up.
+/// How long a statement waits for a lock that running requests hold, before the migration fails.
 const LOCK_TIMEOUT: &str = "10s";
 
-/// The version the migrations lead to.
+/// Returns the version of the latest migration.
 pub(crate) fn latest_version(migrations: &Migrator) -> i64 {
     migrations.iter().map(|migration| migration.version).max().unwrap_or(0)
 }
 
-/// The version the database is at; 0 before the first migration.
+/// Returns the schema version of the database; 0 before the first migration.
 pub(crate) async fn schema_version(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
     let migrated: bool =
         sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(&mut *connection).await?;
@@ -50,7 +49,7 @@ pub(crate) async fn schema_version(connection: &mut PgConnection) -> Result<i64,
         .await
 }
 
-/// Runs the pending migrations and says how it went: in the log, in the termination message, by the exit status.
+/// Applies pending migrations. Reports the result in the log, the termination message and the exit status.
 pub(crate) async fn run(options: PgConnectOptions, migrations: &Migrator) -> ExitCode {
     let options = options.options([("lock_timeout", LOCK_TIMEOUT)]);
     let outcome = match connect(&options).await {
@@ -77,17 +76,17 @@ struct Failure {
 }
 
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Failure> {
-    let begun = Instant::now();
+    let started = Instant::now();
     loop {
         let failure = match time::timeout(CONNECT_TIMEOUT, options.connect()).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) => Failure { retryable: is_unavailable(&error), message: error.to_string() },
             Err(_) => Failure { retryable: true, message: "the database does not answer".to_owned() },
         };
-        if !failure.retryable || begun.elapsed() > PATIENCE {
+        if !failure.retryable || started.elapsed() > RETRY_PERIOD {
             return Err(failure);
         }
-        time::sleep(PAUSE).await;
+        time::sleep(RETRY_PAUSE).await;
     }
 }
 
@@ -99,7 +98,7 @@ async fn apply(mut connection: PgConnection, migrations: &Migrator) -> Result<i6
         .map_err(|error| Failure { retryable: is_unavailable(&error), message: error.to_string() })
 }
 
-/// Names the file that failed, and tells an SQL error from a database that went away.
+/// Names the file that failed, and distinguishes an SQL error from a lost database.
 fn explain(error: &MigrateError, migrations: &Migrator) -> Failure {
     let (cause, version) = match error {
         MigrateError::Execute(cause) => (Some(cause), None),
@@ -117,7 +116,7 @@ fn explain(error: &MigrateError, migrations: &Migrator) -> Failure {
 }
 
 fn write_termination_message(message: &str) {
-    // It exists in a container and nowhere else; there is nobody to tell about a failed write.
+    // The file exists only in a container. A failed write is ignored: the log has the message too.
     if let Ok(mut file) = OpenOptions::new().write(true).truncate(true).open(TERMINATION_LOG) {
         let _ = file.write_all(message.as_bytes());
     }

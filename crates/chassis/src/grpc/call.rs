@@ -1,4 +1,4 @@
-//! What a call is, for metrics and traces: its service, its method, its code.
+//! The names and codes of calls, for metrics and traces.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use runtime::request::CALL_TARGET;
 use tonic::{Code, Status};
 use tracing::{Span, field};
 
-/// A method of a service, by its names. No call has names of its client's invention here: they would be labels without
+/// The name of a method and of its service. Names that a client invents never get here: they would make labels without
 /// bound.
 #[derive(Debug, Clone)]
 pub(super) struct Method {
@@ -20,14 +20,14 @@ impl Method {
         Self { service: service.into(), name: name.into() }
     }
 
-    /// The method that a request's path names: `/SERVICE/METHOD`.
+    /// Parses the path of a request: `/SERVICE/METHOD`.
     pub(super) fn of_path(path: &str) -> Self {
         let (service, name) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
         Self::new(service, name)
     }
 
-    /// A span named as OpenTelemetry's semantic conventions ask; `kind` is `client` or `server`. At level debug, as those
-    /// of HTTP are.
+    /// Creates a span, named as OpenTelemetry's semantic conventions require. `kind` is `client` or `server`. Its level is
+    /// debug, like that of HTTP spans.
     pub(super) fn span(&self, kind: &'static str) -> Span {
         let Self { service, name } = self;
         tracing::debug_span!(
@@ -46,17 +46,17 @@ impl Method {
     }
 }
 
-/// The code in an answer's headers or trailers, where it has one there.
+/// Returns the code in the headers or trailers of a response, if there is one.
 pub(super) fn code(headers: &HeaderMap) -> Option<Code> {
     headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
 }
 
-/// Whether the fault is not the caller's: what is a 5xx in HTTP.
+/// Returns whether the service is at fault, as with a 5xx in HTTP.
 pub(super) fn is_failure(code: Code) -> bool {
     matches!(code, Code::Unknown | Code::Internal | Code::Unavailable | Code::DataLoss)
 }
 
-/// A code's name in the specification.
+/// Returns the name of a code in the specification.
 pub(super) fn name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",

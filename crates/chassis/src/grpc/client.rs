@@ -1,5 +1,5 @@
-//! Channels to the services that a service calls: each a set of connections that follows the peer's addresses, leaves
-//! out those that do not answer, and sends a call once more where that is safe.
+//! Channels to the peers of a service. A channel follows the addresses of its peer, ejects those that do not respond, and
+//! retries a call if that is safe.
 
 mod address;
 mod budget;
@@ -32,28 +32,28 @@ use budget::Budget;
 use connection::{Failure, code};
 use pool::{Lease, Pool};
 
-/// How often a call that was certainly not sent is tried in all: each time the connection had just been given up.
-const MOST_TRIES: usize = 4;
+/// The maximum number of attempts of a call that was certainly not sent: its connection had just been closed.
+const MAX_ATTEMPTS: usize = 4;
 
-/// Marks a call that changes nothing.
+/// Marks a read-only call.
 #[derive(Debug, Clone, Copy)]
-struct ChangesNothing;
+struct ReadOnly;
 
-/// A call that changes nothing, and may therefore be sent once more; answered within `limit` or not at all.
+/// Creates a read-only call, which may be retried. Its deadline is `limit` from now.
 #[must_use]
 pub fn read<T>(message: T, limit: Duration) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     timeout::set(request.metadata_mut().as_mut(), limit);
-    request.extensions_mut().insert(ChangesNothing);
+    request.extensions_mut().insert(ReadOnly);
     request
 }
 
-/// The channel to a peer, for the clients generated from its API; for calls with one message each way. A call without a
-/// deadline gets one of 15 s.
+/// The channel to a peer, for clients generated from its API. It supports unary calls. A call without a deadline gets one
+/// of 15 s.
 ///
-/// If a call was certainly not sent it is sent again, whatever it does. One that changes nothing ([`read`]) is sent a
-/// second time, to another address if there is one: when its connection was lost before the deadline, and, where another
-/// address is ready, when the answer was UNAVAILABLE or half of the time is over.
+/// A call that was certainly not sent is always sent again. A read-only call ([`read`]) is retried once, on another
+/// address if possible: if its connection was lost before the deadline, or, if another address is ready, if the response
+/// was UNAVAILABLE or half of the time has passed.
 #[derive(Clone)]
 pub struct Channel(Arc<Peer>);
 
@@ -69,10 +69,10 @@ struct Peer {
 pub(crate) struct Peers(HashMap<&'static str, Channel>);
 
 impl Peers {
-    /// Starts to connect to those of whom it is said where they are.
+    /// Starts to connect to the peers that have a URL.
     ///
     /// # Errors
-    /// Where two metrics have one name: a mistake in the code.
+    /// Returns an error if two metrics share a name, which is a bug.
     pub(crate) fn connect(
         names: &[&'static str],
         urls: &[(&'static str, PeerUrl)],
@@ -127,25 +127,25 @@ impl tower::Service<Request<Body>> for Channel {
     }
 }
 
-/// A call as it is sent, as often as need be.
+/// A call that can be sent several times.
 struct Call {
     parts: Parts,
     message: Bytes,
     deadline: Instant,
-    changes_nothing: bool,
+    is_read_only: bool,
 }
 
 impl Call {
     async fn new(request: Request<Body>, span: &Span) -> Result<Self, Status> {
         let (mut parts, body) = request.into_parts();
         let limit = timeout::get(&parts.headers).map_err(Status::internal)?.unwrap_or(REQUEST_TIMEOUT);
-        let changes_nothing = parts.extensions.get::<ChangesNothing>().is_some();
-        pass_on(&mut parts.headers, span);
+        let is_read_only = parts.extensions.get::<ReadOnly>().is_some();
+        propagate(&mut parts.headers, span);
         let message = body.collect().await?.to_bytes();
-        Ok(Self { parts, message, deadline: Instant::now() + limit, changes_nothing })
+        Ok(Self { parts, message, deadline: Instant::now() + limit, is_read_only })
     }
 
-    /// The request for one address, which is told how much time is left.
+    /// Builds the request for one address, with the remaining time as its timeout.
     fn request(&self, lease: &Lease) -> Result<Request<Full<Bytes>>, Status> {
         let uri = Uri::builder().scheme("http").authority(lease.authority().clone());
         let uri = uri.path_and_query(self.parts.uri.path()).build();
@@ -159,8 +159,8 @@ impl Call {
     }
 }
 
-/// The id of the request that is being answered, and the trace.
-fn pass_on(headers: &mut HeaderMap, span: &Span) {
+/// Adds the id of the current request, and its trace.
+fn propagate(headers: &mut HeaderMap, span: &Span) {
     RequestContext::propagate(headers);
     if !span.is_disabled() {
         inject(span, headers);
@@ -170,61 +170,61 @@ fn pass_on(headers: &mut HeaderMap, span: &Span) {
 impl Peer {
     async fn call(&self, request: Request<Body>, record: &Record) -> Result<Response<Collected<Bytes>>, Status> {
         let call = Call::new(request, &record.span).await?;
-        let mut repeated = false;
+        let mut retried = false;
         let mut avoided = None;
-        for _ in 0..MOST_TRIES {
+        for _ in 0..MAX_ATTEMPTS {
             let lease = time::timeout_at(call.deadline, self.pool.lease(avoided)).await;
-            let lease = lease.map_err(|_| too_late())?.ok_or_else(|| self.away())?;
-            let may_repeat = call.changes_nothing && !repeated && self.budget.allows();
+            let lease = lease.map_err(|_| timed_out())?.ok_or_else(|| self.unavailable())?;
+            let may_retry = call.is_read_only && !retried && self.budget.allows();
             let others = self.pool.others_are_ready(&lease);
-            // Time is kept for another address, in case this one says nothing.
+            // Reserve time for another address, in case this one does not respond.
             let now = Instant::now();
-            let until = if may_repeat && others { now + (call.deadline - now) / 2 } else { call.deadline };
+            let until = if may_retry && others { now + (call.deadline - now) / 2 } else { call.deadline };
 
             let failed = match time::timeout_at(until, lease.send(call.request(&lease)?)).await {
                 Ok(Ok(response)) if code(&response) != Code::Unavailable => {
                     self.budget.succeeded();
                     return Ok(response);
                 }
-                // It answers, and has no answer: only another one may. Whether it will have one soon, its health says.
+                // Only another address may help now. A health check finds out when this one serves again.
                 Ok(Ok(response)) => {
-                    lease.doubt();
-                    if !(may_repeat && others) {
+                    lease.check();
+                    if !(may_retry && others) {
                         return Ok(response);
                     }
-                    self.away()
+                    self.unavailable()
                 }
                 Ok(Err(Failure::NotSent)) => {
-                    lease.doubt();
+                    lease.check();
                     continue;
                 }
                 Ok(Err(Failure::Lost(error))) => {
-                    lease.doubt();
-                    // Not UNAVAILABLE, which says that nothing was done.
+                    lease.check();
+                    // Not UNAVAILABLE, which would say that the call had no effect.
                     Status::unknown(format!("the connection to {} was lost: {error}", self.name))
                 }
                 Err(_) => {
-                    lease.doubt();
-                    too_late()
+                    lease.check();
+                    timed_out()
                 }
             };
-            if !may_repeat || Instant::now() >= call.deadline {
+            if !may_retry || Instant::now() >= call.deadline {
                 return Err(failed);
             }
-            self.budget.repeated();
-            self.metrics.repeated(&record.method);
-            (repeated, avoided) = (true, Some(lease.address()));
+            self.budget.retried();
+            self.metrics.retried(&record.method);
+            (retried, avoided) = (true, Some(lease.address()));
         }
-        Err(self.away())
+        Err(self.unavailable())
     }
 
-    fn away(&self) -> Status {
+    fn unavailable(&self) -> Status {
         Status::unavailable(format!("{} does not answer", self.name))
     }
 }
 
-fn too_late() -> Status {
-    Status::deadline_exceeded("no answer came in time")
+fn timed_out() -> Status {
+    Status::deadline_exceeded("the call timed out")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Metrics of calls, in the style of those of HTTP requests.
+//! Metrics of gRPC calls, in the style of the HTTP metrics.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tonic::Code;
 
 use super::call::{self, Method};
 
-/// Counts and times of calls, of one direction.
+/// Counts and durations of calls in one direction.
 #[derive(Clone)]
 pub(super) struct Calls {
     requests: IntCounterVec,
@@ -36,7 +36,7 @@ impl Calls {
     }
 }
 
-/// The metrics of a service that is called.
+/// The metrics of the gRPC server.
 #[derive(Clone)]
 pub(super) struct ServerMetrics {
     pub(super) calls: Calls,
@@ -46,14 +46,14 @@ pub(super) struct ServerMetrics {
 
 impl ServerMetrics {
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let calls = Calls::new(registry, "server", "answered")?;
+        let calls = Calls::new(registry, "server", "handled")?;
         let in_flight = IntGauge::new("grpc_server_requests_in_flight", "gRPC calls being handled.")?;
         registry.register(Box::new(in_flight.clone()))?;
         Ok(Self { calls, in_flight })
     }
 }
 
-/// The metrics of a service that calls.
+/// The metrics of the gRPC clients.
 #[derive(Clone)]
 pub(super) struct ClientMetrics {
     pub(super) calls: Calls,
@@ -62,15 +62,15 @@ pub(super) struct ClientMetrics {
 
 impl ClientMetrics {
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let calls = Calls::new(registry, "client", "made, with its repetition")?;
-        let help = "gRPC calls that were sent once more, to another address where there was one.";
+        let calls = Calls::new(registry, "client", "made, including its retry")?;
+        let help = "gRPC calls that were retried.";
         let retries = IntCounterVec::new(Opts::new("grpc_client_retries_total", help), &["service", "method"])?;
         registry.register(Box::new(retries.clone()))?;
         Ok(Self { calls, retries })
     }
 
-    /// Counts a call that is sent once more.
-    pub(super) fn repeated(&self, method: &Method) {
+    /// Counts a call that is retried.
+    pub(super) fn retried(&self, method: &Method) {
         self.retries.with_label_values(&[&*method.service, &*method.name]).inc();
     }
 }

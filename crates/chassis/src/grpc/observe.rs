@@ -1,5 +1,5 @@
-//! What happens around every call that is answered: what `crate::observe` does for HTTP requests, and the caller's
-//! deadline.
+//! The layer around every gRPC call that is served. It does what `crate::http::layer` does for HTTP requests, and applies
+//! the caller's deadline.
 
 use std::{collections::HashMap, error::Error, iter, panic::AssertUnwindSafe, sync::Arc};
 
@@ -30,17 +30,17 @@ use super::{
 };
 use crate::limits::{MAX_IN_FLIGHT, REQUEST_TIMEOUT};
 
-/// Services that every server has; calls of them are not traced.
+/// The prefix of the services that every server has. Calls to them are not traced.
 const COMMON: &str = "grpc.";
 
 struct Server {
     metrics: ServerMetrics,
-    /// By their paths.
+    /// The methods, by their paths.
     methods: HashMap<String, Method>,
     unmatched: Method,
 }
 
-/// Adds all of this to the routes.
+/// Adds the layer to the routes.
 pub(super) fn layer(routes: Router, metrics: ServerMetrics, methods: HashMap<String, Method>) -> Router {
     let unmatched = Method::new("unmatched", "unmatched");
     let server = Arc::new(Server { metrics, methods, unmatched });
@@ -49,7 +49,7 @@ pub(super) fn layer(routes: Router, metrics: ServerMetrics, methods: HashMap<Str
 
 async fn observe(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
     if !is_call(&request) {
-        let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "this port speaks gRPC, over HTTP/2, alone");
+        let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "this port only serves gRPC over HTTP/2");
         return problem.into_response();
     }
     let request_id = request_id(request.headers());
@@ -59,14 +59,14 @@ async fn observe(State(server): State<Arc<Server>>, request: Request, next: Next
     let record = Record::begin(&server.metrics.calls, method, span.clone(), Some(in_flight));
 
     let context = RequestContext::new(&request_id, request.headers());
-    let answer = if server.metrics.in_flight.get() > MAX_IN_FLIGHT {
+    let result = if server.metrics.in_flight.get() > MAX_IN_FLIGHT {
         Err(status(Problem::unavailable("too many calls are in flight; try again in a moment")))
     } else {
-        answer(request, |request| context.scope(next.run(request).instrument(span))).await
+        respond(request, |request| context.scope(next.run(request).instrument(span))).await
     };
-    let mut response = answer.unwrap_or_else(Status::into_http);
+    let mut response = result.unwrap_or_else(Status::into_http);
     if response.extensions().get::<Status>().is_some_and(has_lost_its_caller) {
-        response = Status::cancelled("the caller has gone").into_http();
+        response = Status::cancelled("the caller disconnected").into_http();
     }
     if let Some(status) = response.extensions().get::<Status>() {
         log_failure(status, &record.method, request_id.to_str().unwrap_or_default());
@@ -84,8 +84,8 @@ fn is_call(request: &Request) -> bool {
     request.version() == Version::HTTP_2 && media_type.is_some_and(|value| value.starts_with(b"application/grpc"))
 }
 
-/// Runs the method until its answer begins, within the caller's deadline and our own.
-async fn answer<F: Future<Output = Response>>(
+/// Runs the method until its response starts, within the caller's timeout and the server's.
+async fn respond<F: Future<Output = Response>>(
     request: Request,
     run: impl FnOnce(Request) -> F,
 ) -> Result<Response, Status> {
@@ -94,11 +94,11 @@ async fn answer<F: Future<Output = Response>>(
     match time::timeout(limit, AssertUnwindSafe(run(request)).catch_unwind()).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(panic)) => Err(status(Problem::of_panic(panic.as_ref()))),
-        Err(_) => Err(Status::deadline_exceeded("the call took too long; what it changes may have been changed")),
+        Err(_) => Err(Status::deadline_exceeded("the call timed out; its changes may have been made")),
     }
 }
 
-/// Whether what was to come of the caller does not, as it has gone. tonic, which is not told of the transport, says UNKNOWN.
+/// Returns whether the request could not be read because the caller disconnected. tonic reports this as UNKNOWN.
 fn has_lost_its_caller(status: &Status) -> bool {
     let mut causes = iter::successors(status.source(), |&cause| cause.source());
     status.code() == Code::Unknown && causes.any(<dyn Error>::is::<hyper::Error>)
@@ -114,7 +114,7 @@ fn span(method: &Method, headers: &HeaderMap, request_id: &str) -> Span {
     span
 }
 
-/// Logs what is the service's fault, with its cause, under the call's id.
+/// Logs a failure of the service, with its cause, under the id of the call.
 fn log_failure(status: &Status, method: &Method, request_id: &str) {
     if !call::is_failure(status.code()) {
         return;

@@ -1,4 +1,4 @@
-//! A call that is counted when it ends; the code it ends with is in the trailers, after the messages.
+//! Records a call when it ends. Its code is in the trailers, after the messages.
 
 use std::{
     pin::Pin,
@@ -18,12 +18,12 @@ use super::{
     metrics::Calls,
 };
 
-/// A call that is under way. Dropped before its end is known, it counts as cancelled: the caller went away.
+/// A call in progress. If it is dropped before its code is known, it counts as cancelled: the caller disconnected.
 pub(super) struct Record {
     pub(super) calls: Calls,
     pub(super) method: Method,
     pub(super) span: Span,
-    begun: Instant,
+    started: Instant,
     code: Code,
     _in_flight: Option<InFlight>,
 }
@@ -31,7 +31,7 @@ pub(super) struct Record {
 impl Record {
     pub(super) fn begin(calls: &Calls, method: Method, span: Span, in_flight: Option<InFlight>) -> Self {
         let calls = calls.clone();
-        Self { calls, method, span, begun: Instant::now(), code: Code::Cancelled, _in_flight: in_flight }
+        Self { calls, method, span, started: Instant::now(), code: Code::Cancelled, _in_flight: in_flight }
     }
 
     pub(super) fn end(mut self, code: Code) {
@@ -41,7 +41,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        self.calls.ended(&self.method, self.code, self.begun.elapsed());
+        self.calls.ended(&self.method, self.code, self.started.elapsed());
         self.span.record("rpc.grpc.status_code", i64::from(i32::from(self.code)));
         if call::is_failure(self.code) {
             self.span.record("otel.status_code", "ERROR");
@@ -49,7 +49,7 @@ impl Drop for Record {
     }
 }
 
-/// An answer's body that ends the record.
+/// A response body that ends the record.
 pub(super) struct Recorded {
     body: Body,
     record: Option<Record>,
@@ -72,7 +72,7 @@ impl hyper::body::Body for Recorded {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         let code = match &frame {
             Some(Ok(frame)) => frame.trailers_ref().map(|trailers| call::code(trailers).unwrap_or(Code::Unknown)),
-            // Without trailers no caller takes it for an answer.
+            // Without trailers, callers reject the response.
             Some(Err(_)) | None => Some(Code::Unknown),
         };
         if let Some(code) = code

@@ -1,4 +1,4 @@
-//! The gRPC side of a service: its own APIs, health and reflection, behind what happens around every call.
+//! The gRPC server of a service: its own APIs, health and reflection.
 
 use std::collections::HashMap;
 
@@ -18,27 +18,27 @@ use crate::database::Health;
 
 /// The gRPC APIs of a service.
 pub struct Grpc<S> {
-    /// Makes its servers.
+    /// Creates the servers.
     pub routes: fn(S) -> Routes,
-    /// What they serve, as an encoded `google.protobuf.FileDescriptorSet`.
+    /// The descriptors of their APIs, as an encoded `google.protobuf.FileDescriptorSet`.
     pub descriptors: &'static [u8],
 }
 
-/// All that the gRPC port serves. Health follows readiness, which is seen to by a task of its own.
+/// Builds everything that the gRPC port serves. A background task keeps its health in line with the readiness.
 ///
 /// # Errors
-/// Where the descriptors make no sense, or two metrics have one name: a mistake in the code.
+/// Returns an error if the descriptors are invalid or two metrics share a name, which is a bug.
 pub(crate) fn app<S>(grpc: &Grpc<S>, state: S, health: Health, registry: &Registry) -> anyhow::Result<Router> {
     let (reporter, health_server) = health_reporter();
     let reflection = || {
         let shown = Builder::configure().register_encoded_file_descriptor_set(grpc.descriptors);
         let shown = shown.register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-        // What statuses have as details.
+        // The details of statuses.
         shown.register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let mut routes = RoutesBuilder::from((grpc.routes)(state));
     routes.add_service(health_server);
-    // Clients that are some years old ask for the alpha version.
+    // Older clients use the alpha version.
     routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
 
     let own = methods(grpc.descriptors)?;
@@ -56,7 +56,7 @@ pub(crate) fn app<S>(grpc: &Grpc<S>, state: S, health: Health, registry: &Regist
     Ok(observe::layer(routes.routes().into_axum_router(), ServerMetrics::new(registry)?, known))
 }
 
-/// Tells whoever asks `grpc.health.v1.Health` whether the service is ready, as a whole and for each of its APIs.
+/// Keeps `grpc.health.v1.Health` in line with the readiness, for the server as a whole and for each of its APIs.
 async fn follow(mut health: Health, reporter: HealthReporter, names: Vec<String>) {
     loop {
         let ready = health.ready().is_ok();
@@ -68,7 +68,7 @@ async fn follow(mut health: Health, reporter: HealthReporter, names: Vec<String>
     }
 }
 
-/// The methods in an encoded set of descriptors, by their paths.
+/// Returns the methods in an encoded set of descriptors, by their paths.
 fn methods(descriptors: &[u8]) -> Result<HashMap<String, Method>, prost::DecodeError> {
     let mut methods = HashMap::new();
     for file in FileDescriptorSet::decode(descriptors)?.file {

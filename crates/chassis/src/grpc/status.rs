@@ -1,9 +1,9 @@
-//! Problems as tonic's statuses.
+//! Problems as tonic statuses.
 
 use runtime::{GrpcStatus, Problem};
 use tonic::{Code, Status};
 
-/// Turns a problem into the status that a handler returns. The cause is for the log.
+/// Turns a problem into the status that a handler returns. The cause is only logged.
 #[must_use]
 pub fn status(problem: Problem) -> Status {
     let GrpcStatus { code, message, details, cause } = problem.into();
@@ -37,7 +37,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_not_done_is_unavailable() {
+    fn only_a_call_without_effect_is_unavailable() {
         let away = status(Problem::unavailable("away"));
         assert_eq!(away.code(), Code::Unavailable);
         assert_eq!(away.get_error_details().retry_info().and_then(|info| info.retry_delay), Some(RETRY_DELAY));
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_kind_has_besides_is_told_with_its_reason() {
+    fn extension_members_become_metadata_of_the_reason() {
         let problem = Problem::of_kind(StatusCode::CONFLICT, "reservation-ended", "ended").with("state", "released");
         let status = status(problem.with("items", [1]));
         assert_eq!(status.code(), Code::FailedPrecondition);
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_for_the_log_alone() {
+    fn a_cause_is_not_sent_to_the_caller() {
         let status = status(Problem::internal("secret"));
         assert_eq!(status.code(), Code::Internal);
         assert!(!status.message().contains("secret") && !String::from_utf8_lossy(status.details()).contains("secret"));

@@ -1,4 +1,4 @@
-//! The `grpc-timeout` header: how long a caller waits.
+//! The `grpc-timeout` header, which says how long a caller waits.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// The most that fits into a header with microseconds: 8 digits.
-const LONGEST_IN_MICROSECONDS: u128 = 99_999_999;
+/// The longest timeout in microseconds that fits into the header: 8 digits.
+const MAX_MICROSECONDS: u128 = 99_999_999;
 
-/// How long the caller waits, where it says so.
+/// Returns the caller's timeout, if there is one.
 ///
 /// # Errors
-/// Where the header is not as the specification has it (`PROTOCOL-HTTP2.md` of gRPC).
+/// Returns an error if the header is malformed (gRPC's `PROTOCOL-HTTP2.md`).
 pub(super) fn get(headers: &HeaderMap) -> Result<Option<Duration>, &'static str> {
     let Some(value) = headers.get(GRPC_TIMEOUT) else { return Ok(None) };
     value
@@ -41,10 +41,10 @@ fn parse(text: &str) -> Option<Duration> {
     }
 }
 
-/// Says how long the caller waits.
+/// Sets the timeout.
 pub(super) fn set(headers: &mut HeaderMap, limit: Duration) {
     let text = match limit.as_micros() {
-        micros if micros <= LONGEST_IN_MICROSECONDS => format!("{micros}u"),
+        micros if micros <= MAX_MICROSECONDS => format!("{micros}u"),
         _ => format!("{}S", limit.as_secs().min(99_999_999)),
     };
     if let Ok(value) = HeaderValue::try_from(text) {
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_the_specification_allows() {
+    fn parses_the_forms_of_the_specification() {
         assert_eq!(parse("300m"), Some(Duration::from_millis(300)));
         assert_eq!(parse("1H"), Some(Duration::from_hours(1)));
         assert_eq!(parse("00000002S"), Some(Duration::from_secs(2)));
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_is_read_again() {
+    fn a_timeout_survives_a_round_trip() {
         for limit in [Duration::from_micros(1), Duration::from_millis(300), Duration::from_hours(1)] {
             let mut headers = HeaderMap::new();
             set(&mut headers, limit);

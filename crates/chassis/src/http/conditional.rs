@@ -9,7 +9,7 @@ use axum::{
 use http::{HeaderValue, header, request::Parts};
 use serde::Serialize;
 
-/// A JSON answer with its version as the `ETag`.
+/// A JSON response with the version of its row as the `ETag`.
 pub struct Tagged<T> {
     /// The version of the row.
     pub version: i64,
@@ -27,17 +27,17 @@ impl<T: Serialize> IntoResponse for Tagged<T> {
     }
 }
 
-/// What `If-Match` asks for.
+/// The condition in `If-Match`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IfMatch {
-    /// There is no such header, or it is `*`: any version.
+    /// Any version: the header is missing or `*`.
     Any,
-    /// One of these versions; tags that are not ours match nothing.
+    /// One of these versions. Foreign tags match nothing.
     OneOf(Vec<i64>),
 }
 
 impl IfMatch {
-    /// The versions asked for, for `= ANY($n)`; `None` for any.
+    /// Returns the versions, for `= ANY($n)`; `None` for any version.
     #[must_use]
     pub fn versions(&self) -> Option<&[i64]> {
         match self {
@@ -61,7 +61,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
             if tag == "*" {
                 return Ok(Self::Any);
             }
-            // A weak tag never matches strongly, and other forms are not ours.
+            // A weak tag never matches in a strong comparison; other forms are foreign.
             let digits = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
             let version = digits.and_then(|digits| digits.parse::<i64>().ok());
             // Tags are compared as text: "01" is not "1".
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reads_lists_stars_and_foreign_tags() {
+    async fn parses_lists_stars_and_foreign_tags() {
         assert_eq!(if_match(&[]).await, IfMatch::Any);
         assert_eq!(if_match(&["*"]).await, IfMatch::Any);
         assert_eq!(if_match(&["\"3\", \"x\"", "\"4\""]).await, IfMatch::OneOf(vec![3, 4]));

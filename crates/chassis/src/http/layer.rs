@@ -1,5 +1,4 @@
-//! The layer around every request: its id, its span, its metrics, and limits on how many are in flight and on how long
-//! one takes.
+//! The layer around every request: its id, span and metrics, a timeout, and a limit on the requests in flight.
 
 use std::{
     convert::Infallible,
@@ -82,7 +81,7 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let begun = Instant::now();
+        let started = Instant::now();
         let metrics = self.metrics.clone();
         let in_flight = InFlight::enter(&metrics.in_flight);
         let request_id = request_id(request.headers());
@@ -109,14 +108,14 @@ where
             if status.is_server_error() {
                 span.in_scope(|| log_failure(&response, method, route, &request_id));
             }
-            metrics.responded(method, route, status.as_str(), begun.elapsed());
+            metrics.responded(method, route, status.as_str(), started.elapsed());
             response.headers_mut().insert(REQUEST_ID, request_id);
             Ok(response)
         })
     }
 }
 
-/// Runs the handler. A panic and a timeout have a response too.
+/// Runs the handler. Panics and timeouts become responses.
 async fn respond(handler: impl Future<Output = Response>, is_safe: bool) -> Response {
     match time::timeout(REQUEST_TIMEOUT, AssertUnwindSafe(handler).catch_unwind()).await {
         Ok(Ok(response)) => response,
@@ -124,7 +123,7 @@ async fn respond(handler: impl Future<Output = Response>, is_safe: bool) -> Resp
         Err(_) => {
             let problem =
                 if is_safe { Problem::unavailable("the request took too long") } else { Problem::outcome_unknown() };
-            problem.caused_by("the request took longer than its limit").into_response()
+            problem.caused_by("the request timed out").into_response()
         }
     }
 }

@@ -20,8 +20,8 @@ impl Metrics {
     /// Returns an error if two metrics share a name, which is a bug.
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let labels = &["method", "route", "status"];
-        let requests = IntCounterVec::new(Opts::new("http_requests_total", "HTTP requests answered."), labels)?;
-        let options = HistogramOpts::new("http_request_duration_seconds", "Time to answer an HTTP request.");
+        let requests = IntCounterVec::new(Opts::new("http_requests_total", "HTTP requests handled."), labels)?;
+        let options = HistogramOpts::new("http_request_duration_seconds", "Time to handle an HTTP request.");
         let durations = HistogramVec::new(options.buckets(BUCKETS.into()), labels)?;
         let in_flight = IntGauge::new("http_requests_in_flight", "HTTP requests being handled.")?;
         registry.register(Box::new(requests.clone()))?;

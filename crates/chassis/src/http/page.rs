@@ -1,4 +1,5 @@
-//! Paging by key: `limit` and `after` in, a JSON array and a `Link` (RFC 8288) to the next page out.
+//! Pagination by key: requests have `limit` and `after`; responses are a JSON array with a `Link` (RFC 8288) to the next
+//! page.
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, Uri, header};
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use utoipa::{PartialSchema, ToSchema};
 
-/// How many rows a page has: 1 to 200, by default 50.
+/// The number of rows of a page: 1 to 200, by default 50.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Cow<'_, str>")]
 pub struct Limit(u8);
@@ -16,7 +17,7 @@ pub struct Limit(u8);
 impl Limit {
     const MAX: u8 = 200;
 
-    /// How many rows to ask the database for: one more than the page has, to learn whether another page follows.
+    /// Returns the number of rows to query: one more than the page has, to find out whether another page follows.
     #[must_use]
     pub fn with_lookahead(self) -> i64 {
         i64::from(self.0) + 1
@@ -58,10 +59,10 @@ pub struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// Makes a page from up to `limit` + 1 rows; `key` names the row that the next page comes after.
+    /// Creates a page from up to `limit` + 1 rows. `key` returns the key of a row, for the link to the next page.
     ///
     /// # Errors
-    /// Where the link does not make a header; it always does for keys that were percent-encoded.
+    /// Returns an error if the link is not a valid header value, which is a bug: the key is percent-encoded.
     pub fn new(mut rows: Vec<T>, limit: Limit, uri: &Uri, key: impl Fn(&T) -> String) -> Result<Self, Problem> {
         let limit = usize::from(limit.0);
         let more = rows.len() > limit;
@@ -72,10 +73,11 @@ impl<T> Page<T> {
     }
 }
 
-/// What may not stand in a URI: hyper takes some of it in a request's path. Beyond ASCII all is encoded anyhow.
+/// Characters that are not allowed in a URI, though hyper accepts some of them in a path. Non-ASCII characters are always
+/// encoded.
 const UNSAFE: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'`').add(b'{').add(b'}');
 
-/// A relative link to the page after `key`, with every other parameter of the request kept.
+/// Builds a relative link to the page after `key`. It keeps the other parameters of the request.
 fn next_link(uri: &Uri, key: &str) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
     let given = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
     let mut query = form_urlencoded::Serializer::new(String::new());

@@ -1,4 +1,4 @@
-//! What responds to the requests of a server: the routes of a service, or a proxy.
+//! The application behind a server: the routes of a service, or a proxy.
 
 use std::{convert::Infallible, error::Error, net::SocketAddr};
 
@@ -10,21 +10,21 @@ use tower::ServiceExt;
 
 use super::body::RequestBody;
 
-/// Where a request comes from.
+/// The origin of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer {
-    /// The other end of its connection.
+    /// The remote address of the connection.
     pub address: SocketAddr,
     /// The number of the thread that serves the connection; see [`Workers`](super::Workers).
     pub worker: usize,
 }
 
-/// What responds to requests. It is cloned for each of them.
+/// An application that responds to requests. It is cloned for each request.
 pub trait App: Clone + Send + Sync + 'static {
     /// The body of a response.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
 
-    /// Responds to a request. A response with status 101 hands the connection to whoever awaits hyper's upgrade.
+    /// Responds to a request. A response with status 101 hands the connection over to the task that awaits hyper's upgrade.
     fn respond(self, request: Request<RequestBody>, peer: Peer) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
@@ -32,7 +32,7 @@ impl App for Router {
     type Body = axum::body::Body;
 
     async fn respond(self, request: Request<RequestBody>, _: Peer) -> Response<Self::Body> {
-        // An empty one is not worth a box.
+        // Avoids an allocation for an empty body.
         let body = |body: RequestBody| {
             if body.is_end_stream() { axum::body::Body::empty() } else { axum::body::Body::new(body) }
         };

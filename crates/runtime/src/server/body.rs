@@ -1,4 +1,4 @@
-//! A request's body that knows whether it was read to its end.
+//! A request body that records whether it was read to its end.
 
 use std::{
     pin::Pin,
@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-/// Whether a body was read to its end; of one that is empty there is nothing to know.
+/// Whether a body was read to its end. `None` for an empty body, which always was.
 #[derive(Clone)]
 pub(super) struct Ended(Option<Arc<AtomicBool>>);
 
@@ -22,7 +22,7 @@ impl Ended {
     }
 }
 
-/// A request's body, watched.
+/// A request body that records whether it was read to its end.
 pub struct RequestBody {
     body: Incoming,
     ended: Ended,

@@ -1,5 +1,5 @@
-//! A TCP connection as the server uses it: its HTTP version found out first, given up when its client takes nothing
-//! of what is sent, and closed so that the client gets the last response.
+//! A TCP connection of the server. It detects the HTTP version, aborts if the client stops reading, and closes in a way
+//! that lets the client receive the last response.
 
 use std::{
     io::{self, ErrorKind, IoSlice},
@@ -22,33 +22,34 @@ use tokio::{
 
 use super::framing::Framing;
 
-/// How long a closing connection goes on reading what the client is still sending: while it sends, without longer
-/// pauses than this, and so long in all. Closed at once, the kernel would answer those bytes with a reset, and the
-/// client could lose the response: a 413, say.
+/// How long a closing connection keeps reading while the client pauses. If it were closed at once, the kernel would
+/// respond to further bytes with a reset, and the client could lose the response, such as a 413.
 pub(super) const LINGER_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a closing connection keeps reading in total.
 const LINGER: Duration = Duration::from_secs(10);
 
-/// The connection preface of HTTP/2 (RFC 9113, section 3.4); no HTTP/1 method begins like it. The whole of it is waited
-/// for here, under a time limit: hyper has none for it.
+/// The connection preface of HTTP/2 (RFC 9113, section 3.4); no HTTP/1 method starts like it. It is read in full
+/// here, under a timeout: hyper has none for it.
 const HTTP_2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Up to how many bytes pieces are made one before they are written.
-const SHORT: usize = 1024;
+/// Up to this many bytes, the buffers of a vectored write are copied into one.
+const SHORT_WRITE: usize = 1024;
 
-/// A connection that does not wait for its client without end.
+/// A connection that never waits for its client without a limit.
 pub(super) struct Connection {
     stream: TcpStream,
-    /// What [`Connection::sniff`] has read and hyper has not.
+    /// Bytes that [`Connection::sniff`] has read and hyper has not.
     head: Vec<u8>,
     write_timeout: Duration,
-    /// Runs while the client takes nothing.
+    /// Runs while a write makes no progress.
     stalled: Option<Pin<Box<Sleep>>>,
     linger: Option<Linger>,
     framing: Option<Framing>,
     upgraded: Upgraded,
 }
 
-/// Whether the connection speaks another protocol than HTTP by now.
+/// Whether the connection was upgraded to a protocol other than HTTP.
 #[derive(Clone, Default)]
 pub(super) struct Upgraded(Arc<AtomicBool>);
 
@@ -84,12 +85,12 @@ impl Connection {
         self.upgraded.clone()
     }
 
-    /// From here on lets nothing through that is not framed as it should be.
+    /// Rejects ambiguous framing from here on.
     pub(super) fn watch_framing(&mut self) {
         self.framing = Some(Framing::default());
     }
 
-    /// Tells by the first bytes which HTTP it is.
+    /// Detects the HTTP version from the first bytes.
     pub(super) async fn sniff(&mut self) -> io::Result<Version> {
         while self.head.len() < HTTP_2.len() && HTTP_2.starts_with(&self.head) {
             let missing = HTTP_2.len() - self.head.len();
@@ -100,15 +101,15 @@ impl Connection {
         Ok(if self.head == HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 })
     }
 
-    /// Turns a write that waits for longer than its limit into an error. Each write that gets anywhere begins anew.
-    fn limited<T>(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Fails a write that makes no progress within the timeout. Any progress restarts the timeout.
+    fn with_timeout<T>(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if write.is_ready() {
             self.stalled = None;
             return write;
         }
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(time::sleep(self.write_timeout)));
         ready!(stalled.as_mut().poll(cx));
-        // The kernel is not to keep what it has for this client either.
+        // Discards what the kernel still holds for this client.
         let _ = self.stream.set_zero_linger();
         Poll::Ready(Err(ErrorKind::TimedOut.into()))
     }
@@ -135,7 +136,7 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let write = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.limited(cx, write)
+        self.with_timeout(cx, write)
     }
 
     fn poll_write_vectored(
@@ -144,9 +145,9 @@ impl AsyncWrite for Connection {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let length: usize = bufs.iter().map(|buf| buf.len()).sum();
-        let write = if length <= SHORT {
-            // A head and a short body: to copy them costs less than what the kernel does for a list of pieces.
-            let mut whole = [0; SHORT];
+        let write = if length <= SHORT_WRITE {
+            // For a head and a short body, a copy costs less than a vectored write in the kernel.
+            let mut whole = [0; SHORT_WRITE];
             let mut rest = &mut whole[..];
             for buf in bufs {
                 rest.put_slice(buf);
@@ -155,14 +156,14 @@ impl AsyncWrite for Connection {
         } else {
             Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
         };
-        self.limited(cx, write)
+        self.with_timeout(cx, write)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
 
-    /// A socket has nothing to flush: only its writes can wait.
+    // No timeout: a socket has nothing to flush, so only writes can stall.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
@@ -170,7 +171,7 @@ impl AsyncWrite for Connection {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.upgraded.get() {
-            // The other direction goes on.
+            // The other direction stays open.
             return Pin::new(&mut this.stream).poll_shutdown(cx);
         }
         let linger = if let Some(linger) = &mut this.linger {

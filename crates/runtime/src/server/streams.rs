@@ -1,5 +1,5 @@
-//! What the streams of an HTTP/2 connection wait for. Where all of them wait for their client, and it takes nothing, the
-//! connection is of no use; one that waits for the service may be silent for hours, as events and gRPC are.
+//! Tracks what the streams of an HTTP/2 connection wait for. If all of them wait for a client that reads nothing, the
+//! connection is stuck. A stream that waits for the service, such as one with events, may be silent for hours.
 
 use std::{
     pin::Pin,
@@ -24,31 +24,31 @@ pub(super) struct Streams(Arc<Counts>);
 struct Counts {
     /// Streams that wait for the service.
     waiting: AtomicUsize,
-    /// Pieces of answers that were asked for: there was room for them.
-    pieces: AtomicU64,
+    /// Frames of response bodies that were sent, because the client's window had room for them.
+    frames: AtomicU64,
 }
 
-/// One of them, which waits for the service at first.
+/// One stream. At first it waits for the service.
 pub(super) struct Stream {
     streams: Streams,
     waits: bool,
 }
 
 impl Streams {
-    /// A stream has begun.
+    /// Adds a stream.
     pub(super) fn begin(&self) -> Stream {
         let mut stream = Stream { streams: self.clone(), waits: false };
         stream.set(true);
         stream
     }
 
-    /// Waits until for so long no stream has waited for the service, and no client has taken anything.
+    /// Waits until no stream has waited for the service and the client has read nothing for this long.
     pub(super) async fn stuck_for(&self, limit: Duration) {
         loop {
-            let before = self.0.pieces.load(Ordering::Relaxed);
+            let before = self.0.frames.load(Ordering::Relaxed);
             time::sleep(limit).await;
             let waiting = self.0.waiting.load(Ordering::Relaxed);
-            if waiting == 0 && self.0.pieces.load(Ordering::Relaxed) == before {
+            if waiting == 0 && self.0.frames.load(Ordering::Relaxed) == before {
                 return;
             }
         }
@@ -73,21 +73,21 @@ impl Drop for Stream {
 }
 
 pin_project! {
-    /// The body of an answer on its stream; by HTTP/1.1 there is none to follow.
-    pub(super) struct Answer<B> {
+    /// The body of a response, with its stream. HTTP/1.1 has no stream.
+    pub(super) struct ResponseBody<B> {
         #[pin]
         body: B,
         stream: Option<Stream>,
     }
 }
 
-impl<B> Answer<B> {
+impl<B> ResponseBody<B> {
     pub(super) fn new(body: B, stream: Option<Stream>) -> Self {
         Self { body, stream }
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for Answer<B> {
+impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -97,7 +97,7 @@ impl<B: Body<Data = Bytes>> Body for Answer<B> {
         if let Some(stream) = this.stream {
             stream.set(frame.is_pending());
             if frame.is_ready() {
-                stream.streams.0.pieces.fetch_add(1, Ordering::Relaxed);
+                stream.streams.0.frames.fetch_add(1, Ordering::Relaxed);
             }
         }
         frame

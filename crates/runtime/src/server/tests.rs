@@ -1,4 +1,4 @@
-//! Clients that are slow, rude or old, each on a socket of its own.
+//! Tests with slow, misbehaving and old clients, each on its own socket.
 
 use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Instant};
 
@@ -27,30 +27,30 @@ mod http_2;
 
 use super::*;
 
-/// Limits that are reached soon.
+/// Short timeouts.
 const LIMITS: Limits = Limits {
     header_read_timeout: Duration::from_millis(400),
     write_timeout: Duration::from_millis(400),
     http_2_age: Duration::from_mins(1),
 };
-/// Less than the kernel's buffers hold, so that a few of them fill these.
+/// The length of a large body. A few of them fill the kernel's buffers.
 const LARGE: usize = 1024 * 1024;
 const PREFACE: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A server, with a page that waits until it is let go, and one of events that it is let go for one by one.
+/// A server under test. `/wait` responds when `go` is notified, and `/events` sends one event per notification.
 struct Server {
     address: SocketAddr,
     phases: watch::Sender<Phase>,
     waiting: Arc<Notify>,
     go: Arc<Notify>,
-    given_up: Arc<Notify>,
+    abandoned: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
-/// A request, until it has an answer.
-struct Unanswered(Arc<Notify>);
+/// Notifies when a request is dropped before its response.
+struct Pending(Arc<Notify>);
 
-impl Drop for Unanswered {
+impl Drop for Pending {
     fn drop(&mut self) {
         self.0.notify_one();
     }
@@ -58,7 +58,7 @@ impl Drop for Unanswered {
 
 type Http2 = (SendRequest<Empty<Bytes>>, JoinHandle<hyper::Result<()>>);
 
-/// One whose limits are of no concern: a pause of the machine is not to reach them.
+/// Starts a server with the default timeouts, which a pause of the machine does not reach.
 async fn server() -> Server {
     server_with(Limits::default()).await
 }
@@ -68,7 +68,7 @@ async fn server_with(limits: Limits) -> Server {
 }
 
 async fn server_of(server: super::Server) -> Server {
-    let [waiting, go, given_up] = std::array::from_fn(|_| Arc::new(Notify::new()));
+    let [waiting, go, abandoned] = std::array::from_fn(|_| Arc::new(Notify::new()));
     let app = Router::new()
         .route("/", get(async || "hello"))
         .route("/length", post(async |body: Bytes| body.len().to_string()))
@@ -77,12 +77,12 @@ async fn server_of(server: super::Server) -> Server {
         .route(
             "/wait",
             get({
-                let (waiting, go, given_up) = (waiting.clone(), go.clone(), given_up.clone());
+                let (waiting, go, abandoned) = (waiting.clone(), go.clone(), abandoned.clone());
                 async move || {
-                    let unanswered = Unanswered(given_up);
+                    let pending = Pending(abandoned);
                     waiting.notify_one();
                     go.notified().await;
-                    std::mem::forget(unanswered);
+                    std::mem::forget(pending);
                     "waited"
                 }
             }),
@@ -104,7 +104,7 @@ async fn server_of(server: super::Server) -> Server {
     let address = listener.local_addr().expect("an address");
     let (phases, lifecycle) = Lifecycle::new();
     let task = tokio::spawn(server.serve(listener, app, lifecycle));
-    Server { address, phases, waiting, go, given_up, task }
+    Server { address, phases, waiting, go, abandoned, task }
 }
 
 impl Server {
@@ -116,7 +116,7 @@ impl Server {
         self.http_2_with_window(None).await
     }
 
-    /// With how many bytes of an answer's body the client takes, unless it is told to go on.
+    /// Opens a connection with this initial window for response bodies.
     async fn http_2_with_window(&self, window: Option<u32>) -> Http2 {
         let stream = TcpStream::connect(self.address).await.expect("a connection");
         let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -125,10 +125,10 @@ impl Server {
         (sender, tokio::spawn(connection))
     }
 
-    /// Stops, and waits for the end of every connection.
+    /// Stops the server and waits until every connection is closed.
     async fn stop(self) {
         self.phases.send_replace(Phase::Stopping);
-        time::timeout(PATIENCE, self.task).await.expect("it stops").expect("no panic");
+        time::timeout(PATIENCE, self.task).await.expect("the server stops").expect("no panic");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The clock of an HTTP/1 connection, for hyper, which makes and drops a timer for each request.
+//! A timer for hyper, which creates and drops one for each request of an HTTP/1 connection.
 
 use std::{
     pin::Pin,
@@ -12,11 +12,11 @@ use tokio::time;
 
 use crate::timer::ReusableTimer;
 
-/// Timers that are all one [`ReusableTimer`]: of a connection, only one is waited for at a time.
+/// Creates timers that share one [`ReusableTimer`]: hyper waits for only one at a time on a connection.
 pub(super) struct ConnectionTimer(Arc<Mutex<ReusableTimer>>);
 
 impl ConnectionTimer {
-    /// That of a connection whose first request may take so long to come.
+    /// Creates the timer of a connection, set to the timeout of its first request.
     pub(super) fn new(limit: Duration) -> Self {
         Self(Arc::new(Mutex::new(ReusableTimer::new(time::Instant::now() + limit))))
     }

@@ -1,5 +1,5 @@
-//! Threads that each serve some of the connections, with a runtime of their own: what a request needs is woken on its
-//! own thread, and no connection is handed from one processor to another.
+//! Threads that serve connections, each with its own runtime. A request's tasks wake on its own thread, and a connection
+//! never moves between processors.
 
 use std::{
     io,
@@ -17,7 +17,8 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-/// The threads; none: the runtime of whoever serves. They end, with all that runs on them, when the last clone is dropped.
+/// The threads that serve connections. If there are none, the caller's runtime serves them. The threads stop, with
+/// everything that runs on them, when the last clone is dropped.
 #[derive(Clone, Default)]
 pub struct Workers(Arc<[Worker]>);
 
@@ -28,10 +29,10 @@ struct Worker {
 }
 
 impl Workers {
-    /// Starts as many threads.
+    /// Starts this many threads.
     ///
     /// # Errors
-    /// Where the system gives none.
+    /// Returns an error if a thread cannot be started.
     pub fn start(count: usize) -> io::Result<Self> {
         let worker = |number| {
             let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -45,13 +46,13 @@ impl Workers {
         (0..count).map(worker).collect::<io::Result<_>>().map(Self)
     }
 
-    /// The runtime of the first thread; where there is none, that of the caller.
+    /// Returns the runtime of the first thread or, if there is none, the caller's.
     #[must_use]
     pub fn first(&self) -> Handle {
         self.0.first().map_or_else(Handle::current, |worker| worker.handle.clone())
     }
 
-    /// Serves a connection on the thread that has the fewest.
+    /// Serves a connection on the thread with the fewest connections.
     pub(super) fn spawn<F: Future<Output = ()> + Send>(
         &self,
         connections: &TaskTracker,
@@ -64,7 +65,7 @@ impl Workers {
             return;
         };
         let count = Count::of(&worker.connections);
-        // It is to be woken by the other runtime.
+        // Detached, so that it can be registered with the other runtime.
         let stream = stream.into_std();
         let serve = async move {
             let _count = count;

@@ -1,12 +1,12 @@
-//! Where a peer is: names that stand for any number of addresses, which change.
+//! The URL of a peer. Its host names resolve to any number of addresses, which change.
 
 use std::{collections::BTreeMap, net::SocketAddr, str::FromStr};
 
 use http::uri::Authority;
 use tokio::net;
 
-/// `http://HOST:PORT`, or several with commas between: `http://HOST:PORT,HOST:PORT`. A host is a name or an address; all
-/// addresses of a name are used, so in a cluster it is the headless Service's.
+/// `http://HOST:PORT`, or several hosts separated by commas: `http://HOST:PORT,HOST:PORT`. A host is a name or an
+/// address. All addresses of a name are used, so in a cluster it should name a headless Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerUrl(Vec<Authority>);
 
@@ -27,16 +27,16 @@ impl FromStr for PeerUrl {
 }
 
 impl PeerUrl {
-    /// All addresses, each with the name it was found under. One that has none now is left out.
-    pub(super) async fn look_up(&self) -> BTreeMap<SocketAddr, Authority> {
-        let mut found = BTreeMap::new();
+    /// Resolves the hosts. Returns all addresses, each with its authority. Hosts that do not resolve are skipped.
+    pub(super) async fn resolve(&self) -> BTreeMap<SocketAddr, Authority> {
+        let mut resolved = BTreeMap::new();
         for authority in &self.0 {
             match net::lookup_host(authority.as_str()).await {
-                Ok(addresses) => found.extend(addresses.map(|address| (address, authority.clone()))),
-                Err(error) => tracing::debug!(%authority, %error, "the name has no address"),
+                Ok(addresses) => resolved.extend(addresses.map(|address| (address, authority.clone()))),
+                Err(error) => tracing::debug!(%authority, %error, "cannot resolve host"),
             }
         }
-        found
+        resolved
     }
 }
 
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_one_or_several_hosts_with_their_ports() {
+    fn accepts_one_or_more_hosts_with_ports() {
         for good in ["http://a:1", "http://a.b.svc.cluster.local:50051/", "http://127.0.0.1:1,[::1]:2"] {
             assert!(good.parse::<PeerUrl>().is_ok(), "{good}");
         }
@@ -65,9 +65,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn finds_the_addresses_of_all_hosts() {
+    async fn resolves_all_hosts_that_have_addresses() {
         let url: PeerUrl = "http://127.0.0.1:1,no-such-host.invalid:2,127.0.0.2:3".parse().expect("a URL");
-        let found: Vec<_> = url.look_up().await.into_keys().map(|address| address.to_string()).collect();
+        let found: Vec<_> = url.resolve().await.into_keys().map(|address| address.to_string()).collect();
         assert_eq!(found, ["127.0.0.1:1", "127.0.0.2:3"]);
     }
 }

@@ -1,9 +1,9 @@
-//! A limit on repetitions: they help against one bad address, and make it worse where all have too much to do.
+//! The retry budget. Retries help if one address fails, but make things worse if all of them are overloaded.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
-/// As gRPC's retry throttling (proposal A6): a repetition costs ten tokens and a success brings one back; below half,
-/// nothing is repeated.
+/// Works like gRPC's retry throttling (proposal A6): a retry costs ten tokens, a success returns one, and at half the
+/// tokens or fewer there are no retries.
 const FULL: i32 = 200;
 const COST: i32 = 10;
 
@@ -21,7 +21,7 @@ impl Budget {
         self.0.load(Ordering::Relaxed) > FULL / 2
     }
 
-    pub(super) fn repeated(&self) {
+    pub(super) fn retried(&self) {
         self.change(-COST);
     }
 
@@ -41,11 +41,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_used_up_by_repetitions_and_filled_by_successes() {
+    fn retries_use_up_the_budget_and_successes_refill_it() {
         let budget = Budget::default();
         for _ in 0..10 {
             assert!(budget.allows());
-            budget.repeated();
+            budget.retried();
         }
         assert!(!budget.allows());
         budget.succeeded();

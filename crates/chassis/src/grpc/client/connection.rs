@@ -1,4 +1,4 @@
-//! One HTTP/2 connection, to one address.
+//! An HTTP/2 connection to one address of a peer.
 
 use std::{error::Error, net::SocketAddr, time::Duration};
 
@@ -14,44 +14,44 @@ use tonic_health::pb::{HealthCheckResponse, health_check_response::ServingStatus
 
 use crate::grpc::call;
 
-/// How long an address may take until it is connected and says that it serves.
+/// How long connecting and the first health check may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long an address that is in doubt may take to say that it serves.
+/// How long a later health check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How often a peer is asked whether it is still there, and how long it may take to say so: it may have gone without a
-/// word, with the machine it ran on.
+/// The interval of HTTP/2 pings and the timeout for their replies. They detect a peer that disappeared with its machine,
+/// without closing the connection.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The longest answer that is read, in bytes.
-const ANSWER_LIMIT: usize = 4 * 1024 * 1024;
+/// The maximum length of a response body, in bytes.
+const RESPONSE_LIMIT: usize = 4 * 1024 * 1024;
 
-/// A message without content, as it is sent: not compressed, 0 bytes (`PROTOCOL-HTTP2.md` of gRPC).
+/// An empty message as it is encoded: not compressed, 0 bytes (gRPC's `PROTOCOL-HTTP2.md`).
 const EMPTY_MESSAGE: [u8; 5] = [0; 5];
 
-/// A connection whose peer serves.
+/// A connection whose peer has reported that it serves.
 pub(super) struct Connection {
     pub(super) sender: Sender,
     authority: Authority,
-    /// Ends with the connection.
+    /// Completes when the connection ends.
     ended: JoinHandle<()>,
 }
 
-/// What sends requests over a connection, side by side.
+/// Sends concurrent requests over a connection.
 pub(super) type Sender = SendRequest<Full<Bytes>>;
 
-/// Why there is no answer.
+/// Why there is no response.
 pub(super) enum Failure {
-    /// The peer did not get the request, or says that it did nothing about it.
+    /// The peer did not receive the request, or reported that it did not process it.
     NotSent,
-    /// Nobody knows what became of it.
+    /// It is unknown whether the peer processed the request.
     Lost(Box<dyn Error + Send + Sync>),
 }
 
 impl Connection {
-    /// Connects, and asks whether the peer serves: one that takes connections and never answers is of no use.
+    /// Connects and checks the peer's health: a peer may accept connections and never respond.
     pub(super) async fn open(address: SocketAddr, authority: &Authority) -> Result<Self, String> {
         let open = async {
             let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
@@ -68,9 +68,9 @@ impl Connection {
                 let _ = connection.await;
             });
             let connection = Self { sender, authority: authority.clone(), ended };
-            if connection.serves().await { Ok(connection) } else { Err("it does not serve".to_owned()) }
+            if connection.serves().await { Ok(connection) } else { Err("health check failed".to_owned()) }
         };
-        time::timeout(CONNECT_TIMEOUT, open).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+        time::timeout(CONNECT_TIMEOUT, open).await.unwrap_or_else(|_| Err("connecting timed out".to_owned()))
     }
 
     /// Waits until the connection has ended.
@@ -78,12 +78,12 @@ impl Connection {
         let _ = (&mut self.ended).await;
     }
 
-    /// Whether the peer says, in time, that it serves.
+    /// Returns whether the peer reports in time that it serves.
     pub(super) async fn still_serves(&self) -> bool {
         !self.sender.is_closed() && time::timeout(CHECK_TIMEOUT, self.serves()).await.unwrap_or(false)
     }
 
-    /// Asks for the peer's health (`grpc.health.v1`); one that knows no such question is taken for well.
+    /// Checks the peer's health (`grpc.health.v1`). A peer without this service counts as healthy.
     async fn serves(&self) -> bool {
         let uri = Uri::builder().scheme("http").authority(self.authority.clone());
         let request = uri.path_and_query("/grpc.health.v1.Health/Check").build().map(|uri| {
@@ -95,17 +95,16 @@ impl Connection {
         match code(&response) {
             Code::Unimplemented => true,
             Code::Ok => {
-                let answer = response.into_body().to_bytes();
-                let answer =
-                    answer.get(EMPTY_MESSAGE.len()..).and_then(|answer| HealthCheckResponse::decode(answer).ok());
-                answer.is_some_and(|answer| answer.status() == ServingStatus::Serving)
+                let body = response.into_body().to_bytes();
+                let health = body.get(EMPTY_MESSAGE.len()..).and_then(|body| HealthCheckResponse::decode(body).ok());
+                health.is_some_and(|health| health.status() == ServingStatus::Serving)
             }
             _ => false,
         }
     }
 }
 
-/// Sends a request and reads the whole answer.
+/// Sends a request and reads the whole response.
 pub(super) async fn exchange(
     mut sender: Sender,
     request: Request<Full<Bytes>>,
@@ -116,11 +115,11 @@ pub(super) async fn exchange(
         if sent && !is_refusal(&error) { Failure::Lost(error.into()) } else { Failure::NotSent }
     })?;
     let (head, body) = response.into_parts();
-    let body = Limited::new(body, ANSWER_LIMIT).collect().await.map_err(Failure::Lost)?;
+    let body = Limited::new(body, RESPONSE_LIMIT).collect().await.map_err(Failure::Lost)?;
     Ok(Response::from_parts(head, body))
 }
 
-/// Whether the peer says that it did nothing about the request: RFC 9113, sections 6.8 (GOAWAY) and 8.7.
+/// Returns whether the peer reported that it did not process the request (RFC 9113, sections 6.8 and 8.7).
 fn is_refusal(error: &hyper::Error) -> bool {
     let cause = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
     cause.is_some_and(|error| {

@@ -1,4 +1,4 @@
-//! One address of a peer: connected again whenever its connection ends, and known to be of use or not.
+//! One address of a peer. It reconnects whenever its connection ends, and tracks whether the address is usable.
 
 use std::{
     net::SocketAddr,
@@ -18,10 +18,10 @@ use tokio::{
 
 use super::connection::{Connection, Sender};
 
-/// The pause before an address that failed is tried again; it doubles up to the longest. Up to a quarter is left off by
-/// chance, so that the replicas of a service do not come all at once.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The pause before a failed address is retried. It doubles up to the maximum. Up to a quarter is subtracted at random, so
+/// that the replicas of a service do not reconnect all at once.
+const MIN_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a connection lasts at least: after a shorter one the address counts as failed.
 const SOUND: Duration = Duration::from_secs(1);
@@ -50,49 +50,49 @@ impl Availability {
     }
 }
 
-/// What is told to the others.
+/// Signals from the endpoints to the pool.
 pub(super) struct Signals {
-    /// An address came, went or changed its state.
+    /// An endpoint was added, removed or changed its state.
     pub(super) changed: watch::Sender<()>,
-    /// An address failed: look for others.
+    /// An endpoint failed: resolve the hosts again.
     pub(super) failed: Notify,
 }
 
-/// An address.
+/// An address of a peer.
 pub(super) struct Endpoint {
     pub(super) address: SocketAddr,
     pub(super) authority: Authority,
     state: Mutex<State>,
     in_flight: AtomicUsize,
-    doubted: Notify,
+    check_due: Notify,
 }
 
-/// What can be done with an address.
+/// The state of an endpoint.
 #[derive(Clone)]
 pub(super) enum State {
-    /// Soon it is known whether it is of use.
+    /// A connection attempt or a health check is in progress.
     Connecting,
     Ready(Sender),
-    /// It is of no use until it is connected again, which is being tried.
+    /// Unusable until a retry succeeds.
     Failed,
 }
 
 impl Endpoint {
     pub(super) fn new(address: SocketAddr, authority: Authority) -> Self {
         let state = Mutex::new(State::Connecting);
-        Self { address, authority, state, in_flight: AtomicUsize::new(0), doubted: Notify::new() }
+        Self { address, authority, state, in_flight: AtomicUsize::new(0), check_due: Notify::new() }
     }
 
     pub(super) fn state(&self) -> State {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match state {
-            // It was told to go away: a new connection is on its way.
+            // The peer sent GOAWAY: a new connection is being opened.
             State::Ready(sender) if sender.is_closed() => State::Connecting,
             state => state,
         }
     }
 
-    /// Calls that wait for an answer.
+    /// Returns the number of calls in flight.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
@@ -105,14 +105,14 @@ impl Endpoint {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Has it looked at: a call got no answer.
-    pub(super) fn doubt(&self) {
-        self.doubted.notify_one();
+    /// Requests a health check, because a call got no response.
+    pub(super) fn check(&self) {
+        self.check_due.notify_one();
     }
 
-    /// Connects, again and again.
+    /// Keeps the endpoint connected.
     pub(super) async fn keep(self: Arc<Self>, peer: &'static str, signals: Arc<Signals>) {
-        let mut pause = SHORTEST_PAUSE;
+        let mut pause = MIN_PAUSE;
         let address = self.address;
         let mut availability = Availability::default();
         loop {
@@ -126,10 +126,10 @@ impl Endpoint {
             }
             if let Ok(connection) = opened {
                 let begun = Instant::now();
-                self.use_up(connection, &signals).await;
+                self.offer(connection, &signals).await;
                 if begun.elapsed() >= SOUND {
-                    // Its age, or a new process at the same address.
-                    pause = SHORTEST_PAUSE;
+                    // The connection reached its maximum age, or the peer restarted.
+                    pause = MIN_PAUSE;
                     self.set(State::Connecting, &signals);
                     signals.failed.notify_one();
                     continue;
@@ -138,17 +138,17 @@ impl Endpoint {
             self.set(State::Failed, &signals);
             signals.failed.notify_one();
             time::sleep(pause.mul_f64(1.0 - rand::random_range(0.0..0.25))).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 
-    /// Lets a connection be used until it ends, or its peer is found not to serve.
-    async fn use_up(&self, mut connection: Connection, signals: &Signals) {
+    /// Makes a connection available until it ends or a health check fails.
+    async fn offer(&self, mut connection: Connection, signals: &Signals) {
         loop {
             self.set(State::Ready(connection.sender.clone()), signals);
             select! {
                 () = connection.ended() => return,
-                () = self.doubted.notified() => {}
+                () = self.check_due.notified() => {}
             }
             self.set(State::Connecting, signals);
             if !connection.still_serves().await {

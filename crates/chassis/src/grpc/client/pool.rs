@@ -1,4 +1,4 @@
-//! The addresses of a peer: found by name again and again, and one of them picked for each call.
+//! The endpoints of a peer. Its hosts are resolved periodically, and one endpoint is picked for each call.
 
 use std::{
     collections::BTreeMap,
@@ -26,13 +26,16 @@ use super::{
     endpoint::{Endpoint, Signals, State},
 };
 
-/// How long the addresses found last are taken for all there are, how long they are even where some of them fail, and
-/// how long a look may take.
-const LOOK_UP_INTERVAL: Duration = Duration::from_secs(5);
-const LOOK_UP_PAUSE: Duration = Duration::from_millis(500);
-const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the hosts are resolved.
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The addresses.
+/// The shortest time between two resolutions, even if endpoints fail.
+const RESOLVE_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long a resolution may take.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The endpoints of a peer.
 pub(super) struct Pool {
     peer: &'static str,
     members: Mutex<Members>,
@@ -42,27 +45,28 @@ pub(super) struct Pool {
 
 #[derive(Default)]
 struct Members {
-    /// Whether names were looked up yet.
-    looked_up: bool,
+    /// Whether the hosts have been resolved at least once.
+    resolved: bool,
     endpoints: Vec<Member>,
 }
 
-/// An address, and the task that keeps it connected. Once it is left out, calls in flight still end.
+/// An endpoint and the task that keeps it connected. If it is removed, its calls in flight still finish.
 struct Member {
     endpoint: Arc<Endpoint>,
     _keeper: AbortOnDropHandle<()>,
 }
 
-/// What there is for a call.
+/// The endpoint for a call.
 enum Pick {
     Ready(Lease),
-    /// There may soon be something.
+    /// None is ready, but one is connecting.
     Wait,
+    /// All have failed, or there are none.
     Nothing,
 }
 
 impl Pool {
-    /// Starts to look up names and to connect.
+    /// Starts to resolve the hosts and to connect.
     pub(super) fn start(peer: &'static str, url: PeerUrl) -> Arc<Self> {
         let signals = Arc::new(Signals { changed: watch::channel(()).0, failed: Notify::new() });
         let pool = Arc::new(Self { peer, members: Mutex::default(), signals, turn: AtomicUsize::new(0) });
@@ -70,15 +74,15 @@ impl Pool {
         pool
     }
 
-    /// Picks the address with the fewest calls in flight, in turn where several have as few, and another than `avoided`
-    /// if it can. Waits while one is being connected; `None` where none is of use.
+    /// Picks the endpoint with the fewest calls in flight, round-robin between equals, and not `avoided` if there is
+    /// another. Waits while an endpoint is connecting. Returns `None` if all of them have failed.
     pub(super) async fn lease(&self, avoided: Option<SocketAddr>) -> Option<Lease> {
         let mut changed = self.signals.changed.subscribe();
         loop {
             match self.pick(avoided) {
                 Pick::Ready(lease) => return Some(lease),
                 Pick::Nothing => return None,
-                // Its sender is ours.
+                // The channel stays open: this pool owns its sender.
                 Pick::Wait => changed.changed().await.ok()?,
             }
         }
@@ -89,7 +93,7 @@ impl Pool {
         let count = members.endpoints.len();
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut best: Option<((bool, usize), &Arc<Endpoint>, Sender)> = None;
-        let mut wait = !members.looked_up;
+        let mut wait = !members.resolved;
         for index in 0..count {
             let endpoint = &members.endpoints[(first + index) % count].endpoint;
             match endpoint.state() {
@@ -110,18 +114,18 @@ impl Pool {
         }
     }
 
-    /// Whether there is another address for a call.
+    /// Returns whether another endpoint is ready.
     pub(super) fn others_are_ready(&self, lease: &Lease) -> bool {
         let members = self.members();
         let mut others = members.endpoints.iter().filter(|member| member.endpoint.address != lease.address());
         others.any(|member| matches!(member.endpoint.state(), State::Ready(_)))
     }
 
-    /// Takes the addresses that were found. Where none was, those known are kept: each tells by itself whether it is of
-    /// use, and the name service may be what is away.
+    /// Updates the endpoints to the resolved addresses. If there are none, the known endpoints are kept: DNS may be down,
+    /// and each endpoint detects its own failure.
     fn update(&self, found: BTreeMap<SocketAddr, Authority>) {
         let mut members = self.members();
-        members.looked_up = true;
+        members.resolved = true;
         if !found.is_empty() {
             members.endpoints.retain(|member| found.contains_key(&member.endpoint.address));
             for (address, authority) in found {
@@ -141,23 +145,23 @@ impl Pool {
     }
 }
 
-/// Looks names up as long as the process lives.
+/// Resolves the hosts for as long as the process runs.
 async fn follow(pool: Arc<Pool>, url: PeerUrl) {
     loop {
-        let found = time::timeout(LOOK_UP_TIMEOUT, url.look_up()).await.unwrap_or_default();
+        let found = time::timeout(RESOLVE_TIMEOUT, url.resolve()).await.unwrap_or_default();
         pool.update(found);
         let failed = async {
-            time::sleep(LOOK_UP_PAUSE).await;
+            time::sleep(RESOLVE_PAUSE).await;
             pool.signals.failed.notified().await;
         };
         select! {
-            () = time::sleep(LOOK_UP_INTERVAL) => {}
+            () = time::sleep(RESOLVE_INTERVAL) => {}
             () = failed => {}
         }
     }
 }
 
-/// An address that is used for a call.
+/// An endpoint in use for a call.
 pub(super) struct Lease {
     endpoint: Arc<Endpoint>,
     sender: Sender,
@@ -177,14 +181,14 @@ impl Lease {
         &self.endpoint.authority
     }
 
-    /// Sends a request and reads the whole answer.
+    /// Sends a request and reads the whole response.
     pub(super) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Collected<Bytes>>, Failure> {
         exchange(self.sender.clone(), request).await
     }
 
-    /// Has the address looked at: it gave no answer.
-    pub(super) fn doubt(&self) {
-        self.endpoint.doubt();
+    /// Requests a health check of the endpoint, because it did not respond.
+    pub(super) fn check(&self) {
+        self.endpoint.check();
     }
 }
 
@@ -208,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn follows_the_addresses_that_are_found_and_keeps_them_where_none_is() {
+    async fn follows_dns_and_keeps_endpoints_if_it_returns_none() {
         let signals = Arc::new(Signals { changed: watch::channel(()).0, failed: Notify::new() });
         let pool = Pool { peer: "peer", members: Mutex::default(), signals, turn: AtomicUsize::new(0) };
         pool.update(found(&["127.0.0.1:1", "127.0.0.1:2"]));
@@ -222,14 +226,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_waits_until_it_is_known_that_no_address_is_of_use() {
+    async fn a_call_waits_until_all_endpoints_have_failed() {
         // Nothing listens on these ports.
         let pool = Pool::start("peer", "http://127.0.0.1:1,127.0.0.2:1".parse().expect("a URL"));
         assert!(time::timeout(Duration::from_secs(10), pool.lease(None)).await.expect("in time").is_none());
     }
 
     #[tokio::test]
-    async fn a_name_without_addresses_is_of_no_use() {
+    async fn a_host_without_addresses_is_unavailable() {
         let pool = Pool::start("peer", "http://no-such-host.invalid:1".parse().expect("a URL"));
         assert!(time::timeout(Duration::from_secs(10), pool.lease(None)).await.expect("in time").is_none());
     }

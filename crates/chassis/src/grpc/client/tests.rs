@@ -1,4 +1,4 @@
-//! What is sent again, of calls that change something and of those that do not.
+//! Retries of read-only calls and of calls that change something.
 
 use std::{
     net::SocketAddr,
@@ -14,18 +14,18 @@ use tower::Service;
 
 use super::*;
 
-/// What comes of a call.
+/// The outcome of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Done,
     Unavailable,
-    /// Its stream ends without an answer: nobody knows what was done.
+    /// The stream ends without a response: it is unknown whether the call was processed.
     Lost,
-    /// The peer says that it did nothing about it.
+    /// The peer reports that it did not process the call.
     Refused,
 }
 
-/// Two peers that count the calls of both; the first so many have this outcome, the others are done.
+/// Two peers with a shared count of calls. The first `count` calls have the given outcome, later ones succeed.
 struct Fakes {
     channel: Channel,
     calls: Arc<AtomicUsize>,
@@ -42,7 +42,7 @@ impl Fakes {
         let peers = Peers::connect(&["fake"], &[("fake", url)], &Registry::new()).expect("metrics");
         let channel = peers.channel("fake").expect("a channel");
         let pool = &channel.0.pool;
-        eventually("both are of use", PATIENCE, async || {
+        eventually("both endpoints are ready", PATIENCE, async || {
             let lease = pool.lease(None).await?;
             pool.others_are_ready(&lease).then_some(())
         })
@@ -50,28 +50,28 @@ impl Fakes {
         Self { channel, calls }
     }
 
-    /// Makes a call; returns its status, and how often it was received.
-    async fn call(&mut self, changes_nothing: bool) -> (Code, usize) {
+    /// Makes a call. Returns its status and the number of calls received.
+    async fn call(&mut self, is_read_only: bool) -> (Code, usize) {
         let mut request = Request::post("/test.Test/Call").body(Body::empty()).expect("a request");
-        if changes_nothing {
-            request.extensions_mut().insert(ChangesNothing);
+        if is_read_only {
+            request.extensions_mut().insert(ReadOnly);
         }
-        let answer = self.channel.call(request).await;
-        (answer.map_or_else(|status| status.code(), |answer| code(&answer)), self.calls.load(Ordering::SeqCst))
+        let result = self.channel.call(request).await;
+        (result.map_or_else(|status| status.code(), |response| code(&response)), self.calls.load(Ordering::SeqCst))
     }
 }
 
-/// A peer that does not know of health, and is therefore taken for well.
+/// Starts a peer without a health service, which therefore counts as healthy.
 async fn serve(calls: Arc<AtomicUsize>, outcome: Outcome, count: usize) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
-    let answer = move |request: Request<Incoming>| {
+    let respond = move |request: Request<Incoming>| {
         let is_health = request.uri().path().starts_with("/grpc.health.");
-        let is_of_those = !is_health && calls.fetch_add(1, Ordering::SeqCst) < count;
+        let is_affected = !is_health && calls.fetch_add(1, Ordering::SeqCst) < count;
         async move {
             let code = match outcome {
                 _ if is_health => Code::Unimplemented,
-                _ if !is_of_those => Code::Ok,
+                _ if !is_affected => Code::Ok,
                 Outcome::Done => Code::Ok,
                 Outcome::Unavailable => Code::Unavailable,
                 Outcome::Lost => return Err(h2::Error::from(h2::Reason::INTERNAL_ERROR)),
@@ -84,7 +84,7 @@ async fn serve(calls: Arc<AtomicUsize>, outcome: Outcome, count: usize) -> Socke
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.expect("a connection");
-            let service = service_fn(answer.clone());
+            let service = service_fn(respond.clone());
             tokio::spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service));
         }
     });
@@ -92,7 +92,7 @@ async fn serve(calls: Arc<AtomicUsize>, outcome: Outcome, count: usize) -> Socke
 }
 
 #[tokio::test]
-async fn a_call_that_may_have_changed_something_is_sent_once() {
+async fn a_call_that_may_have_taken_effect_is_not_retried() {
     for (outcome, code) in
         [(Outcome::Done, Code::Ok), (Outcome::Unavailable, Code::Unavailable), (Outcome::Lost, Code::Unknown)]
     {
@@ -101,7 +101,7 @@ async fn a_call_that_may_have_changed_something_is_sent_once() {
 }
 
 #[tokio::test]
-async fn a_call_that_changes_nothing_is_sent_once_more() {
+async fn a_read_only_call_is_retried_once() {
     for outcome in [Outcome::Unavailable, Outcome::Lost] {
         assert_eq!(Fakes::start(outcome, 1).await.call(true).await, (Code::Ok, 2), "{outcome:?}");
         let (code, calls) = Fakes::start(outcome, usize::MAX).await.call(true).await;
@@ -110,10 +110,10 @@ async fn a_call_that_changes_nothing_is_sent_once_more() {
 }
 
 #[tokio::test]
-async fn a_call_about_which_nothing_was_done_is_sent_again_whatever_it_changes() {
-    for changes_nothing in [false, true] {
-        assert_eq!(Fakes::start(Outcome::Refused, 2).await.call(changes_nothing).await, (Code::Ok, 3));
-        let (code, calls) = Fakes::start(Outcome::Refused, usize::MAX).await.call(changes_nothing).await;
-        assert_eq!((code, calls), (Code::Unavailable, MOST_TRIES));
+async fn a_call_that_was_not_processed_is_always_sent_again() {
+    for is_read_only in [false, true] {
+        assert_eq!(Fakes::start(Outcome::Refused, 2).await.call(is_read_only).await, (Code::Ok, 3));
+        let (code, calls) = Fakes::start(Outcome::Refused, usize::MAX).await.call(is_read_only).await;
+        assert_eq!((code, calls), (Code::Unavailable, MAX_ATTEMPTS));
     }
 }

@@ -1,43 +1,43 @@
-//! How connections end: idle ones, refusals, a stop.
+//! How connections close: when idle, after a refusal, and on a stop.
 
 use super::*;
 
 #[test]
-fn our_clients_let_go_of_a_connection_before_our_servers_do() {
+fn clients_close_idle_connections_before_servers_do() {
     assert!(HEADER_READ_TIMEOUT >= Duration::from_secs(30));
     assert!(HEADER_READ_TIMEOUT > CLIENT_IDLE_TIMEOUT);
     assert_eq!(Limits::default().header_read_timeout, HEADER_READ_TIMEOUT);
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_closed_at_the_limit_and_not_before() {
+async fn an_idle_connection_closes_at_the_limit_and_not_before() {
     let server = server_with(LIMITS).await;
     let mut connection = server.connect().await;
-    // Each request starts the time anew: together three take longer than the limit.
+    // Each request restarts the timeout. Three of them take longer than the limit.
     let (mut in_time, mut since) = (0, Instant::now());
     while in_time < 3 {
         let pause = time::timeout(LIMITS.header_read_timeout / 2, connection.closed()).await;
-        let begun = Instant::now();
+        let started = Instant::now();
         let is_sent = pause.is_err() && connection.send(raw::get("/")).await.is_ok();
-        let answer = if is_sent { connection.answer().await.ok() } else { None };
-        if let Some(answer) = answer {
-            assert!(!answer.closes());
-            (in_time, since) = (in_time + 1, begun);
+        let response = if is_sent { connection.answer().await.ok() } else { None };
+        if let Some(response) = response {
+            assert!(!response.closes());
+            (in_time, since) = (in_time + 1, started);
         } else {
-            // Where the machine paused, it was in time.
+            // The machine may have paused: then the close was in time.
             assert!(since.elapsed() >= LIMITS.header_read_timeout, "closed too early: {:?}", since.elapsed());
             (connection, in_time, since) = (server.connect().await, 0, Instant::now());
         }
     }
-    let begun = Instant::now();
+    let started = Instant::now();
     connection.send(raw::get("/")).await.expect("sent");
-    connection.answer().await.expect("an answer");
+    connection.answer().await.expect("a response");
     connection.closed().await.expect("closed");
-    assert!(begun.elapsed() >= LIMITS.header_read_timeout, "after {:?}", begun.elapsed());
+    assert!(started.elapsed() >= LIMITS.header_read_timeout, "after {:?}", started.elapsed());
 }
 
 #[tokio::test]
-async fn a_refusal_arrives_although_the_client_goes_on_sending() {
+async fn a_refusal_arrives_while_the_client_keeps_sending() {
     const LENGTH: usize = 4 * 1024 * 1024;
     let server = server().await;
     let mut connection = server.connect().await;
@@ -45,17 +45,17 @@ async fn a_refusal_arrives_although_the_client_goes_on_sending() {
         .send(format!("POST /refuse HTTP/1.1\r\nhost: test\r\ncontent-length: {LENGTH}\r\n\r\n"))
         .await
         .expect("sent");
-    connection.send(vec![b'x'; LENGTH]).await.expect("it may send all of it");
-    let answer = connection.answer().await.expect("an answer");
-    assert!(answer.status == 413 && answer.closes(), "{}", answer.head);
-    connection.closed().await.expect("closed, and not reset");
+    connection.send(vec![b'x'; LENGTH]).await.expect("the whole body is sent");
+    let response = connection.answer().await.expect("a response");
+    assert!(response.status == 413 && response.closes(), "{}", response.head);
+    connection.closed().await.expect("closed without a reset");
 }
 
 #[tokio::test]
-async fn a_refusal_arrives_although_the_client_sends_slowly() {
+async fn a_refusal_arrives_while_the_client_sends_slowly() {
     let server = server().await;
-    // Until the machine has not paused for as long as the client may.
-    eventually("it sends without a long pause", PATIENCE, async || {
+    // Repeated until the machine does not pause for longer than the client may.
+    eventually("a run without a long pause", PATIENCE, async || {
         let mut connection = server.connect().await;
         connection.send("POST /refuse HTTP/1.1\r\nhost: test\r\ncontent-length: 100\r\n\r\n").await.expect("sent");
         let mut longest = Duration::ZERO;
@@ -76,15 +76,15 @@ async fn a_refusal_arrives_although_the_client_sends_slowly() {
         match closed.await {
             Ok(()) => Some(()),
             Err(_) if longest >= io::LINGER_PAUSE => None,
-            Err(error) => panic!("closed, and not reset: {error}"),
+            Err(error) => panic!("closed without a reset: {error}"),
         }
     })
     .await;
 }
 
-/// Else it could send its next request on a connection that is about to be closed.
+/// Otherwise it could send its next request on a connection that is about to close.
 #[tokio::test]
-async fn a_client_whose_body_is_not_read_is_told_that_the_connection_closes() {
+async fn an_unread_body_is_answered_with_connection_close() {
     let server = server().await;
     let body = "content-length: 5\r\n\r\nhello";
     let chunks = "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
@@ -93,67 +93,67 @@ async fn a_client_whose_body_is_not_read_is_told_that_the_connection_closes() {
         for body in [body, chunks, unfinished] {
             let mut connection = server.connect().await;
             connection.send(format!("{line} HTTP/1.1\r\nhost: test\r\n{body}")).await.expect("sent");
-            let answer = connection.answer().await.expect("an answer");
-            assert!(answer.status == status && answer.closes(), "{line}: {}", answer.head);
-            connection.closed().await.expect("closed, and not reset");
+            let response = connection.answer().await.expect("a response");
+            assert!(response.status == status && response.closes(), "{line}: {}", response.head);
+            connection.closed().await.expect("closed without a reset");
         }
     }
     let mut connection = server.connect().await;
     for body in [body, chunks, "content-length: 0\r\n\r\n"] {
         connection.send(format!("POST /length HTTP/1.1\r\nhost: test\r\n{body}")).await.expect("sent");
-        assert!(!connection.answer().await.expect("an answer").closes(), "it was read: {body}");
+        assert!(!connection.answer().await.expect("a response").closes(), "the body was read: {body}");
     }
 }
 
 #[tokio::test]
-async fn a_stop_waits_for_requests_in_flight_and_for_nothing_else() {
+async fn a_stop_waits_only_for_requests_in_flight() {
     let server = server().await;
     let mut busy = server.connect().await;
     busy.send(raw::get("/wait")).await.expect("sent");
     server.waiting.notified().await;
     let mut idle = server.connect().await;
     idle.send(raw::get("/")).await.expect("sent");
-    assert!(!idle.answer().await.expect("an answer").closes());
+    assert!(!idle.answer().await.expect("a response").closes());
     let mut unused = server.connect().await;
     server.phases.send_replace(Phase::Stopping);
     idle.closed().await.expect("closed");
     unused.closed().await.expect("closed");
     assert!(!server.task.is_finished());
     server.go.notify_one();
-    let answer = busy.answer().await.expect("an answer");
-    assert!(answer.body == "waited" && answer.closes(), "{}", answer.head);
-    server.task.await.expect("it stops");
+    let response = busy.answer().await.expect("a response");
+    assert!(response.body == "waited" && response.closes(), "{}", response.head);
+    server.task.await.expect("the server stops");
 }
 
-/// It was on its way when the server began to stop.
+/// It was sent before the client could know of the stop.
 #[tokio::test]
-async fn a_request_on_an_idle_connection_is_answered_a_moment_after_the_stop() {
-    // Until the machine has not paused for as long as that.
-    eventually("requests are sent in that moment", PATIENCE, async || {
+async fn a_request_that_crosses_the_stop_gets_a_response() {
+    // Repeated until the machine does not pause for longer than the grace period.
+    eventually("requests are sent within the grace period", PATIENCE, async || {
         let server = server().await;
         let mut used = server.connect().await;
         used.send(raw::get("/")).await.expect("sent");
-        assert!(!used.answer().await.expect("an answer").closes());
+        assert!(!used.answer().await.expect("a response").closes());
         let mut unused = server.connect().await;
         let stopped = Instant::now();
         server.phases.send_replace(Phase::Stopping);
         for connection in [&mut used, &mut unused] {
-            let is_open = time::timeout(LAST_CALL / 10, connection.closed()).await.is_err();
+            let is_open = time::timeout(STOP_GRACE / 10, connection.closed()).await.is_err();
             let is_sent = is_open && connection.send(raw::get("/")).await.is_ok();
-            let Some(answer) = (if is_sent { connection.answer().await.ok() } else { None }) else {
-                assert!(stopped.elapsed() >= LAST_CALL, "closed after {:?}", stopped.elapsed());
+            let Some(response) = (if is_sent { connection.answer().await.ok() } else { None }) else {
+                assert!(stopped.elapsed() >= STOP_GRACE, "closed after {:?}", stopped.elapsed());
                 return None;
             };
-            assert!(answer.closes());
+            assert!(response.closes());
         }
-        server.task.await.expect("it stops");
+        server.task.await.expect("the server stops");
         Some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn connections_that_only_the_kernel_has_accepted_are_served_before_the_stop() {
+async fn connections_in_the_kernel_backlog_are_served_on_a_stop() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     let mut connections = Vec::new();
@@ -170,7 +170,7 @@ async fn connections_that_only_the_kernel_has_accepted_are_served_before_the_sto
         lifecycle,
     ));
     for mut connection in connections {
-        assert_eq!(connection.answer().await.expect("an answer").body, "hello");
+        assert_eq!(connection.answer().await.expect("a response").body, "hello");
     }
-    task.await.expect("it stops");
+    task.await.expect("the server stops");
 }

@@ -1,10 +1,10 @@
-//! Requests of whose length there can be two opinions, to a server that is strict.
+//! Requests with ambiguous framing, sent to a strict server.
 
 use super::*;
 
 const LF: &str = "GET / HTTP/1.1\nhost: test\r\n\r\n";
 
-/// A strict server, whose connections are served on two threads.
+/// Starts a strict server with two worker threads.
 async fn strict() -> Server {
     let workers = Workers::start(2).expect("threads");
     server_of(super::super::Server::default().strict().on(workers)).await
@@ -14,7 +14,7 @@ fn post(headers: &str, body: &str) -> String {
     format!("POST /length HTTP/1.1\r\nhost: test\r\n{headers}\r\n{body}")
 }
 
-/// All requests that are refused, and why.
+/// The requests that must be rejected.
 fn refused() -> Vec<String> {
     vec![
         post("content-length: 5\r\ntransfer-encoding: chunked\r\n", "0\r\n\r\n"),
@@ -61,43 +61,42 @@ fn refused() -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_request_that_could_be_read_in_two_ways_is_refused_and_its_connection_closed() {
+async fn an_ambiguous_request_is_rejected_and_the_connection_closed() {
     let server = strict().await;
     for request in refused() {
-        // At once, after another one, and byte by byte.
+        // Alone, after another request, and byte by byte.
         for (before, piece) in [("", request.len()), (&*raw::get("/"), request.len()), ("", 1)] {
             let mut connection = server.connect().await;
             connection.send(before).await.expect("sent");
             if !before.is_empty() {
-                assert_eq!(connection.answer().await.expect("an answer").body, "hello");
+                assert_eq!(connection.answer().await.expect("a response").body, "hello");
             }
             for piece in request.as_bytes().chunks(piece) {
-                // It may be refused before all of it is there.
+                // The server may reject the request before all of it is sent.
                 let _ = connection.send(piece).await;
             }
             let _ = connection.send(raw::get("/")).await;
-            let answer = connection.answer().await.expect("an answer");
-            assert_eq!(answer.status, 400, "{request:?}: {}", answer.head);
+            let response = connection.answer().await.expect("a response");
+            assert_eq!(response.status, 400, "{request:?}: {}", response.head);
             connection.closed().await.expect("closed");
-            assert!(connection.rest().is_empty(), "{request:?}: what follows it was answered");
+            assert!(connection.rest().is_empty(), "{request:?}: a later request got a response");
         }
     }
 }
 
-/// The same connection: what comes first was well.
 #[tokio::test]
-async fn what_is_pipelined_before_a_request_that_is_refused_is_answered() {
+async fn requests_before_a_rejected_one_get_responses() {
     let server = strict().await;
     let mut connection = server.connect().await;
     connection.send([&raw::get("/"), &post("content-length: 3\r\n", "abc"), LF].concat()).await.expect("sent");
-    assert_eq!(connection.answer().await.expect("an answer").body, "hello");
-    assert_eq!(connection.answer().await.expect("an answer").body, "3");
-    assert_eq!(connection.answer().await.expect("an answer").status, 400);
+    assert_eq!(connection.answer().await.expect("a response").body, "hello");
+    assert_eq!(connection.answer().await.expect("a response").body, "3");
+    assert_eq!(connection.answer().await.expect("a response").status, 400);
     connection.closed().await.expect("closed");
 }
 
 #[tokio::test]
-async fn a_body_that_is_chunked_badly_ends_its_connection() {
+async fn a_malformed_chunked_body_closes_the_connection() {
     let server = strict().await;
     for body in [
         "5\nhello\r\n0\r\n\r\n",
@@ -135,7 +134,7 @@ async fn a_body_that_is_chunked_badly_ends_its_connection() {
 }
 
 #[tokio::test]
-async fn what_is_framed_well_is_answered_however_it_comes() {
+async fn well_framed_requests_are_served_however_they_are_split() {
     let server = strict().await;
     let requests = [
         raw::get("/"),
@@ -153,15 +152,15 @@ async fn what_is_framed_well_is_answered_however_it_comes() {
             connection.send(piece).await.expect("sent");
         }
         for body in ["hello", "5", "5", "15", "0", "hello", "0"] {
-            let answer = connection.answer().await.expect("an answer");
-            assert_eq!((answer.status, &*answer.body), (200, body), "{}", answer.head);
+            let response = connection.answer().await.expect("a response");
+            assert_eq!((response.status, &*response.body), (200, body), "{}", response.head);
         }
     }
 }
 
-/// hyper's own answer, and not that to a request of which nobody knows where it ends.
+/// The response is hyper's 431, not the 400 for ambiguous framing.
 #[tokio::test]
-async fn a_head_that_is_too_long_is_told_so() {
+async fn a_head_that_is_too_long_is_431() {
     let server = strict().await;
     for piece in [4096, MAX_HEAD * 2] {
         let mut connection = server.connect().await;
@@ -169,6 +168,6 @@ async fn a_head_that_is_too_long_is_told_so() {
         for piece in head.as_bytes().chunks(piece) {
             let _ = connection.send(piece).await;
         }
-        assert_eq!(connection.answer().await.expect("an answer").status, 431);
+        assert_eq!(connection.answer().await.expect("a response").status, 431);
     }
 }

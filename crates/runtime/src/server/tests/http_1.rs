@@ -1,63 +1,62 @@
-//! HTTP/1: heads, bodies and answers that take their time.
+//! HTTP/1: slow heads, bodies and responses.
 
 use super::*;
 
 #[tokio::test]
-async fn a_head_that_is_not_completed_closes_the_connection() {
+async fn an_incomplete_head_closes_the_connection() {
     let server = server_with(LIMITS).await;
     for part in ["", "P", "G", "GET / HTTP/1.1\r\nhost: test\r\n", "PRI", "PRI * HTTP/2.0\r\n\r\n", &PREFACE[..23]] {
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut connection = server.connect().await;
         connection.send(part).await.expect("sent");
         let closed = connection.closed().await.map_err(|error| error.kind());
-        // What the server did not read, it resets.
+        // Unread bytes cause a reset.
         assert!(matches!(closed, Ok(()) | Err(ErrorKind::ConnectionReset)), "{part:?}: {closed:?}");
-        assert!(begun.elapsed() >= LIMITS.header_read_timeout, "{part:?}: after {:?}", begun.elapsed());
+        assert!(started.elapsed() >= LIMITS.header_read_timeout, "{part:?}: after {:?}", started.elapsed());
         assert!(!connection.rest().starts_with(b"HTTP/1.1 200"));
     }
 }
 
 #[tokio::test]
-async fn a_head_that_trickles_in_gets_no_more_time() {
+async fn a_trickling_head_does_not_extend_the_timeout() {
     let server = server_with(LIMITS).await;
     let mut connection = server.connect().await;
     connection.send("GET / HTTP/1.1\r\nx: ").await.expect("sent");
     let pace = LIMITS.header_read_timeout / 8;
-    let begun = Instant::now();
+    let started = Instant::now();
     while time::timeout(pace, connection.closed()).await.is_err() && connection.send("x").await.is_ok() {
-        assert!(begun.elapsed() < LIMITS.header_read_timeout * 20, "it is still open");
+        assert!(started.elapsed() < LIMITS.header_read_timeout * 20, "the connection is still open");
     }
 }
 
 #[tokio::test]
-async fn a_client_that_takes_no_answer_is_given_up() {
+async fn a_client_that_reads_nothing_is_disconnected() {
     let server = server_with(LIMITS).await;
-    let mut deaf = server.connect().await;
+    let mut client = server.connect().await;
     let requests = raw::get("/large").repeat(1000);
-    let given_up = async { while deaf.send(&requests).await.is_ok() {} };
-    time::timeout(PATIENCE, given_up).await.expect("reset");
+    let disconnected = async { while client.send(&requests).await.is_ok() {} };
+    time::timeout(PATIENCE, disconnected).await.expect("reset");
     server.stop().await;
 }
 
 #[tokio::test]
-async fn a_client_that_takes_its_answer_slowly_gets_all_of_it() {
-    // More than the machine may pause, which is as if the client took nothing.
+async fn a_client_that_reads_slowly_gets_the_whole_response() {
+    // Longer than a pause of the machine, which looks as if the client read nothing.
     let write_timeout = Duration::from_millis(2500);
     let server = server_with(Limits { write_timeout, ..Limits::default() }).await;
     let mut slow = server.connect().await;
     slow.send(raw::get("/large").repeat(32)).await.expect("sent");
-    let begun = Instant::now();
+    let started = Instant::now();
     for _ in 0..32 {
         time::sleep(write_timeout / 25).await;
-        assert_eq!(slow.answer().await.expect("an answer").body.len(), LARGE);
+        assert_eq!(slow.answer().await.expect("a response").body.len(), LARGE);
     }
-    assert!(begun.elapsed() > write_timeout);
+    assert!(started.elapsed() > write_timeout);
 }
 
-/// Nobody waits for its answer: it is not worth the work. Half a close counts as a whole one, as with most servers: what
-/// arrives looks the same.
+/// Nobody waits for the response. A half-close counts as a close, as with most servers: they cannot be told apart.
 #[tokio::test]
-async fn the_request_of_a_client_that_has_gone_is_given_up() {
+async fn a_request_is_cancelled_when_its_client_disconnects() {
     let server = server().await;
     for half in [false, true] {
         let mut connection = server.connect().await;
@@ -67,32 +66,32 @@ async fn the_request_of_a_client_that_has_gone_is_given_up() {
             connection.finish_sending().await.expect("half closed");
         }
         let kept = half.then_some(connection);
-        time::timeout(PATIENCE, server.given_up.notified()).await.expect("it is given up");
+        time::timeout(PATIENCE, server.abandoned.notified()).await.expect("the request is cancelled");
         drop(kept);
     }
     server.stop().await;
 }
 
 #[tokio::test]
-async fn pipelined_requests_are_answered_in_order() {
+async fn pipelined_requests_get_responses_in_order() {
     let server = server().await;
     let mut connection = server.connect().await;
     let post =
         |body: &str| format!("POST /length HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     connection.send([post("a"), raw::get("/"), post("ccc")].concat()).await.expect("sent");
     for body in ["1", "hello", "3"] {
-        assert_eq!(connection.answer().await.expect("an answer").body, body);
+        assert_eq!(connection.answer().await.expect("a response").body, body);
     }
 }
 
 #[tokio::test]
-async fn http_1_0_is_answered() {
+async fn http_1_0_is_served() {
     let server = server().await;
     let mut connection = server.connect().await;
     connection.send("GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n").await.expect("sent");
-    let answer = connection.answer().await.expect("an answer");
-    assert_eq!((answer.body.as_str(), answer.header("connection")), ("hello", Some("keep-alive")));
+    let response = connection.answer().await.expect("a response");
+    assert_eq!((response.body.as_str(), response.header("connection")), ("hello", Some("keep-alive")));
     connection.send("GET / HTTP/1.0\r\n\r\n").await.expect("sent");
-    assert_eq!(connection.answer().await.expect("an answer").body, "hello");
+    assert_eq!(connection.answer().await.expect("a response").body, "hello");
     connection.closed().await.expect("closed");
 }

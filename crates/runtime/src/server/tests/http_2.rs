@@ -3,42 +3,42 @@
 use super::*;
 
 #[tokio::test]
-async fn an_http_2_client_that_opens_no_window_is_given_up() {
+async fn a_client_that_never_opens_its_window_is_disconnected() {
     let server = server_with(Limits { http_2_age: Duration::from_millis(100), ..LIMITS }).await;
     for window in [0, 1] {
         let (mut sender, connection) = server.http_2_with_window(Some(window)).await;
-        let answer = sender.send_request(request("/large")).await.expect("the head of an answer");
-        // Its body is held, and not read.
+        let response = sender.send_request(request("/large")).await.expect("a response head");
+        // The body is kept but not read.
         time::timeout(PATIENCE, connection).await.expect("closed").expect("no panic").ok();
-        drop(answer);
+        drop(response);
     }
     server.stop().await;
 }
 
-/// A service may have nothing to say for hours.
+/// A stream of events may be silent for hours.
 #[tokio::test]
-async fn an_answer_that_waits_for_the_service_outlives_the_age_of_its_connection() {
+async fn a_stream_that_waits_for_the_service_outlives_the_max_age() {
     let limits = Limits { http_2_age: Duration::from_millis(1), write_timeout: Duration::from_millis(20), ..LIMITS };
     let server = server_with(limits).await;
     let (mut sender, connection) = server.http_2().await;
-    let answer = sender.send_request(request("/events")).await.expect("the head of an answer");
-    let mut events = answer.into_body();
+    let response = sender.send_request(request("/events")).await.expect("a response head");
+    let mut events = response.into_body();
     for _ in 0..2 {
-        // Other connections come and go meanwhile.
-        let begun = Instant::now();
-        while begun.elapsed() < limits.write_timeout * 5 {
+        // Meanwhile, other connections open and close.
+        let started = Instant::now();
+        while started.elapsed() < limits.write_timeout * 5 {
             let (mut sender, other) = server.http_2_with_window(Some(0)).await;
             let stuck = sender.send_request(request("/large")).await;
             time::timeout(PATIENCE, other).await.expect("closed").expect("no panic").ok();
             drop(stuck);
         }
         server.go.notify_one();
-        let event = events.frame().await.expect("an event").expect("it is whole");
+        let event = events.frame().await.expect("an event").expect("an event without an error");
         assert_eq!(event.data_ref().expect("data"), "event");
     }
     assert!(!connection.is_finished());
     drop(events);
-    connection.await.expect("no panic").expect("it ends with its last stream");
+    connection.await.expect("no panic").expect("the connection closes after its last stream");
     server.stop().await;
 }
 
@@ -47,25 +47,25 @@ async fn http_2_without_tls_is_served_on_the_same_port() {
     let server = server().await;
     let (mut sender, _connection) = server.http_2().await;
     for _ in 0..3 {
-        assert_eq!(text(sender.send_request(request("/")).await.expect("an answer")).await, "hello");
+        assert_eq!(text(sender.send_request(request("/")).await.expect("a response")).await, "hello");
     }
-    // Also where the preface comes in pieces.
+    // The same if the preface arrives in pieces.
     let mut connection = server.connect().await;
     for piece in [&PREFACE[..3], &PREFACE[3..20], &PREFACE[20..], "\0\0\0\x04\0\0\0\0\0"] {
         let pause = time::timeout(Duration::from_millis(10), connection.closed()).await;
         assert!(pause.is_err());
         connection.send(piece).await.expect("sent");
     }
-    // The server's own settings, a frame of type 4.
+    // The server sends its settings, a frame of type 4.
     while connection.rest().len() < 9 {
         let _ = time::timeout(Duration::from_millis(10), connection.closed()).await;
     }
     assert_eq!(connection.rest()[3], 4);
 }
 
-/// Not at the limit for a head, nor by looking again and again for more.
+/// Without waiting for the header timeout, and without a busy loop.
 #[tokio::test]
-async fn half_a_preface_and_no_more_closes_the_connection_at_once() {
+async fn an_incomplete_preface_before_eof_closes_at_once() {
     let server = server_with(Limits { header_read_timeout: PATIENCE * 2, ..LIMITS }).await;
     for part in ["", "PRI", &PREFACE[..23]] {
         let mut connection = server.connect().await;
@@ -79,27 +79,27 @@ async fn half_a_preface_and_no_more_closes_the_connection_at_once() {
 async fn goaway_lets_streams_in_flight_finish() {
     let server = server().await;
     let (mut sender, connection) = server.http_2().await;
-    let answer = tokio::spawn(sender.send_request(request("/wait")));
+    let response = tokio::spawn(sender.send_request(request("/wait")));
     server.waiting.notified().await;
     server.phases.send_replace(Phase::Draining);
-    // Others are answered until GOAWAY comes.
+    // Other requests get responses until GOAWAY arrives.
     while let Ok(response) = sender.send_request(request("/")).await {
         assert_eq!(text(response).await, "hello");
     }
     server.go.notify_one();
-    assert_eq!(text(answer.await.expect("no panic").expect("an answer")).await, "waited");
+    assert_eq!(text(response.await.expect("no panic").expect("a response")).await, "waited");
     connection.await.expect("no panic").expect("closed without an error");
     server.phases.send_replace(Phase::Stopping);
-    server.task.await.expect("it stops");
+    server.task.await.expect("the server stops");
 }
 
-/// A frame (RFC 9113, section 4.1).
+/// Encodes a frame (RFC 9113, section 4.1).
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// The kinds of the frames that came.
+/// Returns the types of the received frames.
 fn kinds(mut bytes: &[u8]) -> Vec<u8> {
     let mut kinds = Vec::new();
     while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = bytes {
@@ -111,14 +111,14 @@ fn kinds(mut bytes: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn streams_given_up_at_once_leave_the_connection_to_others() {
+async fn streams_that_are_reset_at_once_do_not_close_the_connection() {
     const HEADERS: u8 = 1;
     const RST_STREAM: u8 = 3;
     const SETTINGS: u8 = 4;
     const GOAWAY: u8 = 7;
     let server = server().await;
     let mut connection = server.connect().await;
-    // GET, http, /; and the authority (RFC 7541, appendix A and section 6.2).
+    // GET, http, / and the authority (RFC 7541, appendix A and section 6.2).
     let get = |stream| frame(HEADERS, 0b101, stream, b"\x82\x86\x84\x41\x04test");
     let mut sent = [PREFACE.as_bytes(), &frame(SETTINGS, 0, 0, b"")].concat();
     for stream in (1..200).step_by(2) {
@@ -126,12 +126,12 @@ async fn streams_given_up_at_once_leave_the_connection_to_others() {
     }
     sent.extend(get(201));
     connection.send(sent).await.expect("sent");
-    let came = eventually("an answer", PATIENCE, async || {
+    let frames = eventually("a response", PATIENCE, async || {
         let _ = time::timeout(Duration::from_millis(10), connection.closed()).await;
         let kinds = kinds(connection.rest());
         (kinds.contains(&HEADERS) || kinds.contains(&GOAWAY)).then_some(kinds)
     });
-    assert!(!came.await.contains(&GOAWAY));
+    assert!(!frames.await.contains(&GOAWAY));
     drop(connection);
     server.stop().await;
 }
