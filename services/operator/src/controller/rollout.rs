@@ -24,10 +24,13 @@ pub(crate) fn rolled_out(deployment: &Deployment, scaling: &Scaling, pods: &[Pod
     let desired = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let (total, updated) = (status.replicas.unwrap_or(0), status.updated_replicas.unwrap_or(0));
     let available = status.available_replicas.unwrap_or(0);
+    // During a surge or a scale-down there are more pods than desired. Counts beyond the desired number would not make sense
+    // to a reader.
+    let (updated_shown, available_shown) = (updated.min(desired), available.min(desired));
     let current = status.observed_generation >= deployment.metadata.generation;
     // While the autoscaler adds pods, the minimum is enough.
     if current && updated == total && available >= desired.min(scaling.min) {
-        return ConditionResult::ready("RolledOut", format!("{available} of {desired} pods are ready"));
+        return ConditionResult::ready("RolledOut", format!("{available_shown} of {desired} pods are ready"));
     }
     if let Some(problem) = pods::problem(pods, now) {
         return problem;
@@ -41,8 +44,6 @@ pub(crate) fn rolled_out(deployment: &Deployment, scaling: &Scaling, pods: &[Pod
         let reason = if message.contains("exceeded quota") { "QuotaExceeded" } else { "PodsRefused" };
         return ConditionResult::pending(reason, message);
     }
-    // During a surge there are more pods than desired. Counts beyond the desired number would not make sense to a reader.
-    let (updated_shown, available_shown) = (updated.min(desired), available.min(desired));
     let progress =
         format!("{updated_shown} of {desired} pods run the new version, {available_shown} of {desired} are ready");
     if let Some(stuck) = condition("Progressing", "False").filter(|_| current) {
@@ -53,7 +54,7 @@ pub(crate) fn rolled_out(deployment: &Deployment, scaling: &Scaling, pods: &[Pod
         );
     }
     if updated == total && current {
-        ConditionResult::pending("PodsNotReady", format!("{available} of {desired} pods are ready"))
+        ConditionResult::pending("PodsNotReady", format!("{available_shown} of {desired} pods are ready"))
     } else {
         let surplus = if total > desired {
             format!("; {total} pods exist until the old ones have stopped")
@@ -95,6 +96,14 @@ mod tests {
 
     fn find(status: serde_json::Value) -> ConditionResult {
         rolled_out(&deployment(status), &Scaling::default(), &[], Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn scale_down_never_reports_more_ready_pods_than_desired() {
+        let status = serde_json::json!({
+            "observedGeneration": 4, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 3,
+        });
+        assert_eq!(find(status).text().1, "2 of 2 pods are ready");
     }
 
     #[test]
