@@ -18,7 +18,10 @@ pub fn text(services: &[Service], server: &Server) -> String {
         let name = service.name();
         let (http, admin) = (reachable(service.http), reachable(service.admin));
         lines.push(format!("  {name:<width$} API      http://{http}"));
-        lines.push(format!("  {:<width$} docs     http://{http}/docs", ""));
+        // A service in another language need not serve this page; the gateway's shows its API anyway.
+        if service.manifest.command.is_none() {
+            lines.push(format!("  {:<width$} docs     http://{http}/docs", ""));
+        }
         if let Some(grpc) = service.grpc {
             lines.push(format!("  {:<width$} gRPC     {}", "", reachable(grpc)));
         }
