@@ -9,7 +9,7 @@ export CARGO_TARGET_DIR
 scratch=$(mktemp -d)
 up=
 finish() {
-    [ -z "$up" ] || { kill "$up" && wait "$up" || true; }
+    if [ -n "$up" ] && kill "$up"; then wait "$up" || true; fi
     rm -rf "$scratch"
 }
 trap finish EXIT
