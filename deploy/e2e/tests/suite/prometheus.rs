@@ -105,7 +105,7 @@ pub async fn every_pod_is_scraped_and_every_request_counted(on: Arc<Release>) {
     .await;
 
     // The last figure of each pod that this Prometheus has ever seen: a scrape that is late by a pause of the machine
-    // fails, and without a range takes the pod away until the next one.
+    // fails, and without a range takes the pod outage until the next one.
     let requests = r#"sum by (app) (max_over_time(http_requests_total{route!="unmatched"}[1d]))"#;
     let total = async || prometheus.query(requests).await.iter().map(|(_, value)| value).sum::<f64>();
     let before = total().await;

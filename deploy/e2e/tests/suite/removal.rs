@@ -16,7 +16,7 @@ use crate::{
     release::{Release, SERVICES},
 };
 
-pub async fn a_new_release_finds_the_data_though_its_operators_die(on: Arc<Release>) {
+pub async fn a_reinstall_finds_its_data_despite_killed_operators(on: Arc<Release>) {
     let user = data::write(&on).await;
     let before = secrets(&on).await;
     let begun = Instant::now();

@@ -66,7 +66,7 @@ pub async fn evict_all(on: &Release, name: &str) {
     .await;
     let before = names(&on.pods(name).await);
     let [one, other] = &before[..] else { panic!("two pods of {name}: {before:?}") };
-    let (pods, parameters) = (impatient(on).await, EvictParams::default());
+    let (pods, parameters) = (without_retries(on).await, EvictParams::default());
     let (first, second) = tokio::join!(pods.evict(one, &parameters), pods.evict(other, &parameters));
     let left = if first.is_ok() { other } else { one };
     match (first, second) {
@@ -92,7 +92,7 @@ pub async fn delete_all(on: &Release, name: &str) {
 }
 
 /// The pods, by a client that does not repeat what was refused until it is not.
-async fn impatient(on: &Release) -> Api<Pod> {
+async fn without_retries(on: &Release) -> Api<Pod> {
     let mut config = Config::infer().await.expect("a kube context");
     config.default_retry = false;
     Api::namespaced(Client::try_from(config).expect("a client"), &on.name)
@@ -114,7 +114,7 @@ async fn replaced(on: &Release, name: &str, before: &[String]) {
 }
 
 /// Another service's image: its migrations do not fit this schema.
-pub async fn a_failing_migration_leaves_the_old_version_serving(on: Arc<Release>) {
+pub async fn a_failed_migration_leaves_the_old_version_serving(on: Arc<Release>) {
     on.upgrade_to(2, &[]).await;
     let load = Load::start(&on, RATE).await;
     let before = names(&on.pods("users").await);
@@ -135,7 +135,7 @@ pub async fn a_failing_migration_leaves_the_old_version_serving(on: Arc<Release>
     none_failed("the fixed image", &load.stop().await, RATE);
 }
 
-pub async fn an_upgrade_without_a_change_restarts_nothing(on: Arc<Release>) {
+pub async fn an_upgrade_without_changes_restarts_nothing(on: Arc<Release>) {
     on.upgrade_to(2, &[]).await;
     let before = on.running().await;
     on.upgrade_to(2, &[]).await;

@@ -34,7 +34,7 @@ fn replicas(object: &api::Microservice) -> i32 {
 }
 
 /// From five lines of YAML.
-pub async fn a_service_of_ones_own_gets_everything(on: Arc<Release>) {
+pub async fn a_minimal_object_becomes_a_complete_service(on: Arc<Release>) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("orders.yaml");
     let yaml = format!(

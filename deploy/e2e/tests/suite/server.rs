@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{data, release::Release};
 
-pub async fn another_server_is_as_good(_: Arc<Release>) {
+pub async fn an_external_server_works(_: Arc<Release>) {
     let on = Release::prepare("-server").await;
     on.start_postgres().await;
     on.psql("postgres", "CREATE ROLE keeper LOGIN CREATEROLE CREATEDB PASSWORD 'secret'").await.expect("an admin");

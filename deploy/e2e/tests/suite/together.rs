@@ -24,8 +24,8 @@ async fn user(on: &Release, product: &str) -> String {
     user["id"].as_str().expect("an id").to_owned()
 }
 
-/// A user's wishlist has the stock that inventory has, and says so when inventory is away.
-pub async fn a_wishlist_has_the_stock_of_inventory(on: Arc<Release>) {
+/// A user's wishlist has the stock that inventory has, and says so when inventory is outage.
+pub async fn a_wishlist_shows_the_stock_from_inventory(on: Arc<Release>) {
     set(&on, "wanted", 42).await;
     let user = user(&on, "wanted").await;
     let (_forward, url) = Running::forward(&on.name, "users").await;
@@ -59,7 +59,7 @@ pub async fn a_wishlist_has_the_stock_of_inventory(on: Arc<Release>) {
 }
 
 /// Calls go round all pods of inventory, though each user's pod keeps its connections.
-pub async fn calls_balance_over_the_pods(on: Arc<Release>) {
+pub async fn calls_are_balanced_over_the_pods(on: Arc<Release>) {
     on.upgrade(&[r#"services.inventory.scaling={"min":3,"max":3}"#]).await.expect("an upgrade");
     on.ready("inventory").await;
     let url = format!("http://users:8080/users/{}/wishlist", user(&on, "wanted").await);
@@ -97,7 +97,7 @@ async fn calls(on: &Release) -> BTreeMap<String, f64> {
 
 /// More buyers than goods, on three replicas that are deleted one after the other without a period of grace. (What a
 /// SIGKILL out of nothing does is tested where a test can send one: `services/inventory/tests/faults/oversold.rs`.)
-pub async fn a_hot_product_is_not_oversold_though_pods_go(on: Arc<Release>) {
+pub async fn deleted_pods_do_not_oversell_a_hot_product(on: Arc<Release>) {
     const GOODS: u64 = 3000;
     on.upgrade(&[r#"services.inventory.scaling={"min":3,"max":3}"#]).await.expect("an upgrade");
     on.ready("inventory").await;

@@ -157,12 +157,12 @@ impl Load {
     /// A load that has begun.
     pub async fn of(tool: Tool) -> Self {
         let load = Self(tool);
-        load.flows().await;
+        load.wait_for_progress().await;
         load
     }
 
     /// Waits until requests are answered.
-    async fn flows(&self) {
+    async fn wait_for_progress(&self) {
         let sees_a_line = async {
             loop {
                 let log = self.0.pods.logs(&self.0.name, &LogParams::default()).await.unwrap_or_default();
@@ -172,7 +172,7 @@ impl Load {
                 time::sleep(Duration::from_millis(200)).await;
             }
         };
-        within("the load flows", sees_a_line).await;
+        within("the load wait_for_progress", sees_a_line).await;
     }
 
     /// Ends it by SIGTERM: what became of every request.
