@@ -51,9 +51,9 @@ pub async fn the_roles_equal_those_of_the_manifests(on: Arc<Release>) {
     assert_eq!(roles.len(), 2);
     for role in roles {
         let name = role["metadata"]["name"].as_str().expect("a name");
-        let there = on.kubectl(&["get", "role", name, "--output", "json"]).await.expect("a Role");
-        let there: Value = serde_json::from_str(&there).expect("JSON");
-        assert_eq!(there["rules"], role["rules"], "{name}");
+        let actual = on.kubectl(&["get", "role", name, "--output", "json"]).await.expect("a Role");
+        let actual: Value = serde_json::from_str(&actual).expect("JSON");
+        assert_eq!(actual["rules"], role["rules"], "{name}");
     }
 }
 
