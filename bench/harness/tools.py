@@ -69,7 +69,7 @@ def environment(requirements: Path) -> Path:
         shutil.rmtree(home, ignore_errors=True)
         made = subprocess.run([sys.executable, "-m", "venv", str(home)], stdout=sys.stderr)
         if made.returncode != 0:
-            sys.exit("bench: this Python cannot create virtual environments; on Debian: sudo apt-get install -y python3-venv")
+            sys.exit("bench: this Python cannot create a venv; on Debian: sudo apt-get install -y python3-venv")
         pip = [str(home / "bin/python"), "-m", "pip", "install", "--quiet", "--requirement", str(requirements)]
         subprocess.run(pip, check=True, stdout=sys.stderr)
         (home / "complete").touch()

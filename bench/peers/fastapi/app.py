@@ -25,8 +25,8 @@ POOL_SIZE = int(os.environ.get("DATABASE_POOL_SIZE", "8"))  # per worker
 MAX_COUNT = 2**53 - 1
 
 GET_STOCK = "SELECT product_id, on_hand, reserved, version FROM stock WHERE product_id = $1"
-# One statement is one transaction and one round trip. After a lock wait, `old` has the newest version of the row, so the
-# deltas are correct with any number of concurrent writers.
+# One statement is one transaction and one round trip. After a lock wait, `old` has the newest version of the row, so
+# the deltas are correct with any number of concurrent writers.
 SET_STOCK = """
 WITH old AS (
     SELECT on_hand FROM stock WHERE product_id = $1 FOR UPDATE

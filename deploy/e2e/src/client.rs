@@ -16,8 +16,8 @@ use tokio::{
     time::{self, Instant},
 };
 
-/// The idle time after which a connection is not reused. It is shorter than the idle timeout of the services, so that no
-/// request is sent on a connection that the server is closing.
+/// The idle time after which a connection is not reused. It is shorter than the idle timeout of the services, so that
+/// no request is sent on a connection that the server is closing.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An `http://` URL.
@@ -115,7 +115,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Creates a connection that is opened on first use. `timeout` applies to the connection attempt and to each response.
+    /// Creates a connection that is opened on first use. `timeout` applies to the connection attempt and to each
+    /// response.
     #[must_use]
     pub fn new(authority: Authority, timeout: Duration) -> Self {
         Self { authority, timeout, sender: None, used: Instant::now(), opened: 0 }

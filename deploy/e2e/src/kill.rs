@@ -1,7 +1,7 @@
 //! Kills the processes of a pod without warning, as a fault of the machine would.
 //!
-//! `kubectl delete` sends SIGTERM first, whatever the grace period, and the first process of a pod cannot be killed from
-//! inside the pod. So this runs on the pod's node, in the node's process namespace (`hostPID`).
+//! `kubectl delete` sends SIGTERM first, whatever the grace period, and the first process of a pod cannot be killed
+//! from inside the pod. So this runs on the pod's node, in the node's process namespace (`hostPID`).
 
 use std::{fs, io, path::Path};
 

@@ -1,4 +1,5 @@
-//! The programs that the end-to-end suite runs as pods: load, probes, a service to route to, a relay and a process killer.
+//! The programs that the end-to-end suite runs as pods: load, probes, a service to route to, a relay and a process
+//! killer.
 //!
 //! Every line of output is a JSON object, which the suite reads from the logs of the pods.
 
@@ -61,7 +62,8 @@ fn print<T: Serialize>(line: &T) {
     println!("{}", serde_json::to_string(line).unwrap_or_default());
 }
 
-/// A token that SIGTERM or SIGINT cancels. The first process of a container ignores these signals unless it handles them.
+/// A token that SIGTERM or SIGINT cancels. The first process of a container ignores these signals unless it handles
+/// them.
 fn until_signal() -> CancellationToken {
     let token = CancellationToken::new();
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {

@@ -1,5 +1,5 @@
-//! Load at a steady rate that does not depend on the server (an open loop), so that a stall cannot hide the requests that
-//! it delays.
+//! Load at a steady rate that does not depend on the server (an open loop), so that a stall cannot hide the requests
+//! that it delays.
 
 mod schedule;
 mod tally;

@@ -1,5 +1,5 @@
-//! A minimal service without a database, which meets the contract of the operator. Each response contains the path of the
-//! request and the name of the service.
+//! A minimal service without a database, which meets the contract of the operator. Each response contains the path of
+//! the request and the name of the service.
 
 use std::{
     convert::Infallible,

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Hands out turns at a steady rate. Idle workers take the next turn. If all are busy, a turn is taken late but keeps its
-/// scheduled time.
+/// Hands out turns at a steady rate. Idle workers take the next turn. If all are busy, a turn is taken late but keeps
+/// its scheduled time.
 pub(super) struct Schedule {
     start: Instant,
     rate: u64,

@@ -36,7 +36,8 @@ impl Prometheus {
         let mut tries = 0..3;
         let (free, server) = loop {
             tries.next().expect("Prometheus starts");
-            // Prometheus does not print the port that it gets for port 0, so find a free one. Another process may take it first.
+            // Prometheus does not print the port that it gets for port 0, so find a free one. Another process may take
+            // it first.
             let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
             let arguments = format!("{arguments} --web.listen-address={free} 2>&1");
             if let Some(server) = Running::try_start("sh", &["-c", &arguments], "Server is ready").await {
@@ -104,8 +105,8 @@ pub async fn every_pod_is_scraped_and_every_request_counted(on: Arc<Release>) {
     })
     .await;
 
-    // The last value of each pod, over a range: a delayed scrape fails, and an instant vector would then lack the pod until
-    // the next scrape.
+    // The last value of each pod, over a range: a delayed scrape fails, and an instant vector would then lack the pod
+    // until the next scrape.
     let requests = r#"sum by (app) (max_over_time(http_requests_total{route!="unmatched"}[1d]))"#;
     let total = async || prometheus.query(requests).await.iter().map(|(_, value)| value).sum::<f64>();
     let before = total().await;

@@ -70,8 +70,8 @@ impl Release {
         self.helm(&["upgrade", "hedgerow", "helm/hedgerow", "--wait", "--timeout", "4m"], values).await
     }
 
-    /// Upgrades to a fixed number of pods per service, for cases that count pods. An upgrade without values restores the
-    /// autoscaler.
+    /// Upgrades to a fixed number of pods per service, for cases that count pods. An upgrade without values restores
+    /// the autoscaler.
     pub async fn upgrade_to(&self, count: usize, values: &[&str]) {
         self.try_upgrade_to(count, values).await.expect("an upgrade");
         eventually("each service has the requested number of pods", SOON, async || {

@@ -138,8 +138,8 @@ pub async fn deleted_pods_do_not_oversell_a_hot_product(on: Arc<Release>) {
     println!("{GOODS} goods: {acknowledged} acknowledged, {unknown} unknown; {lines} held, {ledger} in the ledger");
     assert_eq!((lines, ledger), (GOODS, GOODS));
     assert!(lines >= acknowledged);
-    // Nothing else is held. (A 503 for an unknown outcome counts like any other status here, but since the database stays
-    // available, a pod that can respond also knows the outcome.)
+    // Nothing else is held. (A 503 for an unknown outcome counts like any other status here, but since the database
+    // stays available, a pod that can respond also knows the outcome.)
     assert!(
         lines <= acknowledged + unknown,
         "{lines} are held, with {acknowledged} acknowledged and {unknown} unknown"

@@ -1,9 +1,9 @@
 //! An outage of the API server, as the gateway sees it.
 //!
-//! The suite cannot stop the real API server: not every cluster allows that, and the suite needs it. Instead, the gateway
-//! reaches it through a relay, which is then deleted. TLS works through the relay, because a Service in the namespace of
-//! the release has the name `kubernetes`, which is in the API server's certificate. This tests the gateway only: that
-//! pods keep running is up to the cluster.
+//! The suite cannot stop the real API server: not every cluster allows that, and the suite needs it. Instead, the
+//! gateway reaches it through a relay, which is then deleted. TLS works through the relay, because a Service in the
+//! namespace of the release has the name `kubernetes`, which is in the API server's certificate. This tests the gateway
+//! only: that pods keep running is up to the cluster.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,8 +31,8 @@ use crate::{
 const RELAY: &str = "e2e-relay";
 /// How long the outage lasts.
 const OUTAGE: Duration = Duration::from_mins(1);
-/// The deadline for the gateway to catch up afterwards: 2 s until a connection attempt times out, up to 2 s of backoff, and
-/// the time until the relay's new pod is an endpoint.
+/// The deadline for the gateway to catch up afterwards: 2 s until a connection attempt times out, up to 2 s of backoff,
+/// and the time until the relay's new pod is an endpoint.
 const CATCH_UP: Duration = Duration::from_secs(10);
 
 pub async fn an_api_server_outage_fails_no_request(on: Arc<Release>) {
