@@ -24,7 +24,7 @@ use utoipa::openapi::{
 
 use super::message::reword;
 
-/// Extracts the query string. [`KnownParameters`] refuses parameters that the operation does not document.
+/// Extracts the query string. `KnownParameters` refuses parameters that the operation does not document.
 pub struct Query<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
@@ -122,7 +122,7 @@ impl<S> Layer<S> for KnownParameters {
     }
 }
 
-/// The service of [`KnownParameters`].
+/// The service of `KnownParameters`.
 #[derive(Clone)]
 pub(crate) struct CheckParameters<S> {
     handler: S,
