@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs, where it is missing, what Hedgerow needs beside Rust:
-#   postgres   the server that `hedgerow` runs copies of, found by the same rule as `crates/embedded-postgres` does
-#   promtool   Prometheus' own check of /metrics, for a test
-# No system-wide cluster or server is made or started.
+# Installs what Hedgerow needs besides Rust, if it is missing:
+#   postgres   the server that `hedgerow` runs, searched for in the same places as by `crates/embedded-postgres`
+#   promtool   the checker for the format of /metrics, for a test
+# Creates no system-wide database cluster and starts no server.
 set -eu
 
 what=$1
@@ -24,15 +24,15 @@ install() {
     apt-get update -qq
     case $what in
     postgres)
-        # Debian's package makes and starts a cluster unless told not to; what is said here is for this time only.
-        told=/etc/postgresql-common/createcluster.d/hedgerow.conf
-        trap 'rm -f "$told"' EXIT
-        mkdir -p "$(dirname "$told")"
-        echo 'create_main_cluster = off' >"$told"
+        # Keeps Debian's package from creating and starting a cluster, for this installation only.
+        config=/etc/postgresql-common/createcluster.d/hedgerow.conf
+        trap 'rm -f "$config"' EXIT
+        mkdir -p "$(dirname "$config")"
+        echo 'create_main_cluster = off' >"$config"
         apt-get install -qq --no-install-recommends postgresql </dev/null
         ;;
     promtool)
-        # Debian's package starts a server: the tool alone is taken out of it.
+        # Debian's package would start a server, so extract only the tool.
         folder=$(mktemp -d)
         trap 'rm -rf "$folder"' EXIT
         (cd "$folder" && apt-get download -qq -o APT::Sandbox::User=root prometheus && dpkg -x prometheus_*.deb .)
@@ -43,7 +43,7 @@ install() {
 
 case $what in
 postgres) by_hand='install its server (postgres, initdb, psql) and put it on PATH' ;;
-promtool) by_hand='take it from a release of Prometheus and put it on PATH' ;;
+promtool) by_hand='get it from a release of Prometheus and put it on PATH' ;;
 esac
 
 if is_installed; then

@@ -142,9 +142,9 @@ def check(proxy: Proxy) -> None:
     """Exits if a proxy does not do what is measured."""
     expect = _expectation(proxy)
     body = {"Content-Length": str(TOO_LARGE)}
-    expect("one answer", json.loads(_ask(proxy.port, PROBE).body)["stock"] == 42)
-    expect("no service, 404", _ask(proxy.port, "/nobody").status == 404)
-    expect("too large a body, 413", _ask(proxy.port, PROBE, "POST", body).status == 413)
+    expect("the response of an endpoint", json.loads(_ask(proxy.port, PROBE).body)["stock"] == 42)
+    expect("404 for an unknown path", _ask(proxy.port, "/nobody").status == 404)
+    expect("413 for a body that is too large", _ask(proxy.port, PROBE, "POST", body).status == 413)
 
     forged = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https"}
     answer = _ask(proxy.port, "/inventory/seen", headers=forged)

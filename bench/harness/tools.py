@@ -65,11 +65,11 @@ def environment(requirements: Path) -> Path:
     key = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()[:12]
     home = cache / f"python-{key}"
     if not (home / "complete").exists():
-        print("bench: making the peer's Python environment", file=sys.stderr)
+        print("bench: creating the peer's Python environment", file=sys.stderr)
         shutil.rmtree(home, ignore_errors=True)
         made = subprocess.run([sys.executable, "-m", "venv", str(home)], stdout=sys.stderr)
         if made.returncode != 0:
-            sys.exit("bench: this Python cannot make environments; on Debian: sudo apt-get install -y python3-venv")
+            sys.exit("bench: this Python cannot create a venv; on Debian: sudo apt-get install -y python3-venv")
         pip = [str(home / "bin/python"), "-m", "pip", "install", "--quiet", "--requirement", str(requirements)]
         subprocess.run(pip, check=True, stdout=sys.stderr)
         (home / "complete").touch()

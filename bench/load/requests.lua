@@ -1,6 +1,6 @@
--- wrk's requests. `wrk ... -s requests.lua URL -- KIND TAG`, KIND one of get-stock, set-stock, reserve-hot,
--- reserve-spread, add-user, proxied, routes; TAG, 1 to 8 letters and digits, makes the emails of each run its own; for
--- proxied it is the encoding that is accepted, for routes how many there are. Prints one line of JSON at the end.
+-- The requests of wrk: `wrk ... -s requests.lua URL -- KIND TAG`. KIND is get-stock, set-stock, reserve-hot,
+-- reserve-spread, add-user, proxied or routes. TAG, 1 to 8 letters and digits, makes the emails of each run unique; for
+-- proxied it is the accepted encoding, for routes the number of routes. Prints one line of JSON at the end.
 --
 -- The product ids are FIRST to FIRST + PRODUCTS - 1 (as in stock.sql and select.sql).
 local FIRST, PRODUCTS = 100000, 10000
@@ -12,7 +12,7 @@ function setup(thread)
   thread:set("number", threads)
 end
 
--- A POST whose body always has the same length, cut where the changing part goes in.
+-- A POST whose body has a fixed length, split around the variable part.
 local function post(path, before, changing, after)
   wrk.headers["Content-Type"] = "application/json"
   local mark = string.rep("@", changing)
@@ -21,7 +21,7 @@ local function post(path, before, changing, after)
   return whole:sub(1, from - 1), whole:sub(from + changing)
 end
 
--- Each returns the function that makes the next request; what does not change is formatted once, ahead of the load.
+-- Each returns a function that returns the next request. What does not vary is formatted once, before the load.
 local kinds = {}
 
 kinds["get-stock"] = function()
@@ -30,7 +30,7 @@ kinds["get-stock"] = function()
   return function() return ready[math.random(PRODUCTS)] end
 end
 
--- Through a gateway, or straight to what is behind it: it answers every product alike.
+-- Through a gateway, or directly to its upstream, which has the same response for every product.
 kinds["proxied"] = function(encoding)
   wrk.headers["Accept-Encoding"] = encoding
   local ready = wrk.format("GET", "/inventory/" .. FIRST)
@@ -84,7 +84,7 @@ function init(args)
   request = kinds[args[1]](args[2])
 end
 
--- A function that sees each response would be a good part of what a request costs: wrk itself counts refusals.
+-- A response callback would add much to the cost of a request. wrk itself counts failures.
 function done(summary, latency, _)
   local e = summary.errors
   io.write(string.format(

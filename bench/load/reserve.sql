@@ -1,5 +1,5 @@
--- What POST /reservations writes, in one statement, for `pgbench -M prepared -D others=N`: the first product, or one of
--- N others at random. It is also the statement of peers/sqlx, and with small changes that of peers/fastapi.
+-- The rows that POST /reservations writes, in one statement, for `pgbench -M prepared -D others=N`: for a random
+-- product of the first N + 1. peers/sqlx uses the same statement, and peers/fastapi a slightly different one.
 \set id random(100000, 100000 + :others)
 WITH clock AS MATERIALIZED (
     SELECT gen_random_uuid() AS id, clock_timestamp() + interval '900 s' AS expires_at

@@ -1,5 +1,5 @@
--- The 10,000 products that the load asks for, each with its first movement: the state in which a round begins.
--- The ids are plain numbers, so that pgbench's random number is the whole parameter.
+-- The state before a round: the 10,000 products of the load, each with its first movement. The ids are plain numbers,
+-- so that pgbench can use a random number as the parameter.
 TRUNCATE stock, movement, reservation, reservation_line, idempotency CASCADE;
 INSERT INTO stock (product_id, on_hand, version)
 SELECT id::text, 1000000000, 1 FROM generate_series(100000, 109999) AS id;

@@ -1,4 +1,4 @@
--- The state in which a round begins.
+-- The state before a round.
 TRUNCATE users CASCADE;
 VACUUM ANALYZE users;
 CHECKPOINT;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the cluster tests and the end-to-end suite on a kind cluster of their own. The cluster stays for the next run:
-# `kind delete cluster --name hedgerow-test` removes it. Needs kind, helm 4, kubectl, kube-score, prometheus and docker.
+# Runs the cluster tests and the end-to-end suite on their own kind cluster, which is kept for the next run;
+# `kind delete cluster --name hedgerow-test` deletes it. Needs kind, helm 4, kubectl, kube-score, prometheus and docker.
 #
 # KIND_CLUSTER names the cluster (hedgerow-test).
 set -euo pipefail
@@ -15,7 +15,7 @@ grep -qxF "$cluster" <<<"$(kind get clusters 2>/dev/null)" ||
     kind create cluster --name "$cluster" --config deploy/kind/cluster.yaml
 kubectl config use-context "kind-$cluster"
 
-# The autoscaler's tests need measurements. kind's kubelets have self-signed certificates.
+# The autoscaler needs metrics. The kubelets of kind have self-signed certificates.
 kubectl apply -f https://github.com/kubernetes-sigs/metrics-server/releases/download/v0.8.0/components.yaml
 kubectl --namespace kube-system patch deployment metrics-server --type=json \
     --patch '[{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "--kubelet-insecure-tls"}]'

@@ -1,7 +1,7 @@
 """The peer: the measured endpoints of `users` and `inventory` on FastAPI and asyncpg, written for speed.
 
-It keeps the services' rules and rows (the schema is their own migrations) and leaves out what they do
-besides: no metrics, no request ids, no logs. `bench/README.md` says why each choice is the faster one.
+It has the rules and the schema of the services, and leaves out everything else that they do: no metrics, no
+request ids, no logs. `bench/README.md` explains the choices.
 
 `python app.py PORT` is one worker; any number may share the port.
 """
@@ -25,8 +25,8 @@ POOL_SIZE = int(os.environ.get("DATABASE_POOL_SIZE", "8"))  # per worker
 MAX_COUNT = 2**53 - 1
 
 GET_STOCK = "SELECT product_id, on_hand, reserved, version FROM stock WHERE product_id = $1"
-# One statement is one transaction and one round trip. A lock wait in `old` ends with the row's newest version, so the
-# deltas are right however many writers meet.
+# One statement is one transaction and one round trip. After a lock wait, `old` has the newest version of the row, so
+# the deltas are correct with any number of concurrent writers.
 SET_STOCK = """
 WITH old AS (
     SELECT on_hand FROM stock WHERE product_id = $1 FOR UPDATE
@@ -91,7 +91,7 @@ app = FastAPI(
 )
 
 # The rules are patterns and bounds, so all of a request is validated inside pydantic's Rust core.
-# No control characters (C0, DEL, C1) and no slash; up to two dots only when something follows.
+# No control characters (C0, DEL, C1) and no slash; one or two leading dots only if other characters follow.
 PRODUCT_ID = r"^(?:\.{0,2}[^./\x00-\x1f\x7f-\x9f]|\.{3})[^/\x00-\x1f\x7f-\x9f]*$"
 ProductId = Annotated[str, Path(max_length=128, pattern=PRODUCT_ID)]
 
@@ -149,9 +149,9 @@ def problem(status: int, title: str, detail: str, errors: list[dict[str, str]] |
 async def refuse(_request: Request, error: RequestValidationError) -> Response:
     errors = error.errors()
     if any(e["type"] == "json_invalid" or (e["type"] == "missing" and e["loc"] == ("body",)) for e in errors):
-        return problem(400, "Bad Request", "the body is no JSON")
+        return problem(400, "Bad Request", "the body is not valid JSON")
     fields = [{"pointer": "#/" + "/".join(map(str, e["loc"][1:])), "detail": e["msg"]} for e in errors]
-    return problem(422, "Unprocessable Content", "the request breaks a rule", fields)
+    return problem(422, "Unprocessable Content", "the request is invalid", fields)
 
 
 @app.get("/inventory/{product_id}")
@@ -169,7 +169,7 @@ async def set_stock(product_id: ProductId, body: SetStock) -> Response:
         await pool.execute(ADD_STOCK, product_id)
         row = await pool.fetchrow(SET_STOCK, product_id, body.stock)
     if row is None:
-        return problem(409, "Conflict", "the stock would fall under what is reserved")
+        return problem(409, "Conflict", "the stock must not be less than the reserved quantity")
     return answer(201, stock_json(product_id, row[0], row[1]), row[2])
 
 
@@ -185,7 +185,7 @@ async def reserve(body: Reserve) -> Response:
     [(product_id, quantity)] = wanted.items()
     expires_at = await pool.fetchval(RESERVE, reservation_id, product_id, quantity, float(body.ttl_seconds))
     if expires_at is None:
-        return problem(409, "Conflict", "there is not enough")
+        return problem(409, "Conflict", "insufficient stock")
     reservation = {
         "id": reservation_id,
         "state": "held",
@@ -202,7 +202,7 @@ async def create_user(body: NewUser) -> Response:
     try:
         row = await pools["users"].fetchrow(ADD_USER, user_id, body.name, body.email)
     except asyncpg.UniqueViolationError:
-        return problem(409, "Conflict", "the email is taken")
+        return problem(409, "Conflict", "the email is already in use")
     user = {"id": user_id, "name": body.name, "email": body.email, "created_at": row[0], "updated_at": row[1]}
     return answer(201, orjson.dumps(user, option=orjson.OPT_UTC_Z), row[2], location=f"/users/{user_id}")
 

@@ -1,4 +1,5 @@
-//! Prints the root certificates that Mozilla trusts, as PEM: what `/etc/ssl/certs/ca-certificates.crt` is elsewhere.
+//! Prints the root certificates that Mozilla trusts, as PEM. In the images they are
+//! `/etc/ssl/certs/ca-certificates.crt`.
 
 use pem::{EncodeConfig, LineEnding, Pem, encode_many_config};
 

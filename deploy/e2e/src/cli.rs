@@ -7,37 +7,37 @@ use humantime::parse_duration;
 
 use crate::{client::Url, load::Template, probe::Address};
 
-/// What the end-to-end tests run inside the cluster; prints one JSON object a line
+/// Tools that the end-to-end tests run inside the cluster; each output line is a JSON object
 #[derive(Debug, Parser)]
 #[command(name = "e2e", version)]
 pub enum Cli {
-    /// Send requests at a steady rate and count every one that is not answered as it should be
+    /// Send requests at a steady rate and count those that fail
     ///
-    /// Requests go round the given URLs, over keep-alive HTTP/1.1 connections, and are never sent a second time. Each
-    /// is due at a moment of its own, whatever became of those before it, and its latency is counted from then: a
-    /// server that stalls is charged with all that it kept waiting. GET must be answered 200 with JSON, POST 201 with
-    /// JSON that repeats the fields of the body. `{uuid}` in a URL or body is another UUID in each request.
+    /// Requests go to the given URLs in turn, over keep-alive HTTP/1.1 connections, and are never retried. Each has a
+    /// scheduled time that does not depend on earlier requests, and its latency is measured from that time, so a stall
+    /// counts for every request that it delays. A GET must return 200 with JSON, a POST 201 with JSON that repeats the
+    /// fields of the body. `{uuid}` in a URL or body is replaced by a new UUID in each request.
     ///
-    /// A connection that the server closes between two requests is replaced. SIGTERM ends the load early. Every second
-    /// has a line, and so have failures (the first ten of a second); the last line is the summary. The exit status is 1
-    /// where a request failed.
+    /// A connection that the server closes between two requests is replaced. SIGTERM ends the load early. One line is
+    /// printed per second and per failure (the first ten of each second); the last line is the summary. The exit status
+    /// is 1 if a request failed.
     Load(Load),
-    /// Ask each URL once: 0 when all answer, 1 when one does not
+    /// Request each URL once; exit with 0 if all respond, otherwise with 1
     ///
-    /// Any HTTP answer counts. `tcp://HOST:PORT` asks for a connection only.
+    /// Any HTTP response counts. `tcp://HOST:PORT` only connects.
     Get(Get),
-    /// Ask a URL until it answers 2xx: 0 when it does, 1 when the time is over
+    /// Request a URL until it returns 2xx; exit with 1 after the timeout
     ///
-    /// `tcp://HOST:PORT` asks for a connection only.
+    /// `tcp://HOST:PORT` only connects.
     Wait(Wait),
-    /// Serve as a service does that has no database: each request is answered with its path and this service's name
-    /// (what is done where no command is given)
+    /// Serve like a service without a database: each response contains the request path and the name of the service
+    /// (the default if no command is given)
     Serve(Serve),
-    /// Pass connections on, byte for byte, until SIGTERM
+    /// Forward connections, byte for byte, until SIGTERM
     Relay(Relay),
-    /// Kill the processes of a pod by SIGKILL, all but the one that keeps its addresses: 0 when there was one
+    /// Kill the processes of a pod with SIGKILL, except its sandbox; exit with 1 if there are none
     ///
-    /// It has to run among the processes of the pod's node (`hostPID`), as root.
+    /// Must run as root in the process namespace of the pod's node (`hostPID`).
     Kill {
         /// The pod's UID
         #[arg(value_name = "UID")]
@@ -45,38 +45,38 @@ pub enum Cli {
     },
 }
 
-/// Where to listen, and under which name.
+/// Options of `serve`.
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// Where requests are answered
+    /// Address for requests
     #[arg(long, env, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     pub http_addr: SocketAddr,
-    /// Where /livez, /readyz and /metrics are
+    /// Address for /livez, /readyz and /metrics
     #[arg(long, env, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
     pub admin_addr: SocketAddr,
-    /// What it calls itself
+    /// The name in responses
     #[arg(long, env, value_name = "NAME", default_value = "e2e")]
     pub name: String,
-    /// After SIGTERM, how long to go on serving
+    /// How long to keep serving after SIGTERM
     #[arg(long, env, value_name = "TIME", default_value = "0s", value_parser = parse_duration)]
     pub drain_delay: Duration,
 }
 
-/// Between whom, and until when.
+/// Options of `relay`.
 #[derive(Debug, Args)]
 pub struct Relay {
-    /// Where clients connect to
+    /// Address for clients
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:6443")]
     pub listen: SocketAddr,
-    /// The server
+    /// Address of the server
     #[arg(long, value_name = "HOST:PORT")]
     pub to: String,
-    /// From then on no byte is passed on any more, though connections are still taken and stay open
+    /// Stop forwarding after this time, but keep accepting connections and keep them open
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub silent_after: Option<Duration>,
 }
 
-/// What to send, how fast and for how long.
+/// Options of `load`.
 #[derive(Debug, Args)]
 pub struct Load {
     /// A URL to GET; may be repeated
@@ -85,28 +85,28 @@ pub struct Load {
     /// A URL to POST to; may be repeated
     #[arg(long, value_name = "URL", requires = "body")]
     pub post: Vec<Url>,
-    /// What to POST: a JSON object for each --post, in the same order
+    /// The body of each --post, in the same order: a JSON object
     #[arg(long, value_name = "JSON", requires = "post")]
     pub body: Vec<String>,
-    /// Give each POST an `Idempotency-Key` of its own
+    /// Send a unique `Idempotency-Key` with each POST
     #[arg(long, requires = "post")]
     pub idempotency_keys: bool,
-    /// Connections to each host, and so the most requests in flight
+    /// Connections per host, which limit the requests in flight
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub connections: u32,
-    /// Requests a second, over all connections
+    /// Requests per second, over all connections
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub rate: u32,
-    /// For how long
+    /// How long to send requests
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub duration: Duration,
-    /// How long a connection, and then an answer, may take
+    /// Timeout of a connection attempt, and of a response
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub timeout: Duration,
 }
 
 impl Cli {
-    /// The command line of this process; a service is run without arguments.
+    /// Parses the command line of this process. Without arguments, the command is `serve`, as for a service in a pod.
     #[must_use]
     pub fn read() -> Self {
         let given = env::args_os();
@@ -116,13 +116,17 @@ impl Cli {
 }
 
 impl Load {
-    /// What is sent, round and round.
+    /// The requests to send in turn.
     ///
     /// # Errors
-    /// Where a body is missing, left over, or no JSON object.
+    /// Returns an error if a body is missing, superfluous, or not a JSON object.
     pub fn templates(&self) -> Result<Vec<Template>, String> {
         if self.post.len() != self.body.len() {
-            return Err(format!("{} --body for {} --post", self.body.len(), self.post.len()));
+            return Err(format!(
+                "{} --body for {} --post: give each --post one --body",
+                self.body.len(),
+                self.post.len()
+            ));
         }
         let posts = self
             .post
@@ -133,24 +137,24 @@ impl Load {
     }
 }
 
-/// Whom to ask, and what to expect.
+/// Options of `get`.
 #[derive(Debug, Args)]
 pub struct Get {
-    /// Whom to ask
+    /// URLs to request
     #[arg(value_name = "URL", required = true)]
     pub urls: Vec<Address>,
-    /// How long a connection, and then an answer, may take
+    /// Timeout of a connection attempt, and of a response
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub timeout: Duration,
-    /// Succeed when every name resolves and no connection can be made, as where a network policy forbids it
+    /// Succeed if every name resolves but no connection can be made, for example because of a network policy
     #[arg(long)]
     pub expect_blocked: bool,
 }
 
-/// Whom to ask, and for how long.
+/// Options of `wait`.
 #[derive(Debug, Args)]
 pub struct Wait {
-    /// Whom to ask
+    /// URL to request
     #[arg(value_name = "URL")]
     pub url: Address,
     /// When to give up
@@ -165,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_line_is_valid() {
         Cli::command().debug_assert();
     }
 }

@@ -1,4 +1,4 @@
-//! An HTTP/1.1 client whose every connection and failure is in plain sight: no pool, no retries.
+//! An HTTP/1.1 client without a pool and without retries, so that every connection and failure is visible.
 
 use std::{str::FromStr, time::Duration};
 
@@ -16,9 +16,9 @@ use tokio::{
     time::{self, Instant},
 };
 
-/// How long a connection may be idle and still be used: less than the services keep one, so that no request is sent on
-/// a connection that its server is closing.
-const IDLE: Duration = Duration::from_secs(10);
+/// The idle time after which a connection is not reused. It is shorter than the idle timeout of the services, so that
+/// no request is sent on a connection that the server is closing.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An `http://` URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,35 +44,35 @@ impl FromStr for Url {
     }
 }
 
-/// What kind of thing went wrong.
+/// The kind of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// The host's name is not known.
+    /// The host name does not resolve.
     Name,
-    /// No connection was made: refused, or none in time.
+    /// The connection was refused, or timed out.
     Connect,
-    /// The connection ended before the whole answer.
+    /// The connection ended before the response was complete.
     Reset,
-    /// The answer did not come in time.
+    /// The response timed out.
     Timeout,
-    /// Another status than expected.
+    /// The status is not the expected one.
     Status,
-    /// Another body than expected.
-    Answer,
+    /// The body is not the expected one.
+    Body,
 }
 
 impl Kind {
-    /// Each of them.
-    pub const ALL: [Self; 6] = [Self::Name, Self::Connect, Self::Reset, Self::Timeout, Self::Status, Self::Answer];
+    /// Every kind.
+    pub const ALL: [Self; 6] = [Self::Name, Self::Connect, Self::Reset, Self::Timeout, Self::Status, Self::Body];
 }
 
-/// A request that was not answered as it should be.
+/// A failed request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Failure {
     /// Its kind.
     pub kind: Kind,
-    /// The error, or what was answered.
+    /// The error or the unexpected response.
     pub detail: String,
 }
 
@@ -87,69 +87,70 @@ impl Failure {
     }
 }
 
-/// Connects.
+/// Connects to a host.
 ///
 /// # Errors
-/// [`Kind::Name`] or [`Kind::Connect`].
+/// Returns an error of [`Kind::Name`] or [`Kind::Connect`].
 pub async fn connect(authority: &Authority, timeout: Duration) -> Result<TcpStream, Failure> {
     let (host, port) = (authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80));
     let addresses = match time::timeout(timeout, lookup_host((host, port))).await {
         Ok(found) => found.map_err(|error| Failure::new(Kind::Name, error.to_string()))?.collect::<Vec<_>>(),
-        Err(_) => return Err(Failure::new(Kind::Name, "no address in time")),
+        Err(_) => return Err(Failure::new(Kind::Name, "name resolution timed out")),
     };
     match time::timeout(timeout, TcpStream::connect(addresses.as_slice())).await {
         Ok(stream) => stream.map_err(|error| Failure::new(Kind::Connect, error.to_string())),
-        Err(_) => Err(Failure::new(Kind::Connect, "no connection in time")),
+        Err(_) => Err(Failure::new(Kind::Connect, "connection attempt timed out")),
     }
 }
 
-/// A connection to one host, opened anew whenever the server has closed it.
+/// A connection to one host, which is reopened when the server has closed it.
 pub struct Connection {
     authority: Authority,
     timeout: Duration,
-    /// Its end where requests go in, once it is open.
+    /// The sending half, while the connection is open.
     sender: Option<SendRequest<Full<Bytes>>>,
     used: Instant,
-    /// How many times it was opened.
+    /// How often it was opened.
     pub opened: u64,
 }
 
 impl Connection {
-    /// One that is opened when it is first used. `timeout` is for a connection, and again for an answer.
+    /// Creates a connection that is opened on first use. `timeout` applies to the connection attempt and to each
+    /// response.
     #[must_use]
     pub fn new(authority: Authority, timeout: Duration) -> Self {
         Self { authority, timeout, sender: None, used: Instant::now(), opened: 0 }
     }
 
-    /// Sends a request and reads the whole answer.
+    /// Sends a request and reads the whole response.
     ///
     /// # Errors
-    /// Where there is none; [`Kind::Status`] and [`Kind::Answer`] are for the caller to find.
+    /// Returns an error if there is no complete response. The caller checks for [`Kind::Status`] and [`Kind::Body`].
     pub async fn exchange(&mut self, mut request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Failure> {
         if let Some(sender) = self.still_open().await {
             match self.send(sender, request).await {
-                // The server closed it just before: not a byte had left, so sending it now is no retry.
-                Err(Lost { unsent: Some(unsent), .. }) => request = unsent,
-                ended => return ended.map_err(|lost| lost.failure),
+                // The server has just closed the connection. Nothing was sent, so this is not a retry.
+                Err(SendError { unsent: Some(unsent), .. }) => request = unsent,
+                result => return result.map_err(|error| error.failure),
             }
         }
         let sender = self.open().await?;
-        self.send(sender, request).await.map_err(|lost| lost.failure)
+        self.send(sender, request).await.map_err(|error| error.failure)
     }
 
-    /// The connection, unless the server has closed it or soon may.
+    /// The open connection, unless the server has closed it or may soon close it.
     async fn still_open(&mut self) -> Option<SendRequest<Full<Bytes>>> {
-        let mut sender = self.sender.take().filter(|_| self.used.elapsed() < IDLE)?;
+        let mut sender = self.sender.take().filter(|_| self.used.elapsed() < IDLE_TIMEOUT)?;
         sender.ready().await.is_ok().then_some(sender)
     }
 
     async fn open(&mut self) -> Result<SendRequest<Full<Bytes>>, Failure> {
         let stream = connect(&self.authority, self.timeout).await?;
-        // A failure to set it only costs latency.
+        // A failure only costs latency.
         let _ = stream.set_nodelay(true);
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| Failure::reset(&error))?;
-        // How it ends is seen by the request that meets the end.
+        // The request in progress sees any error.
         tokio::spawn(connection);
         self.opened += 1;
         Ok(sender)
@@ -159,33 +160,33 @@ impl Connection {
         &mut self,
         mut sender: SendRequest<Full<Bytes>>,
         request: Request<Full<Bytes>>,
-    ) -> Result<Response<Bytes>, Lost> {
+    ) -> Result<Response<Bytes>, SendError> {
         let exchange = async {
             let (head, body) = sender.try_send_request(request).await?.into_parts();
             let body = body.collect().await?.to_bytes();
-            Ok::<_, Lost>(Response::from_parts(head, body))
+            Ok::<_, SendError>(Response::from_parts(head, body))
         };
-        let late = || Lost { failure: Failure::new(Kind::Timeout, "no answer in time"), unsent: None };
-        let answer = time::timeout(self.timeout, exchange).await.map_err(|_| late())??;
+        let timed_out = || SendError { failure: Failure::new(Kind::Timeout, "response timed out"), unsent: None };
+        let response = time::timeout(self.timeout, exchange).await.map_err(|_| timed_out())??;
         (self.sender, self.used) = (Some(sender), Instant::now());
-        Ok(answer)
+        Ok(response)
     }
 }
 
-/// A request without an answer.
-struct Lost {
+/// The error of a request without a complete response.
+struct SendError {
     failure: Failure,
-    /// The request, where none of it was sent.
+    /// The request, if none of it was sent.
     unsent: Option<Request<Full<Bytes>>>,
 }
 
-impl From<hyper::Error> for Lost {
+impl From<hyper::Error> for SendError {
     fn from(error: hyper::Error) -> Self {
         Self { failure: Failure::reset(&error), unsent: None }
     }
 }
 
-impl From<TrySendError<Request<Full<Bytes>>>> for Lost {
+impl From<TrySendError<Request<Full<Bytes>>>> for SendError {
     fn from(mut error: TrySendError<Request<Full<Bytes>>>) -> Self {
         Self { unsent: error.take_message(), failure: Failure::reset(error.error()) }
     }

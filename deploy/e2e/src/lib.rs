@@ -1,7 +1,7 @@
-//! What the end-to-end suite runs inside the cluster, as pods: load through a Service, probes, a service to route to, and
-//! faults.
+//! The programs that the end-to-end suite runs as pods: load, probes, a service to route to, a relay and a process
+//! killer.
 //!
-//! Every line of output is a JSON object, for `kubectl logs` to be read by the suite.
+//! Every line of output is a JSON object, which the suite reads from the logs of the pods.
 
 pub mod cli;
 pub mod client;
@@ -19,14 +19,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::Cli;
 
-/// The exit status for wrong arguments, as clap has it.
+/// The exit status for invalid arguments, the same as that of clap.
 const USAGE: u8 = 2;
 
-/// The whole of `main`: does what the command line says; 1 where that fails.
+/// Runs the command. The exit status is 1 if it fails.
 pub async fn main() -> ExitCode {
     let succeeded = match Cli::read() {
         Cli::Load(args) => match args.templates() {
-            Ok(templates) => load::run(&args, templates, until_told(), print).await.failed == 0,
+            Ok(templates) => load::run(&args, templates, until_signal(), print).await.failed == 0,
             Err(message) => {
                 eprintln!("e2e: {message}");
                 return ExitCode::from(USAGE);
@@ -36,24 +36,24 @@ pub async fn main() -> ExitCode {
         Cli::Wait(args) => probe::wait(&args, print).await,
         Cli::Serve(args) => match serve::Bound::new(&args).await {
             Ok(bound) => {
-                bound.serve(&args, until_told()).await;
+                bound.serve(&args, until_signal()).await;
                 true
             }
-            Err(error) => complain(&error),
+            Err(error) => report(&error),
         },
-        Cli::Relay(args) => match relay::start(args, until_told()).await {
+        Cli::Relay(args) => match relay::start(args, until_signal()).await {
             Ok((_, relay)) => {
                 relay.await;
                 true
             }
-            Err(error) => complain(&error),
+            Err(error) => report(&error),
         },
-        Cli::Kill { pod } => kill::run(&pod, print).unwrap_or_else(|error| complain(&error)),
+        Cli::Kill { pod } => kill::run(&pod, print).unwrap_or_else(|error| report(&error)),
     };
     if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn complain(error: &std::io::Error) -> bool {
+fn report(error: &std::io::Error) -> bool {
     eprintln!("e2e: {error}");
     false
 }
@@ -62,16 +62,17 @@ fn print<T: Serialize>(line: &T) {
     println!("{}", serde_json::to_string(line).unwrap_or_default());
 }
 
-/// Cancelled by SIGTERM or SIGINT, which a container's first process ignores unless it asks for them.
-fn until_told() -> CancellationToken {
-    let told = CancellationToken::new();
+/// A token that SIGTERM or SIGINT cancels. The first process of a container ignores these signals unless it handles
+/// them.
+fn until_signal() -> CancellationToken {
+    let token = CancellationToken::new();
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let Ok(mut signal) = signal(kind) else { continue };
-        let told = told.clone();
+        let token = token.clone();
         tokio::spawn(async move {
             signal.recv().await;
-            told.cancel();
+            token.cancel();
         });
     }
-    told
+    token
 }

@@ -1,4 +1,5 @@
-//! Load at a steady rate, whatever the server does: an open loop, so that no stall hides the requests it delayed.
+//! Load at a steady rate that does not depend on the server (an open loop), so that a stall cannot hide the requests
+//! that it delays.
 
 mod schedule;
 mod tally;
@@ -30,7 +31,7 @@ use crate::{
     client::{Connection, Failure},
 };
 
-/// Sends the load until its time is over or `stop` says so, and hands each line to `print` when it is due.
+/// Sends the load until its duration has passed or `stop` is cancelled, and passes each line of output to `print`.
 pub async fn run(
     args: &Load,
     templates: Vec<Template>,
@@ -54,7 +55,7 @@ pub async fn run(
     loop {
         tokio::select! {
             _ = second.tick() => load.tally().progress().iter().for_each(&mut print),
-            ended = workers.join_next() => if ended.is_none() { break },
+            finished = workers.join_next() => if finished.is_none() { break },
         }
     }
     let mut tally = load.tally();
@@ -64,7 +65,7 @@ pub async fn run(
     summary
 }
 
-/// What all workers share.
+/// The state that all workers share.
 struct Running {
     schedule: Schedule,
     templates: Vec<Template>,
@@ -78,15 +79,15 @@ impl Running {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is sent at this turn. Workers take turns nearly in step, so without the shift at each round a connection
-    /// would send the same request over and over.
+    /// The request to send at this turn. Workers take turns almost in lockstep, so without the shift in each round, a
+    /// connection would always send the same request.
     fn template(&self, turn: &Turn) -> &Template {
-        let place = (turn.number + turn.number / self.connections) % self.templates.len() as u64;
-        &self.templates[usize::try_from(place).unwrap_or_default()]
+        let index = (turn.number + turn.number / self.connections) % self.templates.len() as u64;
+        &self.templates[usize::try_from(index).unwrap_or_default()]
     }
 }
 
-/// Takes turns, one request at a time, on one connection a host.
+/// Sends one request at a time, on one connection per host.
 async fn work(load: Arc<Running>) {
     let mut connections = HashMap::<Authority, Connection>::new();
     while let Some(turn) = load.schedule.next().await {
@@ -95,13 +96,13 @@ async fn work(load: Arc<Running>) {
         let connection =
             connections.entry(authority).or_insert_with_key(|host| Connection::new(host.clone(), load.timeout));
         let opened = connection.opened;
-        let ended = ask(connection, template).await;
-        load.tally().record(template, turn.due, connection.opened - opened, ended);
+        let result = send(connection, template).await;
+        load.tally().record(template, turn.due, connection.opened - opened, result);
     }
 }
 
-async fn ask(connection: &mut Connection, template: &Template) -> Result<(), Failure> {
+async fn send(connection: &mut Connection, template: &Template) -> Result<(), Failure> {
     let (request, sent) = template.fill();
-    let answer = connection.exchange(request).await?;
-    template.check(&sent, &answer)
+    let response = connection.exchange(request).await?;
+    template.check(&sent, &response)
 }

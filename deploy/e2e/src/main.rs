@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-// One thread is enough for the load that is sent here, and leaves the rest of a small machine to what is tested.
+// One thread is enough for this load, and leaves the other cores of a small machine to the services under test.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     e2e::main().await

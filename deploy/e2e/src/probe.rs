@@ -1,4 +1,4 @@
-//! Whether something answers.
+//! Probes of URLs and TCP addresses.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -13,16 +13,16 @@ use crate::{
     client::{self, Connection, Failure, Kind, Url},
 };
 
-/// How often, and how long each time, `wait` asks.
-const PERIOD: Duration = Duration::from_millis(200);
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The interval between the attempts of `wait`, and the timeout of each.
+const INTERVAL: Duration = Duration::from_millis(200);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Whom to ask.
+/// The target of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
-    /// For an answer.
+    /// Succeeds if there is a response.
     Http(Url),
-    /// For a connection.
+    /// Succeeds if a connection can be made.
     Tcp(Authority),
 }
 
@@ -47,74 +47,74 @@ impl fmt::Display for Address {
     }
 }
 
-/// What was seen, as a line of output.
+/// The result of a probe, as a line of output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Seen {
-    /// Who was asked.
+pub struct Observation {
+    /// The target.
     pub url: String,
-    /// The answer's status; none where only a connection was asked for.
+    /// The status of the response, unless the probe only connects.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// The answer's body.
+    /// The body of the response.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
-    /// Why there is no answer.
+    /// Why there is no response.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
 }
 
-impl Seen {
-    /// Whether no connection could be made to a host that is known.
+impl Observation {
+    /// Whether the name resolved but no connection could be made.
     fn is_blocked(&self) -> bool {
         self.failure.as_ref().is_some_and(|failure| failure.kind == Kind::Connect)
     }
 
-    /// Whether it is a 2xx, or the connection that was asked for.
+    /// Whether the response is a 2xx, or the connection was made.
     fn is_success(&self) -> bool {
         self.failure.is_none() && self.status.is_none_or(|status| (200..300).contains(&status))
     }
 }
 
-/// Asks each once; whether all was as expected.
-pub async fn get(args: &Get, mut print: impl FnMut(&Seen)) -> bool {
+/// Probes each URL once. Returns whether all results are as expected.
+pub async fn get(args: &Get, mut print: impl FnMut(&Observation)) -> bool {
     let mut as_expected = true;
     for url in &args.urls {
-        let seen = look(url, args.timeout).await;
-        print(&seen);
-        as_expected &= if args.expect_blocked { seen.is_blocked() } else { seen.failure.is_none() };
+        let observation = observe(url, args.timeout).await;
+        print(&observation);
+        as_expected &= if args.expect_blocked { observation.is_blocked() } else { observation.failure.is_none() };
     }
     as_expected
 }
 
-/// Asks until the answer is a success, and prints the last one; whether it is.
-pub async fn wait(args: &Wait, mut print: impl FnMut(&Seen)) -> bool {
-    let begun = Instant::now();
+/// Probes until it succeeds or times out, and prints the last result. Returns whether it succeeded.
+pub async fn wait(args: &Wait, mut print: impl FnMut(&Observation)) -> bool {
+    let started = Instant::now();
     loop {
-        let seen = look(&args.url, PATIENCE).await;
-        if seen.is_success() || begun.elapsed() >= args.timeout {
-            print(&seen);
-            return seen.is_success();
+        let observation = observe(&args.url, ATTEMPT_TIMEOUT).await;
+        if observation.is_success() || started.elapsed() >= args.timeout {
+            print(&observation);
+            return observation.is_success();
         }
-        time::sleep(PERIOD).await;
+        time::sleep(INTERVAL).await;
     }
 }
 
-async fn look(address: &Address, timeout: Duration) -> Seen {
-    let mut seen = Seen { url: address.to_string(), status: None, body: None, failure: None };
+async fn observe(address: &Address, timeout: Duration) -> Observation {
+    let mut observation = Observation { url: address.to_string(), status: None, body: None, failure: None };
     match address {
-        Address::Tcp(authority) => seen.failure = client::connect(authority, timeout).await.err(),
-        Address::Http(url) => match answer(url, timeout).await {
-            Ok(answer) => {
-                seen.status = Some(answer.status().as_u16());
-                seen.body = Some(String::from_utf8_lossy(answer.body()).into_owned());
+        Address::Tcp(authority) => observation.failure = client::connect(authority, timeout).await.err(),
+        Address::Http(url) => match request(url, timeout).await {
+            Ok(response) => {
+                observation.status = Some(response.status().as_u16());
+                observation.body = Some(String::from_utf8_lossy(response.body()).into_owned());
             }
-            Err(failure) => seen.failure = Some(failure),
+            Err(failure) => observation.failure = Some(failure),
         },
     }
-    seen
+    observation
 }
 
-async fn answer(url: &Url, timeout: Duration) -> Result<http::Response<Bytes>, Failure> {
+async fn request(url: &Url, timeout: Duration) -> Result<http::Response<Bytes>, Failure> {
     let request = Request::get(&url.path).header(HOST, url.authority.as_str()).body(Full::default());
     let request = request.map_err(|error| Failure::new(Kind::Connect, error.to_string()))?;
     Connection::new(url.authority.clone(), timeout).exchange(request).await

@@ -1,5 +1,5 @@
-//! Passes connections on, byte for byte: what stands between a client and a server that is to be away for that client
-//! alone. It goes away when it is killed, and goes silent when it is told to.
+//! Forwards connections, byte for byte, between one client and a server. When the relay is killed, or goes silent, the
+//! server is unavailable for that client alone.
 
 use std::{io, net::SocketAddr};
 
@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::Relay;
 
-/// Listens, and returns the address and what is to be awaited.
+/// Starts to listen. Returns the address and a future that forwards connections.
 ///
 /// # Errors
-/// Where the address is taken.
+/// Returns an error if the address cannot be bound.
 pub async fn start(args: Relay, stop: CancellationToken) -> io::Result<(SocketAddr, impl Future<Output = ()>)> {
     let listener = TcpListener::bind(args.listen).await?;
     let address = listener.local_addr()?;
@@ -33,14 +33,14 @@ async fn accept(listener: TcpListener, args: Relay) {
         let Ok((client, _)) = listener.accept().await else { continue };
         let to = args.to.clone();
         tokio::spawn(async move {
-            let passed_on = pass_on(client, &to);
+            let forwarding = forward(client, &to);
             match silence {
-                None => passed_on.await,
+                None => forwarding.await,
                 Some(silence) => {
-                    tokio::pin!(passed_on);
+                    tokio::pin!(forwarding);
                     tokio::select! {
-                        ended = &mut passed_on => ended,
-                        // Both ends stay open, and nothing moves any more.
+                        result = &mut forwarding => result,
+                        // Both connections stay open, but no bytes are forwarded.
                         () = sleep_until(silence) => std::future::pending().await,
                     }
                 }
@@ -49,7 +49,7 @@ async fn accept(listener: TcpListener, args: Relay) {
     }
 }
 
-async fn pass_on(mut client: TcpStream, to: &str) -> io::Result<()> {
+async fn forward(mut client: TcpStream, to: &str) -> io::Result<()> {
     let address = lookup_host(to).await?.next().ok_or(io::ErrorKind::NotFound)?;
     let mut server = TcpStream::connect(address).await?;
     copy_bidirectional(&mut client, &mut server).await.map(drop)

@@ -1,5 +1,5 @@
-//! A service of the smallest kind, which keeps the contract with whatever runs it and has no database: it answers every
-//! request with what it was asked, and by whom it was answered.
+//! A minimal service without a database, which meets the contract of the operator. Each response contains the path of
+//! the request and the name of the service.
 
 use std::{
     convert::Infallible,
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::Serve;
 
-/// Where it listens.
+/// The addresses that it listens on.
 pub struct Bound {
     /// For requests.
     pub http: SocketAddr,
@@ -33,10 +33,10 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Listens.
+    /// Starts to listen.
     ///
     /// # Errors
-    /// Where an address is taken.
+    /// Returns an error if an address cannot be bound.
     pub async fn new(args: &Serve) -> io::Result<Self> {
         let http_listener = TcpListener::bind(args.http_addr).await?;
         let admin_listener = TcpListener::bind(args.admin_addr).await?;
@@ -44,17 +44,17 @@ impl Bound {
         Ok(Self { http, admin, http_listener, admin_listener })
     }
 
-    /// Serves until `stop` says so and the cluster has had time to take notice.
+    /// Serves until `stop` is cancelled and the drain delay has passed, so that the cluster can stop sending requests.
     pub async fn serve(self, args: &Serve, stop: CancellationToken) {
         let name: Arc<str> = args.name.as_str().into();
         tokio::spawn(listen(self.http_listener, move |path| {
-            let answer = json!({ "service": &*name, "path": path }).to_string();
-            (StatusCode::OK, answer)
+            let body = json!({ "service": &*name, "path": path }).to_string();
+            (StatusCode::OK, body)
         }));
         let draining = Arc::new(AtomicBool::new(false));
-        let drains = draining.clone();
+        let is_draining = draining.clone();
         tokio::spawn(listen(self.admin_listener, move |path| match path {
-            "/readyz" if drains.load(Ordering::Relaxed) => {
+            "/readyz" if is_draining.load(Ordering::Relaxed) => {
                 (StatusCode::SERVICE_UNAVAILABLE, r#""draining""#.to_owned())
             }
             "/livez" | "/readyz" | "/metrics" => (StatusCode::OK, String::new()),
@@ -66,13 +66,13 @@ impl Bound {
     }
 }
 
-async fn listen(listener: TcpListener, answer: impl Fn(&str) -> (StatusCode, String) + Clone + Send + Sync + 'static) {
+async fn listen(listener: TcpListener, respond: impl Fn(&str) -> (StatusCode, String) + Clone + Send + Sync + 'static) {
     loop {
-        // One that is gone before it was taken is no loss.
+        // A client that disconnected before it was accepted is ignored.
         let Ok((stream, _)) = listener.accept().await else { continue };
-        let answer = answer.clone();
+        let respond = respond.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let (status, body) = answer(request.uri().path());
+            let (status, body) = respond(request.uri().path());
             let mut response = Response::new(Full::new(Bytes::from(body)));
             *response.status_mut() = status;
             response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));

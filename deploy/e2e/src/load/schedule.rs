@@ -1,4 +1,4 @@
-//! When each request is due.
+//! The scheduled time of each request.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Gives out turns at a steady rate. Whoever is free takes the next; one that nobody could take in time is still due
-/// at its moment, and is taken late.
+/// Hands out turns at a steady rate. Idle workers take the next turn. If all are busy, a turn is taken late but keeps
+/// its scheduled time.
 pub(super) struct Schedule {
     start: Instant,
     rate: u64,
@@ -20,11 +20,11 @@ pub(super) struct Schedule {
     taken: AtomicU64,
 }
 
-/// The right, and the duty, to send one request.
+/// One request to send.
 pub(super) struct Turn {
-    /// Counted from 0.
+    /// Its number, from 0.
     pub(super) number: u64,
-    /// When it is due.
+    /// Its scheduled time.
     pub(super) due: Instant,
 }
 
@@ -33,7 +33,7 @@ impl Schedule {
         Self { start, rate: u64::from(rate), duration, stop, taken: AtomicU64::new(0) }
     }
 
-    /// Waits for the next turn; none when the time is over.
+    /// Waits for the next turn. Returns `None` when the load is over.
     pub(super) async fn next(&self) -> Option<Turn> {
         let number = self.taken.fetch_add(1, Ordering::Relaxed);
         let offset = Duration::from_nanos(number.saturating_mul(SECOND) / self.rate);

@@ -1,4 +1,4 @@
-//! What became of the requests.
+//! The results of the requests.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,58 +8,58 @@ use tokio::time::Instant;
 use super::Template;
 use crate::client::{Failure, Kind};
 
-/// Most failures of a second that get a line; all are counted.
-const SHOWN: usize = 10;
+/// The maximum number of failures per second that are printed. All of them are counted.
+const MAX_SHOWN: usize = 10;
 
 /// A line of output.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "line", rename_all = "lowercase")]
 pub enum Line {
-    /// One second's requests.
+    /// The requests of one second.
     Progress {
-        /// Since the start.
+        /// Seconds since the start.
         seconds: f64,
-        /// How many ended, however.
+        /// How many ended, with or without success.
         requests: u64,
         /// How many of them failed.
         failed: u64,
-        /// The latency that 99 % of those answered did not exceed.
+        /// The 99th percentile of the latency of successful requests.
         p99_ms: f64,
     },
     /// One failed request.
     Failure {
-        /// When it failed, since the start.
+        /// When it failed, in seconds since the start.
         seconds: f64,
         /// Its method and URL.
         request: String,
-        /// How.
+        /// The failure.
         #[serde(flatten)]
         failure: Failure,
     },
-    /// All of it.
+    /// The whole load.
     Summary(Summary),
 }
 
-/// What became of all requests.
+/// The results of all requests.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
-    /// How long it took.
+    /// The duration of the load.
     pub seconds: f64,
-    /// How many were sent, or could not be.
+    /// The number of requests, including those that could not be sent.
     pub requests: u64,
-    /// How many a second.
+    /// Requests per second.
     pub rate: f64,
     /// How many failed.
     pub failed: u64,
-    /// The same by kind.
+    /// The number of failures by kind.
     pub failures: BTreeMap<Kind, u64>,
-    /// How many connections were opened.
+    /// The number of connections that were opened.
     pub connections: u64,
-    /// The latency that half of those answered did not exceed, from the moment they were due.
+    /// The median latency of successful requests, from their scheduled time.
     pub p50_ms: f64,
-    /// The same for 99 %.
+    /// The 99th percentile.
     pub p99_ms: f64,
-    /// The longest.
+    /// The maximum.
     pub max_ms: f64,
 }
 
@@ -67,12 +67,12 @@ pub(super) struct Tally {
     start: Instant,
     failures: BTreeMap<Kind, u64>,
     connections: u64,
-    /// Of those answered before this second.
+    /// The latencies of successful requests before this second.
     latencies: Vec<Duration>,
     second: Second,
 }
 
-/// What has happened since the last line of progress.
+/// The results since the last progress line.
 #[derive(Default)]
 struct Second {
     latencies: Vec<Duration>,
@@ -86,15 +86,15 @@ impl Tally {
         Self { start, failures, connections: 0, latencies: Vec::new(), second: Second::default() }
     }
 
-    pub(super) fn record(&mut self, template: &Template, due: Instant, opened: u64, ended: Result<(), Failure>) {
+    pub(super) fn record(&mut self, template: &Template, due: Instant, opened: u64, result: Result<(), Failure>) {
         self.connections += opened;
         let second = &mut self.second;
-        match ended {
+        match result {
             Ok(()) => second.latencies.push(due.elapsed()),
             Err(failure) => {
                 *self.failures.entry(failure.kind).or_default() += 1;
                 second.failed += 1;
-                if second.shown.len() < SHOWN {
+                if second.shown.len() < MAX_SHOWN {
                     let seconds = seconds(self.start.elapsed());
                     second.shown.push(Line::Failure { seconds, request: template.name(), failure });
                 }
@@ -102,7 +102,7 @@ impl Tally {
         }
     }
 
-    /// Ends a second: its failures, then its progress.
+    /// Ends a second. Returns its failures, then its progress line.
     pub(super) fn progress(&mut self) -> Vec<Line> {
         let Second { mut latencies, failed, shown: mut lines } = std::mem::take(&mut self.second);
         latencies.sort_unstable();
@@ -116,7 +116,7 @@ impl Tally {
         lines
     }
 
-    /// To be called after the last [`progress`](Self::progress).
+    /// The summary. Must be called after the last [`progress`](Self::progress).
     pub(super) fn summary(&mut self) -> Summary {
         self.latencies.sort_unstable();
         let failed = self.failures.values().sum();
@@ -135,7 +135,7 @@ impl Tally {
     }
 }
 
-/// The nearest-rank percentile; 0 of nothing.
+/// The nearest-rank percentile, or 0 if there are no values.
 fn percentile(sorted: &[Duration], percent: usize) -> Duration {
     let rank = (sorted.len() * percent).div_ceil(100);
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
@@ -149,7 +149,7 @@ fn milliseconds(time: Duration) -> f64 {
     thousandths(time.as_micros())
 }
 
-/// By a division, so that it prints with three decimals.
+/// Divides, so that the number prints with three decimals.
 fn thousandths(count: u128) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX)) / 1000.0
 }
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_of_the_nearest_rank() {
+    fn percentiles_use_the_nearest_rank() {
         let latencies: Vec<_> = (1..=200).map(Duration::from_millis).collect();
         let of = |percent| percentile(&latencies, percent).as_millis();
         assert_eq!((of(50), of(99), of(100)), (100, 198, 200));

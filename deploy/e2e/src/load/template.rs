@@ -1,4 +1,4 @@
-//! What is sent, and what must come back.
+//! The requests that are sent, and the responses that are expected.
 
 use bytes::Bytes;
 use http::{
@@ -12,10 +12,10 @@ use uuid::Uuid;
 
 use crate::client::{Failure, Kind, Url};
 
-/// Stands for a UUID, another in each request.
+/// The placeholder for a UUID, which is new in each request.
 const UUID: &str = "{uuid}";
 
-/// A request that is sent again and again.
+/// The template of a request that is sent repeatedly.
 #[derive(Debug, Clone)]
 pub struct Template {
     method: Method,
@@ -30,18 +30,18 @@ pub struct Template {
 pub(super) type Sent = Map<String, Value>;
 
 impl Template {
-    /// `GET`.
+    /// A `GET` request.
     #[must_use]
     pub fn get(url: Url) -> Self {
         Self { method: Method::GET, url, body: None, keyed: false }
     }
 
-    /// `POST` of a JSON object, with an `Idempotency-Key` of its own each time or without.
+    /// A `POST` request with a JSON object. If `keyed`, each request has a new `Idempotency-Key`.
     ///
     /// # Errors
-    /// Where the body is none.
+    /// Returns an error if the body is not a JSON object.
     pub fn post(url: Url, body: &str, keyed: bool) -> Result<Self, String> {
-        serde_json::from_str::<Sent>(body).map_err(|error| format!("--body is no JSON object: {error}"))?;
+        serde_json::from_str::<Sent>(body).map_err(|error| format!("--body is not a JSON object: {error}"))?;
         Ok(Self { method: Method::POST, url, body: Some(body.to_owned()), keyed })
     }
 
@@ -49,12 +49,12 @@ impl Template {
         &self.url.authority
     }
 
-    /// Its name among the failures.
+    /// Its name in failures: method and URL.
     pub(super) fn name(&self) -> String {
         format!("{} http://{}{}", self.method, self.url.authority, self.url.path)
     }
 
-    /// A request like this one, and the fields of its body.
+    /// Creates a request, and returns it with the fields of its body.
     pub(super) fn fill(&self) -> (Request<Full<Bytes>>, Sent) {
         let uuid = Uuid::new_v4().to_string();
         let path = self.url.path.replace(UUID, &uuid);
@@ -62,7 +62,7 @@ impl Template {
         let sent = serde_json::from_str(&body).unwrap_or_default();
         let mut request = Request::new(Full::from(body));
         *request.method_mut() = self.method.clone();
-        // Both were read as parts of a URL; a UUID in them changes nothing about that.
+        // Path and host were parsed as parts of a URL, and a UUID cannot make them invalid.
         *request.uri_mut() = path.parse().unwrap_or_default();
         if let Ok(host) = self.url.authority.as_str().parse() {
             request.headers_mut().insert(HOST, host);
@@ -78,17 +78,19 @@ impl Template {
         (request, sent)
     }
 
-    /// Whether this is the answer: the status of success, JSON, and the fields that were sent.
-    pub(super) fn check(&self, sent: &Sent, answer: &Response<Bytes>) -> Result<(), Failure> {
+    /// Checks a response: it must have the success status and be JSON with the fields that were sent.
+    pub(super) fn check(&self, sent: &Sent, response: &Response<Bytes>) -> Result<(), Failure> {
         let expected = if self.method == Method::POST { StatusCode::CREATED } else { StatusCode::OK };
-        let text = || String::from_utf8_lossy(answer.body()).into_owned();
-        if answer.status() != expected {
-            return Err(Failure::new(Kind::Status, format!("{}: {}", answer.status(), text())));
+        let text = || String::from_utf8_lossy(response.body()).into_owned();
+        if response.status() != expected {
+            return Err(Failure::new(Kind::Status, format!("{}: {}", response.status(), text())));
         }
-        let body = serde_json::from_slice::<Value>(answer.body());
-        let body = body.map_err(|error| Failure::new(Kind::Answer, format!("{error}: {}", text())))?;
+        let body = serde_json::from_slice::<Value>(response.body());
+        let body = body.map_err(|error| Failure::new(Kind::Body, format!("{error}: {}", text())))?;
         match sent.iter().find(|(name, value)| body.get(name) != Some(value)) {
-            Some((name, _)) => Err(Failure::new(Kind::Answer, format!("{name} is not what was sent: {body}"))),
+            Some((name, _)) => {
+                Err(Failure::new(Kind::Body, format!("the value of {name} is not the one that was sent: {body}")))
+            }
             None => Ok(()),
         }
     }

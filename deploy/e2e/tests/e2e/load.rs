@@ -1,4 +1,4 @@
-//! Load.
+//! `e2e load`.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -16,12 +16,12 @@ use test_support::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::server::{Fate, Server};
+use crate::server::{Reply, Server};
 
 const RATE: u64 = 200;
 const POST: &str = r#"{"name": "Ada", "email": "{uuid}@example.com"}"#;
 
-/// A second of load, GET and POST in turn.
+/// One second of load, alternating GET and POST.
 fn args(address: &str) -> Load {
     let (get, post) = (format!("http://{address}/users?limit=1"), format!("http://{address}/users"));
     let words = ["e2e", "load", "--get", &get, "--post", &post, "--body", POST, "--duration", "1s"];
@@ -33,36 +33,36 @@ fn args(address: &str) -> Load {
 
 async fn send(args: &Load) -> (Summary, Vec<Line>) {
     let mut lines = Vec::new();
-    let templates = args.templates().expect("sound templates");
+    let templates = args.templates().expect("valid templates");
     let summary = load::run(args, templates, CancellationToken::new(), |line| lines.push(line.clone())).await;
     (summary, lines)
 }
 
-/// The summary of a load on a server that treats its requests so.
+/// Sends a load to a server that replies as given, and returns the summary.
 async fn load_on(
-    fate: impl Fn(u64) -> Fate + Send + Sync + 'static,
+    reply: impl Fn(u64) -> Reply + Send + Sync + 'static,
     adapt: impl FnOnce(&mut Load),
 ) -> (Summary, Server) {
-    let server = Server::start(fate).await;
+    let server = Server::start(reply).await;
     let mut args = args(&server.address.to_string());
     adapt(&mut args);
     (send(&args).await.0, server)
 }
 
-/// As the command line says.
-fn as_it_is(_: &mut Load) {}
+/// Keeps the arguments.
+fn unchanged(_: &mut Load) {}
 
-/// So many failures of this kind and none else.
+/// Asserts that there are `count` failures of this kind and no others.
 #[track_caller]
 fn assert_failed(summary: &Summary, kind: Kind, count: u64) {
     assert_eq!((summary.failed, summary.failures[&kind]), (count, count), "{summary:?}");
 }
 
 #[tokio::test]
-async fn a_good_server_is_sent_what_was_asked_for() {
-    // Until the machine has not paused for long at the end: what was due then is sent late.
-    eventually("at the rate that was asked for", PATIENCE, async || {
-        let (summary, server) = load_on(|_| Fate::Answered, as_it_is).await;
+async fn a_healthy_server_receives_the_requested_load() {
+    // Repeat until the machine does not pause near the end, which would send the last requests late.
+    eventually("the load has the requested rate", PATIENCE, async || {
+        let (summary, server) = load_on(|_| Reply::Normal, unchanged).await;
         assert_eq!((summary.requests, summary.failed, summary.connections), (RATE, 0, 32), "{summary:?}");
         assert_eq!(server.requests.load(Ordering::Relaxed), RATE);
         assert_eq!(server.connections.load(Ordering::Relaxed), 32);
@@ -74,7 +74,7 @@ async fn a_good_server_is_sent_what_was_asked_for() {
 
 #[tokio::test]
 async fn one_dropped_request_is_one_failure_and_is_not_sent_again() {
-    let server = Server::start(|n| if n == 77 { Fate::Dropped } else { Fate::Answered }).await;
+    let server = Server::start(|n| if n == 77 { Reply::Drop } else { Reply::Normal }).await;
     let (summary, lines) = send(&args(&server.address.to_string())).await;
     assert_failed(&summary, Kind::Reset, 1);
     assert_eq!((summary.requests, summary.connections), (RATE, 33));
@@ -85,33 +85,34 @@ async fn one_dropped_request_is_one_failure_and_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn a_connection_that_the_server_closes_is_no_failure() {
-    let (summary, server) = load_on(|n| if n % 10 == 9 { Fate::Last } else { Fate::Answered }, as_it_is).await;
+async fn a_connection_closed_by_the_server_is_not_a_failure() {
+    let (summary, server) =
+        load_on(|n| if n % 10 == 9 { Reply::NormalThenClose } else { Reply::Normal }, unchanged).await;
     assert_eq!((summary.requests, summary.failed), (RATE, 0), "{summary:?}");
     assert_eq!(summary.connections, server.connections.load(Ordering::Relaxed));
     assert!(summary.connections > 32, "{summary:?}");
 }
 
 #[tokio::test]
-async fn each_post_has_a_key_of_its_own_where_that_is_asked_for() {
+async fn each_post_has_a_unique_key_if_requested() {
     for keyed in [true, false] {
-        let (summary, server) = load_on(|_| Fate::Answered, |load| load.idempotency_keys = keyed).await;
+        let (summary, server) = load_on(|_| Reply::Normal, |load| load.idempotency_keys = keyed).await;
         let keys = server.keys();
         assert_eq!((summary.failed, keys.len() as u64), (0, if keyed { RATE / 2 } else { 0 }), "{summary:?}");
     }
 }
 
-/// With as few connections as this, a client that waits for its answer before it thinks of the next request would send
-/// few during the stall, and so see little of it.
+/// With two connections, a client that schedules the next request after each response would send few requests during
+/// the stall, and barely notice it.
 #[tokio::test]
-async fn a_stall_is_charged_with_all_that_it_delays() {
+async fn a_stall_counts_for_every_request_that_it_delays() {
     let stall = Duration::from_millis(500);
-    // Until no stall of the machine is added to it.
-    eventually("a stall is seen as long as it is", PATIENCE, async || {
-        let begun = Instant::now();
+    // Repeat until the machine adds no pause of its own.
+    eventually("the latencies show the stall", PATIENCE, async || {
+        let started = Instant::now();
         let stalled = move |_| {
-            let now = begun.elapsed();
-            if now < stall { Fate::Answered } else { Fate::Late((2 * stall).saturating_sub(now)) }
+            let now = started.elapsed();
+            if now < stall { Reply::Normal } else { Reply::Delayed((2 * stall).saturating_sub(now)) }
         };
         let (summary, _) = load_on(stalled, |load| {
             load.connections = 2;
@@ -126,53 +127,53 @@ async fn a_stall_is_charged_with_all_that_it_delays() {
 }
 
 #[tokio::test]
-async fn another_status_is_a_failure() {
-    let refused = |n| if n == 5 { Fate::Refused(StatusCode::SERVICE_UNAVAILABLE) } else { Fate::Answered };
-    assert_failed(&load_on(refused, as_it_is).await.0, Kind::Status, 1);
+async fn an_unexpected_status_is_a_failure() {
+    let failing = |n| if n == 5 { Reply::Status(StatusCode::SERVICE_UNAVAILABLE) } else { Reply::Normal };
+    assert_failed(&load_on(failing, unchanged).await.0, Kind::Status, 1);
 }
 
 #[tokio::test]
-async fn an_answer_without_what_was_sent_is_a_failure() {
-    // A GET has sent nothing, so any JSON will do.
-    let (summary, _) = load_on(|_| Fate::Wrong, as_it_is).await;
-    assert_failed(&summary, Kind::Answer, RATE / 2);
+async fn a_body_without_the_sent_fields_is_a_failure() {
+    // A GET sends no fields, so it accepts any JSON.
+    let (summary, _) = load_on(|_| Reply::WrongBody, unchanged).await;
+    assert_failed(&summary, Kind::Body, RATE / 2);
 }
 
 #[tokio::test]
-async fn no_answer_in_time_is_a_failure() {
-    let late = |n| if n == 5 { Fate::Late(Duration::from_mins(1)) } else { Fate::Answered };
-    // For longer than the machine may pause, which the others must not take for a late answer.
-    assert_failed(&load_on(late, |load| load.timeout = Duration::from_secs(10)).await.0, Kind::Timeout, 1);
+async fn a_response_after_the_timeout_is_a_failure() {
+    let delayed = |n| if n == 5 { Reply::Delayed(Duration::from_mins(1)) } else { Reply::Normal };
+    // The timeout is longer than any pause of the machine, so that the other requests succeed.
+    assert_failed(&load_on(delayed, |load| load.timeout = Duration::from_secs(10)).await.0, Kind::Timeout, 1);
 }
 
 #[tokio::test]
-async fn no_connection_is_a_failure_of_each_request() {
-    let nobody = Port::free();
-    assert_failed(&send(&args(&nobody.address.to_string())).await.0, Kind::Connect, RATE);
+async fn each_request_without_a_connection_is_a_failure() {
+    let closed = Port::free();
+    assert_failed(&send(&args(&closed.address.to_string())).await.0, Kind::Connect, RATE);
 }
 
 #[tokio::test]
-async fn a_load_that_is_told_to_stop_sums_up() {
+async fn a_stopped_load_returns_a_summary() {
     let stop = CancellationToken::new();
     let stopping = stop.clone();
     let server = Server::start(move |n| {
         if n == 50 {
             stopping.cancel();
         }
-        Fate::Answered
+        Reply::Normal
     })
     .await;
     let mut args = args(&server.address.to_string());
     args.duration = Duration::from_hours(1);
-    let summary = load::run(&args, args.templates().expect("sound templates"), stop, |_| {}).await;
+    let summary = load::run(&args, args.templates().expect("valid templates"), stop, |_| {}).await;
     assert_eq!((summary.requests, summary.failed), (server.requests.load(Ordering::Relaxed), 0));
 }
 
 #[test]
-fn each_post_has_a_body() {
+fn each_post_needs_a_body() {
     let mut args = args("test");
     args.post.push("http://test/inventory/p".parse().expect("a URL"));
-    assert_eq!(args.templates().expect_err("a body is missing"), "1 --body for 2 --post");
+    assert_eq!(args.templates().expect_err("a body is missing"), "1 --body for 2 --post: give each --post one --body");
     args.body.push("[]".to_owned());
-    assert!(args.templates().expect_err("no object").starts_with("--body is no JSON object"));
+    assert!(args.templates().expect_err("not an object").starts_with("--body is not a JSON object"));
 }

@@ -1,4 +1,4 @@
-//! The tools, against a small server that misbehaves as told.
+//! Tests the tools against a small server that misbehaves on request.
 
 mod load;
 mod probe;

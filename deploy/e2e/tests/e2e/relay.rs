@@ -1,4 +1,4 @@
-//! The relay, between a client and a small server.
+//! `e2e relay`, between a client and a small server.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use test_support::process::{PATIENCE, eventually};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::server::{Fate, Server};
+use crate::server::{Reply, Server};
 
-/// A relay to the server; its address.
+/// Starts a relay to the server, and returns its address.
 async fn relay(server: &Server, words: &[&str], stop: &CancellationToken) -> String {
     let to = format!("--to={}", server.address);
     let args = match Cli::try_parse_from(["e2e", "relay", "--listen=127.0.0.1:0", &to].iter().chain(words)) {
@@ -23,34 +23,34 @@ async fn relay(server: &Server, words: &[&str], stop: &CancellationToken) -> Str
 }
 
 #[tokio::test]
-async fn it_passes_requests_on_until_it_goes_away() {
-    let server = Server::start(|_| Fate::Answered).await;
+async fn it_forwards_requests_until_it_stops() {
+    let server = Server::start(|_| Reply::Normal).await;
     let stop = CancellationToken::new();
     let url = format!("http://{}/", relay(&server, &[], &stop).await);
-    assert!(reqwest::get(&url).await.expect("an answer").status().is_success());
+    assert!(reqwest::get(&url).await.expect("a response").status().is_success());
     stop.cancel();
     let gone = async { while reqwest::get(&url).await.is_ok() {} };
-    timeout(Duration::from_secs(5), gone).await.expect("it goes away");
+    timeout(Duration::from_secs(5), gone).await.expect("the relay stops");
 }
 
 #[tokio::test]
 async fn it_goes_silent_and_keeps_its_connections() {
-    let server = Server::start(|_| Fate::Answered).await;
+    let server = Server::start(|_| Reply::Normal).await;
     let stop = CancellationToken::new();
-    // Later than the machine may pause before the first request.
+    // This is longer than any pause of the machine before the first request.
     let address = relay(&server, &["--silent-after", "10s"], &stop).await;
     let client = reqwest::Client::new();
-    let ask = async || timeout(Duration::from_millis(600), client.get(format!("http://{address}/")).send()).await;
-    let mut answers = 0;
-    eventually("it goes silent", PATIENCE, async || match ask().await {
-        Ok(answer) => {
-            answer.expect("no end");
-            answers += 1;
+    let attempt = async || timeout(Duration::from_millis(600), client.get(format!("http://{address}/")).send()).await;
+    let mut responses = 0;
+    eventually("the relay goes silent", PATIENCE, async || match attempt().await {
+        Ok(response) => {
+            response.expect("an open connection");
+            responses += 1;
             None
         }
-        // One that the machine's pause made late is followed by others.
-        Err(_) => ask().await.is_err().then_some(()),
+        // If only a pause of the machine delayed the response, the next attempt succeeds.
+        Err(_) => attempt().await.is_err().then_some(()),
     })
     .await;
-    assert!(answers > 0, "it was silent from the beginning");
+    assert!(responses > 0, "the relay was silent from the start");
 }

@@ -1,4 +1,4 @@
-//! The service of the smallest kind.
+//! `e2e serve`.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-/// It drains for longer than the machine may pause.
+/// The drain delay is longer than any pause of the machine.
 fn args() -> Serve {
     let words =
         ["e2e", "serve", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--name=echo", "--drain-delay=3s"];
@@ -22,23 +22,23 @@ fn args() -> Serve {
 }
 
 #[tokio::test]
-async fn it_says_who_answers_and_what_and_is_unready_once_it_drains() {
+async fn it_returns_name_and_path_and_is_unready_while_draining() {
     let (args, stop, client) = (args(), CancellationToken::new(), Client::new());
     let bound = Bound::new(&args).await.expect("free addresses");
     let (http, admin) = (bound.http, bound.admin);
     let stopping = stop.clone();
     let served = tokio::spawn(async move { bound.serve(&args, stopping).await });
-    let answer = client.get(format!("http://{http}/a/b?c")).send().await.expect("an answer");
-    assert_eq!(answer.json::<Value>().await.expect("JSON"), json!({ "service": "echo", "path": "/a/b" }));
+    let response = client.get(format!("http://{http}/a/b?c")).send().await.expect("a response");
+    assert_eq!(response.json::<Value>().await.expect("JSON"), json!({ "service": "echo", "path": "/a/b" }));
     let probe =
-        async |path: &str| client.get(format!("http://{admin}{path}")).send().await.expect("an answer").status();
+        async |path: &str| client.get(format!("http://{admin}{path}")).send().await.expect("a response").status();
     for path in ["/livez", "/readyz", "/metrics"] {
         assert_eq!(probe(path).await, StatusCode::OK);
     }
     stop.cancel();
     let unready = async { while probe("/readyz").await != StatusCode::SERVICE_UNAVAILABLE {} };
-    tokio::time::timeout(Duration::from_secs(5), unready).await.expect("it drains");
-    let answer = client.get(format!("http://{http}/")).send().await.expect("it still serves");
-    assert_eq!(answer.status(), StatusCode::OK);
-    served.await.expect("it ends");
+    tokio::time::timeout(Duration::from_secs(5), unready).await.expect("the service drains");
+    let response = client.get(format!("http://{http}/")).send().await.expect("a response while draining");
+    assert_eq!(response.status(), StatusCode::OK);
+    served.await.expect("the service exits");
 }

@@ -1,4 +1,4 @@
-//! The server.
+//! A small HTTP server whose replies the tests choose.
 
 use std::{
     collections::BTreeSet,
@@ -17,53 +17,53 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, time};
 
-/// What becomes of a request.
+/// How the server replies to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// It is answered as it should be: GET 200, POST 201 with its own body.
-    Answered,
-    /// The same, and the connection is closed, which the answer says.
-    Last,
-    /// The connection is closed instead.
-    Dropped,
-    /// It is answered after so long.
-    Late(Duration),
-    /// It is answered with this status.
-    Refused(StatusCode),
-    /// It is answered with another body.
-    Wrong,
+pub enum Reply {
+    /// The expected response: 200 for a GET, 201 with the body of the request for a POST.
+    Normal,
+    /// Like `Normal`, with `Connection: close`.
+    NormalThenClose,
+    /// The connection is closed without a response.
+    Drop,
+    /// Like `Normal`, after a delay.
+    Delayed(Duration),
+    /// A response with this status.
+    Status(StatusCode),
+    /// A response with another body.
+    WrongBody,
 }
 
-/// A running server; it ends with the test.
+/// A running server, which stops at the end of the test.
 pub struct Server {
     pub address: SocketAddr,
-    /// Requests that have arrived.
+    /// The number of requests that have arrived.
     pub requests: Arc<AtomicU64>,
-    /// Connections that were made.
+    /// The number of connections that were made.
     pub connections: Arc<AtomicU64>,
-    /// The idempotency keys that have come.
+    /// The distinct idempotency keys that have arrived.
     keys: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Server {
-    /// Starts a server; `fate` says what becomes of the nth request, counted from 0.
-    pub async fn start(fate: impl Fn(u64) -> Fate + Send + Sync + 'static) -> Self {
+    /// Starts a server. `reply` chooses the reply to the nth request, counted from 0.
+    pub async fn start(reply: impl Fn(u64) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let (requests, connections, fate) = (Arc::new(AtomicU64::new(0)), Arc::default(), Arc::new(fate));
+        let (requests, connections, reply) = (Arc::new(AtomicU64::new(0)), Arc::default(), Arc::new(reply));
         let keys = Arc::<Mutex<BTreeSet<String>>>::default();
         let server =
             Self { address, requests: requests.clone(), connections: Arc::clone(&connections), keys: keys.clone() };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 connections.fetch_add(1, Ordering::Relaxed);
-                let (requests, fate, keys) = (requests.clone(), fate.clone(), keys.clone());
+                let (requests, reply, keys) = (requests.clone(), reply.clone(), keys.clone());
                 let service = service_fn(move |request: Request<Incoming>| {
                     if let Some(key) = request.headers().get("idempotency-key") {
                         keys.lock().expect("no panics").insert(key.to_str().expect("text").to_owned());
                     }
-                    let fate = fate(requests.fetch_add(1, Ordering::Relaxed));
-                    answer(request, fate)
+                    let reply = reply(requests.fetch_add(1, Ordering::Relaxed));
+                    respond(request, reply)
                 });
                 tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
             }
@@ -71,7 +71,7 @@ impl Server {
         server
     }
 
-    /// The different idempotency keys that have come.
+    /// The distinct idempotency keys that have arrived.
     pub fn keys(&self) -> BTreeSet<String> {
         self.keys.lock().expect("no panics").clone()
     }
@@ -81,22 +81,22 @@ impl Server {
     }
 }
 
-async fn answer(request: Request<Incoming>, fate: Fate) -> Result<Response<Full<Bytes>>, &'static str> {
+async fn respond(request: Request<Incoming>, reply: Reply) -> Result<Response<Full<Bytes>>, &'static str> {
     let created = *request.method() == Method::POST;
-    let body = request.into_body().collect().await.map_err(|_| "half a request")?.to_bytes();
+    let body = request.into_body().collect().await.map_err(|_| "the request is incomplete")?.to_bytes();
     let mut response = Response::new(Full::from(if body.is_empty() { "[]".into() } else { body }));
     if created {
         *response.status_mut() = StatusCode::CREATED;
     }
-    match fate {
-        Fate::Answered => {}
-        Fate::Last => {
+    match reply {
+        Reply::Normal => {}
+        Reply::NormalThenClose => {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Fate::Dropped => return Err("dropped"),
-        Fate::Late(by) => time::sleep(by).await,
-        Fate::Refused(status) => *response.status_mut() = status,
-        Fate::Wrong => *response.body_mut() = Full::from("{}"),
+        Reply::Drop => return Err("dropped"),
+        Reply::Delayed(by) => time::sleep(by).await,
+        Reply::Status(status) => *response.status_mut() = status,
+        Reply::WrongBody => *response.body_mut() = Full::from("{}"),
     }
     Ok(response)
 }

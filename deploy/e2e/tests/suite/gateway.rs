@@ -1,8 +1,7 @@
-//! Through the gateway: whatever becomes of the pods behind it, and of its own when they are asked to go, no request
-//! fails.
+//! Through the gateway, no request fails, whatever happens to the pods behind it, and while its own pods are replaced.
 
-mod away;
 mod killed;
+mod outage;
 mod routes;
 
 use std::sync::Arc;
@@ -11,9 +10,9 @@ use serde_json::json;
 use test_support::cluster::{SOON, eventually, image};
 
 pub use self::{
-    away::clients_do_not_notice_that_the_api_server_is_away,
-    killed::killed_pods_fail_no_request_that_may_be_repeated,
-    routes::{a_route_is_live_at_once_and_gone_at_once, the_older_of_two_keeps_its_path},
+    killed::killed_pods_fail_no_repeatable_request,
+    outage::an_api_server_outage_fails_no_request,
+    routes::{route_changes_take_effect_immediately, the_older_of_two_services_keeps_its_path},
 };
 use crate::{
     release::{Release, SERVICES, next},
@@ -25,8 +24,8 @@ use crate::{
 /// Requests a second.
 const RATE: u32 = 500;
 
-/// A Service spreads connections; the gateway spreads requests.
-pub async fn requests_of_one_connection_go_to_every_pod(on: Arc<Release>) {
+/// A Service distributes connections, the gateway requests.
+pub async fn requests_of_one_connection_reach_every_pod(on: Arc<Release>) {
     on.upgrade_to(2, &[]).await;
     let before = counts(&on).await;
     let url = "http://gateway:8080/inventory/e2e";
@@ -42,7 +41,7 @@ pub async fn requests_of_one_connection_go_to_every_pod(on: Arc<Release>) {
     on.upgrade(&[]).await.expect("an upgrade");
 }
 
-pub async fn an_upgrade_behind_the_gateway_and_of_it_fails_no_request(on: Arc<Release>) {
+pub async fn upgrading_gateway_or_services_fails_no_request(on: Arc<Release>) {
     on.upgrade_to(2, &[]).await;
     for name in SERVICES {
         let load = Load::through_gateway(&on, RATE).await;
@@ -50,12 +49,12 @@ pub async fn an_upgrade_behind_the_gateway_and_of_it_fails_no_request(on: Arc<Re
             on.upgrade_to(2, &[&format!("services.{name}.image={}", json!(image))]).await;
             on.runs(name, &image).await;
         }
-        none_failed(&format!("an upgrade of {name}, and back"), &load.stop().await, RATE);
+        none_failed(&format!("upgrade and rollback of {name}"), &load.stop().await, RATE);
     }
     on.upgrade(&[]).await.expect("an upgrade");
 }
 
-pub async fn evictions_and_deletions_behind_the_gateway_and_of_it_fail_no_request(on: Arc<Release>) {
+pub async fn replacing_gateway_or_service_pods_fails_no_request(on: Arc<Release>) {
     on.upgrade_to(2, &[]).await;
     for name in SERVICES {
         let load = Load::through_gateway(&on, RATE).await;
@@ -66,37 +65,39 @@ pub async fn evictions_and_deletions_behind_the_gateway_and_of_it_fail_no_reques
     on.upgrade(&[]).await.expect("an upgrade");
 }
 
-pub async fn fewer_pods_fail_no_request(on: Arc<Release>) {
+pub async fn scaling_down_fails_no_request(on: Arc<Release>) {
     on.upgrade_to(4, &[]).await;
     for name in SERVICES {
-        on.wait(name, "four pods", |object| object.status.as_ref().is_some_and(|status| status.ready_replicas == 4))
-            .await;
+        on.wait(name, "four ready pods", |object| {
+            object.status.as_ref().is_some_and(|status| status.ready_replicas == 4)
+        })
+        .await;
     }
     let load = Load::through_gateway(&on, RATE).await;
     on.upgrade_to(2, &[]).await;
     for name in SERVICES {
         on.wait(name, "two pods", |object| object.status.as_ref().is_some_and(|status| status.replicas == 2)).await;
     }
-    none_failed("from four pods to two", &load.stop().await, RATE);
+    none_failed("scaling from four pods to two", &load.stop().await, RATE);
     on.upgrade(&[]).await.expect("an upgrade");
 }
 
-/// Who is not in the cluster has no Service's address; a node's is as good.
-pub async fn a_node_port_leads_in_from_outside(on: Arc<Release>) {
+/// Clients outside the cluster cannot reach a ClusterIP, but they can reach a port of a node.
+pub async fn a_node_port_is_reachable_from_outside(on: Arc<Release>) {
     let read = async |path: &str| {
         let arguments = ["get", "service", "gateway", "-o", &format!("jsonpath={path}")];
-        on.kubectl(&arguments).await.expect("it is read").trim().to_owned()
+        on.kubectl(&arguments).await.expect("the Service").trim().to_owned()
     };
     on.upgrade(&[r#"services.gateway.service={"type":"NodePort"}"#]).await.expect("an upgrade");
-    eventually("the Service has a port of the nodes", SOON, async || read("{.spec.type}").await == "NodePort").await;
+    eventually("the Service has a node port", SOON, async || read("{.spec.type}").await == "NodePort").await;
     let port = read("{.spec.ports[?(@.name==\"http\")].nodePort}").await;
     let nodes = ["get", "nodes", "-o", "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}"];
     let node = on.kubectl(&nodes).await.expect("a node");
     let url = format!("http://{}:{port}/inventory/e2e", node.trim());
-    // Each node follows in its own time.
-    let (answered, seen) = probe(&on, &["wait", &url], false).await;
-    assert!(answered, "{url}: {seen}");
+    // Nodes do not update at the same time.
+    let (succeeded, output) = probe(&on, &["wait", &url], false).await;
+    assert!(succeeded, "{url}: {output}");
 
     on.upgrade(&[]).await.expect("an upgrade");
-    eventually("the Service is as before", SOON, async || read("{.spec.type}").await == "ClusterIP").await;
+    eventually("the Service is a ClusterIP again", SOON, async || read("{.spec.type}").await == "ClusterIP").await;
 }

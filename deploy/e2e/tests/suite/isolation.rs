@@ -1,4 +1,4 @@
-//! Who can reach what, and that nothing needs more than `restricted` gives.
+//! Isolation of databases and networks, and the Pod Security Standard `restricted`.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use kube::{ResourceExt, api::ListParams};
 
 use crate::{release::Release, tool::probe};
 
-/// Each service's own Secret opens its database, and neither another one's nor the server's.
-pub async fn credentials_open_their_own_database_only(on: Arc<Release>) {
+/// The Secret of each service opens its own database and no other.
+pub async fn credentials_open_only_their_own_database(on: Arc<Release>) {
     for (service, database) in [("users", "users"), ("inventory", "inventory")] {
         let secret = on.api::<Secret>().get(&format!("{service}-database")).await.expect("its Secret");
         let data = secret.data.expect("its data");
@@ -19,7 +19,7 @@ pub async fn credentials_open_their_own_database_only(on: Arc<Release>) {
             match on.exec("hedgerow-postgres-0", &command).await {
                 Ok(user) => assert!(target == database && user == service, "{service} opened {target} as {user}"),
                 Err(error) => {
-                    assert_ne!(target, database, "{service} opens its own: {error}");
+                    assert_ne!(target, database, "{service} cannot open its own database: {error}");
                     assert!(error.contains("permission denied for database"), "{service} on {target}: {error}");
                 }
             }
@@ -27,33 +27,33 @@ pub async fn credentials_open_their_own_database_only(on: Arc<Release>) {
     }
 }
 
-/// By network policies, on a network that enforces them.
-pub async fn only_who_is_admitted_connects(on: Arc<Release>) {
+/// Needs a network plugin that enforces network policies.
+pub async fn only_admitted_pods_can_connect(on: Arc<Release>) {
     let (inventory, postgres) = ("http://inventory:8080/inventory/e2e", "tcp://hedgerow-postgres:5432");
-    let (answered, seen) = probe(&on, &["get", inventory], true).await;
-    println!("admitted: {seen}");
-    assert!(answered && seen.contains("200"), "an admitted pod reaches inventory: {seen}");
-    let (answered, seen) = probe(&on, &["get", "http://gateway:8080/inventory/e2e"], false).await;
-    println!("a stranger, through the gateway: {seen}");
-    assert!(answered && seen.contains("200"), "everyone reaches the gateway, and it inventory: {seen}");
+    let (succeeded, output) = probe(&on, &["get", inventory], true).await;
+    println!("admitted pod: {output}");
+    assert!(succeeded && output.contains("200"), "an admitted pod cannot reach inventory: {output}");
+    let (succeeded, output) = probe(&on, &["get", "http://gateway:8080/inventory/e2e"], false).await;
+    println!("other pod, through the gateway: {output}");
+    assert!(succeeded && output.contains("200"), "another pod cannot reach inventory through the gateway: {output}");
     for (who, admitted, target) in
-        [("a stranger", false, inventory), ("a stranger", false, postgres), ("a client", true, postgres)]
+        [("other pod", false, inventory), ("other pod", false, postgres), ("admitted pod", true, postgres)]
     {
         let arguments = ["get", "--timeout", "3s", "--expect-blocked", target];
-        let (blocked, seen) = probe(&on, &arguments, admitted).await;
-        println!("{who}: {seen}");
-        assert!(blocked, "{who} does not reach {target}: {seen}");
+        let (blocked, output) = probe(&on, &arguments, admitted).await;
+        println!("{who}: {output}");
+        assert!(blocked, "{who} is not blocked from {target}: {output}");
     }
 }
 
-/// The namespace enforces `restricted`; what it refuses is told in events of who wanted it.
-pub async fn nothing_was_refused(on: Arc<Release>) {
+/// The namespace enforces `restricted`. Pods that violate it appear in the events of their owners.
+pub async fn no_pod_was_rejected(on: Arc<Release>) {
     let events = on.api::<Event>().list(&ListParams::default()).await.expect("events");
-    assert!(!events.items.is_empty(), "there are events");
-    let refused = events.iter().filter(|event| {
+    assert!(!events.items.is_empty(), "there are no events");
+    let rejected = events.iter().filter(|event| {
         let message = event.message.as_deref().unwrap_or_default();
         message.contains("PodSecurity") || message.contains("is forbidden")
     });
-    let refused: Vec<_> = refused.map(|event| (event.name_any(), &event.message)).collect();
-    assert!(refused.is_empty(), "{refused:#?}");
+    let rejected: Vec<_> = rejected.map(|event| (event.name_any(), &event.message)).collect();
+    assert!(rejected.is_empty(), "{rejected:#?}");
 }

@@ -1,9 +1,9 @@
 //! The chart on a real cluster, end to end: `make e2e`, against the current kube context.
 //!
-//! The cases share one release, in a namespace of its own that is deleted at the end, and run one after the other in
-//! this order: each leaves the release as it found it.
+//! The cases share one release, in its own namespace, which is deleted at the end. They run one after the other in this
+//! order, and each leaves the release as it found it.
 
-#![expect(clippy::large_futures, reason = "a test has the stack to itself")]
+#![expect(clippy::large_futures, reason = "each case has the whole stack")]
 
 mod command;
 mod data;
@@ -29,7 +29,7 @@ use release::Release;
 
 type Case = fn(Arc<Release>) -> Pin<Box<dyn Future<Output = ()>>>;
 
-/// Names a case after its function.
+/// Pairs each case with the name of its function.
 macro_rules! cases {
     ($($module:ident :: $case:ident),* $(,)?) => {
         [$((stringify!($case), (|release| Box::pin($module::$case(release))) as Case)),*]
@@ -39,39 +39,39 @@ macro_rules! cases {
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let cases = cases![
-        first::the_notes_lead_to_a_first_request,
+        first::the_notes_lead_to_a_first_response,
         first::helm_test_passes,
-        first::operator_and_gateway_may_do_what_the_manifests_say,
-        first::everything_rendered_is_accepted_strictly,
-        isolation::credentials_open_their_own_database_only,
-        isolation::only_who_is_admitted_connects,
+        first::the_roles_equal_those_of_the_manifests,
+        first::rendered_objects_pass_strict_validation,
+        isolation::credentials_open_only_their_own_database,
+        isolation::only_admitted_pods_can_connect,
         traffic::two_replicas_share_the_load,
         prometheus::every_pod_is_scraped_and_every_request_counted,
         rollouts::an_upgrade_and_its_rollback_fail_no_request,
         rollouts::evictions_and_deletions_fail_no_request,
-        rollouts::a_failing_migration_leaves_the_old_version_serving,
-        rollouts::an_upgrade_without_a_change_restarts_nothing,
-        gateway::requests_of_one_connection_go_to_every_pod,
-        gateway::an_upgrade_behind_the_gateway_and_of_it_fails_no_request,
-        gateway::evictions_and_deletions_behind_the_gateway_and_of_it_fail_no_request,
-        gateway::fewer_pods_fail_no_request,
-        gateway::killed_pods_fail_no_request_that_may_be_repeated,
-        gateway::a_route_is_live_at_once_and_gone_at_once,
-        gateway::the_older_of_two_keeps_its_path,
-        gateway::clients_do_not_notice_that_the_api_server_is_away,
-        gateway::a_node_port_leads_in_from_outside,
+        rollouts::a_failed_migration_leaves_the_old_version_serving,
+        rollouts::an_upgrade_without_changes_restarts_nothing,
+        gateway::requests_of_one_connection_reach_every_pod,
+        gateway::upgrading_gateway_or_services_fails_no_request,
+        gateway::replacing_gateway_or_service_pods_fails_no_request,
+        gateway::scaling_down_fails_no_request,
+        gateway::killed_pods_fail_no_repeatable_request,
+        gateway::route_changes_take_effect_immediately,
+        gateway::the_older_of_two_services_keeps_its_path,
+        gateway::an_api_server_outage_fails_no_request,
+        gateway::a_node_port_is_reachable_from_outside,
         scaling::the_autoscaler_follows_the_load,
-        scaling::a_service_of_ones_own_gets_everything,
-        together::a_wishlist_has_the_stock_of_inventory,
-        together::calls_balance_over_the_pods,
-        together::a_hot_product_is_not_oversold_though_pods_go,
-        data::data_outlive_every_pod,
-        data::a_lost_password_of_the_admin_is_made_anew,
-        data::a_dump_brings_lost_data_back,
-        isolation::nothing_was_refused,
-        removal::a_new_release_finds_the_data_though_its_operators_die,
-        server::another_server_is_as_good,
-        failures::an_install_that_cannot_succeed_fails_and_says_why,
+        scaling::a_minimal_object_becomes_a_complete_service,
+        together::a_wishlist_shows_the_stock_from_inventory,
+        together::calls_are_balanced_over_the_pods,
+        together::deleted_pods_do_not_oversell_a_hot_product,
+        data::data_survives_the_loss_of_every_pod,
+        data::a_lost_admin_password_is_replaced,
+        data::a_dump_restores_lost_data,
+        isolation::no_pod_was_rejected,
+        removal::a_reinstall_finds_its_data_despite_killed_operators,
+        server::an_external_server_works,
+        failures::an_impossible_install_fails_and_reports_why,
     ];
     if arguments.list {
         let trials = cases.iter().map(|(name, _)| Trial::test(*name, || Ok(()))).collect();
@@ -82,7 +82,7 @@ fn main() -> ExitCode {
     let trials = cases.iter().map(|(name, case)| {
         let (handle, case, release) = (runtime.handle().clone(), *case, release.clone());
         Trial::test(*name, move || {
-            // A panic fails the case, and its message is shown.
+            // A panic fails the case and prints its message.
             handle.block_on(case(release));
             Ok(())
         })

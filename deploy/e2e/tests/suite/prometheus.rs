@@ -1,6 +1,6 @@
-//! A real Prometheus, which finds the pods by their annotations as the usual configuration does.
+//! A real Prometheus, which discovers the pods by their annotations, as its usual configuration does.
 //!
-//! It runs beside the suite, and reaches API server and pods through `kubectl proxy`.
+//! It runs next to the suite, and reaches the API server and the pods through `kubectl proxy`.
 
 use std::{collections::BTreeSet, fs, net::TcpListener, sync::Arc};
 
@@ -27,7 +27,7 @@ impl Prometheus {
         let api = proxy.line.rsplit(' ').next().expect("an address").to_owned();
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("prometheus.json");
-        fs::write(&file, configuration(namespace, &api).to_string()).expect("it is written");
+        fs::write(&file, configuration(namespace, &api).to_string()).expect("the file is written");
         let arguments = format!(
             "exec prometheus --config.file={} --storage.tsdb.path={}",
             file.display(),
@@ -36,7 +36,8 @@ impl Prometheus {
         let mut tries = 0..3;
         let (free, server) = loop {
             tries.next().expect("Prometheus starts");
-            // Prometheus does not say which port it was given. One that was free a moment ago may be another's by now.
+            // Prometheus does not print the port that it gets for port 0, so find a free one. Another process may take
+            // it first.
             let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
             let arguments = format!("{arguments} --web.listen-address={free} 2>&1");
             if let Some(server) = Running::try_start("sh", &["-c", &arguments], "Server is ready").await {
@@ -47,15 +48,15 @@ impl Prometheus {
         Self { url: format!("http://{free}/api/v1/query"), client, _running: [proxy, server], _folder: folder }
     }
 
-    /// The series of an instant query: the pod and the value of each.
+    /// The result of an instant query: the pod and the value of each series.
     async fn query(&self, query: &str) -> Vec<(String, f64)> {
         let url = format!(
             "{}?{}",
             self.url,
             form_urlencoded::Serializer::new(String::new()).append_pair("query", query).finish()
         );
-        let answer: Value = self.client.get(url).send().await.expect("an answer").json().await.expect("JSON");
-        let series = answer["data"]["result"].as_array().expect("series");
+        let response: Value = self.client.get(url).send().await.expect("a response").json().await.expect("JSON");
+        let series = response["data"]["result"].as_array().expect("series");
         let value = |one: &Value| {
             let value = one["value"][1].as_str()?.parse().ok()?;
             Some((one["metric"]["pod"].as_str().unwrap_or_default().to_owned(), value))
@@ -89,7 +90,7 @@ fn configuration(namespace: &str, api: &str) -> Value {
     })
 }
 
-/// `up` is 1 for each pod, and the counters are those of the requests that were sent, to the last one.
+/// `up` is 1 for each pod, and the counters equal the number of requests that were sent.
 pub async fn every_pod_is_scraped_and_every_request_counted(on: Arc<Release>) {
     on.upgrade_to(2, &[]).await;
     let prometheus = Prometheus::start(&on.name).await;
@@ -99,13 +100,13 @@ pub async fn every_pod_is_scraped_and_every_request_counted(on: Arc<Release>) {
             pods.extend(names(&on.pods(name).await));
         }
         let up = prometheus.query("up").await;
-        let are_well = up.iter().all(|(_, value)| *value > 0.5);
-        are_well && pods.len() == 8 && up.into_iter().map(|(pod, _)| pod).collect::<BTreeSet<_>>() == pods
+        let all_up = up.iter().all(|(_, value)| *value > 0.5);
+        all_up && pods.len() == 8 && up.into_iter().map(|(pod, _)| pod).collect::<BTreeSet<_>>() == pods
     })
     .await;
 
-    // The last figure of each pod that this Prometheus has ever seen: a scrape that is late by a pause of the machine
-    // fails, and without a range takes the pod away until the next one.
+    // The last value of each pod, over a range: a delayed scrape fails, and an instant vector would then lack the pod
+    // until the next scrape.
     let requests = r#"sum by (app) (max_over_time(http_requests_total{route!="unmatched"}[1d]))"#;
     let total = async || prometheus.query(requests).await.iter().map(|(_, value)| value).sum::<f64>();
     let before = total().await;
@@ -113,11 +114,11 @@ pub async fn every_pod_is_scraped_and_every_request_counted(on: Arc<Release>) {
     let (succeeded, log) = Tool::start(&on, &arguments, true).await.end().await;
     let summary = summary(&log);
     assert!(succeeded, "{summary:?}");
-    let sent = u32::try_from(summary.requests).expect("not so many");
+    let sent = u32::try_from(summary.requests).expect("few requests");
     eventually("all requests are counted", SOON, async || total().await - before >= f64::from(sent)).await;
-    // Once more when each pod was scraped again: not one too many.
+    // Check again after the next scrape of each pod: there are no extra requests.
     let seen = prometheus.query("max(timestamp(up))").await;
-    eventually("another scrape", SOON, async || {
+    eventually("every pod is scraped again", SOON, async || {
         let now = prometheus.query("min(timestamp(up))").await;
         now[0].1 > seen[0].1
     })

@@ -1,4 +1,4 @@
-//! A release of the chart, in a namespace of its own that enforces `restricted`.
+//! A release of the chart, in its own namespace, which enforces the Pod Security Standard `restricted`.
 
 use std::{collections::BTreeMap, ops::Deref, time::Duration};
 
@@ -14,10 +14,10 @@ use crate::{command::run, tool::names};
 /// The services of the chart.
 pub const SERVICES: [&str; 3] = ["users", "inventory", "gateway"];
 
-/// What pods of the suite carry to be admitted by users and inventory.
+/// The label of the pods of the suite that users and inventory admit.
 pub const ADMITTED: &str = "hedgerow.dev/e2e";
 
-/// The values that admit those pods.
+/// The values that admit these pods.
 const ADMITTING: [&str; 2] = [
     r#"services.users.network.allowFrom=[{"hedgerow.dev/e2e":"admitted"}]"#,
     r#"services.inventory.network.allowFrom=[{"hedgerow.dev/e2e":"admitted"}]"#,
@@ -25,7 +25,7 @@ const ADMITTING: [&str; 2] = [
 
 pub struct Release {
     namespace: Namespace,
-    /// What Helm printed at the end of the first install.
+    /// The notes that Helm printed after the first install.
     pub notes: String,
 }
 
@@ -38,15 +38,15 @@ impl Deref for Release {
 }
 
 impl Release {
-    /// The release that the cases share, installed as the README says.
+    /// Installs the release that the cases share, as the README describes.
     pub async fn first() -> Self {
         let mut release = Self::prepare("").await;
         let begun = Instant::now();
         release.notes = release.install(&[]).await.unwrap_or_else(|error| panic!("helm install: {error}"));
         let took = begun.elapsed();
         println!("helm install --wait: {:.1} s", took.as_secs_f64());
-        assert!(took < Duration::from_mins(2), "an install takes under two minutes");
-        // What `--wait` waited for is there.
+        assert!(took < Duration::from_mins(2), "the install took {took:?}, not under two minutes");
+        // `--wait` has waited until everything is ready.
         for name in SERVICES {
             let object = release.get(name).await;
             assert!(is(&object, "Ready", "True", "Ready"), "{name}: {:#?}", object.status);
@@ -54,27 +54,27 @@ impl Release {
         release
     }
 
-    /// A namespace for a release.
+    /// Creates a namespace for a release.
     pub async fn prepare(suffix: &str) -> Self {
         let name = format!("hedgerow-e2e-{}{suffix}", std::process::id());
         Self { namespace: Namespace::create_restricted(name).await, notes: String::new() }
     }
 
-    /// `helm install` of the chart with these values.
+    /// Runs `helm install` with the values of the suite and these.
     pub async fn install(&self, values: &[&str]) -> Result<String, String> {
         self.helm(&["install", "hedgerow", "helm/hedgerow", "--wait", "--timeout", "3m"], values).await
     }
 
-    /// `helm upgrade` of the release, with the values of the suite and these.
+    /// Runs `helm upgrade` with the values of the suite and these.
     pub async fn upgrade(&self, values: &[&str]) -> Result<String, String> {
         self.helm(&["upgrade", "hedgerow", "helm/hedgerow", "--wait", "--timeout", "4m"], values).await
     }
 
-    /// The same with so many pods of each service, whatever the load: who counts pods cannot have an autoscaler. The
-    /// upgrade without values gives it back.
+    /// Upgrades to a fixed number of pods per service, for cases that count pods. An upgrade without values restores
+    /// the autoscaler.
     pub async fn upgrade_to(&self, count: usize, values: &[&str]) {
         self.try_upgrade_to(count, values).await.expect("an upgrade");
-        eventually("there are so many pods, and no others", SOON, async || {
+        eventually("each service has the requested number of pods", SOON, async || {
             for name in SERVICES {
                 if self.pods(name).await.len() != count {
                     return false;
@@ -85,7 +85,7 @@ impl Release {
         .await;
     }
 
-    /// The same for an upgrade that may fail.
+    /// Like [`upgrade_to`](Self::upgrade_to), for an upgrade that may fail.
     pub async fn try_upgrade_to(&self, count: usize, values: &[&str]) -> Result<String, String> {
         let pods = SERVICES.map(|name| format!("services.{name}.scaling={}", json!({ "min": count, "max": count })));
         let values: Vec<_> = pods.iter().map(String::as_str).chain(values.iter().copied()).collect();
@@ -100,20 +100,20 @@ impl Release {
         let tag = format!("image.tag={}", json!(tag));
         let mut arguments = command.to_vec();
         arguments.extend(["--namespace", &self.name]);
-        // Of two for one value the later counts.
+        // If a value is set twice, the last one wins.
         for value in [registry.as_str(), &tag, &installation].iter().chain(&ADMITTING).chain(values) {
             arguments.extend(["--set-json", value]);
         }
         run("helm", &arguments).await
     }
 
-    /// `helm uninstall`, until all is gone.
+    /// Runs `helm uninstall`, and waits until everything is deleted.
     pub async fn uninstall(&self) {
         let arguments = ["uninstall", "hedgerow", "--namespace", &self.name, "--wait", "--timeout", "2m"];
         run("helm", &arguments).await.unwrap_or_else(|error| panic!("helm uninstall: {error}"));
     }
 
-    /// `kubectl` in the namespace.
+    /// Runs `kubectl` in the namespace.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String, String> {
         run("kubectl", &[&["--namespace", &self.name], arguments].concat()).await
     }
@@ -124,7 +124,7 @@ impl Release {
         self.exec("hedgerow-postgres-0", &command).await
     }
 
-    /// The running pods of the release: each by its name, with its uid and the restarts of its containers.
+    /// The running pods of the release by name, each with its UID and the number of container restarts.
     pub async fn running(&self) -> BTreeMap<String, (String, i32)> {
         let selector = ListParams::default().labels("app.kubernetes.io/part-of=hedgerow");
         let pods = self.api::<Pod>().list(&selector).await.expect("pods");
@@ -146,7 +146,7 @@ impl Release {
         names(&pods.items)
     }
 
-    /// Waits until the object runs this image only, and is ready.
+    /// Waits until all pods of the object run this image, and the object is ready.
     pub async fn runs(&self, name: &str, image: &str) -> Microservice {
         let of_image = |object: &Microservice| {
             is(object, "Ready", "True", "Ready")
@@ -155,19 +155,20 @@ impl Release {
         self.wait(name, &format!("it runs {image}"), of_image).await
     }
 
+    /// Uninstalls the release and deletes the namespace.
     pub async fn end(&self) {
         let _ = run("helm", &["uninstall", "hedgerow", "--namespace", &self.name]).await;
         self.remove().await;
     }
 }
 
-/// The project's image of a service, with another tag: `IMAGE_NEXT`, or `next`.
+/// The image of one of the project's services to upgrade to: the same name with [`next_tag`].
 pub fn next(service: &str) -> String {
     let image = image(service);
     format!("{}:{}", image.rsplit_once(':').expect("a tag").0, next_tag())
 }
 
-/// The tag of the images to upgrade to.
+/// The tag of the images to upgrade to: `IMAGE_NEXT`, or `next`.
 pub fn next_tag() -> String {
     std::env::var("IMAGE_NEXT").unwrap_or_else(|_| "next".to_owned())
 }

@@ -1,4 +1,4 @@
-//! Uninstalled, and installed again.
+//! Uninstalling and reinstalling.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -16,28 +16,30 @@ use crate::{
     release::{Release, SERVICES},
 };
 
-pub async fn a_new_release_finds_the_data_though_its_operators_die(on: Arc<Release>) {
+pub async fn a_reinstall_finds_its_data_despite_killed_operators(on: Arc<Release>) {
     let user = data::write(&on).await;
     let before = secrets(&on).await;
     let begun = Instant::now();
     on.uninstall().await;
     println!("helm uninstall --wait: {:.1} s", begun.elapsed().as_secs_f64());
     let (objects, pods): (Api<Microservice>, Api<Pod>) = (on.api(), on.api());
-    assert!(objects.list(&ListParams::default()).await.expect("objects").items.is_empty(), "the objects are gone");
+    assert!(objects.list(&ListParams::default()).await.expect("objects").items.is_empty(), "the objects are deleted");
     let children = ListParams::default().labels("app.kubernetes.io/part-of=hedgerow");
-    eventually("the pods are gone", SOON, async || pods.list(&children).await.is_ok_and(|pods| pods.items.is_empty()))
-        .await;
-    assert_eq!(secrets(&on).await, before, "the Secrets stay");
+    eventually("the pods are deleted", SOON, async || {
+        pods.list(&children).await.is_ok_and(|pods| pods.items.is_empty())
+    })
+    .await;
+    assert_eq!(secrets(&on).await, before, "the Secrets are kept");
 
     let (installed, killed) = tokio::join!(on.install(&[]), kill_operators(&on));
     installed.expect("the install completes");
-    println!("killed in the middle of the install: {killed:?}");
+    println!("killed during the install: {killed:?}");
     assert_eq!(killed.len(), 2, "both operators were killed");
-    assert_eq!(secrets(&on).await, before, "the passwords stay");
+    assert_eq!(secrets(&on).await, before, "the passwords are kept");
     data::check(&on, &user).await;
 }
 
-/// What opens the databases.
+/// The passwords in the Secrets of the namespace.
 async fn secrets(on: &Release) -> BTreeMap<String, Option<Vec<u8>>> {
     let secrets = on.api::<Secret>().list(&ListParams::default()).await.expect("Secrets");
     let ours = secrets.iter().filter(|secret| secret.type_.as_deref() == Some("Opaque"));
@@ -48,21 +50,22 @@ async fn secrets(on: &Release) -> BTreeMap<String, Option<Vec<u8>>> {
     .collect()
 }
 
-/// Kills both as soon as one of them has begun with an object.
+/// Kills both operators as soon as one of them has reconciled an object.
 async fn kill_operators(on: &Release) -> Vec<String> {
     let (objects, pods): (Api<Microservice>, Api<Pod>) = (on.api(), on.api());
-    eventually("an operator has begun", SOON, async || {
-        let begun = |object: &Microservice| object.status.as_ref().is_some_and(|status| status.observed_generation > 0);
-        objects.list(&ListParams::default()).await.is_ok_and(|objects| objects.iter().any(begun))
+    eventually("an operator has reconciled an object", SOON, async || {
+        let reconciled =
+            |object: &Microservice| object.status.as_ref().is_some_and(|status| status.observed_generation > 0);
+        objects.list(&ListParams::default()).await.is_ok_and(|objects| objects.iter().any(reconciled))
     })
     .await;
     let killed = on.operators().await;
     for pod in &killed {
-        pods.delete(pod, &DeleteParams::default().grace_period(0)).await.expect("it is killed");
+        pods.delete(pod, &DeleteParams::default().grace_period(0)).await.expect("the pod is deleted");
     }
     let ready = |object: &Microservice| test_support::cluster::is(object, "Ready", "True", "Ready");
     let done =
         objects.list(&ListParams::default()).await.expect("objects").iter().filter(|object| ready(object)).count();
-    assert!(done < SERVICES.len(), "the install was not over yet");
+    assert!(done < SERVICES.len(), "the install was still in progress");
     killed
 }

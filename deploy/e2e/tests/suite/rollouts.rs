@@ -1,4 +1,4 @@
-//! What goes on under load: not one request may fail.
+//! Changes under load: no request may fail.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -16,17 +16,17 @@ use crate::{
     tool::{Load, Summary, is_ready, names},
 };
 
-/// Requests a second, over both services.
+/// Requests per second, over both services.
 const RATE: u32 = 240;
 
-/// Not one request failed, and the load was kept up.
+/// Asserts that no request failed, and that the load kept its rate.
 pub fn none_failed(what: &str, summary: &Summary, rate: u32) {
     println!("{what}: {summary:?}");
     assert_eq!(summary.failed, 0, "{what}: {summary:?}");
-    assert!(summary.rate >= f64::from(rate) * 0.8, "{what}: the load was kept up: {summary:?}");
+    assert!(summary.rate >= f64::from(rate) * 0.8, "{what}: the load was too slow: {summary:?}");
 }
 
-/// The whole release to another version, and back: operator, definition of the kind, and services.
+/// Upgrades the whole release (operator, CRD and services) to another version, and rolls it back.
 pub async fn an_upgrade_and_its_rollback_fail_no_request(on: Arc<Release>) {
     let load = Load::start(&on, RATE).await;
     on.upgrade(&[&format!("image.tag={}", json!(next_tag()))]).await.expect("an upgrade");
@@ -56,29 +56,31 @@ pub async fn evictions_and_deletions_fail_no_request(on: Arc<Release>) {
     on.upgrade(&[]).await.expect("an upgrade");
 }
 
-/// Evicts both pods of a service, of which the budget lets one go at a time.
+/// Evicts both pods of a service. Its disruption budget allows one eviction at a time.
 pub async fn evict_all(on: &Release, name: &str) {
-    // A pod that is not ready may be evicted in any case.
+    // A pod that is not ready can always be evicted.
     eventually("two pods are ready", SOON, async || {
         let pods = on.pods(name).await;
         pods.len() == 2 && pods.iter().all(is_ready)
     })
     .await;
     let before = names(&on.pods(name).await);
-    let [one, other] = &before[..] else { panic!("two pods of {name}: {before:?}") };
-    let (pods, parameters) = (impatient(on).await, EvictParams::default());
+    let [one, other] = &before[..] else { panic!("{name} does not have two pods: {before:?}") };
+    let (pods, parameters) = (without_retries(on).await, EvictParams::default());
     let (first, second) = tokio::join!(pods.evict(one, &parameters), pods.evict(other, &parameters));
-    let left = if first.is_ok() { other } else { one };
+    let remaining = if first.is_ok() { other } else { one };
     match (first, second) {
-        (Ok(_), Err(kube::Error::Api(refusal))) | (Err(kube::Error::Api(refusal)), Ok(_)) if refusal.code == 429 => {
-            println!("{name}: {}", refusal.message);
+        (Ok(_), Err(kube::Error::Api(rejection))) | (Err(kube::Error::Api(rejection)), Ok(_))
+            if rejection.code == 429 =>
+        {
+            println!("{name}: {}", rejection.message);
         }
-        more => {
-            let there = on.kubectl(&["get", "pods,pdb", "--output=wide"]).await;
-            panic!("one of two evictions is refused: {more:?}\n{}", there.unwrap_or_default())
+        unexpected => {
+            let state = on.kubectl(&["get", "pods,pdb", "--output=wide"]).await;
+            panic!("one of two evictions must be rejected: {unexpected:?}\n{}", state.unwrap_or_default())
         }
     }
-    eventually("the other may go", SOON, async || pods.evict(left, &parameters).await.is_ok()).await;
+    eventually("the other pod can be evicted", SOON, async || pods.evict(remaining, &parameters).await.is_ok()).await;
     replaced(on, name, &before).await;
 }
 
@@ -86,56 +88,60 @@ pub async fn evict_all(on: &Release, name: &str) {
 pub async fn delete_all(on: &Release, name: &str) {
     let pods: Api<Pod> = on.api();
     for pod in names(&on.pods(name).await) {
-        pods.delete(&pod, &DeleteParams::default()).await.expect("it is deleted");
+        pods.delete(&pod, &DeleteParams::default()).await.expect("the pod is deleted");
         replaced(on, name, &[pod]).await;
     }
 }
 
-/// The pods, by a client that does not repeat what was refused until it is not.
-async fn impatient(on: &Release) -> Api<Pod> {
+/// A client for pods that does not retry rejected requests.
+async fn without_retries(on: &Release) -> Api<Pod> {
     let mut config = Config::infer().await.expect("a kube context");
     config.default_retry = false;
     Api::namespaced(Client::try_from(config).expect("a client"), &on.name)
 }
 
-/// Waits until two other pods than these are there and ready, and these are gone.
+/// Waits until there are two other pods, which are ready, and those before are gone.
 async fn replaced(on: &Release, name: &str, before: &[String]) {
     let before: BTreeSet<_> = before.iter().collect();
-    eventually("others take their place", SOON, async || {
+    eventually("the new pods are ready", SOON, async || {
         let pods = on.pods(name).await;
         pods.len() == 2 && pods.iter().all(|pod| is_ready(pod) && !before.contains(&pod.name_any()))
     })
     .await;
     for pod in before {
         let gone = |pod: Option<&Pod>| pod.is_none();
-        within("a pod's end", await_condition(on.api::<Pod>(), pod, gone)).await.expect("it is gone");
+        within("the old pod is gone", await_condition(on.api::<Pod>(), pod, gone)).await.expect("the watch succeeds");
     }
     on.ready(name).await;
 }
 
-/// Another service's image: its migrations do not fit this schema.
-pub async fn a_failing_migration_leaves_the_old_version_serving(on: Arc<Release>) {
+/// The image is that of another service, whose migrations conflict with this schema.
+pub async fn a_failed_migration_leaves_the_old_version_serving(on: Arc<Release>) {
     on.upgrade_to(2, &[]).await;
     let load = Load::start(&on, RATE).await;
     let before = names(&on.pods("users").await);
     let wrong = format!("services.users.image={}", json!(next("inventory")));
     let error = on.try_upgrade_to(2, &[&wrong]).await.expect_err("an upgrade that fails");
     println!("helm upgrade: {}", error.trim());
-    let object = on.wait("users", "it is stalled", |object| is(object, "Stalled", "True", "MigrationFailed")).await;
+    let object = on.wait("users", "stalled", |object| is(object, "Stalled", "True", "MigrationFailed")).await;
     println!("users: {}", message(&object, "Ready"));
-    assert!(message(&object, "Ready").contains(".sql"), "it names the file: {}", message(&object, "Ready"));
-    assert_eq!(names(&on.pods("users").await), before, "the old version's pods");
-    none_failed("a failed migration", &load.stop().await, RATE);
+    assert!(
+        message(&object, "Ready").contains(".sql"),
+        "the message names no migration file: {}",
+        message(&object, "Ready")
+    );
+    assert_eq!(names(&on.pods("users").await), before, "the old pods are still there");
+    none_failed("failed migration", &load.stop().await, RATE);
 
     let load = Load::start(&on, RATE).await;
     on.upgrade_to(2, &[&format!("services.users.image={}", json!(next("users")))]).await;
     on.runs("users", &next("users")).await;
     on.upgrade(&[]).await.expect("the chart's own image again");
     on.runs("users", &image("users")).await;
-    none_failed("the fixed image", &load.stop().await, RATE);
+    none_failed("fixed image", &load.stop().await, RATE);
 }
 
-pub async fn an_upgrade_without_a_change_restarts_nothing(on: Arc<Release>) {
+pub async fn an_upgrade_without_changes_restarts_nothing(on: Arc<Release>) {
     on.upgrade_to(2, &[]).await;
     let before = on.running().await;
     on.upgrade_to(2, &[]).await;
@@ -143,6 +149,6 @@ pub async fn an_upgrade_without_a_change_restarts_nothing(on: Arc<Release>) {
         on.ready(name).await;
     }
     assert_eq!(on.running().await, before);
-    println!("the same {} pods", before.len());
+    println!("{} pods, none restarted", before.len());
     on.upgrade(&[]).await.expect("an upgrade");
 }

@@ -1,4 +1,4 @@
-//! A Postgres that is not the chart's, with an admin that is no superuser, with a Secret as `CloudNativePG` writes it.
+//! A Postgres outside the chart, whose admin is not a superuser, with a Secret in the form of `CloudNativePG`.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{data, release::Release};
 
-pub async fn another_server_is_as_good(_: Arc<Release>) {
+pub async fn an_external_server_works(_: Arc<Release>) {
     let on = Release::prepare("-server").await;
     on.start_postgres().await;
     on.psql("postgres", "CREATE ROLE keeper LOGIN CREATEROLE CREATEDB PASSWORD 'secret'").await.expect("an admin");
@@ -16,7 +16,7 @@ pub async fn another_server_is_as_good(_: Arc<Release>) {
     on.create::<Secret>(secret).await;
     let values = [r#"postgres.adminSecret="cluster-superuser""#, "postgres.bundled.enabled=false"];
     on.install(&values).await.expect("an install");
-    assert!(on.kubectl(&["get", "statefulset", "hedgerow-postgres"]).await.is_err(), "nothing is bundled");
+    assert!(on.kubectl(&["get", "statefulset", "hedgerow-postgres"]).await.is_err(), "no Postgres is bundled");
     let user = data::write(&on).await;
     data::check(&on, &user).await;
     let owner = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'users'";

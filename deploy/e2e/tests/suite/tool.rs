@@ -1,4 +1,4 @@
-//! The suite's own pods: load and probes from inside the cluster, by the project's e2e image.
+//! The pods of the suite: load and probes from inside the cluster, with the project's e2e image.
 
 use std::{
     collections::BTreeMap,
@@ -19,14 +19,14 @@ use tokio::{task::JoinHandle, time};
 
 use crate::release::ADMITTED;
 
-/// What a load reports at its end.
+/// The last line of a load.
 #[derive(Debug, serde::Deserialize)]
-#[expect(dead_code, reason = "the latencies are shown")]
+#[expect(dead_code, reason = "the latencies are only printed")]
 pub struct Summary {
     pub requests: u64,
     pub rate: f64,
     pub failed: u64,
-    /// By kind.
+    /// The number of failures of each kind.
     pub failures: BTreeMap<String, u64>,
     pub p50_ms: f64,
     pub p99_ms: f64,
@@ -41,8 +41,8 @@ pub struct Tool {
 }
 
 impl Tool {
-    /// Starts it; `admitted` by users and inventory, or not. One that is admitted waits until it is: a policy takes a
-    /// moment to know the address of a new pod.
+    /// Starts a pod, which users and inventory admit if `admitted`. An admitted pod first waits until it can connect,
+    /// because network policies need a moment to apply to a new pod.
     pub async fn start(namespace: &Namespace, arguments: &[&str], admitted: bool) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let name = format!("e2e-{}", STARTED.fetch_add(1, Ordering::Relaxed));
@@ -69,15 +69,17 @@ impl Tool {
         });
         namespace.create::<Pod>(pod).await;
         let pods: Api<Pod> = namespace.api();
-        let begun = |pod: Option<&Pod>| matches!(phase(pod), Some("Running" | "Succeeded" | "Failed"));
-        within("a pod of the suite", await_condition(pods.clone(), &name, begun)).await.expect("it starts");
+        let started = |pod: Option<&Pod>| matches!(phase(pod), Some("Running" | "Succeeded" | "Failed"));
+        within("a pod of the suite starts", await_condition(pods.clone(), &name, started))
+            .await
+            .expect("the watch succeeds");
         let follow = LogParams { follow: true, ..LogParams::default() };
         let stream = pods.log_stream(&name, &follow).await.expect("its log");
         let log = tokio::spawn(stream.lines().filter_map(|line| async { line.ok() }).collect());
         Self { pods, name, log }
     }
 
-    /// Load of these requests.
+    /// Starts a load of these requests.
     pub async fn start_load<const N: usize>(
         namespace: &Namespace,
         requests: [String; N],
@@ -90,18 +92,18 @@ impl Tool {
         Self::start(namespace, &arguments, true).await
     }
 
-    /// Waits for its end: whether it succeeded, and its log.
+    /// Waits until the pod ends. Returns whether it succeeded, and its log.
     pub async fn end(mut self) -> (bool, Vec<String>) {
         let ended = |pod: Option<&Pod>| matches!(phase(pod), Some("Succeeded" | "Failed"));
-        let pod = within("the end of a pod of the suite", await_condition(self.pods.clone(), &self.name, ended))
+        let pod = within("a pod of the suite ends", await_condition(self.pods.clone(), &self.name, ended))
             .await
-            .expect("it ends");
+            .expect("the watch succeeds");
         let log = (&mut self.log).await.expect("its log");
         (phase(pod.as_ref()) == Some("Succeeded"), log)
     }
 }
 
-/// The pod goes, though its case has failed.
+/// Deletes the pod even if the case fails.
 impl Drop for Tool {
     fn drop(&mut self) {
         let (pods, name) = (self.pods.clone(), std::mem::take(&mut self.name));
@@ -113,7 +115,7 @@ fn phase(pod: Option<&Pod>) -> Option<&str> {
     pod?.status.as_ref()?.phase.as_deref()
 }
 
-/// Runs a probe to its end: whether it succeeded, and what it saw.
+/// Runs a probe to completion. Returns whether it succeeded, and its output.
 pub async fn probe(namespace: &Namespace, arguments: &[&str], admitted: bool) -> (bool, String) {
     let (succeeded, log) = Tool::start(namespace, arguments, admitted).await.end().await;
     (succeeded, log.join("\n"))
@@ -136,17 +138,17 @@ pub const BOTH: [&str; 10] = [
 /// The body of the last of [`BOTH`].
 pub const STOCK: [&str; 2] = ["--body", r#"{"stock":1000}"#];
 
-/// Load that goes on until it is told to stop.
+/// A load that runs until it is stopped.
 pub struct Load(Tool);
 
 impl Load {
-    /// GET and POST on both services, 32 connections to each, no retries.
+    /// Starts GET and POST requests to both services, over 32 connections to each, without retries.
     pub async fn start(namespace: &Namespace, rate: u32) -> Self {
         let both: [&str; 12] = [&BOTH[..], &STOCK].concat().try_into().expect("twelve");
         Self::of(Tool::start_load(namespace, both.map(str::to_owned), "30m", rate).await).await
     }
 
-    /// GET and POST on both services through the gateway, 32 connections, no retries.
+    /// Starts GET and POST requests to both services through the gateway, over 32 connections, without retries.
     pub async fn through_gateway(namespace: &Namespace, rate: u32) -> Self {
         let both = [&BOTH[..], &STOCK].concat();
         let both = both.iter().map(|word| word.replace("//users:", "//gateway:").replace("//inventory:", "//gateway:"));
@@ -154,16 +156,16 @@ impl Load {
         Self::of(Tool::start_load(namespace, both, "30m", rate).await).await
     }
 
-    /// A load that has begun.
+    /// Wraps a load that was started, and waits until it makes progress.
     pub async fn of(tool: Tool) -> Self {
         let load = Self(tool);
-        load.flows().await;
+        load.wait_for_progress().await;
         load
     }
 
-    /// Waits until requests are answered.
-    async fn flows(&self) {
-        let sees_a_line = async {
+    /// Waits until the load reports progress.
+    async fn wait_for_progress(&self) {
+        let progress = async {
             loop {
                 let log = self.0.pods.logs(&self.0.name, &LogParams::default()).await.unwrap_or_default();
                 if log.contains(r#""line":"progress""#) {
@@ -172,29 +174,29 @@ impl Load {
                 time::sleep(Duration::from_millis(200)).await;
             }
         };
-        within("the load flows", sees_a_line).await;
+        within("the load makes progress", progress).await;
     }
 
-    /// Ends it by SIGTERM: what became of every request.
+    /// Stops the load with SIGTERM, and returns its summary.
     pub async fn stop(mut self) -> Summary {
-        self.0.pods.delete(&self.0.name, &DeleteParams::default()).await.expect("it is told to end");
-        let log = within("the end of the load", &mut self.0.log).await.expect("its log");
+        self.0.pods.delete(&self.0.name, &DeleteParams::default()).await.expect("the pod is deleted");
+        let log = within("the load ends", &mut self.0.log).await.expect("its log");
         summary(&log)
     }
 }
 
-/// The last line of a load's log; the failures are shown.
+/// Parses the last line of the log of a load, and prints its failures.
 pub fn summary(log: &[String]) -> Summary {
     let lines: Vec<Value> = log.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
     for line in lines.iter().filter(|line| line["line"] == "failure") {
         println!("{line}");
     }
-    let last = lines.into_iter().next_back().unwrap_or_else(|| panic!("a load without a line: {log:?}"));
+    let last = lines.into_iter().next_back().unwrap_or_else(|| panic!("the load printed nothing: {log:?}"));
     assert_eq!(last["line"], "summary", "the load ended before its summary");
     serde_json::from_value(last).expect("a summary")
 }
 
-/// The name of a pod.
+/// The names of the pods.
 pub fn names(pods: &[Pod]) -> Vec<String> {
     pods.iter().map(ResourceExt::name_any).collect()
 }

@@ -1,4 +1,4 @@
-//! How requests spread over the pods.
+//! The distribution of requests over pods.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -7,7 +7,8 @@ use crate::{
     tool::{Tool, names, summary},
 };
 
-/// Connections are what a Service spreads, at random: of 64, each of two pods gets fewer than 13 once in ten million.
+/// A Service distributes connections at random. The probability that one of two pods gets fewer than 13 of 64 is about
+/// one in ten million.
 pub async fn two_replicas_share_the_load(on: Arc<Release>) {
     on.upgrade_to(2, &[]).await;
     let before = counts(&on).await;

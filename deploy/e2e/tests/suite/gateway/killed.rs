@@ -1,4 +1,4 @@
-//! Pods whose processes are killed, which nobody could foresee.
+//! Pods whose processes are killed without warning.
 
 use std::sync::Arc;
 
@@ -14,12 +14,12 @@ use crate::{
     tool::{Load, Tool, is_ready},
 };
 
-/// Requests a second, of each of the two loads.
+/// Requests per second of each of the two loads.
 const RATE: u32 = 250;
 
-/// Each pod of both services, one after the other. A GET may be sent to another pod, and so may a POST with an
-/// `Idempotency-Key`, which is yet done once.
-pub async fn killed_pods_fail_no_request_that_may_be_repeated(on: Arc<Release>) {
+/// Kills each pod of both services, one after the other. The gateway may send a GET to another pod, and a POST with an
+/// `Idempotency-Key` too, which still takes effect once.
+pub async fn killed_pods_fail_no_repeatable_request(on: Arc<Release>) {
     on.upgrade_to(2, &[]).await;
     let killer = Killer::prepare(&on, "killed").await;
     set(&on, "killed", 1_000_000).await;
@@ -37,30 +37,30 @@ pub async fn killed_pods_fail_no_request_that_may_be_repeated(on: Arc<Release>) 
     let (read, reserved) = (gets.stop().await, posts.stop().await);
     none_failed("killed pods: GET", &read, RATE);
     none_failed("killed pods: POST with Idempotency-Key", &reserved, RATE);
-    // Each was done, and none was done twice.
+    // Each took effect exactly once.
     let done = on.sql("inventory", "SELECT reserved FROM stock WHERE product_id = 'killed'").await;
     assert_eq!(done, Ok(reserved.requests.to_string()));
     killer.remove().await;
     on.upgrade(&[]).await.expect("an upgrade");
 }
 
-/// Where pods may do what kills others.
+/// A namespace in which pods may kill the processes of others.
 pub struct Killer {
     namespace: Namespace,
 }
 
 impl Killer {
-    /// A namespace beside the release. Each case has one of its own: another's may not be gone yet.
+    /// Creates a namespace for one case. Cases cannot share it, because the deletion of the previous one may take time.
     pub async fn prepare(on: &Release, case: &str) -> Self {
         Self { namespace: Namespace::create_enforcing(format!("{}-{case}", on.name), "privileged").await }
     }
 
-    /// Removes the namespace.
+    /// Deletes the namespace.
     pub async fn remove(&self) {
         self.namespace.remove().await;
     }
 
-    /// Kills all processes of a pod, from its node, and waits until they are back and ready.
+    /// Kills all processes of a pod from its node, and waits until the pod has restarted and is ready.
     pub async fn kill(&self, on: &Release, victim: &Pod) {
         let (name, uid) = (victim.name_any(), victim.uid().expect("its UID"));
         let before = restarts(victim);
@@ -83,11 +83,13 @@ impl Killer {
         let pods: Api<Pod> = self.namespace.api();
         let phase = |pod: Option<&Pod>| pod?.status.as_ref()?.phase.clone();
         let ended = |pod: Option<&Pod>| matches!(phase(pod).as_deref(), Some("Succeeded" | "Failed"));
-        let pod = within("the end of a killer", await_condition(pods.clone(), &killer, ended)).await.expect("it ends");
+        let pod = within("the killer pod ends", await_condition(pods.clone(), &killer, ended))
+            .await
+            .expect("the watch succeeds");
         let log = pods.logs(&killer, &LogParams::default()).await.expect("its log");
         println!("{name}: {}", log.trim());
         assert_eq!(phase(pod.as_ref()).as_deref(), Some("Succeeded"), "{log}");
-        eventually("it is back", SOON, async || {
+        eventually("the pod has restarted", SOON, async || {
             let pod = on.api::<Pod>().get(&name).await.expect("the pod");
             restarts(&pod) > before && is_ready(&pod)
         })

@@ -1,9 +1,9 @@
-//! An API server that is away, for the gateway.
+//! An outage of the API server, as the gateway sees it.
 //!
-//! The suite cannot take the cluster's own away on every cluster, and it would see nothing of what happens then. So the
-//! gateway alone loses it: it is told to ask a relay, which is taken away. To its TLS the relay is the API server, as it
-//! is reached by a name that the API server's certificate has, `kubernetes`: a Service of this name in the release's
-//! namespace. What it shows is that the gateway needs nobody; that pods, too, live on is the cluster's affair.
+//! The suite cannot stop the real API server: not every cluster allows that, and the suite needs it. Instead, the
+//! gateway reaches it through a relay, which is then deleted. TLS works through the relay, because a Service in the
+//! namespace of the release has the name `kubernetes`, which is in the API server's certificate. This tests the gateway
+//! only: that pods keep running is up to the cluster.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     RATE,
     killed::Killer,
-    routes::{Doors, echo},
+    routes::{GatewayPods, echo},
 };
 use crate::{
     release::Release,
@@ -29,13 +29,13 @@ use crate::{
 };
 
 const RELAY: &str = "e2e-relay";
-/// How long it is away.
-const AWAY: Duration = Duration::from_mins(1);
-/// How soon the gateway knows what happened meanwhile: a connection that is given up after 2 s, the longest pause between
-/// two tries, 2 s as well, and some for the relay's new pod to be known.
-const CAUGHT_UP: Duration = Duration::from_secs(10);
+/// How long the outage lasts.
+const OUTAGE: Duration = Duration::from_mins(1);
+/// The deadline for the gateway to catch up afterwards: 2 s until a connection attempt times out, up to 2 s of backoff,
+/// and the time until the relay's new pod is an endpoint.
+const CATCH_UP: Duration = Duration::from_secs(10);
 
-pub async fn clients_do_not_notice_that_the_api_server_is_away(on: Arc<Release>) {
+pub async fn an_api_server_outage_fails_no_request(on: Arc<Release>) {
     let service = json!({
         "metadata": { "name": "kubernetes" },
         "spec": { "selector": { "app": RELAY }, "ports": [{ "port": 443, "targetPort": 6443 }] },
@@ -46,50 +46,52 @@ pub async fn clients_do_not_notice_that_the_api_server_is_away(on: Arc<Release>)
         { "name": "KUBERNETES_SERVICE_HOST", "value": "kubernetes" },
         { "name": "KUBERNETES_SERVICE_PORT", "value": "443" },
     ]);
-    // The gateway is ready by the relay alone.
+    // The gateway only becomes ready if the relay works.
     on.upgrade_to(2, &[&format!("services.gateway.env={env}")]).await;
-    let doors = Doors::open(&on).await;
-    let killer = Killer::prepare(&on, "away").await;
+    let gateways = GatewayPods::open(&on).await;
+    let killer = Killer::prepare(&on, "outage").await;
     let before = on.running().await;
     let load = Load::through_gateway(&on, RATE).await;
 
     let pods: Api<Pod> = on.api();
-    pods.delete(RELAY, &DeleteParams::default().grace_period(0)).await.expect("it is killed");
+    pods.delete(RELAY, &DeleteParams::default().grace_period(0)).await.expect("the relay is deleted");
     let since = Instant::now();
-    eventually("every gateway has noticed", SOON, async || failures(&on).await.into_iter().all(|count| count > 2.0))
-        .await;
+    eventually("every gateway pod has noticed", SOON, async || {
+        failures(&on).await.into_iter().all(|count| count > 2.0)
+    })
+    .await;
     println!("noticed after {:?}", since.elapsed());
     on.apply("echo", echo("echo", &["/echo"])).await;
     on.ready("echo").await;
-    sleep(AWAY.saturating_sub(since.elapsed())).await;
-    doors.until_gone("/echo", Instant::now()).await;
+    sleep(OUTAGE.saturating_sub(since.elapsed())).await;
+    gateways.until_gone("/echo", Instant::now()).await;
     for pod in on.pods("gateway").await {
         assert!(is_ready(&pod), "the gateway stays ready");
     }
-    none_failed("the API server is away", &load.stop().await, RATE);
+    none_failed("outage of the API server", &load.stop().await, RATE);
 
-    // Nor does a pod that dies meanwhile matter to whoever may repeat a request.
+    // A pod killed during the outage fails no repeatable request either.
     let gets = ["--get", "http://gateway:8080/users?limit=1"].map(str::to_owned);
     let load = Load::of(Tool::start_load(&on, gets, "30m", RATE).await).await;
     killer.kill(&on, &on.pods("users").await[0]).await;
-    none_failed("and a pod is killed", &load.stop().await, RATE);
+    none_failed("a pod killed during the outage", &load.stop().await, RATE);
 
     start_relay(&on).await;
-    let took = doors.until_served("/echo", "echo", Instant::now()).await;
+    let took = gateways.until_served("/echo", "echo", Instant::now()).await;
     println!("caught up after {took:?}");
-    assert!(took < CAUGHT_UP, "{took:?}");
+    assert!(took < CATCH_UP, "it took {took:?}");
     on.delete("echo").await;
     let after = on.running().await;
     for pod in names(&on.pods("gateway").await) {
-        assert_eq!(before[&pod], after[&pod], "no gateway was restarted");
+        assert_eq!(before[&pod], after[&pod], "gateway pod {pod} was restarted or replaced");
     }
     on.upgrade(&[]).await.expect("an upgrade");
-    pods.delete(RELAY, &DeleteParams::default()).await.expect("it is deleted");
-    on.api::<Service>().delete("kubernetes", &DeleteParams::default()).await.expect("it is deleted");
+    pods.delete(RELAY, &DeleteParams::default()).await.expect("the relay is deleted");
+    on.api::<Service>().delete("kubernetes", &DeleteParams::default()).await.expect("the Service is deleted");
     killer.remove().await;
 }
 
-/// The failures that each gateway has counted.
+/// The discovery failures that each gateway pod has counted.
 async fn failures(on: &Release) -> Vec<f64> {
     let mut all = Vec::new();
     for pod in names(&on.pods("gateway").await) {
@@ -102,9 +104,9 @@ async fn failures(on: &Release) -> Vec<f64> {
 
 async fn start_relay(on: &Release) {
     let pods: Api<Pod> = on.api();
-    // Of the one before something may be left.
+    // The previous relay may still be terminating.
     let gone = |pod: Option<&Pod>| pod.is_none();
-    within("a relay's end", await_condition(pods.clone(), RELAY, gone)).await.expect("it is gone");
+    within("the previous relay is gone", await_condition(pods.clone(), RELAY, gone)).await.expect("the watch succeeds");
     let pod: Value = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": RELAY, "labels": { "app": RELAY } },
@@ -122,7 +124,7 @@ async fn start_relay(on: &Release) {
         },
     });
     let pod: Pod = serde_json::from_value(pod).expect("a pod");
-    pods.create(&PostParams::default(), &pod).await.expect("it is taken");
+    pods.create(&PostParams::default(), &pod).await.expect("the API server accepts it");
     let ready = |pod: Option<&Pod>| pod.is_some_and(is_ready);
-    within("a relay", await_condition(pods, RELAY, ready)).await.expect("it starts");
+    within("the relay is ready", await_condition(pods, RELAY, ready)).await.expect("the watch succeeds");
 }
