@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 LOCAL := --package hedgerow $(foreach name,$(shell deploy/services),--package $(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test-fast test lint format doc queries check-queries manifests check-manifests check-metrics check-scripts check-workflows check-dependencies check-chart kind forward images test-cluster e2e test-kind fuzz bench install-postgres hedgerow
+.PHONY: help run test-fast test lint format doc queries check-queries manifests check-manifests check-metrics check-new check-scripts check-workflows check-dependencies check-chart kind forward images test-cluster e2e test-kind fuzz bench install-postgres hedgerow
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 27
@@ -61,6 +61,9 @@ check-dependencies: ## Check licences, bans and sources of dependencies with car
 
 check-metrics: hedgerow ## Check the format of /metrics with promtool
 	$(TARGET)/debug/hedgerow postgres -- cargo test --package inventory --test faults -- --ignored promtool
+
+check-new: install-postgres ## Check that `hedgerow new` creates services that build, pass their tests and run
+	deploy/check-new.sh
 
 check-chart: ## Check the chart with helm lint and kube-score
 	cargo build --quiet --package operator

@@ -50,7 +50,7 @@ done
 for service in orders notes; do
     created=$(curl --silent --show-error --fail --max-time 10 --header 'content-type: application/json' \
         --data '{"name": "first"}' "http://$gateway/$service") || fail "POST /$service failed"
-    id=$(sed 's/.*"id": *"\([^"]*\)".*/\1/' <<<"$created")
+    id=$(python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])' <<<"$created")
     get "/$service/$id" | grep -q '"first"' || fail "GET /$service/$id does not return what was created"
     get "/$service" | grep -q "$id" || fail "GET /$service does not list what was created"
     until get /openapi.json | grep -q "\"/$service\""; do
