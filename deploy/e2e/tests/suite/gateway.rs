@@ -82,7 +82,7 @@ pub async fn scaling_down_fails_no_request(on: Arc<Release>) {
     on.upgrade(&[]).await.expect("an upgrade");
 }
 
-/// Clients outside the cluster cannot reach a ClusterIP, but they can reach a port of a node.
+/// Clients outside the cluster cannot reach a `ClusterIP`, but they can reach a port of a node.
 pub async fn a_node_port_is_reachable_from_outside(on: Arc<Release>) {
     let read = async |path: &str| {
         let arguments = ["get", "service", "gateway", "-o", &format!("jsonpath={path}")];
