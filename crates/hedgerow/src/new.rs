@@ -157,7 +157,7 @@ fn query_hash(data: &str) -> anyhow::Result<String> {
 }
 
 /// The placeholders of the templates, and what they stand for.
-fn words(name: &str) -> [(&'static str, String); 9] {
+fn words(name: &str) -> [(&'static str, String); 10] {
     let snake = name.replace('-', "_");
     let table = if contains(SQL_WORDS, &snake) { format!("{snake}_items") } else { snake.clone() };
     let singular = singular(name);
@@ -169,6 +169,7 @@ fn words(name: &str) -> [(&'static str, String); 9] {
     let article = if label.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
     [
         ("{{name}}", name.to_owned()),
+        ("{{version}}", env!("CARGO_PKG_VERSION").to_owned()),
         ("{{crate}}", snake),
         ("{{table}}", table),
         ("{{snake_type}}", singular.replace('-', "_")),
@@ -233,6 +234,7 @@ mod tests {
             let (_, text) = files.iter().find(|(path, _)| path.ends_with("microservice.yaml")).unwrap();
             let object = api::parse(text).unwrap().remove(0);
             assert_eq!(object.metadata.name.as_deref(), Some("my-orders"));
+            assert_eq!(object.spec.image, concat!("localhost/hedgerow/my-orders:", env!("CARGO_PKG_VERSION")));
             assert_eq!(object.spec.database.is_some(), !python);
         }
     }
