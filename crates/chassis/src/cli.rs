@@ -64,7 +64,9 @@ impl Cli {
         peers: &'static [&'static str],
         serves_grpc: bool,
     ) -> Result<Self, clap::Error> {
-        let mut command = Self::augment_args(command).args(peers.iter().map(peer_flag));
+        // The doc comment of flattened arguments would replace it.
+        let about = command.get_about().cloned().unwrap_or_default();
+        let mut command = Self::augment_args(command).about(about).args(peers.iter().map(peer_flag));
         if !serves_grpc {
             command = command.mut_arg("grpc_addr", |flag| flag.hide(true));
         }

@@ -8,7 +8,9 @@ use std::process::{Command, Stdio};
 use nix::unistd::{Gid, Uid, User};
 
 use crate::Error;
-use crate::cluster::CLUSTER;
+
+/// The cluster's folder, relative to the data folder.
+pub(crate) const CLUSTER: &str = "pgdata";
 
 /// The account that runs the server: the current user, or an unprivileged account if the current user is root.
 #[derive(Clone, Debug)]

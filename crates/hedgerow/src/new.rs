@@ -86,12 +86,14 @@ pub fn run(new: &New) -> anyhow::Result<ExitCode> {
     let folder = Path::new("services").join(name);
     if new.python {
         exclude(&root, name)?;
-        println!("Created {}. It keeps its data in memory: {name}.py says how to add a database.", folder.display());
+        let script = format!("{}.py", name.replace('-', "_"));
+        println!("Created {}. It keeps its data in memory; {script} says how to add a database.", folder.display());
     } else {
         format(&root.join(&folder));
         println!("Created {} and migrations/{name}.", folder.display());
     }
     println!("\nRun it with all other services, reachable through the gateway:\n\n  make run\n");
+    println!("Add it to the chart:\n\n  make manifests\n");
     Ok(ExitCode::SUCCESS)
 }
 

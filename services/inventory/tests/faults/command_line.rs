@@ -42,6 +42,13 @@ async fn an_invalid_value_is_reported_by_its_name() {
 }
 
 #[tokio::test]
+async fn help_starts_with_the_purpose_of_the_service() {
+    let end = program(URL).argument("--help").run().await;
+    assert_eq!(end.code(), Some(0), "{}", end.stderr);
+    assert!(end.stdout.starts_with("Inventory: "), "{}", end.stdout);
+}
+
+#[tokio::test]
 async fn an_invalid_database_url_is_reported_without_its_value() {
     for url in [
         "",
