@@ -36,8 +36,8 @@ fn schemas(crd: &mut CustomResourceDefinition) -> impl Iterator<Item = &mut JSON
     crd.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut())
 }
 
-/// Removes artifacts of the Rust types: titles, line breaks of the source, and `nullable`. An optional field may be null,
-/// as in the kinds of Kubernetes, which is the same as not setting it.
+/// Removes artifacts of the Rust types: titles, line breaks of the source, and `nullable`. An optional field may be
+/// null, as in the kinds of Kubernetes, which is the same as not setting it.
 fn tidy(schema: &mut JSONSchemaProps) {
     schema.title = None;
     schema.nullable = None;

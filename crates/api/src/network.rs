@@ -92,9 +92,9 @@ pub struct Route {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Network {
-    /// Peers that may connect, in addition to the gateway (if there is a route) and the services whose calls contain this
-    /// one. A peer is the name of another Microservice, a map of labels that pods of this namespace must have, or any
-    /// for everything.
+    /// Peers that may connect, in addition to the gateway (if there is a route) and the services whose calls contain
+    /// this one. A peer is the name of another Microservice, a map of labels that pods of this namespace must have, or
+    /// any for everything.
     #[serde(default, deserialize_with = "peers", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::peers")]
     pub allow_from: Vec<Peer>,

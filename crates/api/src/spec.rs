@@ -128,8 +128,8 @@ pub struct MicroserviceSpec {
     pub env: Vec<EnvVar>,
     /// The services that this one calls over gRPC, by the names of their Microservice objects. For each, the operator
     /// sets the environment variable NAME_GRPC_URL (ORDER_HISTORY_GRPC_URL for order-history) to
-    /// http://NAME-headless:PORT, and the callee's network policy admits this service. PORT is ports.grpc of the callee,
-    /// or 50051 if the callee does not exist yet or does not set it.
+    /// http://NAME-headless:PORT, and the callee's network policy admits this service. PORT is ports.grpc of the
+    /// callee, or 50051 if the callee does not exist yet or does not set it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::calls")]
     #[x_kube(merge_strategy = ListMerge::Set)]

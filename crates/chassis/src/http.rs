@@ -1,5 +1,5 @@
-//! The HTTP side of a service: JSON bodies, extractors, paging, conditional requests, OpenAPI, and the layer around every
-//! request.
+//! The HTTP side of a service: JSON bodies, extractors, paging, conditional requests, OpenAPI, and the layer around
+//! every request.
 
 mod body;
 mod conditional;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// The id of a product: 1 to 128 characters, no control characters and no `/`, and neither `.` nor `..`, so that it is a
-/// single path segment. Sorts by its bytes, as `COLLATE "C"` does.
+/// The id of a product: 1 to 128 characters, no control characters and no `/`, and neither `.` nor `..`, so that it is
+/// a single path segment. Sorts by its bytes, as `COLLATE "C"` does.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String")]
 #[schema(

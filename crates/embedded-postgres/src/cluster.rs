@@ -9,8 +9,8 @@ use crate::installation::Installation;
 use crate::pdeathsig::with_pdeathsig;
 use crate::{Account, DataDir, Error, SUPERUSER};
 
-/// Client authentication. The server listens on a Unix socket in a private folder only, so anyone who can connect as the
-/// superuser owns the data anyway.
+/// Client authentication. The server listens on a Unix socket in a private folder only, so anyone who can connect as
+/// the superuser owns the data anyway.
 const HBA: &str = "\
 # Rewritten at every start.
 local  all  postgres  trust

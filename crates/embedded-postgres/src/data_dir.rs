@@ -32,8 +32,8 @@ impl DataDir {
     /// Creates the folder if it is missing, and locks it.
     ///
     /// # Errors
-    /// Returns [`Error::InUse`] if another process holds the lock, and [`Error::Unreachable`] if the current user is root
-    /// and the server's account cannot enter the folder.
+    /// Returns [`Error::InUse`] if another process holds the lock, and [`Error::Unreachable`] if the current user is
+    /// root and the server's account cannot enter the folder.
     pub fn open(path: &Path) -> Result<Self, Error> {
         Self::take(path, None)
     }

@@ -64,8 +64,8 @@ struct Running {
 }
 
 impl Server {
-    /// Starts a server on `data`, which is initialised first if it is new. A server left behind by a killed supervisor is
-    /// stopped first. Returns once the server accepts connections.
+    /// Starts a server on `data`, which is initialised first if it is new. A server left behind by a killed supervisor
+    /// is stopped first. Returns once the server accepts connections.
     ///
     /// # Errors
     /// Returns an error if the server cannot be started; see [`Error`].
@@ -259,8 +259,8 @@ impl Drop for Frozen<'_> {
     }
 }
 
-/// Spawns the server from a thread that lives as long as it: the parent-death signal is tied to the spawning thread, and
-/// the caller's may be a short-lived test thread.
+/// Spawns the server from a thread that lives as long as it: the parent-death signal is tied to the spawning thread,
+/// and the caller's may be a short-lived test thread.
 fn spawn_from_thread(mut command: Command) -> io::Result<Running> {
     let (report, spawned) = mpsc::channel();
     let (keep_alive, released) = mpsc::channel::<()>();

@@ -51,8 +51,8 @@ fn make_private(folder: &Path, account: &Account) -> Result<(), Error> {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed()(error)),
         _ => {}
     }
-    // In /tmp anyone could have created the folder, or a link in its place. Open it once, then check the owner and change
-    // owner and mode on the open handle.
+    // In /tmp anyone could have created the folder, or a link in its place. Open it once, then check the owner and
+    // change owner and mode on the open handle.
     let flags = (OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits();
     let Ok(opened) = OpenOptions::new().read(true).custom_flags(flags).open(folder) else {
         return Err(Error::NotPrivate(folder.to_owned()));

@@ -17,8 +17,8 @@ pub enum Cli {
     /// Run every service on an embedded Postgres, until Ctrl-C
     ///
     /// Each service is described by a Microservice object, as in a cluster. It gets a database of its own if it has
-    /// spec.database, and is reachable through the gateway under the paths of spec.route. What runs is the binary of its
-    /// name next to hedgerow, or the command in the annotation hedgerow.dev/command.
+    /// spec.database, and is reachable through the gateway under the paths of spec.route. What runs is the binary of
+    /// its name next to hedgerow, or the command in the annotation hedgerow.dev/command.
     Up(Up),
     /// Run a command with an ephemeral Postgres in its environment (`DATABASE_URL`, `PGHOST`, ...)
     Postgres(Postgres),
@@ -28,7 +28,8 @@ pub enum Cli {
 
 #[derive(Debug, Args)]
 pub struct Up {
-    /// A file with Microservice objects, or a folder with a microservice.yaml in it or in its subfolders; can be repeated
+    /// A file with Microservice objects, or a folder with a microservice.yaml in it or in its subfolders; can be
+    /// repeated
     /// [default: services]
     #[arg(short, long = "file", value_name = "FILE|FOLDER")]
     pub files: Vec<PathBuf>,

@@ -16,7 +16,8 @@ pub type Variables = Vec<(String, String)>;
 /// `inherited` looks a variable up in the environment of this process, which all services inherit.
 ///
 /// # Errors
-/// Returns an error if a variable refers to a `Secret`, a `ConfigMap` or the pod, and is not set in the environment either.
+/// Returns an error if a variable refers to a `Secret`, a `ConfigMap` or the pod, and is not set in the environment
+/// either.
 pub fn of(
     service: &Service,
     all: &[Service],

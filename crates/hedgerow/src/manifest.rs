@@ -43,8 +43,8 @@ pub struct Example {
     pub body: Option<String>,
 }
 
-/// Reads the objects of all files and folders in `paths`; if there are none, of `services/*/microservice.yaml`; if there
-/// are none either, of the files that are embedded in this binary. The result is sorted by name.
+/// Reads the objects of all files and folders in `paths`; if there are none, of `services/*/microservice.yaml`; if
+/// there are none either, of the files that are embedded in this binary. The result is sorted by name.
 pub fn load(paths: &[PathBuf]) -> anyhow::Result<Vec<Manifest>> {
     let mut manifests = Vec::new();
     let mut files = Vec::new();

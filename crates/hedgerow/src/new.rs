@@ -47,8 +47,8 @@ const PYTHON: &[Template] = templates!("python":
     "services/{{name}}/Dockerfile" <- "Dockerfile",
 );
 
-/// The files that rustfmt starts from; their modules follow. Templates cannot be formatted: the length of a name decides
-/// where lines are broken.
+/// The files that rustfmt starts from; their modules follow. Templates cannot be formatted: the length of a name
+/// decides where lines are broken.
 const FORMATTED: [&str; 4] = ["build.rs", "src/main.rs", "src/lib.rs", "tests/api/main.rs"];
 
 /// Names that Rust keeps for itself, as a crate or as a word.

@@ -7,8 +7,8 @@ use anyhow::Context;
 
 use crate::manifest::{MAX_LOCAL_PORT, Manifest};
 
-/// The name of the service that routes requests to all others. The operator recognises the gateway by this name as well:
-/// it is what network policies admit.
+/// The name of the service that routes requests to all others. The operator recognises the gateway by this name as
+/// well: it is what network policies admit.
 pub const GATEWAY: &str = "gateway";
 
 /// The first ports of the ranges; a service adds its number to each.

@@ -1,7 +1,7 @@
 //! Problems as gRPC statuses: one set of rules, in two protocols.
 //!
-//! A response without a message is its headers alone (trailers-only), so a process that only refuses calls needs no gRPC
-//! framework.
+//! A response without a message is its headers alone (trailers-only), so a process that only refuses calls needs no
+//! gRPC framework.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Strict percent-encoding (RFC 3986, section 2.1). A `%` that does not start an escape is rejected: taken literally, it
-//! would give one resource two names.
+//! Strict percent-encoding (RFC 3986, section 2.1). A `%` that does not start an escape is rejected: taken literally,
+//! it would give one resource two names.
 
 use percent_encoding::percent_decode_str;
 

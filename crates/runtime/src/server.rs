@@ -98,8 +98,8 @@ impl Server {
         self
     }
 
-    /// Rejects requests with ambiguous framing with 400. A proxy needs this: the proxies before it and the servers behind
-    /// it may read such a request differently.
+    /// Rejects requests with ambiguous framing with 400. A proxy needs this: the proxies before it and the servers
+    /// behind it may read such a request differently.
     #[must_use]
     pub fn strict(mut self) -> Self {
         self.strict = true;

@@ -183,7 +183,8 @@ impl Drop for App {
     }
 }
 
-/// Returns `DATABASE_URL` with the name of the test's database. Converting the options to a URL would lose a Unix socket.
+/// Returns `DATABASE_URL` with the name of the test's database. Converting the options to a URL would lose a Unix
+/// socket.
 ///
 /// # Panics
 /// Panics if the variable is not set.

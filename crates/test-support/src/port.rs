@@ -7,8 +7,8 @@ use std::{
 
 use tokio::net::{TcpListener, TcpSocket};
 
-/// A port of 127.0.0.1 that the kernel assigns to nothing else. A port that was merely free a moment ago is not safe: each
-/// listener of another test would get it with a probability of 1 in 7,000.
+/// A port of 127.0.0.1 that the kernel assigns to nothing else. A port that was merely free a moment ago is not safe:
+/// each listener of another test would get it with a probability of 1 in 7,000.
 #[derive(Debug, Clone)]
 pub struct Port {
     /// The address. It refuses connections while nothing listens on it.

@@ -48,7 +48,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// Creates a program, such as `env!("CARGO_BIN_EXE_inventory")`, that listens on free ports and stops without delay.
+    /// Creates a program, such as `env!("CARGO_BIN_EXE_inventory")`, that listens on free ports and stops without
+    /// delay.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let program = Self { path: path.into(), arguments: Vec::new(), variables: Vec::new() };

@@ -10,8 +10,8 @@ use crate::{
     process::{PATIENCE, eventually},
 };
 
-/// Returns the operations in the service's `/openapi.json`, in the form `get /users/{id} getUser`, and checks that each has
-/// responses.
+/// Returns the operations in the service's `/openapi.json`, in the form `get /users/{id} getUser`, and checks that each
+/// has responses.
 ///
 /// # Panics
 /// Panics if the document is malformed.
@@ -106,8 +106,8 @@ pub async fn head_is_get_without_the_body(app: &App, path: &str) {
     }
 }
 
-/// Checks that the service is live, and ready once it has reached the database, and that neither port serves the paths of
-/// the other.
+/// Checks that the service is live, and ready once it has reached the database, and that neither port serves the paths
+/// of the other.
 ///
 /// # Panics
 /// Panics if this is not the case.

@@ -85,8 +85,8 @@ impl ApiDocs {
         {
             return Ok(merged.file.clone());
         }
-        // A task of its own finishes even if the client disconnects. Otherwise clients that connect and disconnect could
-        // make the gateway ask the services over and over.
+        // A task of its own finishes even if the client disconnects. Otherwise clients that connect and disconnect
+        // could make the gateway ask the services over and over.
         let task = tokio::spawn(async move {
             let file = fetch_and_merge(services.clone()).await?;
             *cached = Some(Merged { services, created: Instant::now(), file: file.clone() });

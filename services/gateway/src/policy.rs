@@ -23,8 +23,8 @@ pub(crate) use upstream::is_upgrade;
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct PolicyArgs {
     /// Number of trusted proxies in front of the gateway, each of which appends the address of its peer to
-    /// X-Forwarded-For. With 0, forwarding headers of requests are ignored. If the number is too high, clients can forge
-    /// their address
+    /// X-Forwarded-For. With 0, forwarding headers of requests are ignored. If the number is too high, clients can
+    /// forge their address
     #[arg(long, env, value_name = "N", default_value_t = 0)]
     pub(crate) trusted_hops: u8,
     #[command(flatten)]
@@ -77,7 +77,8 @@ impl Policy {
         Client::new(self.trusted_hops, peer, headers)
     }
 
-    /// Collects the facts that [`Self::to_client`] needs. Must be called before [`Self::to_upstream`] changes the request.
+    /// Collects the facts that [`Self::to_client`] needs. Must be called before [`Self::to_upstream`] changes the
+    /// request.
     pub(crate) fn facts(&self, parts: &Parts, client: &Client) -> RequestFacts {
         RequestFacts {
             is_head: parts.method == Method::HEAD,

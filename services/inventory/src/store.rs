@@ -1,7 +1,8 @@
 //! All SQL of inventory.
 //!
-//! Writers lock products in order of their ids. Everything that belongs to a product is only changed under its lock: its
-//! movements, its lines, and the rows of the reservations whose first product it is. Therefore writers cannot deadlock.
+//! Writers lock products in order of their ids. Everything that belongs to a product is only changed under its lock:
+//! its movements, its lines, and the rows of the reservations whose first product it is. Therefore writers cannot
+//! deadlock.
 
 mod batch;
 mod idempotency;

@@ -1,4 +1,5 @@
-//! `operator chart`: updates the parts of the Helm chart that follow from the kind and from `services/*/microservice.yaml`.
+//! `operator chart`: updates the parts of the Helm chart that follow from the kind and from
+//! `services/*/microservice.yaml`.
 
 mod schema;
 mod services;

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 /// The name of all objects of the operator.
 const NAME: &str = "hedgerow-operator";
-/// The name of the gateway's `Role` and `RoleBinding`. The operator cannot create them: it must not grant permissions that
-/// it does not have itself.
+/// The name of the gateway's `Role` and `RoleBinding`. The operator cannot create them: it must not grant permissions
+/// that it does not have itself.
 const GATEWAY: &str = "hedgerow-gateway";
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
 

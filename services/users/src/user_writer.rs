@@ -37,8 +37,8 @@ impl Handler for UserWriter {
     async fn handle(&mut self, batch: Vec<NewUser>) -> Vec<Self::Reply> {
         let ids: Vec<Uuid> = batch.iter().map(|_| Uuid::now_v7()).collect();
         let mut users: Vec<_> = ids.iter().copied().zip(&batch).collect();
-        // Sorted by the unique key, so that two replicas cannot deadlock. The sort is stable: of two users with the same
-        // email, the first to arrive is created.
+        // Sorted by the unique key, so that two replicas cannot deadlock. The sort is stable: of two users with the
+        // same email, the first to arrive is created.
         users.sort_by_cached_key(|(_, user)| user.email.as_str().to_ascii_lowercase());
         match self.insert(&users).await {
             Ok(inserted) => {

@@ -28,8 +28,8 @@ pub struct Batcher<H: OpenHandler> {
 }
 
 impl<H: OpenHandler> Batcher<H> {
-    /// Starts the task that owns the handler, on this runtime. The queue holds at most `capacity` requests. A batch starts
-    /// with at most `max_batch` requests; others may join it.
+    /// Starts the task that owns the handler, on this runtime. The queue holds at most `capacity` requests. A batch
+    /// starts with at most `max_batch` requests; others may join it.
     pub fn spawn(on: &Handle, mut handler: H, capacity: usize, max_batch: usize) -> Self {
         let (queue, arrivals) = mpsc::channel::<Queued<H>>(capacity);
         on.spawn(async move {
@@ -52,8 +52,8 @@ impl<H: OpenHandler> Batcher<H> {
     /// Queues a request and waits for its reply.
     ///
     /// # Errors
-    /// Returns [`BatchError::Overloaded`] at once if the queue is full, and [`BatchError::Lost`] if the handler returned no
-    /// reply.
+    /// Returns [`BatchError::Overloaded`] at once if the queue is full, and [`BatchError::Lost`] if the handler
+    /// returned no reply.
     pub async fn ask(&self, request: H::Request) -> Result<H::Reply, BatchError> {
         let (sender, reply) = oneshot::channel();
         self.queue.try_send((request, sender)).map_err(|error| match error {

@@ -61,8 +61,8 @@ pub struct Arrivals<'a, H: OpenHandler> {
 }
 
 impl<H: OpenHandler> Arrivals<'_, H> {
-    /// Lets the next request join the batch, if there is one and `joins` returns true for it. Otherwise it stays first in
-    /// the queue; no request overtakes it.
+    /// Lets the next request join the batch, if there is one and `joins` returns true for it. Otherwise it stays first
+    /// in the queue; no request overtakes it.
     pub fn next_if(&mut self, joins: impl FnOnce(&H::Request) -> bool) -> Option<H::Request> {
         let (request, sender) = self.queue.try_next()?;
         if joins(&request) {

@@ -26,13 +26,13 @@ impl DedicatedConnection {
         Self { connector, kept: None, opened: Instant::now() }
     }
 
-    /// Runs work on the connection, within 6 s, with `input`. If the work loses a race against another transaction (a deadlock or a
-    /// serialization failure), it runs again, up to three times.
+    /// Runs work on the connection, within 6 s, with `input`. If the work loses a race against another transaction (a
+    /// deadlock or a serialization failure), it runs again, up to three times.
     ///
     /// The connection is kept only if it is certainly sound afterwards. If this future is dropped, it is closed.
     ///
-    /// The work takes what it borrows as `input`, and its future is boxed: the compiler cannot prove yet that the future
-    /// of an async closure with borrows is `Send`.
+    /// The work takes what it borrows as `input`, and its future is boxed: the compiler cannot prove yet that the
+    /// future of an async closure with borrows is `Send`.
     ///
     /// # Errors
     /// Returns a [`Failure`] that says what is known of the effects.

@@ -42,8 +42,8 @@ impl Failure {
         matches!(self, Self::Lost(_))
     }
 
-    /// Builds the problem for work that changes nothing, or certainly had no effect: 503 if the database is unavailable,
-    /// else 500.
+    /// Builds the problem for work that changes nothing, or certainly had no effect: 503 if the database is
+    /// unavailable, else 500.
     #[must_use]
     pub fn into_problem(self: Arc<Self>) -> Problem {
         if sql_state(self.error()).as_deref() == Some(LOCK_TIMEOUT) {
@@ -58,7 +58,8 @@ impl Failure {
     /// Classifies an error by whether it is Postgres's reply to the statement.
     fn of(error: sqlx::Error) -> Self {
         let is_about_the_statement = error.as_database_error().is_some()
-            // If the server shuts down (57), is broken (58, XX) or loses the connection (08), the statement's progress is unknown.
+            // If the server shuts down (57), is broken (58, XX) or loses the connection (08), the statement's progress
+            // is unknown.
             && !sql_state(&error).is_some_and(|code| matches!(code.get(..2), Some("08" | "57" | "58" | "XX")))
             || matches!(error, sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. });
         // 57014: the statement exceeded its own time limit and was cancelled.
@@ -99,7 +100,8 @@ pub(super) fn timed_out() -> sqlx::Error {
     sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, NO_REPLY))
 }
 
-/// Returns whether the database is unavailable, overloaded or asks for a retry, rather than refusing the statement itself.
+/// Returns whether the database is unavailable, overloaded or asks for a retry, rather than refusing the statement
+/// itself.
 #[must_use]
 pub fn is_unavailable(error: &sqlx::Error) -> bool {
     match error {

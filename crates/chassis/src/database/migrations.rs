@@ -1,7 +1,7 @@
 //! `migrate`: applies pending migrations, once, before a new version of a service is rolled out.
 //!
-//! Migrations only add or widen, so that the previous version works with the new schema. Migrations in the database that
-//! this binary does not know are therefore ignored: a newer version applied them.
+//! Migrations only add or widen, so that the previous version works with the new schema. Migrations in the database
+//! that this binary does not know are therefore ignored: a newer version applied them.
 
 use std::{fs::OpenOptions, io::Write, process::ExitCode, time::Duration};
 

@@ -101,7 +101,8 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // Removed from the pool, and closed without a Terminate message, for which a dead peer would have to be waited for.
+        // Removed from the pool, and closed without a Terminate message, for which a dead peer would have to be waited
+        // for.
         drop(self.0.take().map(Object::take));
     }
 }

@@ -26,8 +26,8 @@ impl Method {
         Self::new(service, name)
     }
 
-    /// Creates a span, named as OpenTelemetry's semantic conventions require. `kind` is `client` or `server`. Its level is
-    /// debug, like that of HTTP spans.
+    /// Creates a span, named as OpenTelemetry's semantic conventions require. `kind` is `client` or `server`. Its level
+    /// is debug, like that of HTTP spans.
     pub(super) fn span(&self, kind: &'static str) -> Span {
         let Self { service, name } = self;
         tracing::debug_span!(

@@ -1,5 +1,5 @@
-//! Channels to the peers of a service. A channel follows the addresses of its peer, ejects those that do not respond, and
-//! retries a call if that is safe.
+//! Channels to the peers of a service. A channel follows the addresses of its peer, ejects those that do not respond,
+//! and retries a call if that is safe.
 
 mod address;
 mod budget;
@@ -48,12 +48,12 @@ pub fn read<T>(message: T, limit: Duration) -> tonic::Request<T> {
     request
 }
 
-/// The channel to a peer, for clients generated from its API. It supports unary calls. A call without a deadline gets one
-/// of 15 s.
+/// The channel to a peer, for clients generated from its API. It supports unary calls. A call without a deadline gets
+/// one of 15 s.
 ///
 /// A call that was certainly not sent is always sent again. A read-only call ([`read`]) is retried once, on another
-/// address if possible: if its connection was lost before the deadline, or, if another address is ready, if the response
-/// was UNAVAILABLE or half of the time has passed.
+/// address if possible: if its connection was lost before the deadline, or, if another address is ready, if the
+/// response was UNAVAILABLE or half of the time has passed.
 #[derive(Clone)]
 pub struct Channel(Arc<Peer>);
 

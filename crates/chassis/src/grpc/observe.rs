@@ -1,5 +1,5 @@
-//! The layer around every gRPC call that is served. It does what `crate::http::layer` does for HTTP requests, and applies
-//! the caller's deadline.
+//! The layer around every gRPC call that is served. It does what `crate::http::layer` does for HTTP requests, and
+//! applies the caller's deadline.
 
 use std::{collections::HashMap, error::Error, iter, panic::AssertUnwindSafe, sync::Arc};
 

@@ -13,8 +13,8 @@ use serde_path_to_error::Segment;
 
 use super::message::reword;
 
-/// Parses a JSON text. Malformed JSON is a 400. A repeated name in an object and a number out of the range of `f64` are a
-/// 422 with a pointer.
+/// Parses a JSON text. Malformed JSON is a 400. A repeated name in an object and a number out of the range of `f64` are
+/// a 422 with a pointer.
 pub(crate) fn parse(text: &[u8]) -> Result<Value, Problem> {
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let strict = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {

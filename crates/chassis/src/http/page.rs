@@ -1,5 +1,5 @@
-//! Pagination by key: requests have `limit` and `after`; responses are a JSON array with a `Link` (RFC 8288) to the next
-//! page.
+//! Pagination by key: requests have `limit` and `after`; responses are a JSON array with a `Link` (RFC 8288) to the
+//! next page.
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, Uri, header};
@@ -73,8 +73,8 @@ impl<T> Page<T> {
     }
 }
 
-/// Characters that are not allowed in a URI, though hyper accepts some of them in a path. Non-ASCII characters are always
-/// encoded.
+/// Characters that are not allowed in a URI, though hyper accepts some of them in a path. Non-ASCII characters are
+/// always encoded.
 const UNSAFE: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'`').add(b'{').add(b'}');
 
 /// Builds a relative link to the page after `key`. It keeps the other parameters of the request.

@@ -29,8 +29,8 @@ pub fn method_label(method: &Method) -> &'static str {
     }
 }
 
-/// Creates the span of a request, named as OpenTelemetry's semantic conventions require, as a child of the caller's span
-/// in `traceparent`. Its level is debug, so it costs nothing unless traces or detailed logs are enabled.
+/// Creates the span of a request, named as OpenTelemetry's semantic conventions require, as a child of the caller's
+/// span in `traceparent`. Its level is debug, so it costs nothing unless traces or detailed logs are enabled.
 #[must_use]
 pub fn server_span(
     path: &str,

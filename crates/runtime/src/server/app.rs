@@ -24,7 +24,8 @@ pub trait App: Clone + Send + Sync + 'static {
     /// The body of a response.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static;
 
-    /// Responds to a request. A response with status 101 hands the connection over to the task that awaits hyper's upgrade.
+    /// Responds to a request. A response with status 101 hands the connection over to the task that awaits hyper's
+    /// upgrade.
     fn respond(self, request: Request<RequestBody>, peer: Peer) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 

@@ -1,9 +1,9 @@
 //! A strict check of HTTP/1 framing that runs before hyper parses the bytes.
 //!
-//! hyper accepts a request with both `Content-Length` and `Transfer-Encoding`, a repeated `Content-Length`, and lines that
-//! end in a bare LF. The standard allows each of these (RFC 9112, sections 2.2, 6.1 and 6.3), and each lets a request be
-//! smuggled past a proxy that reads it differently. The request that hyper hands over no longer shows the fault, so the
-//! raw bytes are checked.
+//! hyper accepts a request with both `Content-Length` and `Transfer-Encoding`, a repeated `Content-Length`, and lines
+//! that end in a bare LF. The standard allows each of these (RFC 9112, sections 2.2, 6.1 and 6.3), and each lets a
+//! request be smuggled past a proxy that reads it differently. The request that hyper hands over no longer shows the
+//! fault, so the raw bytes are checked.
 
 use std::io::{self, ErrorKind};
 

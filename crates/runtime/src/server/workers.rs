@@ -1,5 +1,5 @@
-//! Threads that serve connections, each with its own runtime. A request's tasks wake on its own thread, and a connection
-//! never moves between processors.
+//! Threads that serve connections, each with its own runtime. A request's tasks wake on its own thread, and a
+//! connection never moves between processors.
 
 use std::{
     io,

@@ -54,7 +54,8 @@ impl File {
     }
 }
 
-/// The page. It has a dozen files of up to a megabyte, so a file is cached after the first request to hash it only once.
+/// The page. It has a dozen files of up to a megabyte, so a file is cached after the first request to hash it only
+/// once.
 #[derive(Default)]
 pub(super) struct Page {
     files: Mutex<HashMap<String, File>>,

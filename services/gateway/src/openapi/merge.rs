@@ -13,8 +13,8 @@ use crate::services::Service;
 
 /// Merges the documents of services, which must be in the same order as the services.
 ///
-/// Each document is reduced to the paths that are routed to its service. If services use a name for different components
-/// or operations, those are prefixed with the name of their service.
+/// Each document is reduced to the paths that are routed to its service. If services use a name for different
+/// components or operations, those are prefixed with the name of their service.
 pub(super) fn merge(services: &[Service], documents: impl IntoIterator<Item = Result<Value, DocumentError>>) -> Value {
     let mut fragments = Vec::new();
     let mut unavailable = Vec::new();

@@ -106,8 +106,8 @@ fn visit_members(members: &mut Map<String, Value>, visitor: &mut dyn FnMut(Refer
 
 /// Completes the mapping of a discriminator.
 ///
-/// By default a discriminator value is the name of a schema, and a mapping may refer to a schema by its bare name. Neither
-/// would survive renaming the schema, so both become explicit pointers.
+/// By default a discriminator value is the name of a schema, and a mapping may refer to a schema by its bare name.
+/// Neither would survive renaming the schema, so both become explicit pointers.
 fn complete_discriminator(members: &mut Map<String, Value>) {
     let variants = ["oneOf", "anyOf"].iter().filter_map(|list| members.get(*list)?.as_array()).flatten();
     let variants = variants.filter_map(|variant| Some(variant.get("$ref")?.as_str()?.to_owned())).collect::<Vec<_>>();

@@ -1,7 +1,7 @@
 //! Upgrades documents of OpenAPI 3.0, which many generators still write, to 3.1.
 //!
-//! Since 3.1, schemas are JSON Schema. `nullable` and boolean exclusive limits of 3.0 would have no meaning there, or be
-//! invalid.
+//! Since 3.1, schemas are JSON Schema. `nullable` and boolean exclusive limits of 3.0 would have no meaning there, or
+//! be invalid.
 
 use serde_json::{Map, Value, json};
 

@@ -62,10 +62,10 @@ impl Scheme {
 impl Client {
     /// Identifies the client behind `hops` trusted proxies, the nearest of which is the peer.
     ///
-    /// Each proxy appends the address of its own peer to X-Forwarded-For, so the client is the `hops`-th address from the
-    /// right. Envoy (`xff_num_trusted_hops`) and Express (`trust proxy`) count the same way. If there are fewer elements,
-    /// or one of them is not an address, the request has bypassed the proxies: all forwarding headers are ignored, and
-    /// the peer is the client.
+    /// Each proxy appends the address of its own peer to X-Forwarded-For, so the client is the `hops`-th address from
+    /// the right. Envoy (`xff_num_trusted_hops`) and Express (`trust proxy`) count the same way. If there are fewer
+    /// elements, or one of them is not an address, the request has bypassed the proxies: all forwarding headers are
+    /// ignored, and the peer is the client.
     pub(super) fn new(hops: usize, peer: SocketAddr, headers: &HeaderMap) -> Self {
         let peer = peer.ip().to_canonical();
         let direct = Self { address: peer, scheme: Scheme::Http, proxies: Vec::new(), host: None, port: None };
@@ -98,8 +98,8 @@ impl Client {
     }
 }
 
-/// The elements of a list header from the last to the first, over all its lines. A line that is not visible ASCII counts
-/// as one invalid element.
+/// The elements of a list header from the last to the first, over all its lines. A line that is not visible ASCII
+/// counts as one invalid element.
 fn from_right<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     headers.get_all(name).iter().rev().flat_map(|line| line.to_str().unwrap_or("?").rsplit(',')).map(str::trim)
 }

@@ -1,7 +1,7 @@
 //! Compresses responses if the client accepts it and the content benefits from it.
 //!
-//! gzip is the only encoding, as every client accepts it. zstd would add C code to the binary, and brotli costs more time
-//! than it saves here.
+//! gzip is the only encoding, as every client accepts it. zstd would add C code to the binary, and brotli costs more
+//! time than it saves here.
 
 mod body;
 mod negotiation;

@@ -129,8 +129,8 @@ impl Cors {
         })
     }
 
-    /// The response to a preflight: which methods and headers a page may use; `None` for other requests. The browser does
-    /// the comparison, and blocks the request if the response allows no origin.
+    /// The response to a preflight: which methods and headers a page may use; `None` for other requests. The browser
+    /// does the comparison, and blocks the request if the response allows no origin.
     pub(super) fn preflight(&self, parts: &Parts) -> Option<Response<()>> {
         let headers = &parts.headers;
         let is_preflight = parts.method == Method::OPTIONS

@@ -13,8 +13,8 @@ use crate::grpc::Protocol;
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 
-/// Whether a request asks for an upgrade that the gateway forwards, which is WebSocket on HTTP/1.1 only. With `h2c`, for
-/// instance, a client would get an HTTP connection to the service that bypasses all policies of the gateway.
+/// Whether a request asks for an upgrade that the gateway forwards, which is WebSocket on HTTP/1.1 only. With `h2c`,
+/// for instance, a client would get an HTTP connection to the service that bypasses all policies of the gateway.
 pub(crate) fn is_upgrade(parts: &Parts) -> bool {
     parts.version == Version::HTTP_11
         && parts.method == Method::GET
@@ -60,8 +60,8 @@ pub(super) fn prepare(parts: &mut Parts, client: &Client, filter: &HeaderFilter)
     headers.append(header::VIA, via);
 }
 
-/// Sets `x-forwarded-*` and `forwarded` (RFC 7239). The lists start with the client, as untrusted elements are dropped. So
-/// even a service that naively takes the first address gets the right one.
+/// Sets `x-forwarded-*` and `forwarded` (RFC 7239). The lists start with the client, as untrusted elements are dropped.
+/// So even a service that naively takes the first address gets the right one.
 fn set_forwarding_headers(headers: &mut HeaderMap, client: &Client, host: Option<HeaderValue>) {
     let host_text = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
     let port = client.port.unwrap_or_else(|| {

@@ -122,8 +122,8 @@ pub(crate) async fn close_reservations(
     Ok(())
 }
 
-/// Checks whether a transaction was committed. First waits for it to end by locking a product that it has locked; one is
-/// enough because a transaction releases all its locks together.
+/// Checks whether a transaction was committed. First waits for it to end by locking a product that it has locked; one
+/// is enough because a transaction releases all its locks together.
 pub(crate) async fn was_committed(connection: &mut PgConnection, marker: &CommitMarker) -> Result<bool, sqlx::Error> {
     let product_id: &ProductId = &marker.product_id;
     sqlx::query!("SELECT FROM stock WHERE product_id = $1 FOR UPDATE", product_id.as_str())

@@ -6,8 +6,8 @@ use sqlx::PgConnection;
 
 use crate::model::{Claim, Digest, IdempotencyRecord};
 
-/// Claims keys, which must be sorted, and returns those without a stored response. Another transaction that claims one of
-/// them waits until this one ends.
+/// Claims keys, which must be sorted, and returns those without a stored response. Another transaction that claims one
+/// of them waits until this one ends.
 pub(crate) async fn claim(connection: &mut PgConnection, claims: &[&Claim]) -> Result<Vec<Vec<u8>>, sqlx::Error> {
     let ids: Vec<&[u8]> = claims.iter().map(|claim| claim.id.as_slice()).collect();
     let fingerprints: Vec<&[u8]> = claims.iter().map(|claim| claim.fingerprint.as_slice()).collect();

@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::row::{Instant, not_null, product_id, state};
 use crate::model::{Item, Items, LockedReservation, OverdueLine, ProductId, Reservation, ReservationId, TimeToLive};
 
-/// The maximum number of lines settled in one transaction, so that it ends well before the statement timeout even if many
-/// holds expire at once.
+/// The maximum number of lines settled in one transaction, so that it ends well before the statement timeout even if
+/// many holds expire at once.
 pub(crate) const MAX_OVERDUE_LINES: usize = 2000;
 
 /// Reads the products of these reservations, which never change.

@@ -8,8 +8,8 @@ use super::row::{Instant, product_id};
 use crate::model::{Counters, Movement, ProductId, ProductRow, Stock};
 
 /// Reads the counters of the products that exist, as if their overdue lines were settled: each of these lines will be a
-/// movement, so it counts in the version. The subquery reads lines only if some may be overdue; a join would always read
-/// them.
+/// movement, so it counts in the version. The subquery reads lines only if some may be overdue; a join would always
+/// read them.
 pub(crate) async fn counters(
     connection: &mut PgConnection,
     ids: &[&str],
@@ -32,8 +32,8 @@ pub(crate) async fn counters(
     Ok(counters.collect())
 }
 
-/// Locks products in order of their ids and reads those that exist. Also returns the server's time at which the statement
-/// started.
+/// Locks products in order of their ids and reads those that exist. Also returns the server's time at which the
+/// statement started.
 pub(crate) async fn lock(
     connection: &mut PgConnection,
     ids: &[&str],

@@ -120,8 +120,8 @@ async fn many_overdue_holds_are_settled_in_several_transactions(pool: PgPool) {
     audit(&pool).await;
 }
 
-/// After waiting for a row lock, Postgres shows a statement the current version of that row, but all other rows as of the
-/// statement's start. Lines settled in the meantime must not be settled twice.
+/// After waiting for a row lock, Postgres shows a statement the current version of that row, but all other rows as of
+/// the statement's start. Lines settled in the meantime must not be settled twice.
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
 async fn lines_settled_while_a_writer_waits_are_settled_once(pool: PgPool) {
     let app = start(&pool).await;

@@ -1,5 +1,5 @@
-//! All transactions lock in the same order, so that they cannot deadlock. Deadlocks are retried, so other tests would not
-//! notice them.
+//! All transactions lock in the same order, so that they cannot deadlock. Deadlocks are retried, so other tests would
+//! not notice them.
 
 use serde_json::json;
 use sqlx::PgPool;

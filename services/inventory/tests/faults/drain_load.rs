@@ -56,8 +56,8 @@ impl Load {
     }
 }
 
-/// Sends requests on one connection after another, each until the server announces that it closes it. Panics if a request
-/// gets no response.
+/// Sends requests on one connection after another, each until the server announces that it closes it. Panics if a
+/// request gets no response.
 async fn http_1(address: SocketAddr, load: Load) {
     while !load.out_of_service.load(Ordering::Acquire) {
         let mut connection = Raw::connect(address).await.expect("the service accepts connections");

@@ -1,5 +1,5 @@
-//! A connection lost while its COMMIT, or a statement that is its own transaction, still runs: the service waits for the
-//! outcome.
+//! A connection lost while its COMMIT, or a statement that is its own transaction, still runs: the service waits for
+//! the outcome.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};

@@ -17,8 +17,8 @@ use crate::{
 };
 use api::{DeletionPolicy, Microservice};
 
-/// The annotation with the ownership comment of the database that a Secret is for. Existing Secrets carry it, so its name
-/// must never change.
+/// The annotation with the ownership comment of the database that a Secret is for. Existing Secrets carry it, so its
+/// name must never change.
 const OWNERSHIP: &str = "hedgerow.dev/mark";
 
 /// The length of a password: 32 characters out of 62 are 190 bits.
@@ -53,8 +53,8 @@ impl Secrets {
         Ok(secret.map(|secret| secret.data.unwrap_or_default()))
     }
 
-    /// Returns the data of the Secret of the bundled server at `address`. Creates it, with a superuser password, if it does
-    /// not exist. The bundled server does not start before that.
+    /// Returns the data of the Secret of the bundled server at `address`. Creates it, with a superuser password, if it
+    /// does not exist. The bundled server does not start before that.
     pub(crate) async fn ensure_bundled(
         &self,
         name: &str,
@@ -88,8 +88,8 @@ impl Secrets {
         }
     }
 
-    /// Returns the credentials of the object's database `database` on `server`. Generates them if they do not exist, and
-    /// stores them before the database sees them, so that no password in use is lost.
+    /// Returns the credentials of the object's database `database` on `server`. Generates them if they do not exist,
+    /// and stores them before the database sees them, so that no password in use is lost.
     ///
     /// # Errors
     /// Returns [`Error::Conflict`] if the Secret belongs to something else.

@@ -24,8 +24,8 @@ pub(crate) fn rolled_out(deployment: &Deployment, scaling: &Scaling, pods: &[Pod
     let desired = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let (total, updated) = (status.replicas.unwrap_or(0), status.updated_replicas.unwrap_or(0));
     let available = status.available_replicas.unwrap_or(0);
-    // During a surge or a scale-down there are more pods than desired. Counts beyond the desired number would not make sense
-    // to a reader.
+    // During a surge or a scale-down there are more pods than desired. Counts beyond the desired number would not make
+    // sense to a reader.
     let (updated_shown, available_shown) = (updated.min(desired), available.min(desired));
     let current = status.observed_generation >= deployment.metadata.generation;
     // While the autoscaler adds pods, the minimum is enough.

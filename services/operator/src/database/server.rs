@@ -113,8 +113,8 @@ impl Server {
     }
 }
 
-/// Fixes the `search_path`. The owner of a database can set it for everyone who connects, which would make the admin run
-/// functions and operators of the service.
+/// Fixes the `search_path`. The owner of a database can set it for everyone who connects, which would make the admin
+/// run functions and operators of the service.
 fn with_safe_search_path(options: PgConnectOptions) -> PgConnectOptions {
     options.options([("search_path", "pg_catalog")])
 }

@@ -16,7 +16,8 @@ pub struct Facts {
     pub accepted_paths: Vec<String>,
     /// The objects whose `calls` contain this one.
     pub callers: BTreeSet<String>,
-    /// The gRPC ports of the objects that this one calls, by name. Callees that do not exist or set no port are missing.
+    /// The gRPC ports of the objects that this one calls, by name. Callees that do not exist or set no port are
+    /// missing.
     pub callee_ports: BTreeMap<String, u16>,
     /// Changes with the database password, so that pods are replaced when it changes; `None` without a database.
     pub credentials: Option<String>,

@@ -25,8 +25,8 @@ pub(crate) async fn get(connection: &mut PgConnection, id: UserId) -> Result<Opt
     wishes.map(wish).collect::<Result<_, _>>().map(Some)
 }
 
-/// Adds a product unless it is on the wishlist already. Returns false if the wishlist is full, `None` if the user does not
-/// exist.
+/// Adds a product unless it is on the wishlist already. Returns false if the wishlist is full, `None` if the user does
+/// not exist.
 pub(crate) async fn add(
     connection: &mut PgConnection,
     id: UserId,

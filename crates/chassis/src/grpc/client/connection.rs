@@ -20,8 +20,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a later health check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The interval of HTTP/2 pings and the timeout for their replies. They detect a peer that disappeared with its machine,
-/// without closing the connection.
+/// The interval of HTTP/2 pings and the timeout for their replies. They detect a peer that disappeared with its
+/// machine, without closing the connection.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 

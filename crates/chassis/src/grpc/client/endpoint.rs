@@ -18,8 +18,8 @@ use tokio::{
 
 use super::connection::{Connection, Sender};
 
-/// The pause before a failed address is retried. It doubles up to the maximum. Up to a quarter is subtracted at random, so
-/// that the replicas of a service do not reconnect all at once.
+/// The pause before a failed address is retried. It doubles up to the maximum. Up to a quarter is subtracted at random,
+/// so that the replicas of a service do not reconnect all at once.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 

@@ -121,8 +121,8 @@ impl Pool {
         others.any(|member| matches!(member.endpoint.state(), State::Ready(_)))
     }
 
-    /// Updates the endpoints to the resolved addresses. If there are none, the known endpoints are kept: DNS may be down,
-    /// and each endpoint detects its own failure.
+    /// Updates the endpoints to the resolved addresses. If there are none, the known endpoints are kept: DNS may be
+    /// down, and each endpoint detects its own failure.
     fn update(&self, found: BTreeMap<SocketAddr, Authority>) {
         let mut members = self.members();
         members.resolved = true;

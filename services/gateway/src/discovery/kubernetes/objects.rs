@@ -11,8 +11,8 @@ use serde::Deserialize;
 
 use super::super::path::normalize;
 
-/// The annotation with the paths that a Service claims: `{"paths": ["/orders"], "grpc": false}`. The operator writes it,
-/// but anyone may.
+/// The annotation with the paths that a Service claims: `{"paths": ["/orders"], "grpc": false}`. The operator writes
+/// it, but anyone may.
 const ROUTE: &str = "hedgerow.dev/route";
 /// The label that names the Service of a slice.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -85,8 +85,8 @@ pub(super) fn slice(slice: &EndpointSlice) -> Option<Slice> {
     Some(Slice { service, http: endpoints("http"), grpc: endpoints("grpc") })
 }
 
-/// The address and state of an endpoint; `None` if it does not serve. An endpoint's addresses are interchangeable, so the
-/// first is used.
+/// The address and state of an endpoint; `None` if it does not serve. An endpoint's addresses are interchangeable, so
+/// the first is used.
 fn serving(endpoint: &Endpoint) -> Option<(IpAddr, State)> {
     let EndpointConditions { ready, serving, terminating } = endpoint.conditions.clone().unwrap_or_default();
     let state = if ready.unwrap_or(true) {

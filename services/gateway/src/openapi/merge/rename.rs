@@ -90,8 +90,8 @@ fn conflicts(fragments: &[Fragment]) -> BTreeSet<Key> {
     conflicts
 }
 
-/// The new names of each fragment's operations. An operation id must be unique in the whole document, because generators
-/// make functions of them.
+/// The new names of each fragment's operations. An operation id must be unique in the whole document, because
+/// generators make functions of them.
 fn operation_renames(fragments: &mut [Fragment]) -> Vec<HashMap<String, String>> {
     let ids: Vec<HashSet<String>> = fragments.iter_mut().map(operation_ids).collect();
     let mut taken: HashSet<String> = ids.iter().flatten().cloned().collect();

@@ -1,10 +1,10 @@
 //! Entity tags of compressed responses.
 //!
 //! A strong tag identifies one sequence of bytes, so a compressed response must not have the same tag as the plain one
-//! (RFC 9110, section 8.8.3). Most proxies make the tag weak. But a weak tag never matches in If-Match, so a client that
-//! updates what it has read would get a 412 whenever the response had been compressed. Instead, the tag gets a suffix:
-//! `"3"` becomes `"3--gzip"`, as in the example of RFC 9110 (section 8.8.3.3) and in Jetty. In requests the suffix is
-//! removed again.
+//! (RFC 9110, section 8.8.3). Most proxies make the tag weak. But a weak tag never matches in If-Match, so a client
+//! that updates what it has read would get a 412 whenever the response had been compressed. Instead, the tag gets a
+//! suffix: `"3"` becomes `"3--gzip"`, as in the example of RFC 9110 (section 8.8.3.3) and in Jetty. In requests the
+//! suffix is removed again.
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, header};
@@ -24,9 +24,9 @@ pub(super) fn add_suffix(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes the suffix from the tags in a request's conditions. Quotes only occur around tags, so the suffix cannot occur
-/// elsewhere. If-Range is kept: compressed responses have no ranges, and for an unknown tag the service sends the whole
-/// content.
+/// Removes the suffix from the tags in a request's conditions. Quotes only occur around tags, so the suffix cannot
+/// occur elsewhere. If-Range is kept: compressed responses have no ranges, and for an unknown tag the service sends the
+/// whole content.
 pub(super) fn remove_suffixes(headers: &mut HeaderMap) {
     for name in [header::IF_MATCH, header::IF_NONE_MATCH] {
         if let Some(lines) = headers.get_all(&name).iter().any(has_suffix).then(|| headers.get_all(&name)) {
@@ -39,7 +39,8 @@ pub(super) fn remove_suffixes(headers: &mut HeaderMap) {
     }
 }
 
-/// Adds the suffix to the tag of a 304 response if the client has cached the compressed response. Returns whether it has.
+/// Adds the suffix to the tag of a 304 response if the client has cached the compressed response. Returns whether it
+/// has.
 pub(super) fn restore_suffix(if_none_match: &HeaderValue, headers: &mut HeaderMap) -> bool {
     let Some(suffixed) = headers.get(header::ETAG).and_then(suffixed) else { return false };
     let mut windows = if_none_match.as_bytes().windows(suffixed.len());

@@ -1,8 +1,8 @@
 //! Lists of well-known header names.
 
-/// Defines a list of names and a function that checks whether a name is in it. The function compares with each name. The
-/// compiler turns most comparisons into a check of the length, which is faster than any search, and this code runs for
-/// every header of every request.
+/// Defines a list of names and a function that checks whether a name is in it. The function compares with each name.
+/// The compiler turns most comparisons into a check of the length, which is faster than any search, and this code runs
+/// for every header of every request.
 macro_rules! names {
     ($(#[$attribute:meta])* $list:ident, $contains:ident, $test:ident, [$($name:literal),+ $(,)?]) => {
         $(#[$attribute])*

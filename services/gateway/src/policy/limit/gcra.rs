@@ -1,7 +1,7 @@
 //! The generic cell rate algorithm: a leaky bucket whose whole state is one timestamp.
 //!
-//! The `governor` crate implements it too, but it does not limit the number of keys, and reports the remaining quota only
-//! through its own snapshot type. The algorithm itself takes only a few lines.
+//! The `governor` crate implements it too, but it does not limit the number of keys, and reports the remaining quota
+//! only through its own snapshot type. The algorithm itself takes only a few lines.
 
 use std::{num::NonZeroU32, time::Duration};
 

@@ -18,8 +18,8 @@ const MAX_KEYS: usize = 8192;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     client: u128,
-    /// A hash of the service and the route, with a random key of this process. Collisions are practically impossible, and
-    /// cannot be provoked.
+    /// A hash of the service and the route, with a random key of this process. Collisions are practically impossible,
+    /// and cannot be provoked.
     route: u64,
 }
 
@@ -146,8 +146,8 @@ mod tests {
             count(&state, 0, client);
         }
         assert_eq!(size(&state), 1000);
-        // Each shard expires its own entries when it is used. So there are two rounds, each after the lifetime, of enough
-        // clients to use every shard.
+        // Each shard expires its own entries when it is used. So there are two rounds, each after the lifetime, of
+        // enough clients to use every shard.
         for now in [100, 200] {
             for client in 5000..6000 {
                 count(&state, now, client);

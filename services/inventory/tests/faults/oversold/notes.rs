@@ -52,8 +52,8 @@ impl Notes {
         acknowledged > 100 && refused > 100 && unknown > 0 && self.repeated > 0 && self.expired > 0
     }
 
-    /// Compares the notes with the database: acknowledged requests took effect once, refused ones not at all, and unknown
-    /// ones at most once.
+    /// Compares the notes with the database: acknowledged requests took effect once, refused ones not at all, and
+    /// unknown ones at most once.
     pub async fn check(&self, connection: &mut PgConnection) {
         let holds: Vec<(i64, String)> =
             sqlx::query_as("SELECT quantity, reservation_id::text FROM reservation_line WHERE product_id IN ($1, $2)")

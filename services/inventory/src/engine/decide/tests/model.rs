@@ -1,5 +1,5 @@
-//! Compares the decision with a simple model that processes requests one at a time, on plain maps, with a clock of whole
-//! seconds. However requests are batched, the outcomes equal the model's and the ledger adds up.
+//! Compares the decision with a simple model that processes requests one at a time, on plain maps, with a clock of
+//! whole seconds. However requests are batched, the outcomes equal the model's and the ledger adds up.
 
 use std::collections::BTreeMap;
 
