@@ -249,4 +249,16 @@ mod tests {
         assert!(lines.clone().all(|found| found == line));
         assert_eq!(lines.count() as u64, count - dropped.get());
     }
+
+    #[test]
+    fn a_sink_that_is_stuck_does_not_keep_the_process_alive() {
+        let Fixture { log, writer, unblock: _stuck, .. } = blocked();
+        log.line(0, |line, _| line.extend_from_slice(b"a line"));
+        let (ended, end) = mpsc::channel();
+        thread::spawn(move || {
+            drop(writer);
+            ended.send(())
+        });
+        assert_eq!(end.recv_timeout(PATIENCE), Ok(()));
+    }
 }

@@ -26,15 +26,14 @@ pub(crate) enum RequestBodyError {
 }
 
 /// The body of a request, from which each attempt gets its own [`UpstreamBody`].
-#[derive(Clone)]
-pub(super) struct ReplayableBody {
+pub(super) struct ReplayableBody<B = RequestBody> {
     /// `None` if the body is empty.
-    state: Option<Arc<Mutex<State>>>,
+    state: Option<Arc<Mutex<State<B>>>>,
     size: SizeHint,
 }
 
-struct State {
-    body: RequestBody,
+struct State<B> {
+    body: B,
     /// Everything read so far; `None` once the request may not be sent again.
     buffered: Option<Vec<Bytes>>,
     /// A chunk that was read, but neither buffered nor sent.
@@ -45,9 +44,9 @@ struct State {
     error: Option<RequestBodyError>,
 }
 
-impl ReplayableBody {
+impl<B: Body<Data = Bytes> + Unpin> ReplayableBody<B> {
     /// Limits the body to `limit` bytes, and buffers it if `buffer` is set.
-    pub(super) fn new(body: RequestBody, limit: u64, buffer: bool) -> Self {
+    pub(super) fn new(body: B, limit: u64, buffer: bool) -> Self {
         let size = body.size_hint();
         if body.is_end_stream() {
             return Self { state: None, size };
@@ -58,8 +57,8 @@ impl ReplayableBody {
     }
 
     /// The body for one attempt.
-    pub(super) fn attempt(&self) -> UpstreamBody {
-        UpstreamBody { source: self.clone(), next: 0 }
+    pub(super) fn attempt(&self) -> UpstreamBody<B> {
+        UpstreamBody { source: Self { state: self.state.clone(), size: self.size.clone() }, next: 0 }
     }
 
     /// Whether everything read so far is still buffered.
@@ -79,12 +78,12 @@ impl ReplayableBody {
         self.lock()?.error
     }
 
-    fn lock(&self) -> Option<MutexGuard<'_, State>> {
+    fn lock(&self) -> Option<MutexGuard<'_, State<B>>> {
         Some(self.state.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl State {
+impl<B: Body<Data = Bytes> + Unpin> State<B> {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         if let Some(error) = self.error {
             return Poll::Ready(Some(Err(error)));
@@ -126,13 +125,13 @@ impl State {
 }
 
 /// The body of one attempt. Only one attempt at a time reads from the source.
-pub(super) struct UpstreamBody {
-    source: ReplayableBody,
+pub(super) struct UpstreamBody<B = RequestBody> {
+    source: ReplayableBody<B>,
     /// The index of the next buffered chunk, while there is a buffer.
     next: usize,
 }
 
-impl UpstreamBody {
+impl<B: Body<Data = Bytes> + Unpin> UpstreamBody<B> {
     /// Takes back the last chunk, which was not sent.
     pub(super) fn unread(&self, chunk: Bytes) {
         if let Some(mut state) = self.source.lock().filter(|state| state.buffered.is_none()) {
@@ -148,7 +147,7 @@ impl UpstreamBody {
     }
 }
 
-impl Body for UpstreamBody {
+impl<B: Body<Data = Bytes> + Unpin> Body for UpstreamBody<B> {
     type Data = Bytes;
     type Error = RequestBodyError;
 
@@ -177,5 +176,50 @@ impl Body for UpstreamBody {
 
     fn size_hint(&self) -> SizeHint {
         self.source.size
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::stream;
+    use http_body_util::{BodyExt, StreamBody};
+
+    use super::*;
+
+    fn replayable(chunks: &'static [&str]) -> ReplayableBody<impl Body<Data = Bytes> + Unpin> {
+        let frames = chunks.iter().map(|chunk| Ok::<_, Infallible>(Frame::data(Bytes::from_static(chunk.as_bytes()))));
+        ReplayableBody::new(StreamBody::new(stream::iter(frames)), 1000, true)
+    }
+
+    async fn next(body: &mut (impl Body<Data = Bytes, Error = RequestBodyError> + Unpin)) -> Bytes {
+        body.frame().await.expect("a frame").expect("no error").into_data().expect("data")
+    }
+
+    async fn rest(body: impl Body<Data = Bytes, Error = RequestBodyError>) -> Bytes {
+        body.collect().await.expect("a complete body").to_bytes()
+    }
+
+    /// An endpoint may respond while it still reads the request.
+    #[tokio::test]
+    async fn a_replayed_body_is_complete_despite_an_early_response() {
+        // How much of the body the first attempt has read, and the second one when the response arrives.
+        for (first, second) in [(4, 0), (4, 1), (4, 3), (4, 4), (2, 1), (2, 2), (2, 3), (0, 1)] {
+            let body = replayable(&["a", "b", "c", "d"]);
+            let mut attempt = body.attempt();
+            for _ in 0..first {
+                next(&mut attempt).await;
+            }
+            let mut attempt = body.attempt();
+            let mut sent = Vec::new();
+            for _ in 0..second {
+                sent.extend(next(&mut attempt).await);
+            }
+            body.release();
+            assert!(!body.is_replayable());
+            sent.extend(rest(attempt).await);
+            assert_eq!(sent, b"abcd", "{first} {second}");
+        }
     }
 }

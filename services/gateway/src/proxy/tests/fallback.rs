@@ -61,6 +61,19 @@ async fn a_fallback_response_has_to_be_complete_in_time() {
     assert_eq!((&line["status"], &line["complete"]), (&503.into(), &false.into()), "{line}");
 }
 
+/// A response of 503 says that nothing was done, but another endpoint may have done it.
+#[tokio::test]
+async fn a_503_does_not_hide_an_attempt_without_response() {
+    let resets = Arc::default();
+    let (busy, other) = (busy("content-length: 4\r\n\r\nbusy").await, resetting(&resets).await);
+    for count in 1..=5 {
+        let gateway = TestGateway::of(&[], both(busy.address, other.address));
+        let response = gateway.send(request(Method::PUT, "/test", "x")).await;
+        assert_eq!(response.problem(), (503, "outcome-unknown".to_owned()));
+        assert!(resets.load(Ordering::SeqCst) >= count);
+    }
+}
+
 /// Even though its endpoint did not get the whole request, because the rest went to another one.
 #[tokio::test]
 async fn a_fallback_response_is_used_if_no_endpoint_is_left() {

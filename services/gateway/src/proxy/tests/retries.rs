@@ -1,11 +1,16 @@
 //! Retries and ejections.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Instant,
 };
 
-use test_support::{port::Port, raw::Raw};
+use futures_util::stream;
+use http_body_util::StreamBody;
+use test_support::{
+    port::Port,
+    raw::{self, Raw},
+};
 use tokio::{io::AsyncReadExt, sync::Notify};
 
 use super::{
@@ -113,6 +118,83 @@ async fn requests_with_effects_are_not_retried_once_sent() {
     assert_eq!(gateway.metric(RETRIES), 0);
     // A safe request has no outcome to be unknown.
     assert_eq!(gateway.get("/test").await.problem(), (502, "about:blank".to_owned()));
+}
+
+/// Even if nothing was sent to the last endpoint: the first one may have done it.
+#[tokio::test]
+async fn the_outcome_is_that_of_all_attempts() {
+    let resets = Arc::default();
+    let (bad, unused) = (resetting(&resets).await, Port::free());
+    for request in [request(Method::PUT, "/test", "x"), request(Method::DELETE, "/test", ""), keyed("/test", "x")] {
+        eventually("the last endpoint refuses the connection", PATIENCE, async || {
+            let gateway = TestGateway::of(&[], both(bad.address, unused.address));
+            let before = resets.load(Ordering::SeqCst);
+            assert_eq!(gateway.send(request.clone()).await.problem(), (502, "outcome-unknown".to_owned()));
+            assert!(resets.load(Ordering::SeqCst) > before);
+            (gateway.log(1).await[0]["upstream"] == unused.address.to_string()).then_some(())
+        })
+        .await;
+    }
+}
+
+/// The request is resent because the connection was idle, and then nothing listens any more.
+#[tokio::test]
+async fn the_outcome_includes_what_was_sent_on_an_idle_connection() {
+    let got = Arc::new(Notify::new());
+    let stub = Stub::raw({
+        let got = got.clone();
+        move |mut stream, _| {
+            let got = got.clone();
+            async move {
+                read_head(&mut stream).await;
+                write_response(&mut stream, "hello").await;
+                read_head(&mut stream).await;
+                got.notify_one();
+                std::future::pending::<()>().await;
+            }
+        }
+    })
+    .await;
+    let gateway = TestGateway::with(&[], &[&stub]);
+    let mut raw = Raw::connect(gateway.address).await.expect("a connection");
+    raw.send(raw::get("/test")).await.expect("sent");
+    assert_eq!(raw.answer().await.expect("a response").body, "hello");
+    raw.send("PUT /test HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx").await.expect("sent");
+    got.notified().await;
+    assert_eq!(stub.connections(), 1, "an idle connection is reused");
+    stub.kill().await;
+    let response = raw.answer().await.expect("a response");
+    assert!(response.status == 502 && response.body.contains("outcome-unknown"), "{}", response.body);
+}
+
+#[tokio::test]
+async fn the_outcome_is_unknown_if_no_endpoint_is_left_for_a_retry() {
+    let (got, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let bad = Stub::raw({
+        let (got, release) = (got.clone(), release.clone());
+        move |mut stream, _| {
+            let (got, release) = (got.clone(), release.clone());
+            async move {
+                read_head(&mut stream).await;
+                got.notify_one();
+                release.notified().await;
+            }
+        }
+    })
+    .await;
+    let gateway = Arc::new(TestGateway::with(&[], &[&bad]));
+    for (method, expected) in [(Method::PUT, (502, "outcome-unknown")), (Method::GET, (503, "about:blank"))] {
+        gateway.apply(vec![service("test", &["/test"], &[bad.address])]).await;
+        let response = tokio::spawn({
+            let gateway = gateway.clone();
+            async move { gateway.send(request(method, "/test", "")).await.problem() }
+        });
+        got.notified().await;
+        gateway.apply(vec![service("test", &["/test"], &[])]).await;
+        release.notify_one();
+        let (status, kind) = response.await.expect("no panic");
+        assert_eq!((status, &*kind), expected);
+    }
 }
 
 #[tokio::test]
@@ -257,6 +339,48 @@ async fn a_failing_endpoint_is_ejected_and_recovers() {
         gateway.get("/test").await;
     }
     assert!(back.requests() > 20, "{}", back.requests());
+}
+
+/// Responds with its name, or with 502 while it fails. The response to a request for `/test/stream` never ends.
+async fn streaming(name: &'static str, fails: &Arc<AtomicBool>) -> Stub {
+    let fails = fails.clone();
+    Stub::responding(move |request| {
+        let status = if fails.load(Ordering::SeqCst) { 502 } else { 200 };
+        let body = if request.uri().path() == "/test/stream" {
+            StreamBody::new(stream::pending()).boxed()
+        } else {
+            full_body(name)
+        };
+        async move { Response::builder().status(status).body(body).expect("a response") }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_ejected_endpoint_with_an_open_stream_recovers() {
+    let fails = Arc::default();
+    let (flaky, steady) = (streaming("flaky", &fails).await, streaming("steady", &Arc::default()).await);
+    let gateway = TestGateway::with(&[], &[&flaky]);
+    let open = async || {
+        let mut client = http_1(gateway.address).await;
+        let response = client.send_request(request(Method::GET, "/test/stream", "")).await.expect("a response");
+        (client, response)
+    };
+    let first = open().await;
+    gateway.apply(both(flaky.address, steady.address)).await;
+    // The other endpoint has fewer requests in flight. Now each has one.
+    let second = open().await;
+    assert_eq!((flaky.requests(), steady.requests()), (1, 1));
+    fails.store(true, Ordering::SeqCst);
+    eventually("the endpoint is ejected", PATIENCE, async || {
+        gateway.post("/test", "x").await;
+        (gateway.metric(EJECTIONS) > 0).then_some(())
+    })
+    .await;
+    fails.store(false, Ordering::SeqCst);
+    let post = async || (gateway.post("/test", "x").await.text() == "flaky").then_some(());
+    eventually("the endpoint has recovered", PATIENCE, post).await;
+    drop((first, second));
 }
 
 #[tokio::test]
