@@ -10,7 +10,6 @@ use tokio::{
 };
 
 use super::{
-    retries::both,
     stub::{full_body, read_head},
     *,
 };

@@ -1,48 +1,17 @@
-//! Retries and ejections.
+//! Which requests are sent again, and how often.
 
-use std::{
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-    time::Instant,
-};
+use std::time::Instant;
 
-use futures_util::stream;
-use http_body_util::StreamBody;
-use test_support::{
-    port::Port,
-    raw::{self, Raw},
-};
+use test_support::{port::Port, raw::Raw};
 use tokio::{io::AsyncReadExt, sync::Notify};
 
 use super::{
-    stub::{full_body, read_head, write_response},
+    ejections::{EJECTIONS, most_ejections},
+    stub::{full_body, read_head, resetting},
     *,
 };
 
 const RETRIES: &str = r#"gateway_upstream_retries_total{service="test"}"#;
-const EJECTIONS: &str = r#"gateway_upstream_ejections_total{service="test"}"#;
-
-/// Reads requests, and closes the connection without a response.
-pub(super) async fn resetting(count: &Arc<AtomicUsize>) -> Stub {
-    let count = count.clone();
-    Stub::raw(move |mut stream, _| {
-        let count = count.clone();
-        async move {
-            if read_head(&mut stream).await.is_some() {
-                count.fetch_add(1, Ordering::SeqCst);
-            }
-        }
-    })
-    .await
-}
-
-/// How often an endpoint that always fails can have been ejected since then: for one second, then two, then four.
-fn most_ejections(since: Instant) -> usize {
-    (since.elapsed().as_secs() + 1).ilog2() as usize + 1
-}
-
-pub(super) fn both(first: SocketAddr, second: SocketAddr) -> Vec<Service> {
-    vec![service("test", &["/test"], &[first, second])]
-}
 
 #[tokio::test]
 async fn any_request_is_retried_if_the_connection_fails() {
@@ -100,101 +69,6 @@ async fn repeatable_requests_are_retried_if_no_response_arrives() {
     }
     assert_eq!(good.requests(), sent);
     assert_eq!(gateway.metric(RETRIES), resets.load(Ordering::SeqCst));
-}
-
-#[tokio::test]
-async fn requests_with_effects_are_not_retried_once_sent() {
-    let resets = Arc::default();
-    let (bad, other) = (resetting(&resets).await, resetting(&resets).await);
-    let gateway = TestGateway::of(&[], both(bad.address, other.address));
-    for request in
-        [request(Method::POST, "/test", "x"), request(Method::PATCH, "/test", "x"), request(Method::POST, "/test", "")]
-    {
-        let before = resets.load(Ordering::SeqCst);
-        let response = gateway.send(request).await;
-        assert_eq!(response.problem(), (502, "outcome-unknown".to_owned()));
-        assert_eq!(resets.load(Ordering::SeqCst), before + 1);
-    }
-    assert_eq!(gateway.metric(RETRIES), 0);
-    // A safe request has no outcome to be unknown.
-    assert_eq!(gateway.get("/test").await.problem(), (502, "about:blank".to_owned()));
-}
-
-/// Even if nothing was sent to the last endpoint: the first one may have done it.
-#[tokio::test]
-async fn the_outcome_is_that_of_all_attempts() {
-    let resets = Arc::default();
-    let (bad, unused) = (resetting(&resets).await, Port::free());
-    for request in [request(Method::PUT, "/test", "x"), request(Method::DELETE, "/test", ""), keyed("/test", "x")] {
-        eventually("the last endpoint refuses the connection", PATIENCE, async || {
-            let gateway = TestGateway::of(&[], both(bad.address, unused.address));
-            let before = resets.load(Ordering::SeqCst);
-            assert_eq!(gateway.send(request.clone()).await.problem(), (502, "outcome-unknown".to_owned()));
-            assert!(resets.load(Ordering::SeqCst) > before);
-            (gateway.log(1).await[0]["upstream"] == unused.address.to_string()).then_some(())
-        })
-        .await;
-    }
-}
-
-/// The request is resent because the connection was idle, and then nothing listens any more.
-#[tokio::test]
-async fn the_outcome_includes_what_was_sent_on_an_idle_connection() {
-    let got = Arc::new(Notify::new());
-    let stub = Stub::raw({
-        let got = got.clone();
-        move |mut stream, _| {
-            let got = got.clone();
-            async move {
-                read_head(&mut stream).await;
-                write_response(&mut stream, "hello").await;
-                read_head(&mut stream).await;
-                got.notify_one();
-                std::future::pending::<()>().await;
-            }
-        }
-    })
-    .await;
-    let gateway = TestGateway::with(&[], &[&stub]);
-    let mut raw = Raw::connect(gateway.address).await.expect("a connection");
-    raw.send(raw::get("/test")).await.expect("sent");
-    assert_eq!(raw.answer().await.expect("a response").body, "hello");
-    raw.send("PUT /test HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx").await.expect("sent");
-    got.notified().await;
-    assert_eq!(stub.connections(), 1, "an idle connection is reused");
-    stub.kill().await;
-    let response = raw.answer().await.expect("a response");
-    assert!(response.status == 502 && response.body.contains("outcome-unknown"), "{}", response.body);
-}
-
-#[tokio::test]
-async fn the_outcome_is_unknown_if_no_endpoint_is_left_for_a_retry() {
-    let (got, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let bad = Stub::raw({
-        let (got, release) = (got.clone(), release.clone());
-        move |mut stream, _| {
-            let (got, release) = (got.clone(), release.clone());
-            async move {
-                read_head(&mut stream).await;
-                got.notify_one();
-                release.notified().await;
-            }
-        }
-    })
-    .await;
-    let gateway = Arc::new(TestGateway::with(&[], &[&bad]));
-    for (method, expected) in [(Method::PUT, (502, "outcome-unknown")), (Method::GET, (503, "about:blank"))] {
-        gateway.apply(vec![service("test", &["/test"], &[bad.address])]).await;
-        let response = tokio::spawn({
-            let gateway = gateway.clone();
-            async move { gateway.send(request(method, "/test", "")).await.problem() }
-        });
-        got.notified().await;
-        gateway.apply(vec![service("test", &["/test"], &[])]).await;
-        release.notify_one();
-        let (status, kind) = response.await.expect("no panic");
-        assert_eq!((status, &*kind), expected);
-    }
 }
 
 #[tokio::test]
@@ -283,20 +157,6 @@ async fn responses_of_502_and_503_are_retried_on_healthy_endpoints() {
     }
 }
 
-/// 503 means an unavailable database or overload, which other endpoints would report as well.
-#[tokio::test]
-async fn an_endpoint_that_responds_with_503_is_not_ejected() {
-    let busy =
-        Stub::responding(async |_| Response::builder().status(503).body(full_body("busy")).expect("a response")).await;
-    let good = Stub::text("good").await;
-    let gateway = TestGateway::of(&[], both(busy.address, good.address));
-    for _ in 0..60 {
-        gateway.post("/test", "x").await;
-    }
-    assert!(busy.requests() > 10, "{}", busy.requests());
-    assert_eq!(gateway.metric(EJECTIONS), 0);
-}
-
 #[tokio::test]
 async fn retries_are_limited_by_a_budget() {
     let resets = Arc::default();
@@ -313,100 +173,19 @@ async fn retries_are_limited_by_a_budget() {
 }
 
 #[tokio::test]
-async fn a_failing_endpoint_is_ejected_and_recovers() {
-    let (bad, good) = (Port::free(), Stub::text("good").await);
-    let gateway = TestGateway::of(&[], both(bad.address, good.address));
-    let started = Instant::now();
-    eventually("the endpoint is ejected", PATIENCE, async || {
-        assert_eq!(gateway.post("/test", "x").await.text(), "good");
-        (gateway.metric(EJECTIONS) > 0).then_some(())
-    })
-    .await;
-    for _ in 0..10 {
-        assert_eq!(gateway.post("/test", "x").await.text(), "good");
+async fn requests_with_effects_are_not_retried_once_sent() {
+    let resets = Arc::default();
+    let (bad, other) = (resetting(&resets).await, resetting(&resets).await);
+    let gateway = TestGateway::of(&[], both(bad.address, other.address));
+    for request in
+        [request(Method::POST, "/test", "x"), request(Method::PATCH, "/test", "x"), request(Method::POST, "/test", "")]
+    {
+        let before = resets.load(Ordering::SeqCst);
+        let response = gateway.send(request).await;
+        assert_eq!(response.problem(), (502, "outcome-unknown".to_owned()));
+        assert_eq!(resets.load(Ordering::SeqCst), before + 1);
     }
-    let ejections = gateway.metric(EJECTIONS);
-    assert!(ejections <= most_ejections(started), "{ejections}");
-    let back = Stub::at(bad, async |_| Response::new(full_body("back"))).await;
-    eventually("the endpoint has recovered", PATIENCE, async || {
-        let response = gateway.post("/test", "x").await;
-        assert_eq!(response.status, 200);
-        (response.text() == "back").then_some(())
-    })
-    .await;
-    // It gets its share of requests.
-    for _ in 0..100 {
-        gateway.get("/test").await;
-    }
-    assert!(back.requests() > 20, "{}", back.requests());
-}
-
-/// Responds with its name, or with 502 while it fails. The response to a request for `/test/stream` never ends.
-async fn streaming(name: &'static str, fails: &Arc<AtomicBool>) -> Stub {
-    let fails = fails.clone();
-    Stub::responding(move |request| {
-        let status = if fails.load(Ordering::SeqCst) { 502 } else { 200 };
-        let body = if request.uri().path() == "/test/stream" {
-            StreamBody::new(stream::pending()).boxed()
-        } else {
-            full_body(name)
-        };
-        async move { Response::builder().status(status).body(body).expect("a response") }
-    })
-    .await
-}
-
-#[tokio::test]
-async fn an_ejected_endpoint_with_an_open_stream_recovers() {
-    let fails = Arc::default();
-    let (flaky, steady) = (streaming("flaky", &fails).await, streaming("steady", &Arc::default()).await);
-    let gateway = TestGateway::with(&[], &[&flaky]);
-    let open = async || {
-        let mut client = http_1(gateway.address).await;
-        let response = client.send_request(request(Method::GET, "/test/stream", "")).await.expect("a response");
-        (client, response)
-    };
-    let first = open().await;
-    gateway.apply(both(flaky.address, steady.address)).await;
-    // The other endpoint has fewer requests in flight. Now each has one.
-    let second = open().await;
-    assert_eq!((flaky.requests(), steady.requests()), (1, 1));
-    fails.store(true, Ordering::SeqCst);
-    eventually("the endpoint is ejected", PATIENCE, async || {
-        gateway.post("/test", "x").await;
-        (gateway.metric(EJECTIONS) > 0).then_some(())
-    })
-    .await;
-    fails.store(false, Ordering::SeqCst);
-    let post = async || (gateway.post("/test", "x").await.text() == "flaky").then_some(());
-    eventually("the endpoint has recovered", PATIENCE, post).await;
-    drop((first, second));
-}
-
-#[tokio::test]
-async fn the_last_healthy_endpoint_is_never_ejected() {
-    let flaky = Stub::raw(async |mut stream, number| {
-        if read_head(&mut stream).await.is_some() && number >= 10 {
-            write_response(&mut stream, "well").await;
-        }
-    })
-    .await;
-    let gateway = TestGateway::with(&[], &[&flaky]);
-    for number in 0..20 {
-        let response = gateway.post("/test", "x").await;
-        assert_eq!(response.status.as_u16(), if number < 10 { 502 } else { 200 }, "{number}");
-    }
-    // Of two endpoints, the second to fail is the last healthy one.
-    let dead = Port::free();
-    gateway.apply(both(flaky.address, dead.address)).await;
-    for _ in 0..20 {
-        assert_eq!(gateway.post("/test", "x").await.status, 200);
-    }
-    let port = flaky.kill().await;
-    for _ in 0..20 {
-        assert_eq!(gateway.post("/test", "x").await.problem(), (503, "about:blank".to_owned()));
-    }
-    let again = Stub::at(port, async |_| Response::new(full_body("again"))).await;
-    assert_eq!(gateway.post("/test", "x").await.text(), "again", "it must not have been ejected");
-    drop(again);
+    assert_eq!(gateway.metric(RETRIES), 0);
+    // A safe request has no outcome to be unknown.
+    assert_eq!(gateway.get("/test").await.problem(), (502, "about:blank".to_owned()));
 }
