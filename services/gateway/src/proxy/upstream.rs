@@ -80,7 +80,7 @@ pub(super) struct Balancer {
 /// An endpoint that was chosen for an attempt.
 pub(super) struct Choice {
     pub(super) endpoint: Arc<Endpoint>,
-    /// If the attempt probes the endpoint; held until its outcome is recorded.
+    /// Set if the attempt probes the endpoint, and held until its outcome is recorded.
     pub(super) probe: Option<Probe>,
 }
 

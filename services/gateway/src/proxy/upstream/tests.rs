@@ -7,6 +7,24 @@ use prometheus::IntGauge;
 use super::*;
 use crate::proxy::endpoint::InFlightGuard;
 
+const EJECTION: Duration = Duration::from_secs(1);
+
+/// A balancer with two endpoints, the first of which is due for a probe, and the time at which it is.
+fn with_a_due_probe() -> (Balancer, Arc<Endpoint>, Duration) {
+    let balancer = Balancer::new(1);
+    balancer.set(&[1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port))));
+    let endpoint = balancer.endpoints.load()[0].clone();
+    assert!(balancer.eject(&endpoint, EJECTION, EJECTION));
+    (balancer, endpoint, EJECTION * 2)
+}
+
+/// A probe of the endpoint if one starts within many choices.
+fn probe(balancer: &Balancer, endpoint: &Arc<Endpoint>, now: Duration) -> Option<Probe> {
+    let mut choices = (0..100).filter_map(|_| balancer.choose(&[], now));
+    let choice = choices.find(|choice| Arc::ptr_eq(&choice.endpoint, endpoint))?;
+    Some(choice.probe.expect("a probe"))
+}
+
 #[test]
 fn concurrent_ejections_leave_one_endpoint() {
     let (now, time) = (Duration::from_secs(1), Duration::from_secs(1));
@@ -25,24 +43,6 @@ fn concurrent_ejections_leave_one_endpoint() {
     });
     assert_eq!(outcome.recv(), Ok(false));
     assert!(balancer.has_healthy_besides(&[first.address], now));
-}
-
-const EJECTION: Duration = Duration::from_secs(1);
-
-/// A balancer with two endpoints, the first of which is due for a probe, and the time at which it is.
-fn with_a_due_probe() -> (Balancer, Arc<Endpoint>, Duration) {
-    let balancer = Balancer::new(1);
-    balancer.set(&[1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port))));
-    let endpoint = balancer.endpoints.load()[0].clone();
-    assert!(balancer.eject(&endpoint, EJECTION, EJECTION));
-    (balancer, endpoint, EJECTION * 2)
-}
-
-/// A probe of the endpoint if one starts within many choices.
-fn probe(balancer: &Balancer, endpoint: &Arc<Endpoint>, now: Duration) -> Option<Probe> {
-    let mut choices = (0..100).filter_map(|_| balancer.choose(&[], now));
-    let choice = choices.find(|choice| Arc::ptr_eq(&choice.endpoint, endpoint))?;
-    Some(choice.probe.expect("a probe"))
 }
 
 #[test]
