@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle, Thread},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use prometheus::IntCounter;
@@ -30,16 +30,20 @@ const MAX_BUFFER: usize = 4 * 1024 * 1024;
 /// The capacity that a buffer keeps after it has been written, in bytes.
 const KEPT_CAPACITY: usize = 256 * 1024;
 
+/// How long the process waits at its end for the remaining lines to be written.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Collects the lines.
 pub(crate) struct AccessLog {
     shared: Arc<Shared>,
     writer: Thread,
 }
 
-/// The writer thread. Dropping it writes the remaining lines, so it must be dropped after everything that logs.
+/// The writer thread. Dropping it writes the remaining lines, so it must be dropped after everything that logs. If the
+/// sink is stuck, it gives up after [`FLUSH_TIMEOUT`].
 pub(crate) struct Writer {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
 }
 
 struct Shared {
@@ -70,7 +74,7 @@ impl AccessLog {
         let writing = shared.clone();
         let thread = thread::Builder::new().name("access-log".to_owned()).spawn(move || writing.write(&mut sink))?;
         let log = Self { shared: shared.clone(), writer: thread.thread().clone() };
-        Ok((log, Writer { shared, thread: Some(thread) }))
+        Ok((log, Writer { shared, thread }))
     }
 
     /// Appends a line. `write` gets the buffer and the time, and writes the line without the line break.
@@ -123,19 +127,18 @@ impl Shared {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            let _ = thread.join();
+        self.thread.thread().unpark();
+        // `join` has no timeout.
+        let started = Instant::now();
+        while !self.thread.is_finished() && started.elapsed() < FLUSH_TIMEOUT {
+            thread::sleep(Duration::from_millis(1));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::mpsc::{self, Receiver, Sender},
-        time::Instant,
-    };
+    use std::sync::mpsc::{self, Receiver, Sender};
 
     use test_support::process::PATIENCE;
 
@@ -248,5 +251,17 @@ mod tests {
         let lines = written.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         assert!(lines.clone().all(|found| found == line));
         assert_eq!(lines.count() as u64, count - dropped.get());
+    }
+
+    #[test]
+    fn a_sink_that_is_stuck_does_not_keep_the_process_alive() {
+        let Fixture { log, writer, unblock: _stuck, .. } = blocked();
+        log.line(0, |line, _| line.extend_from_slice(b"a line"));
+        let (ended, end) = mpsc::channel();
+        thread::spawn(move || {
+            drop(writer);
+            ended.send(())
+        });
+        assert_eq!(end.recv_timeout(PATIENCE), Ok(()));
     }
 }

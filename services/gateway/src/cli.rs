@@ -1,6 +1,6 @@
-//! The gateway's command line and start-up.
+//! The gateway's command line and start-up. The flags of discovery and of the policies are in `discovery` and `policy`.
 
-use std::{io, num::NonZeroUsize, process::ExitCode, sync::Arc, thread};
+use std::{io, num::NonZeroUsize, process::ExitCode, sync::Arc, thread, time::Duration};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use runtime::{
@@ -14,7 +14,7 @@ use crate::{
     discovery::{self, DiscoveryArgs},
     metrics::Metrics,
     policy::{Policy, PolicyArgs},
-    proxy::{Gateway, ProxyArgs, ProxyDeps},
+    proxy::{Gateway, Limits, ProxyDeps, Timeouts},
 };
 
 const NAME: &str = "gateway";
@@ -51,6 +51,36 @@ struct ServeArgs {
     /// Whether to log every request
     #[arg(long, env, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     access_log: bool,
+}
+
+/// Limits on the requests that are passed on.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ProxyArgs {
+    /// Timeout for connecting to an endpoint
+    #[arg(long, env, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
+    pub(crate) connect_timeout: Duration,
+    /// How long to wait for response headers once a request has been sent, and for a client to send more of its body.
+    /// Keep it longer than the services' own request timeout (15 s)
+    #[arg(long, env, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
+    pub(crate) header_timeout: Duration,
+    /// Timeout for a request as a whole, including retries and the response body. gRPC, server-sent events and
+    /// WebSocket connections are exempt
+    #[arg(long, env, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub(crate) total_timeout: Duration,
+    /// Maximum number of concurrent requests; any more are refused with 503
+    #[arg(long, env, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
+    max_in_flight: u32,
+    /// Maximum size of a request body, in bytes. Services have limits of their own, and gRPC is exempt
+    #[arg(long, env, value_name = "BYTES", default_value_t = 1024 * 1024)]
+    body_limit: u64,
+}
+
+impl ProxyArgs {
+    pub(crate) fn limits(&self) -> Limits {
+        let timeouts =
+            Timeouts { connect: self.connect_timeout, header: self.header_timeout, total: self.total_timeout };
+        Limits { timeouts, max_in_flight: self.max_in_flight, body_limit: self.body_limit }
+    }
 }
 
 /// Runs the gateway.
@@ -94,6 +124,7 @@ async fn start(args: &ServeArgs, policy: Policy) -> anyhow::Result<(Running, Opt
         (None, None)
     };
     let deps = ProxyDeps {
+        limits: args.proxy.limits(),
         policy,
         services: discovery.services.clone(),
         metrics,
@@ -102,7 +133,7 @@ async fn start(args: &ServeArgs, policy: Policy) -> anyhow::Result<(Running, Opt
         lifecycle: bound.lifecycle().clone(),
         tasks: bound.tasks().clone(),
     };
-    let gateway = Gateway::start(&args.proxy, deps);
+    let gateway = Gateway::start(deps);
     let (discovery, lifecycle) = (Arc::new(discovery), bound.lifecycle().clone());
     let checks = Checks {
         live: Arc::new({

@@ -8,16 +8,16 @@ mod publisher;
 use clap::Args;
 use prometheus::Registry;
 
-use self::flags::Routes;
-pub(crate) use self::publisher::Discovery;
+use self::flags::RouteFlags;
+pub(crate) use self::publisher::{Discovery, Service, Services};
 
 /// Where services are found.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DiscoveryArgs {
-    /// A service and its addresses, as `NAME:/PATH,/PATH=http://HOST:PORT,grpc://HOST:PORT`; may be repeated, and one
+    /// A service and its addresses, as `NAME:/PATH,/PATH=http://HOST:PORT,grpc://HOST:PORT`; can be repeated, and one
     /// value may hold several routes separated by spaces. If unset, services are discovered through the Kubernetes API
     #[arg(long = "route", env = "ROUTES", value_name = "ROUTE")]
-    routes: Vec<Routes>,
+    routes: Vec<RouteFlags>,
     /// Namespace in which services are discovered; defaults to the namespace of this pod
     #[arg(long, env)]
     namespace: Option<String>,

@@ -12,6 +12,5 @@ mod metrics;
 mod openapi;
 mod policy;
 mod proxy;
-mod services;
 
 pub use cli::main;

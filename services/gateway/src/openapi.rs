@@ -1,6 +1,5 @@
 //! `/openapi.json` merges the OpenAPI documents of all services into one; `/docs` is a page that shows it.
 
-mod error;
 mod fetch;
 mod file;
 mod merge;
@@ -26,7 +25,7 @@ use self::{
     file::{File, Page},
     paths::{DOCUMENT, PAGE},
 };
-use crate::services::{Service, Services};
+use crate::discovery::{Service, Services};
 
 /// How long a merged document is served before the services are asked again.
 const LIFETIME: Duration = Duration::from_secs(5);

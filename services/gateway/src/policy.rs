@@ -49,9 +49,9 @@ pub(crate) struct Policy {
     compression: compression::Compression,
 }
 
-/// The facts of a request that its response depends on.
+/// What a response depends on besides itself: facts about its request.
 #[derive(Debug, Clone)]
-pub(crate) struct RequestFacts {
+pub(crate) struct ResponseContext {
     is_head: bool,
     scheme: Scheme,
     allowed_origin: cors::AllowedOrigin,
@@ -77,10 +77,9 @@ impl Policy {
         Client::new(self.trusted_hops, peer, headers)
     }
 
-    /// Collects the facts that [`Self::to_client`] needs. Must be called before [`Self::to_upstream`] changes the
-    /// request.
-    pub(crate) fn facts(&self, parts: &Parts, client: &Client) -> RequestFacts {
-        RequestFacts {
+    /// Collects what [`Self::to_client`] needs. Must be called before [`Self::to_upstream`] changes the request.
+    pub(crate) fn response_context(&self, parts: &Parts, client: &Client) -> ResponseContext {
+        ResponseContext {
             is_head: parts.method == Method::HEAD,
             scheme: client.scheme,
             allowed_origin: self.cors.as_ref().map(|cors| cors.allowed_origin(&parts.headers)).unwrap_or_default(),
@@ -106,17 +105,17 @@ impl Policy {
     }
 
     /// Prepares a response for the client, whether it comes from a service or from the gateway itself.
-    pub(crate) fn to_client<B>(&self, facts: &RequestFacts, response: Response<B>) -> Response<Body<B>>
+    pub(crate) fn to_client<B>(&self, context: &ResponseContext, response: Response<B>) -> Response<Body<B>>
     where
         B: HttpBody<Data = bytes::Bytes>,
     {
         let (mut parts, body) = response.into_parts();
         header_filter::strip_response(parts.status, &mut parts.headers);
-        self.security.apply(facts.scheme, &mut parts.headers);
+        self.security.apply(context.scheme, &mut parts.headers);
         if let Some(cors) = &self.cors {
-            cors.apply(&facts.allowed_origin, &mut parts.headers);
+            cors.apply(&context.allowed_origin, &mut parts.headers);
         }
-        let body = self.compression.apply(facts.is_head, &facts.accepted, &mut parts, body);
+        let body = self.compression.apply(context.is_head, &context.accepted, &mut parts, body);
         Response::from_parts(parts, body)
     }
 }

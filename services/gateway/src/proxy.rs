@@ -3,8 +3,8 @@
 //! Every request is one [`exchange`], which goes through the phases `request_filter`, `upstream_request`,
 //! `response_filter` and `log`.
 
+mod access_record;
 mod attempt;
-mod balancer;
 mod connect;
 mod endpoint;
 mod exchange;
@@ -14,15 +14,14 @@ mod http1;
 mod http2;
 mod outcome;
 mod path;
-mod record;
 mod request_body;
 mod response_body;
 mod retry;
 mod retry_budget;
-mod routes;
+mod route_table;
+mod route_updater;
 mod state;
 mod tunnel;
-mod updates;
 mod upstream;
 
 use std::sync::Arc;
@@ -31,9 +30,9 @@ use http::{Request, Response};
 use runtime::server::{App, Peer, RequestBody};
 
 use exchange::{Exchange, ExchangeBody};
+use route_updater::RouteUpdater;
 use state::Proxy;
-pub(crate) use state::{ProxyArgs, ProxyDeps};
-use updates::RouteUpdater;
+pub(crate) use state::{Limits, ProxyDeps, Timeouts};
 
 /// Serves requests by passing them on.
 #[derive(Clone)]
@@ -41,10 +40,10 @@ pub(crate) struct Gateway(Arc<Proxy>);
 
 impl Gateway {
     /// Applies the services known now, and follows discovery from then on.
-    pub(crate) fn start(args: &ProxyArgs, deps: ProxyDeps) -> Self {
+    pub(crate) fn start(deps: ProxyDeps) -> Self {
         let mut services = deps.services.clone();
         let mut updater = RouteUpdater::new(&deps.metrics, deps.workers);
-        let proxy = Proxy::new(args, deps, updater.routes());
+        let proxy = Proxy::new(deps, updater.routes());
         let known = services.borrow_and_update().clone();
         updater.apply(&known);
         tokio::spawn(updater.follow(services));

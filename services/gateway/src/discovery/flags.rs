@@ -6,8 +6,10 @@ use futures_util::future::join_all;
 use http::uri::Authority;
 use tokio::{net, time};
 
-use super::{path::normalize, publisher::Publisher};
-use crate::services::Service;
+use super::{
+    path::normalize,
+    publisher::{Publisher, Service},
+};
 
 /// Time between two lookups of a host name, and the time limit for one.
 const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
@@ -15,11 +17,11 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The routes of one `--route` flag, or of the environment variable.
 #[derive(Debug, Clone)]
-pub(super) struct Routes(pub(super) Vec<Route>);
+pub(super) struct RouteFlags(pub(super) Vec<RouteFlag>);
 
 /// A service, its path prefixes and its addresses.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Route {
+pub(super) struct RouteFlag {
     name: String,
     paths: Vec<String>,
     http: Vec<Authority>,
@@ -34,7 +36,7 @@ struct Host {
     is_failing: bool,
 }
 
-impl FromStr for Routes {
+impl FromStr for RouteFlags {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -42,7 +44,7 @@ impl FromStr for Routes {
     }
 }
 
-impl FromStr for Route {
+impl FromStr for RouteFlag {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -98,7 +100,7 @@ fn authority(host: &str) -> Option<Authority> {
 ///
 /// # Errors
 /// Returns an error if two routes have the same name or path.
-pub(super) fn start(mut routes: Vec<Route>, publisher: Publisher) -> anyhow::Result<()> {
+pub(super) fn start(mut routes: Vec<RouteFlag>, publisher: Publisher) -> anyhow::Result<()> {
     routes.sort_by(|one, other| one.name.cmp(&other.name));
     check_disjoint(&routes).map_err(anyhow::Error::msg)?;
     let hosts = |list: Vec<Authority>| -> Vec<Host> { list.into_iter().map(Host::new).collect() };
@@ -131,7 +133,7 @@ fn resolved(service: &Service, http: &[Host], grpc: &[Host]) -> Service {
     Service { http: addresses(http), grpc: (!grpc.is_empty()).then(|| addresses(grpc)), ..service.clone() }
 }
 
-fn check_disjoint(routes: &[Route]) -> Result<(), String> {
+fn check_disjoint(routes: &[RouteFlag]) -> Result<(), String> {
     for (index, route) in routes.iter().enumerate() {
         for other in &routes[..index] {
             if route.name == other.name {
@@ -158,7 +160,7 @@ impl Host {
             Ok(addresses) => {
                 self.addresses = addresses.collect();
                 if std::mem::replace(&mut self.is_failing, false) {
-                    tracing::info!(host = %self.authority, "host of a route resolved again");
+                    tracing::info!(host = %self.authority, "route host resolves again");
                 }
             }
             Err(error) if !self.is_failing => {

@@ -1,4 +1,4 @@
-//! The syntax of path prefixes that a service may claim. It is the same as for `paths` of the kind `Microservice`.
+//! The syntax of path prefixes that a service may claim: that of `paths` in a `Microservice`, and trailing slashes.
 
 /// Removes trailing slashes from a path prefix.
 ///

@@ -1,10 +1,24 @@
 //! The channel between the task that discovers services and everything that uses them.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use tokio::sync::watch;
 
-use crate::services::{Service, Services};
+/// A service that has a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Service {
+    /// The name, which is also the `service` label of metrics.
+    pub(crate) name: String,
+    /// The path prefixes routed to the service, such as `/users`. No two services share a prefix.
+    pub(crate) paths: Vec<String>,
+    /// The endpoints that serve HTTP: the ready ones or, if none is ready, those that still serve while they terminate.
+    pub(crate) http: Vec<SocketAddr>,
+    /// The endpoints that serve gRPC; `None` if the service's route is for HTTP only.
+    pub(crate) grpc: Option<Vec<SocketAddr>>,
+}
+
+/// All services that have a route, sorted by name. Each change publishes a new list.
+pub(crate) type Services = watch::Receiver<Arc<[Service]>>;
 
 /// What is known about the services. A background task keeps it up to date.
 pub(crate) struct Discovery {
@@ -33,7 +47,7 @@ impl Discovery {
     /// # Errors
     /// Returns the reason if no complete list was received yet.
     pub(crate) fn ready(&self) -> Result<(), Arc<str>> {
-        if *self.complete.borrow() { Ok(()) } else { Err("services are not discovered yet".into()) }
+        if *self.complete.borrow() { Ok(()) } else { Err("services have not been discovered yet".into()) }
     }
 
     /// Checks that the discovery task is running. It ends only because of a bug, and only a restart helps then.

@@ -12,8 +12,7 @@ use rand::seq::SliceRandom as _;
 use serde_json::Value;
 use tokio::{net::TcpStream, time};
 
-use super::error::DocumentError;
-use crate::services::Service;
+use crate::discovery::Service;
 
 /// Time limit for the document of one service.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -30,6 +29,29 @@ const MAX_LENGTH: usize = 4 * 1024 * 1024;
 
 /// The length limit of all documents together, in bytes. Parsed, they take about ten times as much memory.
 const MAX_TOTAL_LENGTH: usize = 16 * 1024 * 1024;
+
+/// The reason why a service has no usable document. Its text is shown to readers of the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum DocumentError {
+    #[error("no ready endpoint")]
+    NoEndpoint,
+    /// No response in time, or not a valid one.
+    #[error("no response")]
+    NoResponse,
+    /// A response other than 200 and 5xx.
+    #[error("no document at /openapi.json")]
+    NotFound,
+    #[error("document is larger than 4 MiB")]
+    TooLong,
+    #[error("the documents of all services together are larger than 16 MiB")]
+    TooLongTogether,
+    #[error("not an OpenAPI 3.0 or 3.1 document")]
+    NotOpenApi,
+    #[error("document has references that cannot be resolved")]
+    Dangling,
+    #[error("document has no path that is routed to this service")]
+    NothingRouted,
+}
 
 /// Fetches the documents of services, in the same order.
 pub(super) async fn all(services: &[Service]) -> Vec<Result<Bytes, DocumentError>> {

@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value, json};
 
 use self::fragment::Fragment;
-use super::error::DocumentError;
-use crate::services::Service;
+use super::fetch::DocumentError;
+use crate::discovery::Service;
 
 /// Merges the documents of services, which must be in the same order as the services.
 ///

@@ -1,6 +1,6 @@
 //! Which paths belong to the gateway itself, and which to a service.
 
-use crate::services::Service;
+use crate::discovery::Service;
 
 /// The path of the merged document.
 pub(super) const DOCUMENT: &str = "/openapi.json";

@@ -4,8 +4,8 @@
 //! time than it saves here.
 
 mod body;
+mod etag;
 mod negotiation;
-mod tags;
 
 use std::sync::Arc;
 
@@ -68,7 +68,7 @@ impl Compression {
         } else {
             Encoding::Identity
         };
-        let cached_tags = headers.get(header::IF_NONE_MATCH).filter(|tags| tags::has_suffix(tags)).cloned();
+        let cached_tags = headers.get(header::IF_NONE_MATCH).filter(|tags| etag::has_suffix(tags)).cloned();
         Accepted { encoding, cached_tags }
     }
 
@@ -79,7 +79,7 @@ impl Compression {
     {
         if parts.status == StatusCode::NOT_MODIFIED {
             if let Some(tags) = &accepted.cached_tags
-                && tags::restore_suffix(tags, &mut parts.headers)
+                && etag::restore_suffix(tags, &mut parts.headers)
             {
                 add_vary(&mut parts.headers);
             }
@@ -106,7 +106,7 @@ impl Compression {
         // Ranges refer to the encoded content, which the service does not have.
         parts.headers.remove(header::ACCEPT_RANGES);
         parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        tags::add_suffix(&mut parts.headers);
+        etag::add_suffix(&mut parts.headers);
         Body::Gzip { body: Gzip::new(body, permit) }
     }
 
@@ -118,7 +118,7 @@ impl Compression {
 /// Replaces the tags of compressed responses by those that the service knows. This also happens if compression is
 /// disabled, because it may have been enabled when the client received them.
 pub(super) fn to_upstream(headers: &mut HeaderMap) {
-    tags::remove_suffixes(headers);
+    etag::remove_suffixes(headers);
 }
 
 /// The length that a response to HEAD announces.

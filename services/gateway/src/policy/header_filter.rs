@@ -14,7 +14,7 @@ pub(super) struct HeaderFilterArgs {
     /// Comma-separated names of additional request headers that are not forwarded. `x-team-*` matches a prefix
     #[arg(long, env, value_name = "NAMES", value_delimiter = ',')]
     drop_headers: Vec<Pattern>,
-    /// Comma-separated names of identity headers that are forwarded nevertheless, because an authenticating proxy in
+    /// Comma-separated names of identity headers that are forwarded after all, because an authenticating proxy in
     /// front of the gateway always sets them
     #[arg(long, env, value_name = "NAMES", value_delimiter = ',')]
     keep_headers: Vec<Pattern>,
@@ -47,7 +47,7 @@ impl FromStr for Pattern {
         let matches = |own: &&str| if is_prefix { own.starts_with(stem) } else { *own == stem };
         let mut required = [END_TO_END, END_TO_END_PREFIXES, HOP_BY_HOP].into_iter().flatten();
         if is_end_to_end(stem) || required.any(matches) {
-            return Err("this header is required by HTTP itself");
+            return Err("HTTP gives this header a meaning, so it can be neither dropped nor kept");
         }
         Ok(if is_prefix { Self::Prefix(stem.to_owned()) } else { Self::Name(stem.to_owned()) })
     }
@@ -90,10 +90,10 @@ impl HeaderFilter {
 
 /// Removes response headers that belong to the connection to the upstream or reveal its software.
 pub(super) fn strip_response(status: StatusCode, headers: &mut HeaderMap) {
-    let upgrade = (status == StatusCode::SWITCHING_PROTOCOLS).then(|| headers.remove(header::UPGRADE)).flatten();
     strip(headers, |name| is_hop_by_hop(name) || name == "server" || name == "x-powered-by");
-    if let Some(protocol) = upgrade {
-        headers.insert(header::UPGRADE, protocol);
+    // The only upgrade that is forwarded.
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     }
 }

@@ -20,7 +20,7 @@ pub(super) struct LimitArgs {
     /// own. A client is an IPv4 address or an IPv6 /64. If unset, there is no limit
     #[arg(long, env, value_name = "RATE")]
     rate_limit: Option<Rate>,
-    /// Requests that may arrive at once; defaults to the number of requests in the rate
+    /// Burst size: how many requests may arrive at once. Defaults to N of the rate N/s, N/m or N/h
     #[arg(long, env, value_name = "N", requires = "rate_limit")]
     rate_limit_burst: Option<NonZeroU32>,
 }
@@ -85,7 +85,7 @@ impl Limiter {
 impl Quota {
     /// Adds the headers of draft-ietf-httpapi-ratelimit-headers-11: `r` requests may be sent at once, and the quota is
     /// full again after `t` seconds without a request.
-    pub(crate) fn write(&self, headers: &mut HeaderMap) {
+    pub(crate) fn insert_headers(&self, headers: &mut HeaderMap) {
         headers.insert(RATE_LIMIT_POLICY, self.policy.clone());
         let limit = format!("\"client\";r={};t={}", self.decision.remaining, seconds(self.decision.full_after));
         if let Ok(limit) = HeaderValue::from_str(&limit) {
@@ -96,7 +96,7 @@ impl Quota {
         }
     }
 
-    /// The response to a request beyond the quota; [`Self::write`] adds its headers.
+    /// The response to a request beyond the quota; [`Self::insert_headers`] adds its headers.
     pub(crate) fn problem(&self) -> Problem {
         let detail = format!("too many requests from this address; try again in {} s", self.retry_after());
         Problem::of_kind(StatusCode::TOO_MANY_REQUESTS, "rate-limited", detail)
@@ -125,7 +125,7 @@ mod tests {
 
     fn headers(quota: &Quota) -> Vec<(String, String)> {
         let mut headers = HeaderMap::new();
-        quota.write(&mut headers);
+        quota.insert_headers(&mut headers);
         let line =
             |(name, value): (&HeaderName, &HeaderValue)| (name.to_string(), value.to_str().expect("text").to_owned());
         let mut lines: Vec<_> = headers.iter().map(line).collect();

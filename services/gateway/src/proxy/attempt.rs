@@ -1,6 +1,13 @@
 //! One attempt to have a request served by one endpoint.
 
-use std::{mem, sync::Arc};
+use std::{
+    io::ErrorKind,
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header, request::Parts, response};
@@ -28,6 +35,8 @@ pub(super) struct UpstreamRequest {
     pub(super) protocol: Protocol,
     /// Whether its method and headers allow sending it twice.
     pub(super) is_repeatable: bool,
+    /// Whether any of it was sent and got no response.
+    pub(super) was_sent: AtomicBool,
 }
 
 pub(super) enum UpstreamResponse {
@@ -48,17 +57,18 @@ impl UpstreamRequest {
         self.is_repeatable && self.body.is_replayable()
     }
 
-    /// Sends the request to an endpoint, and waits for the head of the response.
+    /// Sends the request to an endpoint, and waits for the head of the response: until `total`, or for as long as it
+    /// takes if it is gRPC.
     pub(super) async fn attempt(
         &self,
         endpoint: &Arc<Endpoint>,
         timeouts: Timeouts,
-        deadline: Option<Instant>,
+        total: Instant,
     ) -> Result<UpstreamResponse, AttemptError> {
         let guard = InFlightGuard::new(endpoint.clone(), &self.upstream.metrics.in_flight);
-        match deadline {
-            Some(deadline) => self.attempt_http(guard, timeouts, deadline).await,
-            None => self.attempt_grpc(guard, timeouts).await,
+        match self.protocol {
+            Protocol::Http => self.attempt_http(guard, timeouts, total).await,
+            Protocol::Grpc => self.attempt_grpc(guard, timeouts).await,
         }
     }
 
@@ -71,18 +81,24 @@ impl UpstreamRequest {
         let endpoint = guard.endpoint().clone();
         let header = timeouts.header;
         let deadlines = Deadlines { head: total.min(Instant::now() + header), header, total };
-        let mut may_reuse = true;
+        // Whether it was sent on an idle connection that turned out to be closed.
+        let mut is_resent = false;
         loop {
-            let idle = if may_reuse { endpoint.take_idle(self.worker) } else { None };
+            let idle = if is_resent { None } else { endpoint.take_idle(self.worker) };
             let was_idle = idle.is_some();
             let mut connection = match idle {
                 // A request that must not be sent twice is worth the system call.
                 Some(idle) if !idle.is_open(!self.is_repeatable) => continue,
                 Some(idle) => idle,
                 None => {
-                    let limit = timeouts.connect.min(deadlines.head.saturating_duration_since(Instant::now()));
-                    let opened = Connection::open(endpoint.address, limit).await;
-                    opened.map_err(|error| AttemptError::connect(&error))?
+                    let left = deadlines.head.saturating_duration_since(Instant::now());
+                    let opened = Connection::open(endpoint.address, timeouts.connect.min(left)).await;
+                    opened.map_err(|error| {
+                        // If the request had no time to connect, something may still listen at the address.
+                        let is_late = error.kind() == ErrorKind::TimedOut && left < timeouts.connect;
+                        let kind = if is_late { UpstreamError::Timeout } else { UpstreamError::Connect };
+                        AttemptError::new(kind, &error, !is_resent)
+                    })?
                 }
             };
             let (error, is_unsent) = match connection.send(&self.parts, self.body.attempt(), deadlines).await {
@@ -95,10 +111,11 @@ impl UpstreamRequest {
             let was_closed = was_idle && kind == UpstreamError::Reset && self.body.error().is_none();
             if was_closed && self.may_repeat() {
                 // The endpoint closed an idle connection while the request was on its way, as it may.
-                may_reuse = false;
+                is_resent = true;
+                self.was_sent.store(true, Ordering::Relaxed);
                 continue;
             }
-            return Err(AttemptError { kind, reason: runtime::request::chain(&error), is_unsent });
+            return Err(AttemptError::new(kind, &error, is_unsent && !is_resent));
         }
     }
 
@@ -106,7 +123,7 @@ impl UpstreamRequest {
         let (endpoint, mut may_reconnect) = (guard.endpoint().clone(), true);
         loop {
             let sender = endpoint.http2(self.worker).get(endpoint.address, timeouts.connect).await;
-            let mut sender = sender.map_err(|error| AttemptError::connect(&error))?;
+            let mut sender = sender.map_err(|error| AttemptError::new(UpstreamError::Connect, &error, true))?;
             let http2::SendError { error, is_unsent } = match http2::send(&mut sender, self.http2_request()).await {
                 Ok(response) => {
                     let upstream = self.upstream.clone();
@@ -116,8 +133,7 @@ impl UpstreamRequest {
             };
             // An unsent request means that the connection was closing.
             if !(is_unsent && mem::take(&mut may_reconnect)) {
-                let (kind, reason) = (http2::kind(&error), runtime::request::chain(&error));
-                return Err(AttemptError { kind, reason, is_unsent });
+                return Err(AttemptError::new(http2::kind(&error), &error, is_unsent));
             }
         }
     }

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use prometheus::IntGauge;
@@ -123,5 +123,25 @@ impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.service.dec();
+    }
+}
+
+/// The right to probe an endpoint, which other requests do not get until it is dropped.
+pub(super) struct Probe {
+    endpoint: Arc<Endpoint>,
+    id: u64,
+}
+
+impl Probe {
+    /// Starts a probe; `None` if another request has just started one. `now` is the time since the proxy started.
+    pub(super) fn start(endpoint: &Arc<Endpoint>, now: Duration) -> Option<Self> {
+        let id = endpoint.health.start_probe(now)?;
+        Some(Self { endpoint: endpoint.clone(), id })
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.endpoint.health.end_probe(self.id);
     }
 }

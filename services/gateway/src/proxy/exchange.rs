@@ -1,8 +1,8 @@
 //! One request and its response, from the first header to the last byte.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
-use http::{HeaderValue, Method, Response, StatusCode, Version, header, request::Parts};
+use http::{Method, Response, StatusCode, Version, request::Parts};
 use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
 use runtime::{
@@ -12,19 +12,19 @@ use runtime::{
 };
 
 use super::{
+    access_record::{AccessRecord, RecordedBody},
     attempt::{UpstreamRequest, UpstreamResponse},
     host, path,
-    record::{Record, RecordedBody},
     request_body::ReplayableBody,
     response_body::ResponseBody,
     retry,
-    routes::Route,
+    route_table::Route,
     state::Proxy,
     tunnel::Tunnel,
 };
 use crate::{
     grpc::Protocol,
-    policy::{self, Client, Quota, RequestFacts},
+    policy::{self, Client, Quota, ResponseContext},
 };
 
 pub(crate) type ExchangeBody = RecordedBody<policy::Body<ResponseBody>>;
@@ -34,17 +34,17 @@ pub(crate) type ExchangeBody = RecordedBody<policy::Body<ResponseBody>>;
 /// - [`request_filter`](Self::request_filter) refuses or serves the request, or finds its route;
 /// - [`upstream_request`](Self::upstream_request) sends it to endpoints of the route's service;
 /// - [`response_filter`](Self::response_filter) prepares the response for the client;
-/// - `log`, in [`Record`], runs when the response has been sent or abandoned.
+/// - `log`, in [`AccessRecord`], runs when the response has been sent or abandoned.
 pub(super) struct Exchange {
     proxy: Arc<Proxy>,
     client: Client,
     protocol: Protocol,
-    /// Facts about the request that the response depends on.
-    facts: RequestFacts,
+    /// What the response depends on.
+    context: ResponseContext,
     /// The client's quota, if the request was counted against one.
     quota: Option<Quota>,
     /// Route, endpoint and everything else that is logged.
-    record: Box<Record>,
+    record: Box<AccessRecord>,
 }
 
 /// What `request_filter` decides.
@@ -64,11 +64,11 @@ impl Exchange {
     /// Starts an exchange, and gives the request an id if it has no valid one.
     pub(super) fn begin(proxy: Arc<Proxy>, parts: &mut Parts, peer: Peer) -> Self {
         let client = proxy.policy.client(peer.address, &parts.headers);
-        let facts = proxy.policy.facts(parts, &client);
+        let context = proxy.policy.response_context(parts, &client);
         let request_id = request_id(&parts.headers);
         parts.headers.insert(REQUEST_ID, request_id.clone());
-        let record = Record::begin(proxy.clone(), peer.worker, parts, client.address, request_id);
-        Self { proxy, client, protocol: Protocol::of(parts), facts, quota: None, record }
+        let record = AccessRecord::begin(proxy.clone(), peer.worker, parts, client.address, request_id);
+        Self { proxy, client, protocol: Protocol::of(parts), context, quota: None, record }
     }
 
     /// Runs the phases.
@@ -143,15 +143,17 @@ impl Exchange {
             worker: self.record.worker(),
             protocol: self.protocol,
             is_repeatable,
+            was_sent: AtomicBool::new(false),
         };
         match (retry::send(&self.proxy, &request, &mut self.record).await?, upgrade) {
             (UpstreamResponse::Http(response), _) => Ok(Reply::Response(response)),
             (UpstreamResponse::Upgraded { head, stream, early, guard }, Some(client)) => {
                 Ok(Reply::Upgrade(head, Tunnel { client, service: stream, early, guard }))
             }
-            (UpstreamResponse::Upgraded { .. }, None) => {
-                Err(Problem::new(StatusCode::BAD_GATEWAY, "the service switched protocols without being asked"))
-            }
+            (UpstreamResponse::Upgraded { .. }, None) => Err(Problem::new(
+                StatusCode::BAD_GATEWAY,
+                "the service switched protocols although the client had not asked for it",
+            )),
         }
     }
 
@@ -174,10 +176,7 @@ impl Exchange {
 
     /// Responds with 101 and starts the tunnel, which takes over the record.
     fn upgrade(mut self, head: Response<()>, tunnel: Tunnel) -> Response<ExchangeBody> {
-        let protocol = head.headers().get(header::UPGRADE).cloned();
-        let mut response = self.filter_response(head.map(|()| ResponseBody::default()));
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        response.headers_mut().insert(header::UPGRADE, protocol.unwrap_or(HeaderValue::from_static("websocket")));
+        let response = self.filter_response(head.map(|()| ResponseBody::default()));
         self.proxy.tunnels.spawn(tunnel.run(self.proxy.lifecycle.clone(), self.record));
         response.map(RecordedBody::unrecorded)
     }
@@ -185,12 +184,12 @@ impl Exchange {
     fn filter_response(&mut self, response: Response<ResponseBody>) -> Response<policy::Body<ResponseBody>> {
         self.record.set_status(response.status());
         let response = if self.record.is_head() { ResponseBody::strip(response) } else { response };
-        let mut response = self.proxy.policy.to_client(&self.facts, response);
+        let mut response = self.proxy.policy.to_client(&self.context, response);
         // The version that the endpoint speaks says nothing about this connection.
         *response.version_mut() = Version::HTTP_11;
         response.headers_mut().insert(REQUEST_ID, self.record.request_id.clone());
         if let Some(quota) = &self.quota {
-            quota.write(response.headers_mut());
+            quota.insert_headers(response.headers_mut());
         }
         response
     }

@@ -14,6 +14,9 @@ use std::{
 const MIN_EJECTION: Duration = Duration::from_secs(1);
 const MAX_EJECTION: Duration = Duration::from_secs(30);
 
+/// How long a probe keeps other requests away. The response to a gRPC call may start only after hours.
+const MAX_PROBE: Duration = Duration::from_secs(30);
+
 /// Consecutive failures after which an endpoint is ejected.
 const MAX_FAILURES: u32 = 3;
 
@@ -27,6 +30,8 @@ pub(super) struct Health {
     until: AtomicU64,
     /// When the endpoint last recovered.
     recovered: AtomicU64,
+    /// Until when a probe keeps other requests away; 0 if there is none.
+    probe_end: AtomicU64,
 }
 
 /// Whether an endpoint gets requests.
@@ -45,6 +50,24 @@ impl Health {
             until if until > millis(now) => State::Ejected,
             _ => State::Probing,
         }
+    }
+
+    /// Whether a request may probe the endpoint: its ejection has ended, and no other request probes it.
+    pub(super) fn is_due_for_probe(&self, now: Duration) -> bool {
+        self.state(now) == State::Probing && self.probe_end.load(Ordering::Relaxed) <= millis(now)
+    }
+
+    /// Starts a probe, unless another request has just started one. Returns a value for [`Self::end_probe`].
+    pub(super) fn start_probe(&self, now: Duration) -> Option<u64> {
+        let (before, end) = (self.probe_end.load(Ordering::Relaxed), millis(now + MAX_PROBE));
+        let is_free = before <= millis(now);
+        let claim = || self.probe_end.compare_exchange(before, end, Ordering::Relaxed, Ordering::Relaxed);
+        (is_free && claim().is_ok()).then_some(end)
+    }
+
+    /// Ends a probe, unless it took so long that another one may have started.
+    pub(super) fn end_probe(&self, probe: u64) {
+        let _ = self.probe_end.compare_exchange(probe, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Records a successful request; returns whether the endpoint has just recovered.

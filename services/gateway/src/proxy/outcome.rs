@@ -1,24 +1,27 @@
 //! What the outcome of an attempt means for the endpoint's health, for metrics and for the client.
 
-use std::{io, time::Duration};
+use std::{error::Error, time::Duration};
 
 use http::StatusCode;
 use runtime::Problem;
 
-use super::{balancer::Balancer, endpoint::Endpoint, upstream::Upstream};
+use super::{
+    endpoint::Endpoint,
+    upstream::{Balancer, Upstream},
+};
 use crate::metrics::UpstreamError;
 
 /// Why an attempt ended without a response.
 pub(super) struct AttemptError {
     pub(super) kind: UpstreamError,
     pub(super) reason: String,
-    /// Whether nothing of the request was sent.
+    /// Whether nothing of the request was sent in this attempt.
     pub(super) is_unsent: bool,
 }
 
 impl AttemptError {
-    pub(super) fn connect(error: &io::Error) -> Self {
-        Self { kind: UpstreamError::Connect, reason: error.to_string(), is_unsent: true }
+    pub(super) fn new(kind: UpstreamError, error: &dyn Error, is_unsent: bool) -> Self {
+        Self { kind, reason: runtime::request::chain(error), is_unsent }
     }
 
     pub(super) fn protocol(reason: &str) -> Self {
@@ -71,14 +74,23 @@ pub(super) fn record_failure(
     }
 }
 
-/// The response to a request that no endpoint responded to.
-pub(super) fn problem(upstream: &Upstream, error: &AttemptError, has_effects: bool) -> Problem {
+/// The response to a request for which there is no endpoint, or none is left for a retry.
+pub(super) fn no_endpoint(upstream: &Upstream, may_have_effects: bool) -> Problem {
+    if may_have_effects {
+        return Problem::outcome_unknown_as(StatusCode::BAD_GATEWAY);
+    }
+    Problem::unavailable(format!("{} has no available endpoint; try again in a moment", upstream.name))
+}
+
+/// The response to a request that no endpoint responded to. `error` is that of the last attempt, and `may_have_effects`
+/// says whether any attempt may have taken effect.
+pub(super) fn problem(upstream: &Upstream, error: &AttemptError, may_have_effects: bool) -> Problem {
     let name = &upstream.name;
     let problem = match error.kind {
+        UpstreamError::Timeout if may_have_effects => Problem::outcome_unknown_as(StatusCode::GATEWAY_TIMEOUT),
+        _ if may_have_effects => Problem::outcome_unknown_as(StatusCode::BAD_GATEWAY),
         _ if error.is_unsent => Problem::unavailable(format!("{name} cannot be reached; try again in a moment")),
-        UpstreamError::Timeout if has_effects => Problem::outcome_unknown_as(StatusCode::GATEWAY_TIMEOUT),
         UpstreamError::Timeout => Problem::new(StatusCode::GATEWAY_TIMEOUT, format!("{name} did not respond in time")),
-        _ if has_effects => Problem::outcome_unknown_as(StatusCode::BAD_GATEWAY),
         _ => Problem::new(StatusCode::BAD_GATEWAY, format!("{name} did not respond")),
     };
     problem.caused_by(format!("{}: {}", error.kind.label(), error.reason))

@@ -2,6 +2,7 @@
 //! request may be sent again.
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
@@ -26,17 +27,20 @@ pub(crate) enum RequestBodyError {
 }
 
 /// The body of a request, from which each attempt gets its own [`UpstreamBody`].
-#[derive(Clone)]
-pub(super) struct ReplayableBody {
+pub(super) struct ReplayableBody<B = RequestBody> {
     /// `None` if the body is empty.
-    state: Option<Arc<Mutex<State>>>,
+    state: Option<Arc<Mutex<State<B>>>>,
     size: SizeHint,
 }
 
-struct State {
-    body: RequestBody,
-    /// Everything read so far; `None` once the request may not be sent again.
-    buffered: Option<Vec<Bytes>>,
+struct State<B> {
+    body: B,
+    /// Whether everything is kept once it is read, so that the request may be sent again.
+    keep: bool,
+    /// The chunks that are kept. Once no more are, those that the current attempt has not got yet.
+    buffered: VecDeque<Bytes>,
+    /// How many of the buffered chunks the current attempt has got.
+    next: usize,
     /// A chunk that was read, but neither buffered nor sent.
     unread: Option<Bytes>,
     read: u64,
@@ -45,32 +49,50 @@ struct State {
     error: Option<RequestBodyError>,
 }
 
-impl ReplayableBody {
+impl<B> Default for ReplayableBody<B> {
+    fn default() -> Self {
+        Self { state: None, size: SizeHint::with_exact(0) }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> ReplayableBody<B> {
     /// Limits the body to `limit` bytes, and buffers it if `buffer` is set.
-    pub(super) fn new(body: RequestBody, limit: u64, buffer: bool) -> Self {
+    pub(super) fn new(body: B, limit: u64, buffer: bool) -> Self {
         let size = body.size_hint();
         if body.is_end_stream() {
             return Self { state: None, size };
         }
-        let buffered = buffer.then(Vec::new);
-        let state = State { body, buffered, unread: None, read: 0, limit, ended: false, error: None };
+        let state = State {
+            body,
+            keep: buffer,
+            buffered: VecDeque::new(),
+            next: 0,
+            unread: None,
+            read: 0,
+            limit,
+            ended: false,
+            error: None,
+        };
         Self { state: Some(Arc::new(Mutex::new(state))), size }
     }
 
-    /// The body for one attempt.
-    pub(super) fn attempt(&self) -> UpstreamBody {
-        UpstreamBody { source: self.clone(), next: 0 }
+    /// The body for one attempt. Only the latest attempt may read from its body.
+    pub(super) fn attempt(&self) -> UpstreamBody<B> {
+        if let Some(mut state) = self.lock() {
+            state.next = 0;
+        }
+        UpstreamBody { source: Self { state: self.state.clone(), size: self.size } }
     }
 
     /// Whether everything read so far is still buffered.
     pub(super) fn is_replayable(&self) -> bool {
-        self.state.is_none() || self.lock().is_some_and(|state| state.buffered.is_some() && state.error.is_none())
+        self.state.is_none() || self.lock().is_some_and(|state| state.keep && state.error.is_none())
     }
 
-    /// Frees the buffer when no further attempt follows.
+    /// Frees the buffer when no further attempt follows, except for what the current one still has to send.
     pub(super) fn release(&self) {
         if let Some(mut state) = self.lock() {
-            state.buffered = None;
+            state.release();
         }
     }
 
@@ -79,12 +101,33 @@ impl ReplayableBody {
         self.lock()?.error
     }
 
-    fn lock(&self) -> Option<MutexGuard<'_, State>> {
+    fn lock(&self) -> Option<MutexGuard<'_, State<B>>> {
         Some(self.state.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl State {
+impl<B: Body<Data = Bytes> + Unpin> State<B> {
+    fn release(&mut self) {
+        self.keep = false;
+        self.buffered.drain(..self.next);
+        self.next = 0;
+    }
+
+    /// Takes the next chunk that is buffered for the current attempt.
+    fn next_buffered(&mut self) -> Option<Bytes> {
+        if !self.keep {
+            return self.buffered.pop_front();
+        }
+        let chunk = self.buffered.get(self.next)?.clone();
+        self.next += 1;
+        Some(chunk)
+    }
+
+    /// Whether the current attempt has got everything.
+    fn is_end(&self) -> bool {
+        self.ended && self.unread.is_none() && self.next == self.buffered.len()
+    }
+
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         if let Some(error) = self.error {
             return Poll::Ready(Some(Err(error)));
@@ -110,10 +153,11 @@ impl State {
             return self.fail(RequestBodyError::TooLarge);
         }
         if self.read > MAX_BUFFERED as u64 {
-            self.buffered = None;
+            self.release();
         }
-        if let Some(buffered) = &mut self.buffered {
-            buffered.push(data.clone());
+        if self.keep {
+            self.buffered.push_back(data.clone());
+            self.next += 1;
         }
         self.ended = self.body.is_end_stream();
         Poll::Ready(Some(Ok(Frame::data(data))))
@@ -125,17 +169,15 @@ impl State {
     }
 }
 
-/// The body of one attempt. Only one attempt at a time reads from the source.
-pub(super) struct UpstreamBody {
-    source: ReplayableBody,
-    /// The index of the next buffered chunk, while there is a buffer.
-    next: usize,
+/// The body of one attempt.
+pub(super) struct UpstreamBody<B = RequestBody> {
+    source: ReplayableBody<B>,
 }
 
-impl UpstreamBody {
+impl<B: Body<Data = Bytes> + Unpin> UpstreamBody<B> {
     /// Takes back the last chunk, which was not sent.
     pub(super) fn unread(&self, chunk: Bytes) {
-        if let Some(mut state) = self.source.lock().filter(|state| state.buffered.is_none()) {
+        if let Some(mut state) = self.source.lock().filter(|state| !state.keep) {
             state.unread = Some(chunk);
         }
     }
@@ -148,34 +190,71 @@ impl UpstreamBody {
     }
 }
 
-impl Body for UpstreamBody {
+impl<B: Body<Data = Bytes> + Unpin> Body for UpstreamBody<B> {
     type Data = Bytes;
     type Error = RequestBodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        let this = self.get_mut();
-        let Some(mut state) = this.source.lock() else { return Poll::Ready(None) };
-        if let Some(chunk) = state.buffered.as_ref().and_then(|buffered| buffered.get(this.next)) {
-            let chunk = chunk.clone();
-            this.next += 1;
+        let Some(mut state) = self.source.lock() else { return Poll::Ready(None) };
+        if let Some(chunk) = state.next_buffered() {
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
-        if state.ended && state.unread.is_none() {
+        if state.is_end() {
             return Poll::Ready(None);
         }
-        let frame = ready!(state.poll_read(cx));
-        this.next += 1;
-        Poll::Ready(frame)
+        state.poll_read(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.source.lock().is_none_or(|state| {
-            let is_drained = state.buffered.as_ref().is_none_or(|buffered| buffered.len() <= self.next);
-            state.ended && state.unread.is_none() && is_drained
-        })
+        self.source.lock().is_none_or(|state| state.is_end())
     }
 
     fn size_hint(&self) -> SizeHint {
         self.source.size
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::stream;
+    use http_body_util::{BodyExt, StreamBody};
+
+    use super::*;
+
+    fn replayable(chunks: &'static [&str]) -> ReplayableBody<impl Body<Data = Bytes> + Unpin> {
+        let frames = chunks.iter().map(|chunk| Ok::<_, Infallible>(Frame::data(Bytes::from_static(chunk.as_bytes()))));
+        ReplayableBody::new(StreamBody::new(stream::iter(frames)), 1000, true)
+    }
+
+    async fn next(body: &mut (impl Body<Data = Bytes, Error = RequestBodyError> + Unpin)) -> Bytes {
+        body.frame().await.expect("a frame").expect("no error").into_data().expect("data")
+    }
+
+    async fn rest(body: impl Body<Data = Bytes, Error = RequestBodyError>) -> Bytes {
+        body.collect().await.expect("a complete body").to_bytes()
+    }
+
+    /// An endpoint may respond while it still reads the request.
+    #[tokio::test]
+    async fn a_replayed_body_is_complete_despite_an_early_response() {
+        // How much of the body the first attempt has read, and the second one when the response arrives.
+        for (first, second) in [(4, 0), (4, 1), (4, 3), (4, 4), (2, 1), (2, 2), (2, 3), (0, 1)] {
+            let body = replayable(&["a", "b", "c", "d"]);
+            let mut attempt = body.attempt();
+            for _ in 0..first {
+                next(&mut attempt).await;
+            }
+            let mut attempt = body.attempt();
+            let mut sent = Vec::new();
+            for _ in 0..second {
+                sent.extend(next(&mut attempt).await);
+            }
+            body.release();
+            assert!(!body.is_replayable());
+            sent.extend(rest(attempt).await);
+            assert_eq!(sent, b"abcd", "{first} {second}");
+        }
     }
 }

@@ -13,24 +13,32 @@
 //!    tried. A service responds with 503 if it did nothing, or if a repetition with the same key finds out what it did.
 //!    The response is kept, and goes to the client if no other endpoint responds.
 //!
+//! The client learns the outcome of all attempts. If something was sent that got no response, the request may have
+//! taken effect, whatever followed. Then, unless its method is safe, the client gets `outcome-unknown` instead of a 502
+//! or 503.
+//!
 //! Each retry is paid for out of the service's retry budget. A reused connection that turns out to be closed says
 //! nothing about its endpoint, so sending the request on a new connection to the same endpoint is free and does not
 //! count as an attempt. If something was sent on the old connection, the conditions of case 2 apply.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use http::{HeaderName, Method, StatusCode, request::Parts};
 use runtime::Problem;
 use tokio::time::Instant;
 
 use super::{
+    access_record::AccessRecord,
     attempt::{UpstreamRequest, UpstreamResponse},
-    balancer::Balancer,
     endpoint::Endpoint,
-    outcome::{AttemptError, problem, record_failure, record_response},
-    record::Record,
+    outcome::{AttemptError, no_endpoint, problem, record_failure, record_response},
     request_body::RequestBodyError,
     state::Proxy,
+    upstream::{Balancer, Choice},
 };
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -48,36 +56,35 @@ pub(super) fn is_repeatable(parts: &Parts) -> bool {
 pub(super) async fn send(
     proxy: &Proxy,
     request: &UpstreamRequest,
-    record: &mut Record,
+    record: &mut AccessRecord,
 ) -> Result<UpstreamResponse, Problem> {
     let upstream = &*request.upstream;
     let Some(balancer) = upstream.balancer(request.protocol) else {
         return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "this route does not accept gRPC"));
     };
     upstream.retry_budget.deposit();
-    let deadline = Instant::from_std(record.started()) + proxy.timeouts.total;
+    let total = Instant::from_std(record.started()) + proxy.timeouts.total;
     // gRPC has the caller's own deadline: a stream may be silent for hours.
-    let deadline = (!request.protocol.is_grpc()).then_some(deadline);
-    let mut attempts = Attempts { request, balancer, tried: Vec::new() };
-    let mut fallback: Option<Fallback> = None;
-    loop {
-        let Some(endpoint) = balancer.pick(&attempts.tried, proxy.now()) else {
-            let detail = || format!("{} has no endpoint right now; try again in a moment", upstream.name);
-            return fallback
-                .map_or_else(|| Err(Problem::unavailable(detail())), |fallback| Ok(fallback.accept(request, record)));
+    let deadline = (!request.protocol.is_grpc()).then_some(total);
+    let mut attempts = Attempts { request, balancer, deadline, tried: Vec::new() };
+    // A response of 502 or 503, which is passed on if no other endpoint responds.
+    let mut fallback: Option<(UpstreamResponse, Arc<Endpoint>)> = None;
+    let problem = loop {
+        let Some(Choice { endpoint, probe: _probe }) = balancer.choose(&attempts.tried, proxy.now()) else {
+            break no_endpoint(upstream, attempts.may_have_effects());
         };
         record.endpoint = Some(endpoint.clone());
-        match request.attempt(&endpoint, proxy.timeouts, deadline).await {
+        match request.attempt(&endpoint, proxy.timeouts, total).await {
             Ok(mut response) => {
                 let (status, now) = (response.status(), proxy.now());
                 record_response(upstream, balancer, &endpoint, status, now);
                 response.set_deadline(deadline);
                 if !attempts.may_replace(&endpoint, status, now) {
                     request.body.release();
-                    return Ok(response);
+                    return attempts.pass_on(response);
                 }
                 response.abort_upload();
-                fallback = Some(Fallback { response, endpoint });
+                fallback = Some((response, endpoint));
             }
             Err(error) => {
                 if let Some(fault) = request.body.error() {
@@ -85,63 +92,77 @@ pub(super) async fn send(
                 }
                 let now = proxy.now();
                 record_failure(upstream, balancer, &endpoint, error.kind, &error.reason, now);
-                let in_time = deadline.is_none_or(|deadline| deadline > Instant::now());
-                if !(attempts.may_follow(&endpoint, &error) && in_time && upstream.retry_budget.withdraw(now)) {
-                    let has_effects = request.protocol.is_grpc() || !request.parts.method.is_safe();
-                    return fallback.map_or_else(
-                        || Err(problem(upstream, &error, has_effects)),
-                        |fallback| Ok(fallback.accept(request, record)),
-                    );
+                if !attempts.may_follow(&endpoint, &error, now) {
+                    break problem(upstream, &error, attempts.may_have_effects());
                 }
             }
         }
         record.retries += 1;
         upstream.metrics.retries.inc();
-    }
+    };
+    let Some((response, endpoint)) = fallback else { return Err(problem) };
+    request.body.release();
+    record.endpoint = Some(endpoint);
+    attempts.pass_on(response)
 }
 
 /// The attempts made so far.
 struct Attempts<'a> {
     request: &'a UpstreamRequest,
     balancer: &'a Balancer,
+    /// When no further attempt may start.
+    deadline: Option<Instant>,
     /// The endpoints that failed.
     tried: Vec<SocketAddr>,
 }
 
 impl Attempts<'_> {
-    /// Whether to try another endpoint instead of passing on this one's response.
+    /// Whether to try another endpoint instead of passing on this one's response. If so, it is paid for.
     fn may_replace(&mut self, endpoint: &Endpoint, status: StatusCode, now: Duration) -> bool {
-        if !matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE) {
+        if !is_unavailable(status) {
             return false;
         }
         self.tried.push(endpoint.address);
-        self.request.may_repeat()
-            && self.tried.len() < MAX_ATTEMPTS
-            && self.balancer.has_healthy_besides(&self.tried, now)
+        self.request.may_repeat() && self.balancer.has_healthy_besides(&self.tried, now) && self.may_start(now)
+    }
+
+    /// Whether an attempt may follow one that failed. If so, it is paid for.
+    fn may_follow(&mut self, endpoint: &Endpoint, error: &AttemptError, now: Duration) -> bool {
+        self.tried.push(endpoint.address);
+        if !error.is_unsent {
+            self.request.was_sent.store(true, Ordering::Relaxed);
+        }
+        let may_retry =
+            if error.is_unsent { self.balancer.has_untried(&self.tried) } else { self.request.may_repeat() };
+        may_retry && self.may_start(now)
+    }
+
+    /// Whether number, time and budget allow another attempt.
+    fn may_start(&self, now: Duration) -> bool {
+        self.tried.len() < MAX_ATTEMPTS
+            && self.deadline.is_none_or(|deadline| deadline > Instant::now())
             && self.request.upstream.retry_budget.withdraw(now)
     }
 
-    /// Whether an attempt may follow one that failed, time and budget permitting.
-    fn may_follow(&mut self, endpoint: &Endpoint, error: &AttemptError) -> bool {
-        self.tried.push(endpoint.address);
-        let may_retry =
-            if error.is_unsent { self.balancer.has_untried(&self.tried) } else { self.request.may_repeat() };
-        may_retry && self.tried.len() < MAX_ATTEMPTS
+    /// Whether an attempt without a response may have taken effect.
+    fn may_have_effects(&self) -> bool {
+        let was_sent = self.request.was_sent.load(Ordering::Relaxed);
+        was_sent && (self.request.protocol.is_grpc() || !self.request.parts.method.is_safe())
+    }
+
+    /// Passes on a response, unless it says that nothing was done although an earlier attempt may have done it.
+    fn pass_on(&self, response: UpstreamResponse) -> Result<UpstreamResponse, Problem> {
+        let status = response.status();
+        if is_unavailable(status) && self.may_have_effects() {
+            return Err(Problem::outcome_unknown_as(status).caused_by("an earlier attempt got no response"));
+        }
+        Ok(response)
     }
 }
 
-/// A response of 502 or 503 that is passed on if no other endpoint responds.
-struct Fallback {
-    response: UpstreamResponse,
-    endpoint: Arc<Endpoint>,
-}
-
-impl Fallback {
-    fn accept(self, request: &UpstreamRequest, record: &mut Record) -> UpstreamResponse {
-        request.body.release();
-        record.endpoint = Some(self.endpoint);
-        self.response
-    }
+/// Whether another endpoint may respond better.
+fn is_unavailable(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE)
 }
 
 /// The response to a request whose body the client did not send properly.
@@ -153,6 +174,45 @@ fn refusal(proxy: &Proxy, error: RequestBodyError) -> Problem {
         }
         RequestBodyError::Incomplete => {
             Problem::new(StatusCode::BAD_REQUEST, "the request body is malformed or incomplete")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use http::Request;
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::{
+        grpc::Protocol,
+        metrics::Metrics,
+        proxy::{request_body::ReplayableBody, upstream::Upstream},
+    };
+
+    #[test]
+    fn a_response_after_the_deadline_is_passed_on() {
+        let metrics = Metrics::new(&Registry::new()).expect("metrics");
+        let upstream = Arc::new(Upstream::new("test", &metrics, 1));
+        upstream.set_endpoints(&[1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port))), None);
+        let balancer = upstream.balancer(Protocol::Http).expect("endpoints");
+        let endpoint = balancer.choose(&[], Duration::ZERO).expect("an endpoint").endpoint;
+        let request = UpstreamRequest {
+            parts: Request::new(()).into_parts().0,
+            body: ReplayableBody::default(),
+            upstream: upstream.clone(),
+            worker: 0,
+            protocol: Protocol::Http,
+            is_repeatable: true,
+            was_sent: AtomicBool::new(false),
+        };
+        for (left, expected) in [(Duration::from_mins(1), true), (Duration::ZERO, false)] {
+            let deadline = Some(Instant::now() + left);
+            let mut attempts = Attempts { request: &request, balancer, deadline, tried: Vec::new() };
+            let may_replace = attempts.may_replace(&endpoint, StatusCode::SERVICE_UNAVAILABLE, Duration::ZERO);
+            assert_eq!(may_replace, expected, "{left:?}");
         }
     }
 }

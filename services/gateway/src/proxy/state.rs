@@ -1,4 +1,4 @@
-//! The proxy's settings, and the state that all exchanges share.
+//! The state that all exchanges share.
 
 use std::{
     sync::Arc,
@@ -6,44 +6,22 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use clap::Args;
 use http::StatusCode;
 use runtime::{Lifecycle, Problem};
 use tokio_util::task::TaskTracker;
 
-use super::routes::RouteTable;
+use super::route_table::RouteTable;
 use crate::{
     access_log::AccessLog,
+    discovery::Services,
     metrics::{Metrics, RouteMetrics},
     openapi::ApiDocs,
     policy::Policy,
-    services::Services,
 };
-
-/// Limits on the requests that are passed on.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct ProxyArgs {
-    /// Timeout for connecting to an endpoint
-    #[arg(long, env, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
-    pub(super) connect_timeout: Duration,
-    /// How long to wait for response headers once a request has been sent, and for a client to send more of its body.
-    /// Keep it longer than the services' own request timeout (15 s)
-    #[arg(long, env, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
-    pub(super) header_timeout: Duration,
-    /// Timeout for a request as a whole, including retries and the response body. gRPC, server-sent events and
-    /// WebSocket connections are exempt
-    #[arg(long, env, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
-    pub(super) total_timeout: Duration,
-    /// Maximum number of concurrent requests; any more are refused with 503
-    #[arg(long, env, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
-    max_in_flight: u32,
-    /// Maximum size of a request body, in bytes. Services have limits of their own, and gRPC is exempt
-    #[arg(long, env, value_name = "BYTES", default_value_t = 1024 * 1024)]
-    body_limit: u64,
-}
 
 /// Everything a proxy depends on.
 pub(crate) struct ProxyDeps {
+    pub(crate) limits: Limits,
     pub(crate) policy: Policy,
     pub(crate) services: Services,
     pub(crate) metrics: Metrics,
@@ -55,11 +33,18 @@ pub(crate) struct ProxyDeps {
     pub(crate) tasks: TaskTracker,
 }
 
+/// Limits on the requests that are passed on. `cli` has the flags that set them.
+pub(crate) struct Limits {
+    pub(crate) timeouts: Timeouts,
+    pub(crate) max_in_flight: u32,
+    pub(crate) body_limit: u64,
+}
+
 #[derive(Clone, Copy)]
-pub(super) struct Timeouts {
-    pub(super) connect: Duration,
-    pub(super) header: Duration,
-    pub(super) total: Duration,
+pub(crate) struct Timeouts {
+    pub(crate) connect: Duration,
+    pub(crate) header: Duration,
+    pub(crate) total: Duration,
 }
 
 /// The state that all exchanges share.
@@ -80,8 +65,8 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    pub(super) fn new(args: &ProxyArgs, deps: ProxyDeps, routes: Arc<ArcSwap<RouteTable>>) -> Self {
-        let ProxyDeps { policy, services, metrics, access_log, lifecycle, tasks, .. } = deps;
+    pub(super) fn new(deps: ProxyDeps, routes: Arc<ArcSwap<RouteTable>>) -> Self {
+        let ProxyDeps { limits, policy, services, metrics, access_log, lifecycle, tasks, .. } = deps;
         Self {
             routes,
             policy,
@@ -89,13 +74,9 @@ impl Proxy {
             unmatched: metrics.route("", "unmatched"),
             metrics,
             access_log,
-            timeouts: Timeouts {
-                connect: args.connect_timeout,
-                header: args.header_timeout,
-                total: args.total_timeout,
-            },
-            max_in_flight: args.max_in_flight.into(),
-            body_limit: args.body_limit,
+            timeouts: limits.timeouts,
+            max_in_flight: limits.max_in_flight.into(),
+            body_limit: limits.body_limit,
             started: Instant::now(),
             lifecycle,
             tunnels: tasks,

@@ -5,11 +5,14 @@ mod balancing;
 mod bodies;
 mod closing;
 mod connections;
+mod ejections;
 mod fallback;
 mod grpc;
 mod limits;
 mod observing;
+mod outcomes;
 mod retries;
+mod route_changes;
 mod routing;
 mod smuggling;
 mod streaming;
@@ -42,12 +45,13 @@ use serde_json::Value;
 use test_support::process::{PATIENCE, eventually};
 use tokio::{net::TcpStream, sync::watch};
 
-use super::{Gateway, ProxyArgs, ProxyDeps};
+use super::{Gateway, ProxyDeps};
 use crate::{
     access_log::{AccessLog, Writer},
+    cli::ProxyArgs,
+    discovery::Service,
     metrics::Metrics,
     policy::{Policy, PolicyArgs},
-    services::Service,
 };
 use stub::Stub;
 
@@ -93,6 +97,11 @@ fn service(name: &str, paths: &[&str], http: &[SocketAddr]) -> Service {
     Service { name: name.to_owned(), paths, http: http.to_vec(), grpc: None }
 }
 
+/// A service with two endpoints.
+fn both(first: SocketAddr, second: SocketAddr) -> Vec<Service> {
+    vec![service("test", &["/test"], &[first, second])]
+}
+
 impl TestGateway {
     /// Starts a gateway in front of one service, `test`, at `/test`.
     fn with(flags: &[&str], endpoints: &[&Stub]) -> Self {
@@ -111,6 +120,7 @@ impl TestGateway {
         let (log, workers) = (Sink::default(), 2);
         let (access_log, writer) = AccessLog::start(workers, metrics.log_dropped.clone(), log.clone()).expect("a log");
         let deps = ProxyDeps {
+            limits: proxy.limits(),
             policy: Policy::new(&policy).expect("a policy"),
             services: receiver,
             metrics,
@@ -120,7 +130,7 @@ impl TestGateway {
             tasks: bound.tasks().clone(),
         };
         let lifecycle = bound.lifecycle().clone();
-        let gateway = Gateway::start(&proxy, deps);
+        let gateway = Gateway::start(deps);
         let server = Server::default().strict().on(Workers::start(workers).expect("threads"));
         let checks = Checks { live: Arc::new(|| Ok(())), ready: Arc::new(|| Ok(())) };
         let running = bound.start(server, gateway, checks, registry.clone());

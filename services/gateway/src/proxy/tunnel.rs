@@ -18,7 +18,7 @@ use tokio::{
     select, time,
 };
 
-use super::{endpoint::InFlightGuard, record::Record};
+use super::{access_record::AccessRecord, endpoint::InFlightGuard};
 
 /// How long both sides may be silent. Protocols that keep connections open for longer send pings.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(10);
@@ -43,7 +43,7 @@ pub(super) struct Tunnel {
 
 impl Tunnel {
     /// Copies until both ends are closed, one fails, or the tunnel is idle for too long.
-    pub(super) async fn run(self, lifecycle: Lifecycle, mut record: Box<Record>) {
+    pub(super) async fn run(self, lifecycle: Lifecycle, mut record: Box<AccessRecord>) {
         let Self { client, mut service, early, guard: _guard } = self;
         // The connection is available once the response is written.
         let Ok(client) = client.await else { return };

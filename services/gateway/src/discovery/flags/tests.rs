@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::{super::publisher, *};
 
-fn parse(text: &str) -> Result<Vec<Route>, String> {
-    text.parse::<Routes>().map(|routes| routes.0)
+fn parse(text: &str) -> Result<Vec<RouteFlag>, String> {
+    text.parse::<RouteFlags>().map(|routes| routes.0)
 }
 
 #[test]

@@ -47,7 +47,7 @@ impl Metrics {
             )?,
             conflicts: gauge(
                 "gateway_conflicting_paths",
-                "Paths claimed by a service although an older service has them.",
+                "Paths that a service claims and an older service already has.",
             )?,
             logged: Arc::default(),
         })

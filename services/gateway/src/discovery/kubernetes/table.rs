@@ -8,7 +8,7 @@ use std::{
 use kube::{ResourceExt, runtime::watcher::Event};
 
 use super::objects::{Claim, Slice, State};
-use crate::services::Service;
+use crate::discovery::publisher::Service;
 
 /// The known objects of both kinds.
 #[derive(Debug, Default)]

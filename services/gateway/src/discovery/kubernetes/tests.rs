@@ -15,7 +15,7 @@ use super::{
     super::publisher::{self, Discovery},
     Metrics, changes, follow,
 };
-use crate::services::Service;
+use crate::discovery::publisher::Service;
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";

@@ -6,13 +6,13 @@ use http::Uri;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    discovery::Service,
     openapi::{
-        error::DocumentError,
+        fetch::DocumentError,
         paths::owner,
         references::{Key, Reference, component, decode, visit},
         upgrade::upgrade,
     },
-    services::Service,
 };
 
 /// The members of a path item that are operations.

@@ -74,7 +74,7 @@ async fn services_without_a_document_do_not_delay_the_response() {
     let (good, _) = endpoint(document_of("/good")).await;
     let gone = Port::free();
     let cases = [
-        ("endless", endless, "document is longer than 4 MiB"),
+        ("endless", endless, "document is larger than 4 MiB"),
         ("failing", failing, "no response"),
         ("gone", gone.address, "no response"),
         ("good", good, ""),
@@ -121,7 +121,7 @@ async fn the_total_length_of_documents_is_limited() {
     })
     .await;
     let reasons: Vec<_> = unavailable(&document).into_iter().map(|(_, reason)| reason).collect();
-    assert_eq!(reasons, ["documents of all services together are longer than 16 MiB"]);
+    assert_eq!(reasons, ["the documents of all services together are larger than 16 MiB"]);
     assert_eq!(paths(&document).len(), 5);
 }
 

@@ -55,14 +55,14 @@ where
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Plain { body } => body.is_end_stream(),
-            Self::Gzip { body } => body.is_end_stream(),
+            Self::Gzip { body } => body.encoder.is_none() && body.trailers.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Plain { body } => body.size_hint(),
-            Self::Gzip { body } => body.size_hint(),
+            Self::Gzip { .. } => SizeHint::default(),
         }
     }
 }
@@ -90,22 +90,16 @@ thread_local! {
     static IDLE: RefCell<Vec<Compress>> = const { RefCell::new(Vec::new()) };
 }
 
-impl<B> Gzip<B> {
+impl<B: http_body::Body<Data = Bytes>> Gzip<B> {
     pub(super) fn new(body: B, permit: OwnedSemaphorePermit) -> Self {
         let encoder = Encoder { compress: None, has_pending: false, _permit: permit };
         Self { body, encoder: Some(encoder), trailers: None }
     }
-}
 
-impl<B> http_body::Body for Gzip<B>
-where
-    B: http_body::Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>>
+    where
+        B::Error: Into<BoxError>,
+    {
         let mut this = self.project();
         let mut output = Vec::new();
         let mut read = 0;
@@ -113,7 +107,7 @@ where
             let Some(encoder) = this.encoder else {
                 return Poll::Ready(this.trailers.take().map(Frame::trailers).map(Ok));
             };
-            let flush = match this.body.as_mut().poll_frame(cx) {
+            let (data, is_last) = match this.body.as_mut().poll_frame(cx) {
                 Poll::Pending if !encoder.has_pending && output.is_empty() => return Poll::Pending,
                 Poll::Pending => {
                     encoder.compress(&[], FlushCompress::Sync, &mut output)?;
@@ -124,24 +118,18 @@ where
                     return Poll::Ready(Some(Err(error.into())));
                 }
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => {
-                        read += data.len();
-                        let flush = if this.body.is_end_stream() { FlushCompress::Finish } else { FlushCompress::None };
-                        encoder.compress(&data, flush, &mut output)?;
-                        flush
-                    }
+                    Ok(data) => (data, this.body.is_end_stream()),
                     Err(frame) => {
                         *this.trailers = frame.into_trailers().ok();
-                        encoder.compress(&[], FlushCompress::Finish, &mut output)?;
-                        FlushCompress::Finish
+                        (Bytes::new(), true)
                     }
                 },
-                Poll::Ready(None) => {
-                    encoder.compress(&[], FlushCompress::Finish, &mut output)?;
-                    FlushCompress::Finish
-                }
+                Poll::Ready(None) => (Bytes::new(), true),
             };
-            if matches!(flush, FlushCompress::Finish) {
+            read += data.len();
+            let flush = if is_last { FlushCompress::Finish } else { FlushCompress::None };
+            encoder.compress(&data, flush, &mut output)?;
+            if is_last {
                 *this.encoder = None;
                 return Poll::Ready(Some(Ok(Frame::data(output.into()))));
             }
@@ -152,10 +140,6 @@ where
                 return Poll::Ready(Some(Ok(Frame::data(output.into()))));
             }
         }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.encoder.is_none() && self.trailers.is_none()
     }
 }
 

@@ -7,8 +7,7 @@ use tokio::{
 };
 
 use super::{
-    retries::{both, resetting},
-    stub::read_head,
+    stub::{read_head, resetting},
     *,
 };
 
@@ -61,6 +60,19 @@ async fn a_fallback_response_has_to_be_complete_in_time() {
     assert_eq!((&line["status"], &line["complete"]), (&503.into(), &false.into()), "{line}");
 }
 
+/// A response of 503 says that nothing was done, but another endpoint may have done it.
+#[tokio::test]
+async fn a_503_does_not_hide_an_attempt_without_response() {
+    let resets = Arc::default();
+    let (busy, other) = (busy("content-length: 4\r\n\r\nbusy").await, resetting(&resets).await);
+    for count in 1..=5 {
+        let gateway = TestGateway::of(&[], both(busy.address, other.address));
+        let response = gateway.send(request(Method::PUT, "/test", "x")).await;
+        assert_eq!(response.problem(), (503, "outcome-unknown".to_owned()));
+        assert!(resets.load(Ordering::SeqCst) >= count);
+    }
+}
+
 /// Even though its endpoint did not get the whole request, because the rest went to another one.
 #[tokio::test]
 async fn a_fallback_response_is_used_if_no_endpoint_is_left() {
@@ -84,24 +96,28 @@ async fn a_fallback_response_is_used_if_no_endpoint_is_left() {
     .await;
     let busy = busy("content-length: 4\r\n\r\nbusy").await;
     let gateway = TestGateway::with(&[], &[&busy]);
-    for _ in 0..100 {
-        let (was_busy, was_silent) = (busy.connections(), silent.connections());
-        gateway.apply(both(busy.address, silent.address)).await;
-        let mut raw = Raw::connect(gateway.address).await.expect("a connection");
-        raw.send("PUT /test HTTP/1.1\r\nhost: a\r\ncontent-length: 11\r\n\r\nhello").await.expect("sent");
-        let what = "the request reaches the silent endpoint";
-        eventually(what, PATIENCE, async || (silent.connections() > was_silent).then_some(())).await;
-        raw.send(" world").await.expect("sent");
-        got.notified().await;
-        let was_first = busy.connections() > was_busy;
-        gateway.apply(vec![service("test", &["/test"], &[])]).await;
-        release.notify_one();
-        let response = raw.answer().await.expect("a response");
-        assert_eq!(response.status, 503);
-        if was_first {
-            assert_eq!(response.body, "busy");
-            return;
+    for (method, expected, otherwise) in [("GET", "busy", 503), ("PUT", "outcome-unknown", 502)] {
+        let mut was_first = false;
+        for _ in 0..100 {
+            let (was_busy, was_silent) = (busy.connections(), silent.connections());
+            gateway.apply(both(busy.address, silent.address)).await;
+            let mut raw = Raw::connect(gateway.address).await.expect("a connection");
+            let head = format!("{method} /test HTTP/1.1\r\nhost: a\r\ncontent-length: 11\r\n\r\n");
+            raw.send(head + "hello").await.expect("sent");
+            let what = "the request reaches the silent endpoint";
+            eventually(what, PATIENCE, async || (silent.connections() > was_silent).then_some(())).await;
+            raw.send(" world").await.expect("sent");
+            got.notified().await;
+            was_first = busy.connections() > was_busy;
+            gateway.apply(vec![service("test", &["/test"], &[])]).await;
+            release.notify_one();
+            let response = raw.answer().await.expect("a response");
+            if was_first {
+                assert!(response.status == 503 && response.body.contains(expected), "{method}: {}", response.body);
+                break;
+            }
+            assert_eq!(response.status, otherwise, "{method}");
         }
+        assert!(was_first, "it was never tried first");
     }
-    panic!("it was never tried first");
 }

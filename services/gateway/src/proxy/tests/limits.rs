@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpSocket,
+    net::{TcpListener, TcpSocket},
     sync::Notify,
     task::JoinSet,
 };
@@ -81,6 +81,32 @@ async fn the_connect_timeout_is_independent_of_the_header_timeout() {
     let started = Instant::now();
     assert_eq!(gateway.post("/test", "x").await.problem(), (503, "about:blank".to_owned()));
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+/// A listener whose queue is full, so that further connections wait. Also returns the connections in the queue.
+async fn full_listener() -> (TcpListener, Vec<TcpStream>) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    let listener = socket.listen(1).expect("a listener");
+    let address = listener.local_addr().expect("an address");
+    let mut queue = Vec::new();
+    while let Ok(stream) = tokio::time::timeout(MOMENT * 3, TcpStream::connect(address)).await {
+        queue.push(stream.expect("a connection"));
+    }
+    (listener, queue)
+}
+
+/// Nothing is known about an endpoint if the request has less time than a connection may take.
+#[tokio::test]
+async fn a_request_without_time_to_connect_ejects_no_endpoint() {
+    let (listener, _queue) = full_listener().await;
+    let good = Stub::text("good").await;
+    let services = both(listener.local_addr().expect("an address"), good.address);
+    let gateway = TestGateway::of(&["--connect-timeout=10s", "--total-timeout=1s"], services);
+    let post = async || (gateway.post("/test", "x").await.status == 503).then_some(());
+    eventually("the request is for the full endpoint", PATIENCE, post).await;
+    assert_eq!(gateway.metric(r#"gateway_upstream_errors_total{kind="timeout",service="test"}"#), 1);
+    assert_eq!(gateway.metric(r#"gateway_upstream_ejections_total{service="test"}"#), 0);
 }
 
 #[tokio::test]

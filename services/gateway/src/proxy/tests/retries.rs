@@ -1,43 +1,17 @@
-//! Retries and ejections.
+//! Which requests are sent again, and how often.
 
-use std::{
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Instant,
-};
+use std::time::Instant;
 
 use test_support::{port::Port, raw::Raw};
 use tokio::{io::AsyncReadExt, sync::Notify};
 
 use super::{
-    stub::{full_body, read_head, write_response},
+    ejections::{EJECTIONS, most_ejections},
+    stub::{full_body, read_head, resetting},
     *,
 };
 
 const RETRIES: &str = r#"gateway_upstream_retries_total{service="test"}"#;
-const EJECTIONS: &str = r#"gateway_upstream_ejections_total{service="test"}"#;
-
-/// Reads requests, and closes the connection without a response.
-pub(super) async fn resetting(count: &Arc<AtomicUsize>) -> Stub {
-    let count = count.clone();
-    Stub::raw(move |mut stream, _| {
-        let count = count.clone();
-        async move {
-            if read_head(&mut stream).await.is_some() {
-                count.fetch_add(1, Ordering::SeqCst);
-            }
-        }
-    })
-    .await
-}
-
-/// How often an endpoint that always fails can have been ejected since then: for one second, then two, then four.
-fn most_ejections(since: Instant) -> usize {
-    (since.elapsed().as_secs() + 1).ilog2() as usize + 1
-}
-
-pub(super) fn both(first: SocketAddr, second: SocketAddr) -> Vec<Service> {
-    vec![service("test", &["/test"], &[first, second])]
-}
 
 #[tokio::test]
 async fn any_request_is_retried_if_the_connection_fails() {
@@ -95,24 +69,6 @@ async fn repeatable_requests_are_retried_if_no_response_arrives() {
     }
     assert_eq!(good.requests(), sent);
     assert_eq!(gateway.metric(RETRIES), resets.load(Ordering::SeqCst));
-}
-
-#[tokio::test]
-async fn requests_with_effects_are_not_retried_once_sent() {
-    let resets = Arc::default();
-    let (bad, other) = (resetting(&resets).await, resetting(&resets).await);
-    let gateway = TestGateway::of(&[], both(bad.address, other.address));
-    for request in
-        [request(Method::POST, "/test", "x"), request(Method::PATCH, "/test", "x"), request(Method::POST, "/test", "")]
-    {
-        let before = resets.load(Ordering::SeqCst);
-        let response = gateway.send(request).await;
-        assert_eq!(response.problem(), (502, "outcome-unknown".to_owned()));
-        assert_eq!(resets.load(Ordering::SeqCst), before + 1);
-    }
-    assert_eq!(gateway.metric(RETRIES), 0);
-    // A safe request has no outcome to be unknown.
-    assert_eq!(gateway.get("/test").await.problem(), (502, "about:blank".to_owned()));
 }
 
 #[tokio::test]
@@ -201,20 +157,6 @@ async fn responses_of_502_and_503_are_retried_on_healthy_endpoints() {
     }
 }
 
-/// 503 means an unavailable database or overload, which other endpoints would report as well.
-#[tokio::test]
-async fn an_endpoint_that_responds_with_503_is_not_ejected() {
-    let busy =
-        Stub::responding(async |_| Response::builder().status(503).body(full_body("busy")).expect("a response")).await;
-    let good = Stub::text("good").await;
-    let gateway = TestGateway::of(&[], both(busy.address, good.address));
-    for _ in 0..60 {
-        gateway.post("/test", "x").await;
-    }
-    assert!(busy.requests() > 10, "{}", busy.requests());
-    assert_eq!(gateway.metric(EJECTIONS), 0);
-}
-
 #[tokio::test]
 async fn retries_are_limited_by_a_budget() {
     let resets = Arc::default();
@@ -231,58 +173,19 @@ async fn retries_are_limited_by_a_budget() {
 }
 
 #[tokio::test]
-async fn a_failing_endpoint_is_ejected_and_recovers() {
-    let (bad, good) = (Port::free(), Stub::text("good").await);
-    let gateway = TestGateway::of(&[], both(bad.address, good.address));
-    let started = Instant::now();
-    eventually("the endpoint is ejected", PATIENCE, async || {
-        assert_eq!(gateway.post("/test", "x").await.text(), "good");
-        (gateway.metric(EJECTIONS) > 0).then_some(())
-    })
-    .await;
-    for _ in 0..10 {
-        assert_eq!(gateway.post("/test", "x").await.text(), "good");
+async fn requests_with_effects_are_not_retried_once_sent() {
+    let resets = Arc::default();
+    let (bad, other) = (resetting(&resets).await, resetting(&resets).await);
+    let gateway = TestGateway::of(&[], both(bad.address, other.address));
+    for request in
+        [request(Method::POST, "/test", "x"), request(Method::PATCH, "/test", "x"), request(Method::POST, "/test", "")]
+    {
+        let before = resets.load(Ordering::SeqCst);
+        let response = gateway.send(request).await;
+        assert_eq!(response.problem(), (502, "outcome-unknown".to_owned()));
+        assert_eq!(resets.load(Ordering::SeqCst), before + 1);
     }
-    let ejections = gateway.metric(EJECTIONS);
-    assert!(ejections <= most_ejections(started), "{ejections}");
-    let back = Stub::at(bad, async |_| Response::new(full_body("back"))).await;
-    eventually("the endpoint has recovered", PATIENCE, async || {
-        let response = gateway.post("/test", "x").await;
-        assert_eq!(response.status, 200);
-        (response.text() == "back").then_some(())
-    })
-    .await;
-    // It gets its share of requests.
-    for _ in 0..100 {
-        gateway.get("/test").await;
-    }
-    assert!(back.requests() > 20, "{}", back.requests());
-}
-
-#[tokio::test]
-async fn the_last_healthy_endpoint_is_never_ejected() {
-    let flaky = Stub::raw(async |mut stream, number| {
-        if read_head(&mut stream).await.is_some() && number >= 10 {
-            write_response(&mut stream, "well").await;
-        }
-    })
-    .await;
-    let gateway = TestGateway::with(&[], &[&flaky]);
-    for number in 0..20 {
-        let response = gateway.post("/test", "x").await;
-        assert_eq!(response.status.as_u16(), if number < 10 { 502 } else { 200 }, "{number}");
-    }
-    // Of two endpoints, the second to fail is the last healthy one.
-    let dead = Port::free();
-    gateway.apply(both(flaky.address, dead.address)).await;
-    for _ in 0..20 {
-        assert_eq!(gateway.post("/test", "x").await.status, 200);
-    }
-    let port = flaky.kill().await;
-    for _ in 0..20 {
-        assert_eq!(gateway.post("/test", "x").await.problem(), (503, "about:blank".to_owned()));
-    }
-    let again = Stub::at(port, async |_| Response::new(full_body("again"))).await;
-    assert_eq!(gateway.post("/test", "x").await.text(), "again", "it must not have been ejected");
-    drop(again);
+    assert_eq!(gateway.metric(RETRIES), 0);
+    // A safe request has no outcome to be unknown.
+    assert_eq!(gateway.get("/test").await.problem(), (502, "about:blank".to_owned()));
 }

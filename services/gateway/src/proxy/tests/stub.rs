@@ -133,6 +133,20 @@ impl Stub {
     }
 }
 
+/// Reads requests, and closes the connection without a response.
+pub(super) async fn resetting(count: &Arc<AtomicUsize>) -> Stub {
+    let count = count.clone();
+    Stub::raw(move |mut stream, _| {
+        let count = count.clone();
+        async move {
+            if read_head(&mut stream).await.is_some() {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    })
+    .await
+}
+
 /// Reads a request head, and whatever arrives together with it.
 pub(super) async fn read_head(stream: &mut TcpStream) -> Option<String> {
     let mut bytes = Vec::new();

@@ -16,15 +16,15 @@ use http_body::{Body, Frame, SizeHint};
 use runtime::{TRACEPARENT, request};
 use tracing::Span;
 
-use super::{endpoint::Endpoint, routes::Route, state::Proxy};
+use super::{endpoint::Endpoint, route_table::Route, state::Proxy};
 use crate::access_log::write_string;
 
 /// The status that is logged if the client goes away before the response starts, as in nginx.
 const CLIENT_CLOSED: u16 = 499;
 
-/// The facts about an exchange that are reported when it is dropped, which is when the response has been sent or
+/// What is reported about an exchange when this is dropped, which is when the response has been sent or
 /// abandoned.
-pub(super) struct Record {
+pub(super) struct AccessRecord {
     proxy: Arc<Proxy>,
     worker: usize,
     started: Instant,
@@ -45,7 +45,7 @@ pub(super) struct Record {
     in_flight: bool,
 }
 
-impl Record {
+impl AccessRecord {
     pub(super) fn begin(
         proxy: Arc<Proxy>,
         worker: usize,
@@ -168,7 +168,7 @@ impl Record {
     }
 }
 
-impl Drop for Record {
+impl Drop for AccessRecord {
     fn drop(&mut self) {
         self.log();
     }
@@ -177,11 +177,11 @@ impl Drop for Record {
 /// The body of a response, which ends the record when it ends.
 pub(crate) struct RecordedBody<B> {
     body: B,
-    record: Option<Box<Record>>,
+    record: Option<Box<AccessRecord>>,
 }
 
 impl<B> RecordedBody<B> {
-    pub(super) fn new(body: B, record: Box<Record>) -> Self
+    pub(super) fn new(body: B, record: Box<AccessRecord>) -> Self
     where
         B: Body,
     {

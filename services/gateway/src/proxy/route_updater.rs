@@ -12,12 +12,12 @@ use arc_swap::ArcSwap;
 use tokio::time;
 
 use super::{
-    routes::{Route, RouteTable},
+    route_table::{Route, RouteTable},
     upstream::Upstream,
 };
 use crate::{
+    discovery::{Service, Services},
     metrics::Metrics,
-    services::{Service, Services},
 };
 
 /// How often connections that have been idle for too long are closed.

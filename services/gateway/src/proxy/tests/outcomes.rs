@@ -1,0 +1,89 @@
+//! What a client is told if a request may have taken effect.
+
+use test_support::{
+    port::Port,
+    raw::{self, Raw},
+};
+use tokio::sync::Notify;
+
+use super::{
+    stub::{read_head, resetting, write_response},
+    *,
+};
+
+/// Even if nothing was sent to the last endpoint: the first one may have done it.
+#[tokio::test]
+async fn the_outcome_is_that_of_all_attempts() {
+    let resets = Arc::default();
+    let (bad, unused) = (resetting(&resets).await, Port::free());
+    for request in [request(Method::PUT, "/test", "x"), request(Method::DELETE, "/test", ""), keyed("/test", "x")] {
+        eventually("the last endpoint refuses the connection", PATIENCE, async || {
+            let gateway = TestGateway::of(&[], both(bad.address, unused.address));
+            let before = resets.load(Ordering::SeqCst);
+            assert_eq!(gateway.send(request.clone()).await.problem(), (502, "outcome-unknown".to_owned()));
+            assert!(resets.load(Ordering::SeqCst) > before);
+            (gateway.log(1).await[0]["upstream"] == unused.address.to_string()).then_some(())
+        })
+        .await;
+    }
+}
+
+/// The request is resent because the connection was idle, and then nothing listens any more.
+#[tokio::test]
+async fn the_outcome_includes_what_was_sent_on_an_idle_connection() {
+    let got = Arc::new(Notify::new());
+    let stub = Stub::raw({
+        let got = got.clone();
+        move |mut stream, _| {
+            let got = got.clone();
+            async move {
+                read_head(&mut stream).await;
+                write_response(&mut stream, "hello").await;
+                read_head(&mut stream).await;
+                got.notify_one();
+                std::future::pending::<()>().await;
+            }
+        }
+    })
+    .await;
+    let gateway = TestGateway::with(&[], &[&stub]);
+    let mut raw = Raw::connect(gateway.address).await.expect("a connection");
+    raw.send(raw::get("/test")).await.expect("sent");
+    assert_eq!(raw.answer().await.expect("a response").body, "hello");
+    raw.send("PUT /test HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx").await.expect("sent");
+    got.notified().await;
+    assert_eq!(stub.connections(), 1, "an idle connection is reused");
+    stub.kill().await;
+    let response = raw.answer().await.expect("a response");
+    assert!(response.status == 502 && response.body.contains("outcome-unknown"), "{}", response.body);
+}
+
+#[tokio::test]
+async fn the_outcome_is_unknown_if_no_endpoint_is_left_for_a_retry() {
+    let (got, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let bad = Stub::raw({
+        let (got, release) = (got.clone(), release.clone());
+        move |mut stream, _| {
+            let (got, release) = (got.clone(), release.clone());
+            async move {
+                read_head(&mut stream).await;
+                got.notify_one();
+                release.notified().await;
+            }
+        }
+    })
+    .await;
+    let gateway = Arc::new(TestGateway::with(&[], &[&bad]));
+    for (method, expected) in [(Method::PUT, (502, "outcome-unknown")), (Method::GET, (503, "about:blank"))] {
+        gateway.apply(vec![service("test", &["/test"], &[bad.address])]).await;
+        let response = tokio::spawn({
+            let gateway = gateway.clone();
+            async move { gateway.send(request(method, "/test", "")).await.problem() }
+        });
+        got.notified().await;
+        gateway.apply(vec![service("test", &["/test"], &[])]).await;
+        release.notify_one();
+        let (status, kind) = response.await.expect("no panic");
+        assert_eq!((status, &*kind), expected);
+    }
+}
