@@ -37,11 +37,13 @@
 //! ```
 
 pub mod admin;
+pub mod authority;
 pub mod chunked;
-mod grpc;
+pub mod grpc;
 mod lifecycle;
 pub mod listener;
 pub mod metrics;
+pub mod migration;
 pub mod percent;
 mod problem;
 pub mod process;
@@ -51,7 +53,6 @@ pub mod telemetry;
 mod timer;
 
 pub use admin::{Check, Checks, serve_admin};
-pub use grpc::GrpcStatus;
 pub use lifecycle::{Lifecycle, Phase};
 pub use problem::{Cause, FieldError, Problem, ProblemBody};
 pub use process::Running;
