@@ -55,7 +55,8 @@ impl Connector {
     }
 }
 
-/// Returns whether an open connection can be used again: it is not too old, and if it was idle, it answers a ping.
+/// Returns whether a connection can be used again: it is not too old and, if it was idle, the server responds to a
+/// ping.
 pub(super) async fn is_reusable(connection: &mut PgConnection, age: Duration, idle: Duration) -> bool {
     age <= MAX_AGE
         && (idle <= TEST_AFTER_IDLE || matches!(time::timeout(PING_TIMEOUT, connection.ping()).await, Ok(Ok(()))))
