@@ -1,12 +1,12 @@
 //! A service's command line; every flag mirrors an environment variable.
 
-use std::{net::SocketAddr, str::FromStr};
+use std::{fmt, net::SocketAddr, str::FromStr};
 
 use clap::{Arg, Args, FromArgMatches, Parser, Subcommand};
 use runtime::process::ProcessArgs;
 use sqlx::postgres::PgConnectOptions;
 
-use crate::{database::DatabaseUrl, grpc::PeerUrl};
+use crate::grpc::PeerUrl;
 
 #[derive(Debug, Parser)]
 pub(crate) struct Cli {
@@ -35,15 +35,46 @@ pub struct ServeArgs {
     /// Address to serve gRPC on
     #[arg(long, env, global = true, value_name = "ADDRESS", default_value = "0.0.0.0:50051")]
     pub grpc_addr: SocketAddr,
-    /// URL of the service's own database: `postgres://USER:PASSWORD@HOST:PORT/DATABASE`; for TLS add `?sslmode=`
+    /// URL of the service's own database: `postgres://USER:PASSWORD@HOST:PORT/DATABASE`; `?sslmode=verify-full`
+    /// requires TLS
     #[arg(long, env, global = true, value_name = "URL", hide_env_values = true)]
     pub database_url: Option<DatabaseUrl>,
-    /// Maximum number of database connections, not counting the one of the readiness check
+    /// Maximum number of database connections, not counting the readiness check's
     #[arg(long, env, global = true, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(3..=1000))]
     pub database_pool_size: u32,
     /// The URLs of the peers that the service calls; each peer has its own flag.
     #[arg(skip)]
     pub peers: Vec<(&'static str, PeerUrl)>,
+}
+
+/// A Postgres URL. It holds a password, so it is never shown.
+#[derive(Clone)]
+pub struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    /// Parses the URL.
+    ///
+    /// # Errors
+    /// Returns a text that names the expected form and repeats nothing of the URL.
+    pub fn options(&self) -> Result<PgConnectOptions, &'static str> {
+        let expected = "DATABASE_URL must be a URL such as postgres://USER:PASSWORD@HOST:5432/DATABASE";
+        if !self.0.starts_with("postgres://") && !self.0.starts_with("postgresql://") {
+            return Err(expected);
+        }
+        PgConnectOptions::from_str(&self.0).map_err(|_| expected)
+    }
+}
+
+impl From<String> for DatabaseUrl {
+    fn from(url: String) -> Self {
+        Self(url)
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DatabaseUrl(***)")
+    }
 }
 
 impl ServeArgs {
@@ -94,4 +125,18 @@ fn peer_flag(peer: &&'static str) -> Arg {
 
 fn flag_name(peer: &str) -> String {
     format!("{peer}-grpc-url")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_never_shown() {
+        let url = DatabaseUrl::from("mysql://ada:secret@localhost/x".to_owned());
+        assert_eq!(format!("{url:?}"), "DatabaseUrl(***)");
+        assert!(!url.options().expect_err("no Postgres URL").contains("secret"));
+        let url = DatabaseUrl::from("postgres://ada:secret@localhost:badport/x".to_owned());
+        assert!(!url.options().expect_err("a bad port").contains("secret"));
+    }
 }

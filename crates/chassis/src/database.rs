@@ -2,15 +2,13 @@
 
 mod connector;
 mod dedicated;
-mod failure;
+mod error;
 mod health;
 pub(crate) mod migrations;
 mod pool;
-mod url;
 
 pub use dedicated::DedicatedConnection;
-pub use failure::{Failure, is_unavailable, lost_a_race, sql_state, with_timeout};
+pub use error::{DatabaseError, is_serialization_failure, is_unavailable, sql_state, with_timeout};
 pub use pool::Database;
-pub use url::DatabaseUrl;
 
 pub(crate) use health::Health;

@@ -6,7 +6,6 @@ mod conditional;
 mod json;
 pub(crate) mod layer;
 mod message;
-pub(crate) mod metrics;
 pub(crate) mod openapi;
 mod page;
 mod path;

@@ -15,11 +15,10 @@ mod cli;
 pub mod database;
 pub mod grpc;
 pub mod http;
-mod limits;
 mod service;
 
 pub use self::http::{Fields, FromFields, IfMatch, Json, Limit, Page, Path, Query, Tagged};
-pub use cli::ServeArgs;
-pub use database::{Database, DatabaseUrl};
+pub use cli::{DatabaseUrl, ServeArgs};
+pub use database::Database;
 pub use runtime::{FieldError, Problem, ProblemBody, Running, process};
 pub use service::{Context, Service, main};

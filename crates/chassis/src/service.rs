@@ -21,7 +21,11 @@ use crate::{
     cli::{Cli, Command, ServeArgs},
     database::{Database, Health, migrations},
     grpc::{self, Channel, Grpc, Peers},
-    http::{layer, metrics::Metrics, openapi, query::KnownParameters},
+    http::{
+        layer::{self, Metrics},
+        openapi,
+        query::KnownParameters,
+    },
 };
 
 /// The definition of a service. `S` is the state that its handlers share.
@@ -50,8 +54,8 @@ pub struct Context {
     /// The service's database. Its pool is for the thread that serves requests; a task on another thread should
     /// [dedicate](Database::dedicate) a connection.
     pub database: Database,
-    /// The thread that serves all requests. Tasks that every request waits for are cheapest there. Tasks that must run
-    /// while it is busy belong on another thread.
+    /// The thread that serves all requests. A task that every request waits for costs least there. A task that must run
+    /// even while this thread is busy belongs on another one.
     pub requests: Handle,
     peers: Peers,
 }
@@ -137,7 +141,7 @@ impl<S: Clone + Send + Sync + 'static> Service<S> {
         let state = (self.state)(&Context { database, requests, peers });
         let (routes, _) = (self.api)().with_state(state.clone()).split_for_parts();
         let document = self.document();
-        let parameters = KnownParameters::of(&document);
+        let parameters = KnownParameters::from_document(&document);
         let app = layer::layer(routes.merge(openapi::routes(document)), metrics, parameters);
 
         let health = Health::watch(bound.lifecycle().clone(), options, self.migrations);

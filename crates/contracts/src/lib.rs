@@ -2,6 +2,7 @@
 //! share.
 
 mod product_id;
+mod resource_id;
 
 /// The inventory API.
 pub mod inventory {
@@ -13,6 +14,7 @@ pub mod inventory {
 }
 
 pub use product_id::ProductId;
+pub use resource_id::{InvalidId, ResourceId};
 
 /// The descriptors of all APIs, as a `google.protobuf.FileDescriptorSet`, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -7,10 +7,7 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::{Gid, Uid, User};
 
-use crate::Error;
-
-/// The cluster's folder, relative to the data folder.
-pub(crate) const CLUSTER: &str = "pgdata";
+use crate::{CLUSTER, Error};
 
 /// The account that runs the server: the current user, or an unprivileged account if the current user is root.
 #[derive(Clone, Debug)]
@@ -22,12 +19,12 @@ pub struct Account {
 }
 
 impl Account {
-    /// Returns the account for a server on `data_dir`: the current user, or, for root, the owner of the existing data,
-    /// `postgres` or `nobody`, in this order.
+    /// Returns the account for a server on `data_dir`: the current user. If that is root, it is the owner of the
+    /// existing data, else `postgres`, else `nobody`.
     ///
     /// # Errors
     /// Returns [`Error::NoAccount`] if the current user is root and none of these accounts exists.
-    pub fn of(data_dir: &Path) -> Result<Self, Error> {
+    pub fn for_data_dir(data_dir: &Path) -> Result<Self, Error> {
         let me = Uid::effective();
         if !me.is_root() {
             let name = user(User::from_uid(me))?.map_or(me.to_string(), |user| user.name);

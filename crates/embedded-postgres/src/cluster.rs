@@ -4,10 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::account::CLUSTER;
 use crate::installation::Installation;
 use crate::pdeathsig::with_pdeathsig;
-use crate::{Account, DataDir, Error, SUPERUSER};
+use crate::{Account, CLUSTER, DataDir, Error, SUPERUSER};
 
 /// Client authentication. The server listens on a Unix socket in a private folder only, so anyone who can connect as
 /// the superuser owns the data anyway.

@@ -46,12 +46,12 @@ impl DataDir {
         let folder = tempfile::Builder::new().prefix("hedgerow-").tempdir();
         let folder = folder.map_err(Error::io("create a temporary folder"))?;
         let path = folder.path().to_owned();
-        set_mode(&path, mode(&Account::of(&path)?))?;
+        set_mode(&path, mode(&Account::for_data_dir(&path)?))?;
         Self::take(&path, Some(folder))
     }
 
     fn take(path: &Path, temporary: Option<TempDir>) -> Result<Self, Error> {
-        let account = Account::of(path)?;
+        let account = Account::for_data_dir(path)?;
         if !account.can_enter(path) {
             return Err(Error::Unreachable { account: account.name, dir: path.to_owned() });
         }

@@ -52,7 +52,7 @@ pub enum Error {
     },
 
     /// The socket folder may have been created by someone else.
-    #[error("{} is not a private folder of the user who runs Postgres: remove it", .0.display())]
+    #[error("{} is not private to the user that runs Postgres: remove it", .0.display())]
     NotPrivate(PathBuf),
 
     /// `initdb` failed.
@@ -71,7 +71,7 @@ pub enum Error {
     },
 
     /// A server left behind by an earlier supervisor does not stop.
-    #[error("a Postgres server left running on this data folder (process {0}) does not stop: kill it")]
+    #[error("a leftover Postgres server on this data folder (process {0}) does not stop: kill it")]
     Orphan(i32),
 
     /// A system call failed.

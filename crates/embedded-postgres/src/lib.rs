@@ -35,5 +35,8 @@ pub use server::{Frozen, Server, Settings};
 /// The superuser that `initdb` creates. It needs no password: only the server's account can reach the socket.
 pub const SUPERUSER: &str = "postgres";
 
+/// The folder of the database cluster, inside the data folder.
+const CLUSTER: &str = "pgdata";
+
 /// The port number in the socket's file name. No TCP port is opened.
 pub const PORT: u16 = 5432;

@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn a_symbolic_link_is_refused() {
         let scratch = tempfile::tempdir().unwrap();
-        let account = Account::of(scratch.path()).unwrap();
+        let account = Account::for_data_dir(scratch.path()).unwrap();
         let link = scratch.path().join("link");
         std::os::unix::fs::symlink(scratch.path(), &link).unwrap();
         assert!(matches!(make_private(&link, &account), Err(Error::NotPrivate(_))));
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn an_existing_folder_is_made_private() {
         let scratch = tempfile::tempdir().unwrap();
-        let account = Account::of(scratch.path()).unwrap();
+        let account = Account::for_data_dir(scratch.path()).unwrap();
         let folder = scratch.path().join("run");
         DirBuilder::new().mode(0o777).create(&folder).unwrap();
         make_private(&folder, &account).unwrap();

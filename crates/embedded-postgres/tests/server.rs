@@ -217,7 +217,7 @@ fn as_root_the_server_runs_as_an_unprivileged_user() {
     // A folder that only its owner can enter.
     let closed = scratch();
     fs::set_permissions(&closed, Permissions::from_mode(0o700)).unwrap();
-    let account = Account::of(closed.path()).unwrap();
+    let account = Account::for_data_dir(closed.path()).unwrap();
     let is_root = fs::metadata(closed.path()).unwrap().uid() == 0;
     assert_eq!(account.can_enter(&closed.path().join("data")), !is_root);
 }

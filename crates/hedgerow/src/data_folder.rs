@@ -11,7 +11,7 @@ const FALLBACK: &str = "/var/lib/hedgerow";
 /// Opens the data folder, and says so if it is not the requested one.
 pub fn open(requested: &Path) -> anyhow::Result<DataDir> {
     let requested = std::path::absolute(requested).context("cannot resolve the data folder")?;
-    let account = Account::of(&requested)?;
+    let account = Account::for_data_dir(&requested)?;
     if account.can_enter(&requested) {
         return Ok(DataDir::open(&requested)?);
     }

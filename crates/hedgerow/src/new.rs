@@ -58,7 +58,7 @@ const RUST_WORDS: &str = " abstract alloc as async await become box break build 
     virtual where while yield ";
 
 /// Types that are in scope in the templates; a type of the service is called otherwise.
-const TYPES: &str = " App Box Database DateTime Deserialize Err Error Failure Fields From FromFields IntoParams \
+const TYPES: &str = " App Box Database DatabaseError DateTime Deserialize Err Error Fields From FromFields IntoParams \
     IntoResponse Item Iterator Json Limit Migrator Name None Ok OpenApiRouter Option OriginalUri Page Parameters Path \
     PgConnection Problem Query Response Result Self Serialize Service Some State StatusCode String ToSchema TryFrom Utc \
     Uuid Vec ";

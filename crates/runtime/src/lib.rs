@@ -1,6 +1,9 @@
 //! What every Hedgerow process needs, whether it is a service, the gateway or the operator: the lifecycle from start to
 //! drain, an HTTP server, an admin port, logs, traces, metrics, and errors as `application/problem+json`.
 //!
+//! It also has what services must agree on with the gateway or the operator: how a gRPC call is recognised ([`grpc`]),
+//! how `HOST:PORT` is parsed ([`authority`]) and what a migration reports ([`migration`]).
+//!
 //! This crate does not depend on a database driver, a gRPC framework or OpenAPI. A service with an API and a database
 //! builds on `chassis`.
 //!
@@ -37,11 +40,13 @@
 //! ```
 
 pub mod admin;
+pub mod authority;
 pub mod chunked;
-mod grpc;
+pub mod grpc;
 mod lifecycle;
 pub mod listener;
 pub mod metrics;
+pub mod migration;
 pub mod percent;
 mod problem;
 pub mod process;
@@ -51,7 +56,6 @@ pub mod telemetry;
 mod timer;
 
 pub use admin::{Check, Checks, serve_admin};
-pub use grpc::GrpcStatus;
 pub use lifecycle::{Lifecycle, Phase};
 pub use problem::{Cause, FieldError, Problem, ProblemBody};
 pub use process::Running;

@@ -37,7 +37,7 @@ impl Lifecycle {
         *self.0.borrow()
     }
 
-    /// Reports whether new requests are welcome, for a readiness check.
+    /// Checks that the process is not shutting down, for a readiness check.
     ///
     /// # Errors
     /// Returns the reason if the process is shutting down.

@@ -24,7 +24,8 @@ pub(crate) fn render(registry: &Registry) -> Result<(String, String), prometheus
     Ok((encoder.encode_to_string(&registry.gather())?, encoder.format_type().to_owned()))
 }
 
-/// Counts a request as in flight until it is dropped, even if its client disconnects and its future is cancelled.
+/// Counts a request as in flight for as long as this value lives. It is dropped with the request's future, so a request
+/// whose client disconnects is not counted for ever.
 pub struct InFlight(IntGauge);
 
 impl InFlight {

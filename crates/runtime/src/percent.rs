@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 /// Checks that the escapes are well formed and decode to UTF-8.
 ///
 /// # Errors
-/// Returns what is wrong, as a predicate for the name of the text: "is not UTF-8".
+/// Returns what is wrong, to be put after the name of the text: "is not valid UTF-8".
 pub fn check(text: &str) -> Result<(), &'static str> {
     let mut parts = text.split('%');
     parts.next();

@@ -75,7 +75,7 @@ impl Problem {
     }
 
     /// Creates a problem with its own type: `kind` is in kebab case, such as `email-taken`.
-    pub fn of_kind(status: StatusCode, kind: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+    pub fn with_kind(status: StatusCode, kind: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { kind: Some(kind), ..Self::new(status, detail) }
     }
 
@@ -86,9 +86,9 @@ impl Problem {
             [FieldError { pointer: Some(place), detail, .. } | FieldError { parameter: Some(place), detail, .. }] => {
                 format!("{place}: {detail}").into()
             }
-            _ => Cow::Borrowed("the request breaks the rules listed under `errors`"),
+            _ => Cow::Borrowed("the request is invalid; see `errors`"),
         };
-        Self { errors, ..Self::of_kind(StatusCode::UNPROCESSABLE_ENTITY, "invalid-request", detail) }
+        Self { errors, ..Self::with_kind(StatusCode::UNPROCESSABLE_ENTITY, "invalid-request", detail) }
     }
 
     /// 404.
@@ -99,13 +99,13 @@ impl Problem {
 
     /// 500 with a fixed text. The cause is logged.
     pub fn internal(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        let detail = "the service failed to handle this request; its log has the cause under this x-request-id";
+        let detail = "internal error; the service's log has the cause under this x-request-id";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail).caused_by(cause)
     }
 
     /// 500 for a panic. Its message is logged.
     #[must_use]
-    pub fn of_panic(panic: &(dyn Any + Send)) -> Self {
+    pub fn from_panic(panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<&str>().copied();
         let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
         Self::internal(format!("panic: {text}"))
@@ -125,7 +125,11 @@ impl Problem {
     /// The same with another status, such as a gateway's 502 or 504.
     #[must_use]
     pub fn outcome_unknown_as(status: StatusCode) -> Self {
-        Self::of_kind(status, "outcome-unknown", "the request may or may not have been done; read before you repeat it")
+        Self::with_kind(
+            status,
+            "outcome-unknown",
+            "the request may or may not have taken effect; check before you repeat it",
+        )
     }
 
     /// Adds an extension member (RFC 9457, section 3.2). A value that cannot be serialized is omitted.

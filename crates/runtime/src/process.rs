@@ -31,6 +31,12 @@ const USAGE: u8 = 2;
 /// The exit status after a second signal: what a shell reports for Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
+/// The default of `DRAIN_DELAY`: how long to keep serving after SIGTERM.
+pub const DEFAULT_DRAIN_DELAY: &str = "5s";
+
+/// The default of `SHUTDOWN_TIMEOUT`: how long requests in flight may take after that.
+pub const DEFAULT_SHUTDOWN_TIMEOUT: &str = "25s";
+
 /// The flags of every process.
 #[derive(Debug, Clone, Args)]
 pub struct ProcessArgs {
@@ -40,11 +46,11 @@ pub struct ProcessArgs {
     /// Address to serve /livez, /readyz and /metrics on
     #[arg(long, env, global = true, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
     pub admin_addr: SocketAddr,
-    /// How long to keep accepting requests after SIGTERM, while the cluster stops sending them
-    #[arg(long, env, global = true, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    /// How long to keep serving after SIGTERM, so that the cluster can stop sending requests
+    #[arg(long, env, global = true, value_name = "TIME", default_value = DEFAULT_DRAIN_DELAY, value_parser = humantime::parse_duration)]
     pub drain_delay: Duration,
     /// How long requests in flight may take to finish after the drain delay
-    #[arg(long, env, global = true, value_name = "TIME", default_value = "25s", value_parser = humantime::parse_duration)]
+    #[arg(long, env, global = true, value_name = "TIME", default_value = DEFAULT_SHUTDOWN_TIMEOUT, value_parser = humantime::parse_duration)]
     pub shutdown_timeout: Duration,
     /// Log level (error, warn, info, debug, trace), or filters such as `info,sqlx=debug`
     #[arg(long, env, global = true, value_name = "FILTER", default_value = "info")]
@@ -54,14 +60,14 @@ pub struct ProcessArgs {
     pub otel_exporter_otlp_endpoint: Option<String>,
 }
 
-/// Prints one line that says what is wrong with the arguments or the environment.
+/// Prints one line that says what is wrong with the arguments or the environment, and returns the exit status for it.
 #[must_use]
 pub fn usage(name: &str, message: &str) -> ExitCode {
     eprintln!("{name}: {message}");
     ExitCode::from(USAGE)
 }
 
-/// Prints clap's result if it is not a command: a usage error, the help or the version.
+/// Prints what clap returns instead of a command (a usage error, the help or the version) and returns the exit status.
 #[must_use]
 pub fn no_command(name: &str, error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
@@ -73,8 +79,8 @@ pub fn no_command(name: &str, error: &clap::Error) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Runs the process inside a runtime, with logs and traces. The work returns the exit code, and how long the export of
-/// the last traces may take.
+/// Starts logs and traces, then runs the work in a Tokio runtime. The work returns the exit status of the process and
+/// how long the export of the last traces may take.
 pub fn run<F: Future<Output = (ExitCode, Duration)>>(
     name: &'static str,
     log_level: &str,
@@ -98,7 +104,7 @@ pub fn run<F: Future<Output = (ExitCode, Duration)>>(
     status
 }
 
-/// Serves until a signal arrives. Use it with [`run`].
+/// The work of a server, for [`run`]: starts it, and serves until SIGTERM or SIGINT.
 pub async fn serve<F: Future<Output = anyhow::Result<Running>>>(
     name: &'static str,
     start: impl FnOnce() -> F,

@@ -3,10 +3,10 @@
 
 mod app;
 mod body;
+mod connection_timer;
 mod framing;
 mod io;
 mod streams;
-mod timer;
 mod workers;
 
 use std::{
@@ -30,10 +30,10 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use crate::lifecycle::{Lifecycle, Phase};
+use connection_timer::ConnectionTimer;
 use framing::MAX_HEAD;
 use io::Connection;
 use streams::{ResponseBody, Streams};
-use timer::ConnectionTimer;
 
 pub use app::{App, Peer};
 pub use body::RequestBody;
@@ -50,9 +50,9 @@ pub const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a write may make no progress because the client does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The age at which an HTTP/2 connection gets GOAWAY. Its streams may finish, unless the client reads nothing for
-/// [`WRITE_TIMEOUT`]. No other limit catches a client that responds to pings but never opens its window, because nothing
-/// is written to it. The maximum age also moves clients to new replicas.
+/// The age at which an HTTP/2 connection gets GOAWAY. Its streams may finish, unless the client reads nothing for the
+/// [`WRITE_TIMEOUT`]. No other limit catches a client that responds to pings but never opens its window, because
+/// nothing is written to it. The maximum age also moves clients to new replicas.
 const HTTP_2_AGE: Duration = Duration::from_mins(5);
 
 /// How long an idle connection may still deliver a request after the stop begins: its client may have sent one without
@@ -227,7 +227,7 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecyc
         select! {
             biased;
             _ = connection => {}
-            () = streams.stuck_for(limits.write_timeout) => {}
+            () = streams.stalled(limits.write_timeout) => {}
         }
     } else {
         let connection = http1::Builder::new()

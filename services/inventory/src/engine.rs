@@ -1,10 +1,8 @@
 //! The engine: reads and changes stock and reservations in batches. It knows nothing about HTTP or gRPC.
 
 mod decide;
-mod outcome;
 mod reader;
 mod request;
-mod single_hold;
 mod sweeper;
 mod transaction;
 mod writer;
@@ -59,7 +57,7 @@ impl Inventory {
 
     /// Returns the stock of a product; zero if it is unknown.
     pub(crate) async fn stock(&self, product_id: ProductId) -> Result<Stock, Error> {
-        let snapshot = self.0.reads.ask(StockQuery::One(product_id.clone())).await??;
+        let snapshot = self.0.reads.submit(StockQuery::One(product_id.clone())).await??;
         Ok(snapshot.stock(product_id))
     }
 
@@ -68,7 +66,7 @@ impl Inventory {
         if product_ids.is_empty() {
             return Ok(Vec::new());
         }
-        let snapshot = self.0.reads.ask(StockQuery::Many(product_ids.clone())).await??;
+        let snapshot = self.0.reads.submit(StockQuery::Many(product_ids.clone())).await??;
         Ok(product_ids.into_iter().map(|product_id| snapshot.stock(product_id)).collect())
     }
 
@@ -86,7 +84,7 @@ impl Inventory {
         reason: Option<Reason>,
         key: Option<&IdempotencyKey>,
     ) -> Result<Stock, Error> {
-        let claim = key.map(|key| Claim::of_adjustment(&product_id, delta, reason.as_ref(), key));
+        let claim = key.map(|key| Claim::for_adjustment(&product_id, delta, reason.as_ref(), key));
         let change = Change { product_id, action: Action::Adjust(delta, reason) };
         send(&self.0.changes, |reply| Request::Change { change, claim, reply }).await
     }
@@ -97,8 +95,8 @@ impl Inventory {
         new: NewReservation,
         key: Option<&IdempotencyKey>,
     ) -> Result<Reservation, Error> {
-        let claim = key.map(|key| Claim::of_reservation(&new, key));
-        send(&self.0.changes, |reply| Request::Reserve { id: ReservationId::new(), new, claim, reply }).await
+        let claim = key.map(|key| Claim::for_reservation(&new, key));
+        send(&self.0.changes, |reply| Request::Reserve { id: ReservationId::generate(), new, claim, reply }).await
     }
 
     /// Commits or releases a reservation. Repeating a transition has no effect.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
-use chassis::{FieldError, Problem, batch::BatchError, database::Failure};
+use chassis::{FieldError, Problem, batch::BatchError, database::DatabaseError};
 use http::StatusCode;
 
 use crate::model::Refusal;
@@ -19,10 +19,10 @@ pub enum Error {
     Batch(#[from] BatchError),
     /// The connection was lost after COMMIT was sent.
     #[error("the database connection was lost during commit")]
-    OutcomeUnknown(#[source] Arc<Failure>),
+    OutcomeUnknown(#[source] Arc<DatabaseError>),
     /// Nothing was changed.
     #[error(transparent)]
-    Database(Arc<Failure>),
+    Database(Arc<DatabaseError>),
 }
 
 impl From<Error> for Problem {
@@ -39,16 +39,16 @@ impl From<Error> for Problem {
 fn refused(refusal: Refusal) -> Problem {
     let detail = refusal.to_string();
     match refusal {
-        Refusal::InsufficientStock { .. } => Problem::of_kind(StatusCode::CONFLICT, "insufficient-stock", detail),
+        Refusal::InsufficientStock { .. } => Problem::with_kind(StatusCode::CONFLICT, "insufficient-stock", detail),
         Refusal::Shortage(items) => {
-            Problem::of_kind(StatusCode::CONFLICT, "insufficient-stock", detail).with("items", items)
+            Problem::with_kind(StatusCode::CONFLICT, "insufficient-stock", detail).with("items", items)
         }
         Refusal::TooLarge => Problem::invalid(vec![FieldError::at("/delta", detail)]),
         Refusal::NoSuchReservation => Problem::not_found(detail),
         Refusal::WrongState(state) => {
-            Problem::of_kind(StatusCode::CONFLICT, "reservation-ended", detail).with("state", state)
+            Problem::with_kind(StatusCode::CONFLICT, "reservation-ended", detail).with("state", state)
         }
-        Refusal::KeyReused => Problem::of_kind(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", detail),
+        Refusal::KeyReused => Problem::with_kind(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", detail),
     }
 }
 

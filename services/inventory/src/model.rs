@@ -9,12 +9,12 @@ mod reservation;
 mod stock;
 
 pub(crate) use changeset::{Changeset, CommitMarker, Hold, LockedReservation, NewMovement, OverdueLine, ProductRow};
-pub(crate) use contracts::ProductId;
-pub(crate) use idempotency::{Claim, Digest, IdempotencyKey, IdempotencyRecord, Replayable};
+pub(crate) use contracts::{InvalidId, ProductId, ResourceId as ReservationId};
+pub(crate) use idempotency::{Claim, Digest, IdempotencyKey, IdempotencyRecord, RETENTION_HOURS, Replayable};
 pub(crate) use movement::{Movement, Reason};
 pub(crate) use number::{Amount, Delta, MAX_QUANTITY, Quantity, TimeToLive};
 pub use refusal::Refusal;
 pub(crate) use refusal::Shortage;
 pub use reservation::ReservationState;
-pub(crate) use reservation::{InvalidId, Item, Items, NewReservation, Reservation, ReservationId, Transition};
+pub(crate) use reservation::{Item, Items, NewReservation, Reservation, Transition};
 pub(crate) use stock::{Action, Change, Counters, Stock};

@@ -7,7 +7,6 @@
 mod batch;
 mod idempotency;
 mod reservations;
-mod row;
 mod stock;
 
 pub(crate) use batch::{close_reservations, was_committed, write_movements};

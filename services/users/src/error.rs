@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
-use chassis::{Problem, batch::BatchError, database::Failure};
+use chassis::{Problem, batch::BatchError, database::DatabaseError};
 use http::StatusCode;
 
 use crate::model::InvalidId;
@@ -23,23 +23,23 @@ pub(crate) enum Error {
     Batch(#[from] BatchError),
     /// The connection was lost during a change.
     #[error("the database connection was lost during a change")]
-    OutcomeUnknown(#[source] Arc<Failure>),
+    OutcomeUnknown(#[source] Arc<DatabaseError>),
     /// Nothing was changed.
     #[error(transparent)]
-    Database(Arc<Failure>),
+    Database(Arc<DatabaseError>),
 }
 
 impl Error {
     /// The error of a statement that changes data.
-    pub(crate) fn of_write(failure: impl Into<Arc<Failure>>) -> Self {
+    pub(crate) fn from_write(failure: impl Into<Arc<DatabaseError>>) -> Self {
         let failure = failure.into();
         if failure.is_lost() { Self::OutcomeUnknown(failure) } else { Self::Database(failure) }
     }
 }
 
-impl From<Failure> for Error {
+impl From<DatabaseError> for Error {
     /// The error of a statement that only reads.
-    fn from(failure: Failure) -> Self {
+    fn from(failure: DatabaseError) -> Self {
         Self::Database(Arc::new(failure))
     }
 }
@@ -56,8 +56,8 @@ impl From<Error> for Problem {
         let detail = error.to_string();
         match error {
             Error::NotFound => Self::not_found(detail),
-            Error::EmailTaken => Self::of_kind(StatusCode::CONFLICT, "email-taken", detail),
-            Error::WishlistFull => Self::of_kind(StatusCode::CONFLICT, "wishlist-full", detail),
+            Error::EmailTaken => Self::with_kind(StatusCode::CONFLICT, "email-taken", detail),
+            Error::WishlistFull => Self::with_kind(StatusCode::CONFLICT, "wishlist-full", detail),
             Error::PreconditionFailed => Self::new(StatusCode::PRECONDITION_FAILED, detail),
             Error::Batch(error) => error.into(),
             Error::OutcomeUnknown(cause) => Self::outcome_unknown().caused_by(cause),

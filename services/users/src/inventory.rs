@@ -43,8 +43,8 @@ impl Inventory {
     }
 }
 
-/// Logs errors that indicate a bug in one of the two services. An unavailable inventory is logged by the gRPC client
-/// and counted by its metrics.
+/// Logs errors that indicate a bug in one of the two services. What is logged while inventory is unavailable is in
+/// `chassis`, `grpc/client/availability.rs`; metrics count the calls that fail.
 fn log(status: &Status) {
     if !matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Cancelled) {
         tracing::error!(code = ?status.code(), reason = status.message(), "inventory refused the call");

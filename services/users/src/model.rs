@@ -3,6 +3,6 @@
 mod user;
 mod wishlist;
 
-pub(crate) use contracts::ProductId;
-pub(crate) use user::{Email, InvalidId, Name, NewUser, User, UserId};
+pub(crate) use contracts::{InvalidId, ProductId, ResourceId as UserId};
+pub(crate) use user::{Email, Name, NewUser, User};
 pub(crate) use wishlist::{MAX_WISHES, Stocks, Wish, Wishes, Wishlist};

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use chassis::{
     Database,
     batch::Handler,
-    database::{DedicatedConnection, Failure},
+    database::{DatabaseError, DedicatedConnection},
 };
 use uuid::Uuid;
 
@@ -25,7 +25,7 @@ impl UserWriter {
         Self { connection: database.dedicate() }
     }
 
-    async fn insert(&mut self, mut users: &[(Uuid, &NewUser)]) -> Result<Vec<User>, Failure> {
+    async fn insert(&mut self, mut users: &[(Uuid, &NewUser)]) -> Result<Vec<User>, DatabaseError> {
         self.connection.run(&mut users, |connection, users| Box::pin(store::insert(connection, users))).await
     }
 }
@@ -53,7 +53,7 @@ impl Handler for UserWriter {
             }
             Err(failure) => {
                 let failure = Arc::new(failure);
-                ids.iter().map(|_| Err(Error::of_write(failure.clone()))).collect()
+                ids.iter().map(|_| Err(Error::from_write(failure.clone()))).collect()
             }
         }
     }

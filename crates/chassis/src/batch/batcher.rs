@@ -54,7 +54,7 @@ impl<H: OpenHandler> Batcher<H> {
     /// # Errors
     /// Returns [`BatchError::Overloaded`] at once if the queue is full, and [`BatchError::Lost`] if the handler
     /// returned no reply.
-    pub async fn ask(&self, request: H::Request) -> Result<H::Reply, BatchError> {
+    pub async fn submit(&self, request: H::Request) -> Result<H::Reply, BatchError> {
         let (sender, reply) = oneshot::channel();
         self.queue.try_send((request, sender)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => BatchError::Overloaded,
@@ -111,11 +111,11 @@ mod tests {
     #[tokio::test]
     async fn requests_that_arrive_during_a_batch_share_the_next_one() {
         let (gate, batcher) = start(64);
-        let first = batcher.ask(0);
+        let first = batcher.submit(0);
         tokio::pin!(first);
         assert!(first.as_mut().now_or_never().is_none());
         taken(&batcher).await;
-        let rest = futures_util::future::join_all((1..=5).map(|number| batcher.ask(number)));
+        let rest = futures_util::future::join_all((1..=5).map(|number| batcher.submit(number)));
         tokio::pin!(rest);
         assert!(rest.as_mut().now_or_never().is_none());
         gate.add_permits(2);
@@ -143,12 +143,12 @@ mod tests {
     #[tokio::test]
     async fn a_cancelled_request_is_not_started() {
         let (gate, batcher) = start(64);
-        let first = batcher.ask(0);
+        let first = batcher.submit(0);
         tokio::pin!(first);
         assert!(first.as_mut().now_or_never().is_none());
         taken(&batcher).await;
-        assert!(batcher.ask(1).now_or_never().is_none(), "the request is queued, then cancelled");
-        let last = batcher.ask(2);
+        assert!(batcher.submit(1).now_or_never().is_none(), "the request is queued, then cancelled");
+        let last = batcher.submit(2);
         tokio::pin!(last);
         assert!(last.as_mut().now_or_never().is_none());
         gate.add_permits(2);
@@ -160,8 +160,8 @@ mod tests {
     async fn requests_join_in_order_until_one_is_not_allowed() {
         let gate = Arc::new(Semaphore::new(0));
         let batcher = Batcher::spawn(&Handle::current(), Even(Sizes(gate.clone())), 64, 64);
-        let all = futures_util::future::join_all([0, 2, 4, 5, 6, 7].map(|number| batcher.ask(number)));
-        let first = batcher.ask(1);
+        let all = futures_util::future::join_all([0, 2, 4, 5, 6, 7].map(|number| batcher.submit(number)));
+        let first = batcher.submit(1);
         tokio::pin!(first, all);
         assert!(first.as_mut().now_or_never().is_none());
         taken(&batcher).await;
@@ -175,17 +175,17 @@ mod tests {
     #[tokio::test]
     async fn a_full_queue_rejects_at_once() {
         let (_gate, batcher) = start(1);
-        let first = batcher.ask(0);
+        let first = batcher.submit(0);
         tokio::pin!(first);
         assert!(first.as_mut().now_or_never().is_none());
-        assert_eq!(batcher.ask(1).await, Err(BatchError::Overloaded));
+        assert_eq!(batcher.submit(1).await, Err(BatchError::Overloaded));
     }
 
     #[tokio::test]
     async fn a_panic_loses_only_its_own_batch() {
         let (gate, batcher) = start(64);
         gate.add_permits(2);
-        assert_eq!(batcher.ask(13).await, Err(BatchError::Lost));
-        assert_eq!(batcher.ask(1).await, Ok((1, 1)));
+        assert_eq!(batcher.submit(13).await, Err(BatchError::Lost));
+        assert_eq!(batcher.submit(1).await, Ok((1, 1)));
     }
 }

@@ -20,8 +20,8 @@ pub trait Handler: Send + 'static {
     fn handle(&mut self, batch: Vec<Self::Request>) -> impl Future<Output = Vec<Self::Reply>> + Send;
 }
 
-/// Handles a batch of requests, and may let requests that arrive meanwhile join it. Every [`Handler`] is an
-/// `OpenHandler` that never does.
+/// Handles a batch of requests that is still open: the handler may take requests that arrive while it works, from
+/// `arrivals`, and add them to the batch. Every [`Handler`] is an `OpenHandler` that takes none.
 pub trait OpenHandler: Sized + Send + 'static {
     /// A request.
     type Request: Send + 'static;
@@ -53,7 +53,8 @@ impl<H: Handler> OpenHandler for H {
 /// A queued request and the sender of its reply.
 pub(super) type Queued<H> = (<H as OpenHandler>::Request, oneshot::Sender<<H as OpenHandler>::Reply>);
 
-/// The requests that arrive while a batch is in flight.
+/// The requests that arrive while a batch is in flight. An [`OpenHandler`] can let them join the batch, until its work
+/// has gone too far; the others are left to the next batch.
 pub struct Arrivals<'a, H: OpenHandler> {
     pub(super) queue: &'a mut Queue<H>,
     /// The senders of the replies: those of the batch, then those of the requests that joined.
@@ -61,8 +62,8 @@ pub struct Arrivals<'a, H: OpenHandler> {
 }
 
 impl<H: OpenHandler> Arrivals<'_, H> {
-    /// Lets the next request join the batch, if there is one and `joins` returns true for it. Otherwise it stays first
-    /// in the queue; no request overtakes it.
+    /// Takes the next request, if there is one and `joins` returns true for it. Otherwise it stays first in the queue,
+    /// and no request overtakes it.
     pub fn next_if(&mut self, joins: impl FnOnce(&H::Request) -> bool) -> Option<H::Request> {
         let (request, sender) = self.queue.try_next()?;
         if joins(&request) {

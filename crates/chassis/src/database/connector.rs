@@ -1,4 +1,4 @@
-//! New connections to the database, and checks of idle ones.
+//! Opens connections to the database, and checks those that are reused.
 
 use std::time::Duration;
 
@@ -7,20 +7,20 @@ use prometheus::Histogram;
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::time;
 
-use super::failure::timed_out;
+use super::error::timed_out;
 
-/// How long a task waits for a connection, whether for one in use or for a new one.
+/// How long a task waits for a connection, either until one is free or until a new one is open.
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection that was idle for longer is pinged before it is used. Shorter than any restart of Postgres, so that no
 /// request after a restart gets a connection from before it. Under load no connection is idle for so long.
-pub(super) const TRUST_IDLE: Duration = Duration::from_millis(50);
+const TEST_AFTER_IDLE: Duration = Duration::from_millis(50);
 
 /// How long the reply to a ping may take.
-pub(super) const PING_TIMEOUT: Duration = Duration::from_millis(500);
+const PING_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The maximum age of a connection. After a failover, all connections are on the new server by then.
-pub(super) const MAX_AGE: Duration = Duration::from_mins(30);
+const MAX_AGE: Duration = Duration::from_mins(30);
 
 /// Settings of each session: limits, so that neither a lost client nor a lost lock holder blocks others for long.
 const SESSION: [(&str, &str); 7] = [
@@ -55,6 +55,13 @@ impl Connector {
     }
 }
 
+/// Returns whether a connection can be used again: it is not too old and, if it was idle, the server responds to a
+/// ping.
+pub(super) async fn is_reusable(connection: &mut PgConnection, age: Duration, idle: Duration) -> bool {
+    age <= MAX_AGE
+        && (idle <= TEST_AFTER_IDLE || matches!(time::timeout(PING_TIMEOUT, connection.ping()).await, Ok(Ok(()))))
+}
+
 impl Manager for Connector {
     type Type = PgConnection;
     type Error = sqlx::Error;
@@ -64,12 +71,10 @@ impl Manager for Connector {
     }
 
     async fn recycle(&self, connection: &mut PgConnection, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
-        if metrics.age() > MAX_AGE {
-            return Err(RecycleError::message("the connection has reached its maximum age"));
+        if is_reusable(connection, metrics.age(), metrics.last_used()).await {
+            return Ok(());
         }
-        if metrics.last_used() > TRUST_IDLE {
-            connection.ping().await?;
-        }
-        Ok(())
+        // The pool opens another one and reports no reason.
+        Err(RecycleError::message("the connection is too old or was lost"))
     }
 }

@@ -1,12 +1,12 @@
 //! A connection that one task keeps for itself, outside of the pool.
 
 use futures_util::future::BoxFuture;
-use sqlx::{Connection, PgConnection};
-use tokio::time::{self, Instant};
+use sqlx::PgConnection;
+use tokio::time::Instant;
 
 use super::{
-    connector::{Connector, MAX_AGE, PING_TIMEOUT, TRUST_IDLE},
-    failure::{Failure, lost_a_race, with_timeout},
+    connector::{Connector, is_reusable},
+    error::{DatabaseError, is_serialization_failure, is_usable_after, with_timeout},
 };
 
 /// How often work is retried after a deadlock or a serialization failure.
@@ -26,30 +26,30 @@ impl DedicatedConnection {
         Self { connector, kept: None, opened: Instant::now() }
     }
 
-    /// Runs work on the connection, within 6 s, with `input`. If the work loses a race against another transaction (a
-    /// deadlock or a serialization failure), it runs again, up to three times.
+    /// Runs work on the connection, within 6 s. After a deadlock or a serialization failure the work runs again, up to
+    /// three times.
     ///
-    /// The connection is kept only if it is certainly sound afterwards. If this future is dropped, it is closed.
+    /// The connection is kept only if it is certainly usable afterwards. If this future is dropped, it is closed.
     ///
-    /// The work takes what it borrows as `input`, and its future is boxed: the compiler cannot prove yet that the
-    /// future of an async closure with borrows is `Send`.
+    /// The work gets what it borrows as `input`, and its future is boxed: the compiler cannot prove yet that the future
+    /// of an async closure with borrows is `Send`.
     ///
     /// # Errors
-    /// Returns a [`Failure`] that says what is known of the effects.
+    /// Returns a [`DatabaseError`] that says what is known of the effects.
     pub async fn run<I, T>(
         &mut self,
         input: &mut I,
         work: impl for<'a> Fn(&'a mut PgConnection, &'a mut I) -> BoxFuture<'a, Result<T, sqlx::Error>>,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, DatabaseError> {
         let mut retries = 0;
         loop {
-            let mut connection = self.take().await.map_err(Failure::NotBegun)?;
+            let mut connection = self.take().await.map_err(DatabaseError::NotBegun)?;
             let result = with_timeout(work(&mut connection, input)).await;
-            if result.as_ref().err().is_none_or(Failure::leaves_the_connection_sound) {
+            if is_usable_after(&result) {
                 self.kept = Some((connection, Instant::now()));
             }
             match result {
-                Err(failure) if retries < RETRIES && lost_a_race(failure.error()) => retries += 1,
+                Err(failure) if retries < RETRIES && is_serialization_failure(failure.error()) => retries += 1,
                 result => return result,
             }
         }
@@ -58,9 +58,7 @@ impl DedicatedConnection {
     /// Takes the kept connection, or opens a new one if there is none, if it was lost while idle, or if it is too old.
     async fn take(&mut self) -> Result<PgConnection, sqlx::Error> {
         if let Some((mut connection, last_used)) = self.kept.take()
-            && self.opened.elapsed() <= MAX_AGE
-            && (last_used.elapsed() <= TRUST_IDLE
-                || matches!(time::timeout(PING_TIMEOUT, connection.ping()).await, Ok(Ok(()))))
+            && is_reusable(&mut connection, self.opened.elapsed(), last_used.elapsed()).await
         {
             return Ok(connection);
         }

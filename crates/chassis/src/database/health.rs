@@ -64,7 +64,7 @@ impl Health {
 enum Unready {
     #[error("the database has not been reached yet")]
     NotReached,
-    #[error("the database does not answer")]
+    #[error("the database does not respond")]
     Unreachable,
     #[error("the database's schema is older than this version needs: run `migrate`")]
     Outdated,

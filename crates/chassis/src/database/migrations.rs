@@ -5,6 +5,7 @@
 
 use std::{fs::OpenOptions, io::Write, process::ExitCode, time::Duration};
 
+use runtime::migration::{Migrated, UNREACHABLE};
 use sqlx::{
     ConnectOptions, PgConnection,
     migrate::{MigrateError, Migrator},
@@ -12,13 +13,10 @@ use sqlx::{
 };
 use tokio::time::{self, Instant};
 
-use super::failure::is_unavailable;
+use super::error::is_unavailable;
 
 /// Kubernetes shows the content of this file as the container's termination message.
 const TERMINATION_LOG: &str = "/dev/termination-log";
-
-/// The exit status if the database is unreachable and a retry may help (`EX_TEMPFAIL` in sysexits.h).
-const UNREACHABLE: u8 = 75;
 
 /// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,8 +56,9 @@ pub(crate) async fn run(options: PgConnectOptions, migrations: &Migrator) -> Exi
     };
     match outcome {
         Ok(version) => {
-            tracing::info!(version, "the schema is up to date");
-            write_termination_message(&serde_json::json!({ "schemaVersion": version }).to_string());
+            tracing::info!(version, "schema up to date");
+            let message = serde_json::to_string(&Migrated { schema_version: version });
+            write_termination_message(&message.unwrap_or_default());
             ExitCode::SUCCESS
         }
         Err(failure) => {
@@ -70,18 +69,18 @@ pub(crate) async fn run(options: PgConnectOptions, migrations: &Migrator) -> Exi
     }
 }
 
-struct Failure {
+struct MigrationError {
     retryable: bool,
     message: String,
 }
 
-async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Failure> {
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, MigrationError> {
     let started = Instant::now();
     loop {
         let failure = match time::timeout(CONNECT_TIMEOUT, options.connect()).await {
             Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(error)) => Failure { retryable: is_unavailable(&error), message: error.to_string() },
-            Err(_) => Failure { retryable: true, message: "the database does not answer".to_owned() },
+            Ok(Err(error)) => MigrationError { retryable: is_unavailable(&error), message: error.to_string() },
+            Err(_) => MigrationError { retryable: true, message: "the database does not respond".to_owned() },
         };
         if !failure.retryable || started.elapsed() > RETRY_PERIOD {
             return Err(failure);
@@ -90,16 +89,16 @@ async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Failure> {
     }
 }
 
-async fn apply(mut connection: PgConnection, migrations: &Migrator) -> Result<i64, Failure> {
+async fn apply(mut connection: PgConnection, migrations: &Migrator) -> Result<i64, MigrationError> {
     let mut migrator = Migrator::with_migrations(migrations.iter().cloned().collect());
     migrator.set_ignore_missing(true).run(&mut connection).await.map_err(|error| explain(&error, migrations))?;
     schema_version(&mut connection)
         .await
-        .map_err(|error| Failure { retryable: is_unavailable(&error), message: error.to_string() })
+        .map_err(|error| MigrationError { retryable: is_unavailable(&error), message: error.to_string() })
 }
 
 /// Names the file that failed, and distinguishes an SQL error from a lost database.
-fn explain(error: &MigrateError, migrations: &Migrator) -> Failure {
+fn explain(error: &MigrateError, migrations: &Migrator) -> MigrationError {
     let (cause, version) = match error {
         MigrateError::Execute(cause) => (Some(cause), None),
         MigrateError::ExecuteMigration(cause, version) => (Some(cause), Some(*version)),
@@ -112,7 +111,7 @@ fn explain(error: &MigrateError, migrations: &Migrator) -> Failure {
         Some(file) => format!("{:04}_{}.sql: {text}", file.version, file.description.replace(' ', "_")),
         None => text,
     };
-    Failure { retryable: cause.is_some_and(is_unavailable), message }
+    MigrationError { retryable: cause.is_some_and(is_unavailable), message }
 }
 
 fn write_termination_message(message: &str) {

@@ -13,12 +13,13 @@ use runtime::metrics::BUCKETS;
 use sqlx::{PgConnection, postgres::PgConnectOptions};
 
 use super::{
-    connector::{ACQUIRE_TIMEOUT, Connector, PING_TIMEOUT},
+    connector::{ACQUIRE_TIMEOUT, Connector},
     dedicated::DedicatedConnection,
-    failure::{Failure, timed_out, with_timeout},
+    error::{DatabaseError, is_usable_after, timed_out, with_timeout},
 };
 
-/// The connections that requests share. Their replies wake the thread that opened them: that of the requests.
+/// The connections that requests share. A reply wakes the thread that opened its connection, so the pool should only be
+/// used on the thread that serves requests.
 #[derive(Clone)]
 pub struct Database {
     pool: Pool<Connector>,
@@ -34,14 +35,14 @@ impl Database {
         let wait = HistogramOpts::new("db_pool_wait_seconds", help).buckets(BUCKETS.into());
         let wait = Histogram::with_opts(wait)?;
         registry.register(Box::new(wait.clone()))?;
-        let timeouts =
-            Timeouts { wait: Some(ACQUIRE_TIMEOUT), create: Some(ACQUIRE_TIMEOUT), recycle: Some(PING_TIMEOUT) };
+        // The check before a reuse has its own limit.
+        let timeouts = Timeouts { wait: Some(ACQUIRE_TIMEOUT), create: Some(ACQUIRE_TIMEOUT), recycle: None };
         let pool = Pool::builder(Connector::new(options, wait))
             .max_size(usize::try_from(size)?)
             .timeouts(timeouts)
             .runtime(Runtime::Tokio1)
             .build()?;
-        let connections = Opts::new("db_pool_connections", "Database connections of the pool.");
+        let connections = Opts::new("db_pool_connections", "Connections in the database pool, by state.");
         let connections = IntGaugeVec::new(connections, &["state"])?;
         registry.register(Box::new(PoolCollector { pool: pool.clone(), connections }))?;
         Ok(Self { pool })
@@ -50,15 +51,15 @@ impl Database {
     /// Runs work on a connection, within 6 s.
     ///
     /// # Errors
-    /// Returns a [`Failure`] that says what is known of the effects.
+    /// Returns a [`DatabaseError`] that says what is known of the effects.
     pub async fn run<T>(
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
-    ) -> Result<T, Failure> {
-        let mut lease = self.acquire().await.map_err(Failure::NotBegun)?;
-        let result = with_timeout(work(lease.connection())).await;
-        if result.as_ref().err().is_none_or(Failure::leaves_the_connection_sound) {
-            lease.give_back();
+    ) -> Result<T, DatabaseError> {
+        let mut pooled = self.acquire().await.map_err(DatabaseError::NotBegun)?;
+        let result = with_timeout(work(pooled.connection())).await;
+        if is_usable_after(&result) {
+            pooled.release();
         }
         result
     }
@@ -70,10 +71,10 @@ impl Database {
         DedicatedConnection::new(self.pool.manager().clone())
     }
 
-    async fn acquire(&self) -> Result<Lease, sqlx::Error> {
+    async fn acquire(&self) -> Result<PooledConnection, sqlx::Error> {
         let _timer = self.pool.manager().wait.start_timer();
         match self.pool.get().await {
-            Ok(connection) => Ok(Lease(Some(connection))),
+            Ok(connection) => Ok(PooledConnection(Some(connection))),
             Err(PoolError::Backend(error)) => Err(error),
             Err(PoolError::Timeout(TimeoutType::Create)) => Err(timed_out()),
             Err(_) => Err(sqlx::Error::PoolTimedOut),
@@ -81,28 +82,28 @@ impl Database {
     }
 }
 
-/// A connection of the pool in use. If it is dropped before it is given back, as when a request is cancelled, it is
+/// A connection of the pool in use. If it is dropped before it is released, as when a request is cancelled, it is
 /// closed, because its state is unknown.
-struct Lease(Option<Object<Connector>>);
+struct PooledConnection(Option<Object<Connector>>);
 
-impl Lease {
+impl PooledConnection {
     /// Returns the connection.
     ///
     /// # Panics
-    /// Never: only `give_back` takes it, and that consumes the lease.
+    /// Never: only `release` takes it, and that consumes `self`.
     fn connection(&mut self) -> &mut PgConnection {
-        self.0.as_mut().expect("the lease has not been given back")
+        self.0.as_mut().expect("the connection has not been released")
     }
 
-    fn give_back(mut self) {
+    /// Returns the connection to the pool.
+    fn release(mut self) {
         self.0.take();
     }
 }
 
-impl Drop for Lease {
+impl Drop for PooledConnection {
     fn drop(&mut self) {
-        // Removed from the pool, and closed without a Terminate message, for which a dead peer would have to be waited
-        // for.
+        // Removed from the pool, and closed without a Terminate message: sending one could wait for a dead server.
         drop(self.0.take().map(Object::take));
     }
 }

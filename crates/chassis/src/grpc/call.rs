@@ -21,7 +21,7 @@ impl Method {
     }
 
     /// Parses the path of a request: `/SERVICE/METHOD`.
-    pub(super) fn of_path(path: &str) -> Self {
+    pub(super) fn from_path(path: &str) -> Self {
         let (service, name) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
         Self::new(service, name)
     }

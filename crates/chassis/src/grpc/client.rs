@@ -2,6 +2,7 @@
 //! and retries a call if that is safe.
 
 mod address;
+mod availability;
 mod budget;
 mod connection;
 mod endpoint;
@@ -27,10 +28,10 @@ use tracing::{Instrument, Span};
 pub use address::PeerUrl;
 
 use super::{call::Method, metrics::ClientMetrics, recorded::Record, timeout};
-use crate::limits::REQUEST_TIMEOUT;
+use crate::http::layer::REQUEST_TIMEOUT;
 use budget::Budget;
-use connection::{Failure, code};
-use pool::{Lease, Pool};
+use connection::{CallError, code};
+use pool::{Checkout, Pool};
 
 /// The maximum number of attempts of a call that was certainly not sent: its connection had just been closed.
 const MAX_ATTEMPTS: usize = 4;
@@ -110,7 +111,7 @@ impl tower::Service<Request<Body>> for Channel {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let peer = self.0.clone();
-        let method = Method::of_path(request.uri().path());
+        let method = Method::from_path(request.uri().path());
         let span = method.span("client");
         span.record("server.address", peer.name);
         let record = Record::begin(&peer.metrics.calls, method, span.clone(), None);
@@ -146,8 +147,8 @@ impl Call {
     }
 
     /// Builds the request for one address, with the remaining time as its timeout.
-    fn request(&self, lease: &Lease) -> Result<Request<Full<Bytes>>, Status> {
-        let uri = Uri::builder().scheme("http").authority(lease.authority().clone());
+    fn request(&self, checkout: &Checkout) -> Result<Request<Full<Bytes>>, Status> {
+        let uri = Uri::builder().scheme("http").authority(checkout.authority().clone());
         let uri = uri.path_and_query(self.parts.uri.path()).build();
         let mut request = Request::new(Full::new(self.message.clone()));
         *request.method_mut() = self.parts.method.clone();
@@ -173,38 +174,38 @@ impl Peer {
         let mut retried = false;
         let mut avoided = None;
         for _ in 0..MAX_ATTEMPTS {
-            let lease = time::timeout_at(call.deadline, self.pool.lease(avoided)).await;
-            let lease = lease.map_err(|_| timed_out())?.ok_or_else(|| self.unavailable())?;
+            let checkout = time::timeout_at(call.deadline, self.pool.checkout(avoided)).await;
+            let checkout = checkout.map_err(|_| timed_out())?.ok_or_else(|| self.unavailable())?;
             let may_retry = call.is_read_only && !retried && self.budget.allows();
-            let others = self.pool.others_are_ready(&lease);
+            let others = self.pool.others_are_ready(&checkout);
             // Reserve time for another address, in case this one does not respond.
             let now = Instant::now();
             let until = if may_retry && others { now + (call.deadline - now) / 2 } else { call.deadline };
 
-            let failed = match time::timeout_at(until, lease.send(call.request(&lease)?)).await {
+            let failed = match time::timeout_at(until, checkout.send(call.request(&checkout)?)).await {
                 Ok(Ok(response)) if code(&response) != Code::Unavailable => {
                     self.budget.succeeded();
                     return Ok(response);
                 }
                 // Only another address may help now. A health check finds out when this one serves again.
                 Ok(Ok(response)) => {
-                    lease.check();
+                    checkout.check();
                     if !(may_retry && others) {
                         return Ok(response);
                     }
                     self.unavailable()
                 }
-                Ok(Err(Failure::NotSent)) => {
-                    lease.check();
+                Ok(Err(CallError::NotSent)) => {
+                    checkout.check();
                     continue;
                 }
-                Ok(Err(Failure::Lost(error))) => {
-                    lease.check();
+                Ok(Err(CallError::Lost(error))) => {
+                    checkout.check();
                     // Not UNAVAILABLE, which would say that the call had no effect.
                     Status::unknown(format!("the connection to {} was lost: {error}", self.name))
                 }
                 Err(_) => {
-                    lease.check();
+                    checkout.check();
                     timed_out()
                 }
             };
@@ -213,13 +214,13 @@ impl Peer {
             }
             self.budget.retried();
             self.metrics.retried(&record.method);
-            (retried, avoided) = (true, Some(lease.address()));
+            (retried, avoided) = (true, Some(checkout.address()));
         }
         Err(self.unavailable())
     }
 
     fn unavailable(&self) -> Status {
-        Status::unavailable(format!("{} does not answer", self.name))
+        Status::unavailable(format!("{} does not respond", self.name))
     }
 }
 

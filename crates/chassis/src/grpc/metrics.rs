@@ -16,12 +16,12 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    fn new(registry: &Registry, direction: &str, verb: &str) -> Result<Self, prometheus::Error> {
+    fn new(registry: &Registry, direction: &str, [count, time]: [&str; 2]) -> Result<Self, prometheus::Error> {
         let labels = &["service", "method", "code"];
         let name = format!("grpc_{direction}_requests_total");
-        let requests = IntCounterVec::new(Opts::new(name, format!("gRPC calls {verb}.")), labels)?;
+        let requests = IntCounterVec::new(Opts::new(name, count), labels)?;
         let name = format!("grpc_{direction}_request_duration_seconds");
-        let options = HistogramOpts::new(name, format!("Time of a gRPC call {verb}."));
+        let options = HistogramOpts::new(name, time);
         let durations = HistogramVec::new(options.buckets(BUCKETS.into()), labels)?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(durations.clone()))?;
@@ -46,7 +46,7 @@ pub(super) struct ServerMetrics {
 
 impl ServerMetrics {
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let calls = Calls::new(registry, "server", "handled")?;
+        let calls = Calls::new(registry, "server", ["gRPC calls handled.", "Time to handle a gRPC call."])?;
         let in_flight = IntGauge::new("grpc_server_requests_in_flight", "gRPC calls being handled.")?;
         registry.register(Box::new(in_flight.clone()))?;
         Ok(Self { calls, in_flight })
@@ -62,7 +62,9 @@ pub(super) struct ClientMetrics {
 
 impl ClientMetrics {
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let calls = Calls::new(registry, "client", "made, including its retry")?;
+        let count = "gRPC calls made; a retry is not counted separately.";
+        let time = "Time of an outgoing gRPC call, including its retry.";
+        let calls = Calls::new(registry, "client", [count, time])?;
         let help = "gRPC calls that were retried.";
         let retries = IntCounterVec::new(Opts::new("grpc_client_retries_total", help), &["service", "method"])?;
         registry.register(Box::new(retries.clone()))?;

@@ -11,11 +11,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
+use http::{HeaderMap, StatusCode};
 use runtime::{
-    Problem,
+    Problem, grpc,
     metrics::InFlight,
-    request::{REQUEST_ID, RequestContext, chain, refusal_is_due, request_id, set_parent},
+    request::{REQUEST_ID, RequestContext, chain, request_id, set_parent, should_log_refusal},
 };
 use tokio::time;
 use tonic::{Code, Status};
@@ -28,7 +28,7 @@ use super::{
     status::status,
     timeout,
 };
-use crate::limits::{MAX_IN_FLIGHT, REQUEST_TIMEOUT};
+use crate::http::layer::{MAX_IN_FLIGHT, REQUEST_TIMEOUT};
 
 /// The prefix of the services that every server has. Calls to them are not traced.
 const COMMON: &str = "grpc.";
@@ -48,7 +48,7 @@ pub(super) fn layer(routes: Router, metrics: ServerMetrics, methods: HashMap<Str
 }
 
 async fn observe(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
-    if !is_call(&request) {
+    if !grpc::is_call(request.version(), request.headers()) {
         let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "this port only serves gRPC over HTTP/2");
         return problem.into_response();
     }
@@ -79,11 +79,6 @@ async fn observe(State(server): State<Arc<Server>>, request: Request, next: Next
     response.map(|body| Body::new(Recorded::new(body, record)))
 }
 
-fn is_call(request: &Request) -> bool {
-    let media_type = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    request.version() == Version::HTTP_2 && media_type.is_some_and(|value| value.starts_with(b"application/grpc"))
-}
-
 /// Runs the method until its response starts, within the caller's timeout and the server's.
 async fn respond<F: Future<Output = Response>>(
     request: Request,
@@ -93,8 +88,8 @@ async fn respond<F: Future<Output = Response>>(
     let limit = given.map_or(REQUEST_TIMEOUT, |given| given.min(REQUEST_TIMEOUT));
     match time::timeout(limit, AssertUnwindSafe(run(request)).catch_unwind()).await {
         Ok(Ok(response)) => Ok(response),
-        Ok(Err(panic)) => Err(status(Problem::of_panic(panic.as_ref()))),
-        Err(_) => Err(Status::deadline_exceeded("the call timed out; its changes may have been made")),
+        Ok(Err(panic)) => Err(status(Problem::from_panic(panic.as_ref()))),
+        Err(_) => Err(Status::deadline_exceeded("the call timed out; it may have taken effect")),
     }
 }
 
@@ -123,7 +118,7 @@ fn log_failure(status: &Status, method: &Method, request_id: &str) {
     if let Some(cause) = status.source() {
         let cause = chain(cause);
         tracing::error!(code, service, method, request_id, cause, "call failed");
-    } else if refusal_is_due() {
+    } else if should_log_refusal() {
         tracing::warn!(code, service, method, request_id, reason = status.message(), "call refused");
     }
 }

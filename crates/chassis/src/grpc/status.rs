@@ -1,6 +1,6 @@
 //! Problems as tonic statuses.
 
-use runtime::{GrpcStatus, Problem};
+use runtime::{Problem, grpc::GrpcStatus};
 use tonic::{Code, Status};
 
 /// Turns a problem into the status that a handler returns. The cause is only logged.
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn extension_members_become_metadata_of_the_reason() {
-        let problem = Problem::of_kind(StatusCode::CONFLICT, "reservation-ended", "ended").with("state", "released");
+        let problem = Problem::with_kind(StatusCode::CONFLICT, "reservation-ended", "ended").with("state", "released");
         let status = status(problem.with("items", [1]));
         assert_eq!(status.code(), Code::FailedPrecondition);
         let details = status.get_error_details();

@@ -18,7 +18,7 @@ const BODY_LIMIT: usize = 64 * 1024;
 /// How long a client may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Extracts a JSON body. Rejects anything else with a problem that points to the errors.
+/// Extracts a JSON body. Anything else is refused, with a pointer to each error.
 pub struct Json<T>(pub T);
 
 /// A type that is parsed from the fields of a JSON object.
@@ -26,7 +26,7 @@ pub trait FromFields: Sized {
     /// The accepted media types.
     const MEDIA_TYPES: &'static [&'static str] = &["application/json"];
 
-    /// Parses the fields. Returns `None` if any field has an error, after noting it.
+    /// Parses the fields. If any of them has an error, adds it to `fields` and returns `None`.
     fn from_fields(fields: &mut Fields) -> Option<Self>;
 }
 
@@ -42,14 +42,14 @@ impl Fields {
     /// Parses a required field.
     pub fn required<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
         let Some(value) = self.object.remove(name) else {
-            self.note(name, "this field is required");
+            self.refuse(name, "is required");
             return None;
         };
         self.parse(name, value)
     }
 
-    /// Notes an error in a field.
-    pub fn note(&mut self, name: &str, detail: impl Into<String>) {
+    /// Adds an error in a field; the request is refused with all of them.
+    pub fn refuse(&mut self, name: &str, detail: impl Into<String>) {
         let pointer = format!("{}/{}", self.pointer, json::escape(name));
         self.errors.push(FieldError::at(&pointer, detail));
     }
@@ -57,7 +57,7 @@ impl Fields {
     /// Parses a required array of objects.
     pub fn list<T: FromFields>(&mut self, name: &str) -> Option<Vec<T>> {
         let Value::Array(values) = self.required(name)? else {
-            self.note(name, "must be an array");
+            self.refuse(name, "must be an array");
             return None;
         };
         let count = values.len();
@@ -102,7 +102,7 @@ impl Fields {
         let mut fields = Self { pointer, object, errors: Vec::new() };
         let parsed = T::from_fields(&mut fields);
         for name in std::mem::take(&mut fields.object).keys() {
-            fields.note(name, "unknown field");
+            fields.refuse(name, "unknown field");
         }
         match parsed {
             Some(parsed) if fields.errors.is_empty() => Ok(parsed),
@@ -145,7 +145,7 @@ fn unsupported_media_type<T: FromFields>() -> Problem {
 }
 
 async fn read_body(headers: &HeaderMap, body: axum::body::Body) -> Result<Bytes, Problem> {
-    let too_large = || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 64 KiB");
+    let too_large = || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 64 KiB");
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > BODY_LIMIT as u64) {
         return Err(too_large());

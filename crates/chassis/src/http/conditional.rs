@@ -32,7 +32,7 @@ impl<T: Serialize> IntoResponse for Tagged<T> {
 pub enum IfMatch {
     /// Any version: the header is missing or `*`.
     Any,
-    /// One of these versions. Foreign tags match nothing.
+    /// One of these versions. Tags of another form match nothing.
     OneOf(Vec<i64>),
 }
 
@@ -61,7 +61,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
             if tag == "*" {
                 return Ok(Self::Any);
             }
-            // A weak tag never matches in a strong comparison; other forms are foreign.
+            // A weak tag never matches in a strong comparison; tags of another form were not made here.
             let digits = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
             let version = digits.and_then(|digits| digits.parse::<i64>().ok());
             // Tags are compared as text: "01" is not "1".

@@ -138,11 +138,7 @@ impl<'de> DeserializeSeed<'de> for Once {
     type Value = Strict;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Strict, D::Error> {
-        if self.first {
-            Strict::deserialize(deserializer)
-        } else {
-            Err(de::Error::custom("this field is given more than once"))
-        }
+        if self.first { Strict::deserialize(deserializer) } else { Err(de::Error::custom("must be given only once")) }
     }
 }
 

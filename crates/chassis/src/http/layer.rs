@@ -1,11 +1,12 @@
-//! The layer around every request: its id, span and metrics, a timeout, and a limit on the requests in flight.
+//! The layer around every request: its id, span and metrics, a timeout, and a limit on the requests in flight. No label
+//! of a metric holds an id.
 
 use std::{
     convert::Infallible,
     panic::AssertUnwindSafe,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -15,19 +16,25 @@ use axum::{
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderValue, StatusCode, Uri};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
 use runtime::{
     Cause, Problem,
-    metrics::InFlight,
+    metrics::{BUCKETS, InFlight},
     request::{
-        REQUEST_ID, RequestContext, chain, method_label, record_status, refusal_is_due, request_id, server_span,
+        REQUEST_ID, RequestContext, chain, method_label, record_status, request_id, server_span, should_log_refusal,
     },
 };
 use tokio::time;
 use tower::{Layer, Service};
 use tracing::Instrument;
 
-use super::{metrics::Metrics, query::KnownParameters};
-use crate::limits::{MAX_IN_FLIGHT, REQUEST_TIMEOUT};
+use super::query::KnownParameters;
+
+/// How long a request or a call may take, including its body.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The maximum number of requests or calls in flight. More are refused: they would only wait.
+pub(crate) const MAX_IN_FLIGHT: i64 = 2048;
 
 /// Adds the layer to the routes of a service, with problems for unknown paths, methods and query parameters.
 pub(crate) fn layer(routes: Router, metrics: Metrics, parameters: KnownParameters) -> Router {
@@ -43,9 +50,42 @@ pub(crate) fn layer(routes: Router, metrics: Metrics, parameters: KnownParameter
 fn not_found(uri: &Uri) -> Problem {
     match uri.path() {
         path if path.len() > 1 && path.ends_with('/') => {
-            Problem::not_found("there is nothing at this path; try it without the trailing slash")
+            Problem::not_found("no such path; try it without the trailing slash")
         }
-        _ => Problem::not_found("there is nothing at this path"),
+        _ => Problem::not_found("no such path"),
+    }
+}
+
+/// The metrics of a service's requests.
+pub(crate) struct Metrics {
+    requests: IntCounterVec,
+    durations: HistogramVec,
+    /// Requests in flight.
+    in_flight: IntGauge,
+}
+
+impl Metrics {
+    /// Registers the metrics.
+    ///
+    /// # Errors
+    /// Returns an error if two metrics share a name, which is a bug.
+    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let labels = &["method", "route", "status"];
+        let requests = IntCounterVec::new(Opts::new("http_requests_total", "HTTP requests handled."), labels)?;
+        let options = HistogramOpts::new("http_request_duration_seconds", "Time to handle an HTTP request.");
+        let durations = HistogramVec::new(options.buckets(BUCKETS.into()), labels)?;
+        let in_flight = IntGauge::new("http_requests_in_flight", "HTTP requests being handled.")?;
+        registry.register(Box::new(requests.clone()))?;
+        registry.register(Box::new(durations.clone()))?;
+        registry.register(Box::new(in_flight.clone()))?;
+        Ok(Self { requests, durations, in_flight })
+    }
+
+    /// Counts a request that has its response.
+    fn responded(&self, method: &str, route: &str, status: &str, duration: Duration) {
+        let labels = &[method, route, status];
+        self.requests.with_label_values(labels).inc();
+        self.durations.with_label_values(labels).observe(duration.as_secs_f64());
     }
 }
 
@@ -119,7 +159,7 @@ where
 async fn respond(handler: impl Future<Output = Response>, is_safe: bool) -> Response {
     match time::timeout(REQUEST_TIMEOUT, AssertUnwindSafe(handler).catch_unwind()).await {
         Ok(Ok(response)) => response,
-        Ok(Err(panic)) => Problem::of_panic(panic.as_ref()).into_response(),
+        Ok(Err(panic)) => Problem::from_panic(panic.as_ref()).into_response(),
         Err(_) => {
             let problem =
                 if is_safe { Problem::unavailable("the request took too long") } else { Problem::outcome_unknown() };
@@ -135,7 +175,7 @@ fn log_failure(response: &Response, method: &str, route: &str, request_id: &Head
     if let Some(Cause(cause)) = response.extensions().get() {
         let cause = chain(cause.as_ref());
         tracing::error!(status, method, route, request_id, cause, "request failed");
-    } else if refusal_is_due() {
+    } else if should_log_refusal() {
         tracing::warn!(status, method, route, request_id, "request refused");
     }
 }

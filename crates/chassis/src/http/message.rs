@@ -10,7 +10,7 @@ pub(crate) fn reword(text: &str) -> String {
             "f32" | "f64" => "must be a number".to_owned(),
             "i8" | "i16" | "i32" | "i64" | "u8" | "u16" | "u32" | "u64" | "usize" => match text {
                 text if text.starts_with("invalid value: ") => "is out of range".to_owned(),
-                _ => "must be a whole number".to_owned(),
+                _ => "must be an integer".to_owned(),
             },
             expected if expected.starts_with("struct ") => "must be an object".to_owned(),
             expected if expected.contains("UUID") => "must be a UUID".to_owned(),
@@ -21,9 +21,7 @@ pub(crate) fn reword(text: &str) -> String {
         "number out of range" | "number too large to fit in target type" | "number too small to fit in target type" => {
             "is out of range".to_owned()
         }
-        "invalid digit found in string" | "cannot parse integer from empty string" => {
-            "must be a whole number".to_owned()
-        }
+        "invalid digit found in string" | "cannot parse integer from empty string" => "must be an integer".to_owned(),
         text if text.starts_with("UUID parsing failed") => "must be a UUID".to_owned(),
         text if text.starts_with("duplicate field") => "must be given only once".to_owned(),
         text if text.starts_with("missing field") => "is required".to_owned(),
@@ -58,7 +56,7 @@ mod tests {
         assert_eq!(error::<std::collections::HashMap<String, u8>>(json!([])), "must be an object");
         assert_eq!(error::<String>(json!(1)), "must be a string");
         assert_eq!(error::<String>(json!(null)), "must be a string");
-        assert_eq!(error::<u8>(json!("x, expected a UUID")), "must be a whole number");
+        assert_eq!(error::<u8>(json!("x, expected a UUID")), "must be an integer");
         assert_eq!(error::<u8>(json!(300)), "is out of range");
         assert_eq!(error::<f64>(json!("1")), "must be a number");
         assert_eq!(error::<bool>(json!(1)), "must be true or false");
@@ -69,7 +67,7 @@ mod tests {
     #[test]
     fn parse_errors_are_reworded() {
         for text in ["", "x", "1.5"] {
-            assert_eq!(reword(&text.parse::<i64>().expect_err("an error").to_string()), "must be a whole number");
+            assert_eq!(reword(&text.parse::<i64>().expect_err("an error").to_string()), "must be an integer");
         }
         assert_eq!(
             reword(&"99999999999999999999".parse::<i64>().expect_err("too large").to_string()),

@@ -61,7 +61,7 @@ fn complete(operation: &mut Operation) {
     if operation.request_body.is_some() {
         common.extend([
             ("408", "The body did not arrive in time."),
-            ("413", "The body is longer than 64 KiB."),
+            ("413", "The body is larger than 64 KiB."),
             ("415", "The media type is not supported."),
         ]);
     }

@@ -36,7 +36,7 @@ impl TryFrom<Cow<'_, str>> for Limit {
     fn try_from(text: Cow<'_, str>) -> Result<Self, Self::Error> {
         match text.parse() {
             Ok(limit @ 1..=Self::MAX) if !text.starts_with('+') => Ok(Self(limit)),
-            _ => Err("must be a whole number from 1 to 200"),
+            _ => Err("must be an integer from 1 to 200"),
         }
     }
 }

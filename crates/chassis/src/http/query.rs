@@ -24,7 +24,7 @@ use utoipa::openapi::{
 
 use super::message::reword;
 
-/// Extracts the query string. `KnownParameters` refuses parameters that the operation does not document.
+/// Extracts the parameters of the query string. Those that the operation does not document are refused before.
 pub struct Query<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
@@ -63,7 +63,7 @@ type Operations = Vec<(Method, Vec<String>)>;
 
 impl KnownParameters {
     /// Reads the parameters of all operations from the OpenAPI document.
-    pub(crate) fn of(document: &OpenApi) -> Self {
+    pub(crate) fn from_document(document: &OpenApi) -> Self {
         let paths = document.paths.paths.iter().map(|(path, item)| {
             let operations = [
                 (Method::GET, &item.get),

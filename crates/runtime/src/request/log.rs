@@ -10,8 +10,8 @@ use std::{
 /// flood the log exactly when the process is overloaded.
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Returns whether the last refusal was logged long enough ago to log another.
-pub fn refusal_is_due() -> bool {
+/// Returns whether to log a refused request. If so, the next ones are not logged for a second.
+pub fn should_log_refusal() -> bool {
     static LAST: Mutex<Option<Instant>> = Mutex::new(None);
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
     let due = last.is_none_or(|last| last.elapsed() >= REFUSAL_INTERVAL);

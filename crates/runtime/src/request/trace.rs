@@ -55,8 +55,8 @@ pub fn server_span(
     span
 }
 
-/// Creates the span of a request that a proxy forwards, and changes its headers: they name this span or, if traces are
-/// not exported, the caller's; if there is none either, a new trace.
+/// Creates the span of a request that a proxy forwards. If traces are exported, `traceparent` then names this span. If
+/// not, the client's `traceparent` is kept, or names a new trace if there was none.
 pub fn relay_span(
     path: &str,
     headers: &mut HeaderMap,
@@ -84,7 +84,7 @@ pub fn record_status(span: &Span, status: StatusCode) {
     }
 }
 
-/// Sets the headers of a call to name the span that it is made in.
+/// Sets the trace headers of a call, so that they name the span in which it is made.
 pub fn inject(span: &Span, headers: &mut HeaderMap) {
     opentelemetry::global::get_text_map_propagator(|propagator| {
         propagator.inject_context(&span.context(), &mut HeaderInjector(headers));

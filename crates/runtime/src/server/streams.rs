@@ -43,7 +43,7 @@ impl Streams {
     }
 
     /// Waits until no stream has waited for the service and the client has read nothing for this long.
-    pub(super) async fn stuck_for(&self, limit: Duration) {
+    pub(super) async fn stalled(&self, limit: Duration) {
         loop {
             let before = self.0.frames.load(Ordering::Relaxed);
             time::sleep(limit).await;

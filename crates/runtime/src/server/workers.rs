@@ -17,8 +17,8 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-/// The threads that serve connections. If there are none, the caller's runtime serves them. The threads stop, with
-/// everything that runs on them, when the last clone is dropped.
+/// The threads that serve connections. Without any (the default), the caller's runtime serves them. The threads stop,
+/// with everything that runs on them, when the last clone is dropped.
 #[derive(Clone, Default)]
 pub struct Workers(Arc<[Worker]>);
 
@@ -64,7 +64,7 @@ impl Workers {
             connections.spawn(async move { serve(stream, 0).await });
             return;
         };
-        let count = Count::of(&worker.connections);
+        let count = Count::enter(&worker.connections);
         // Detached, so that it can be registered with the other runtime.
         let stream = stream.into_std();
         let serve = async move {
@@ -81,7 +81,7 @@ impl Workers {
 struct Count(Arc<AtomicUsize>);
 
 impl Count {
-    fn of(connections: &Arc<AtomicUsize>) -> Self {
+    fn enter(connections: &Arc<AtomicUsize>) -> Self {
         connections.fetch_add(1, Ordering::Relaxed);
         Self(connections.clone())
     }

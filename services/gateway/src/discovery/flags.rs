@@ -4,6 +4,7 @@ use std::{net::SocketAddr, str::FromStr, time::Duration};
 
 use futures_util::future::join_all;
 use http::uri::Authority;
+use runtime::authority;
 use tokio::{net, time};
 
 use super::{
@@ -71,7 +72,7 @@ impl FromStr for RouteFlag {
                 Some(("grpc", host)) => (&mut route.grpc, host),
                 _ => return Err(invalid()),
             };
-            list.push(authority(host).ok_or_else(invalid)?);
+            list.push(authority::parse(host.strip_suffix('/').unwrap_or(host)).ok_or_else(invalid)?);
         }
         if route.http.is_empty() {
             return Err(format!("the route of {name} has no http://HOST:PORT"));
@@ -87,13 +88,6 @@ fn is_service_name(name: &str) -> bool {
         && name.starts_with(|first: char| first.is_ascii_lowercase())
         && !name.ends_with('-')
         && name.bytes().all(is_allowed)
-}
-
-/// Parses a host with a port, and nothing else.
-fn authority(host: &str) -> Option<Authority> {
-    let authority: Authority = host.strip_suffix('/').unwrap_or(host).parse().ok()?;
-    let is_complete = !authority.host().is_empty() && authority.port_u16().is_some_and(|port| port > 0);
-    (is_complete && !host.contains('@')).then_some(authority)
 }
 
 /// Publishes the services of these routes, and resolves their hosts again and again.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
+use runtime::grpc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub(crate) use body::Body;
@@ -18,7 +19,6 @@ use body::Gzip;
 use negotiation::{Encoding, negotiate};
 
 use super::upstream::has_token;
-use crate::grpc;
 
 /// Content shorter than this, in bytes, is not compressed: it fits into one packet anyway.
 const MIN_LENGTH: u64 = 1024;

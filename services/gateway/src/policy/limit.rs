@@ -99,7 +99,7 @@ impl Quota {
     /// The response to a request beyond the quota; [`Self::insert_headers`] adds its headers.
     pub(crate) fn problem(&self) -> Problem {
         let detail = format!("too many requests from this address; try again in {} s", self.retry_after());
-        Problem::of_kind(StatusCode::TOO_MANY_REQUESTS, "rate-limited", detail)
+        Problem::with_kind(StatusCode::TOO_MANY_REQUESTS, "rate-limited", detail)
     }
 
     /// In whole seconds. It is at least one, because a refused request always has to wait.

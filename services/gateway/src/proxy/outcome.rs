@@ -69,7 +69,7 @@ pub(super) fn record_failure(
     if balancer.eject(endpoint, time, now) {
         upstream.metrics.ejections.inc();
         tracing::warn!(service, endpoint = %address, kind = label, reason, ?time, "endpoint ejected");
-    } else if runtime::request::refusal_is_due() {
+    } else if runtime::request::should_log_refusal() {
         tracing::warn!(service, endpoint = %address, kind = label, reason, "last healthy endpoint failed; not ejected");
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, slice, sync::Arc};
 use chassis::{
     Database,
     batch::{Arrivals, OpenHandler},
-    database::{DedicatedConnection, Failure},
+    database::{DatabaseError, DedicatedConnection},
 };
 
 use crate::{
@@ -59,7 +59,7 @@ impl Reader {
         Self { connection: database.dedicate() }
     }
 
-    async fn read(&mut self, batch: &[StockQuery]) -> Result<HashMap<String, Counters>, Failure> {
+    async fn read(&mut self, batch: &[StockQuery]) -> Result<HashMap<String, Counters>, DatabaseError> {
         let mut ids = Vec::with_capacity(batch.len());
         ids.extend(batch.iter().flat_map(StockQuery::product_ids).map(ProductId::as_str));
         self.connection.run(&mut ids, |connection, ids| Box::pin(store::counters(connection, ids))).await
@@ -74,7 +74,7 @@ impl OpenHandler for Reader {
         join(&mut batch, arrivals);
         let mut result = self.read(&batch).await;
         // The connection may have been lost while idle, so a lost read is retried once on a new connection.
-        if result.as_ref().is_err_and(Failure::is_lost) {
+        if result.as_ref().is_err_and(DatabaseError::is_lost) {
             result = self.read(&batch).await;
         }
         let result = match result {

@@ -59,12 +59,13 @@ impl Request {
     }
 
     /// Sends the result.
-    pub(super) fn finish(self) {
+    pub(super) fn finish(self) -> Replied {
         match self {
             Self::Change { reply, .. } => reply.send(),
             Self::Reserve { reply, .. } | Self::Transition { reply, .. } => reply.send(),
             Self::Settle { reply, .. } => reply.send(),
         }
+        Replied
     }
 
     /// The approximate number of products that the request changes.
@@ -76,6 +77,9 @@ impl Request {
         }
     }
 }
+
+/// What the batch handler returns for a request: its reply was sent on the request's own channel.
+pub(super) struct Replied;
 
 /// The result of a request, and the channel it is sent on once the transaction is committed. A transaction that is
 /// repeated replaces the result.

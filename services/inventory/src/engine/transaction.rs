@@ -37,16 +37,25 @@ pub(super) enum Commit {
     Sent(Option<CommitMarker>),
 }
 
-/// Runs the transaction. Nothing is changed until `commit` is [`Commit::Sent`].
+/// One attempt to run the transaction of a batch.
+pub(super) struct Attempt<'a, 'q, H: OpenHandler> {
+    /// The requests. Each has its result if the attempt succeeds.
+    pub(super) batch: &'a mut Vec<Request>,
+    /// The requests that may join the batch.
+    pub(super) arrivals: Option<&'a mut Arrivals<'q, H>>,
+    pub(super) commit: Commit,
+}
+
+/// Runs the transaction. Nothing is changed until the attempt's `commit` is [`Commit::Sent`].
 pub(super) async fn run<H: OpenHandler<Request = Request>>(
     connection: &mut PgConnection,
-    batch: &mut Vec<Request>,
-    mut arrivals: Option<&mut Arrivals<'_, H>>,
-    commit: &mut Commit,
+    attempt: &mut Attempt<'_, '_, H>,
 ) -> Result<Progress, sqlx::Error> {
+    attempt.commit = Commit::NotSent;
+    let (batch, arrivals) = (&mut *attempt.batch, &mut attempt.arrivals);
     let mut transaction = connection.begin().await?;
     // Nothing is locked yet, so any request that arrived during the round trip may join.
-    if let Some(arrivals) = arrivals.as_deref_mut() {
+    if let Some(arrivals) = arrivals {
         join(batch, arrivals, |_| true);
     }
     let records = claim_keys(&mut transaction, batch).await?;
@@ -92,7 +101,7 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
         transaction.commit().await?;
         return Ok(Progress::Repeat);
     }
-    *commit = Commit::Sent(marker);
+    attempt.commit = Commit::Sent(marker);
     transaction.commit().await?;
     Ok(Progress::Done)
 }

@@ -1,21 +1,36 @@
-//! Group commit: one transaction for all waiting changes.
+//! Group commit: one transaction for all waiting changes. If its connection is lost, another one shows whether it took
+//! effect.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use chassis::{
     Database,
     batch::{Arrivals, BatchError, Batcher, OpenHandler},
-    database::{DedicatedConnection, Failure, sql_state},
+    database::{DatabaseError, DedicatedConnection, sql_state},
 };
-use tokio::time::Instant;
+use futures_util::future::BoxFuture;
+use sqlx::PgConnection;
+use tokio::time::{self, Instant};
 
 use super::{
-    outcome::{self, RETRY_PERIOD},
-    request::{Reply, Request, split},
-    single_hold,
-    transaction::{self, Commit, Progress},
+    request::{Replied, Reply, Request, split},
+    transaction::{self, Attempt, Commit, Progress},
 };
-use crate::{error::Error, model::CommitMarker, store};
+use crate::{
+    error::Error,
+    model::{CommitMarker, NewReservation, Reservation, ReservationId, ReservationState},
+    store,
+};
+
+/// How long after its start a change that certainly had no effect is retried. Its requests must be answered in time.
+const RETRY_PERIOD: Duration = Duration::from_secs(4);
+
+/// How long to look for the outcome of a change whose connection was lost. Postgres ends a transaction sooner than that
+/// after its client has disappeared.
+const OUTCOME_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// The pause between two attempts to find the outcome while the database is unavailable.
+const OUTCOME_PAUSE: Duration = Duration::from_millis(20);
 
 /// Changes the stock of products.
 pub(super) struct Writer {
@@ -25,26 +40,25 @@ pub(super) struct Writer {
 /// Sends a request to the writer and waits for its reply.
 pub(super) async fn send<T>(changes: &Batcher<Writer>, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
     let (reply, result) = Reply::channel();
-    changes.ask(request(reply)).await?;
+    changes.submit(request(reply)).await?;
     result.await.map_err(|_| BatchError::Lost)?
 }
 
 impl OpenHandler for Writer {
     type Request = Request;
-    /// The reply is sent on the request's own channel.
-    type Reply = ();
+    type Reply = Replied;
 
-    async fn handle(&mut self, batch: Vec<Request>, arrivals: &mut Arrivals<'_, Self>) -> Vec<()> {
-        let mut count = 0;
+    async fn handle(&mut self, batch: Vec<Request>, arrivals: &mut Arrivals<'_, Self>) -> Vec<Replied> {
+        let mut replied = Vec::new();
         let mut parts = split(batch);
         let last = parts.pop();
         for part in parts {
-            count += self.process(part, None).await;
+            replied.extend(self.process(part, None).await);
         }
         if let Some(last) = last {
-            count += self.process(last, Some(arrivals)).await;
+            replied.extend(self.process(last, Some(arrivals)).await);
         }
-        vec![(); count]
+        replied
     }
 }
 
@@ -53,18 +67,20 @@ impl Writer {
         Self { connection: database.dedicate() }
     }
 
-    /// Processes a batch and the requests that join it, and sends their replies. Returns the number of requests.
-    async fn process(&mut self, mut batch: Vec<Request>, arrivals: Option<&mut Arrivals<'_, Self>>) -> usize {
+    /// Processes a batch and the requests that join it, and sends their replies.
+    async fn process(
+        &mut self,
+        mut batch: Vec<Request>,
+        arrivals: Option<&mut Arrivals<'_, Self>>,
+    ) -> impl Iterator<Item = Replied> {
         self.decide(&mut batch, arrivals).await;
-        let count = batch.len();
-        batch.into_iter().for_each(Request::finish);
-        count
+        batch.into_iter().map(Request::finish)
     }
 
     /// Sets the result of each request of a batch.
     async fn decide(&mut self, batch: &mut Vec<Request>, arrivals: Option<&mut Arrivals<'_, Self>>) {
         if let [Request::Reserve { id, new, claim: None, reply }] = batch.as_mut_slice()
-            && let Some(result) = single_hold::reserve(&mut self.connection, id, new).await
+            && let Some(result) = self.reserve_single(id, new).await
         {
             reply.set(result);
             return;
@@ -93,16 +109,12 @@ impl Writer {
     ) -> Result<(), Error> {
         let started = Instant::now();
         loop {
-            let mut attempt = (&mut *batch, arrivals.as_deref_mut(), Commit::NotSent);
+            let mut attempt = Attempt { batch, arrivals: arrivals.as_deref_mut(), commit: Commit::NotSent };
             let result = self
                 .connection
-                .run(&mut attempt, |connection, (batch, arrivals, commit)| {
-                    *commit = Commit::NotSent;
-                    Box::pin(transaction::run(connection, batch, arrivals.as_deref_mut(), commit))
-                })
+                .run(&mut attempt, |connection, attempt| Box::pin(transaction::run(connection, attempt)))
                 .await;
-            let (_, _, commit) = attempt;
-            match (result, commit) {
+            match (result, attempt.commit) {
                 (Ok(Progress::Done), _) => return Ok(()),
                 (Ok(Progress::Repeat), _) => {}
                 (Err(failure), Commit::Sent(marker)) if failure.is_lost() => {
@@ -123,15 +135,70 @@ impl Writer {
         }
     }
 
+    /// Reserves a single item in one statement, which is its own transaction, instead of in four round trips. Returns
+    /// `None`, with nothing changed, if the request needs a transaction.
+    ///
+    /// The statement applies only if nothing but the product's own row decides. After waiting for the row lock,
+    /// Postgres re-reads only that row: a line settled in the meantime would be read in its old state. The statement
+    /// therefore matches neither products with overdue lines nor requests that must be refused.
+    async fn reserve_single(
+        &mut self,
+        id: &mut ReservationId,
+        new: &NewReservation,
+    ) -> Option<Result<Reservation, Error>> {
+        let [item] = new.items.as_slice() else { return None };
+        let started = Instant::now();
+        let expires_at = loop {
+            let mut input = (*id, item, new.ttl);
+            let held = self
+                .connection
+                .run(&mut input, |connection, (id, item, ttl)| Box::pin(store::hold(connection, *id, item, *ttl)))
+                .await;
+            match held {
+                Ok(held) => break held?,
+                Err(failure) if failure.is_lost() => {
+                    let failure = Arc::new(failure);
+                    let lost = *id;
+                    match self.find_outcome(move |connection| Box::pin(store::void(connection, lost))).await {
+                        Some(Some(expires_at)) => break expires_at,
+                        // The lost statement can no longer take effect, so the request is retried under a new id.
+                        Some(None) if started.elapsed() < RETRY_PERIOD => *id = ReservationId::generate(),
+                        Some(None) => return Some(Err(Error::Database(failure))),
+                        None => return Some(Err(Error::OutcomeUnknown(failure))),
+                    }
+                }
+                Err(failure) => return Some(Err(Error::Database(Arc::new(failure)))),
+            }
+        };
+        Some(Ok(Reservation { id: *id, state: ReservationState::Held, items: new.items.clone(), expires_at }))
+    }
+
     /// Checks on another connection whether a transaction was committed. Returns `None` if that is still unknown when
     /// the time is up.
     async fn was_committed(&mut self, marker: CommitMarker) -> Option<bool> {
         let marker = Arc::new(marker);
-        outcome::find(&mut self.connection, move |connection| {
+        self.find_outcome(move |connection| {
             let marker = marker.clone();
             Box::pin(async move { store::was_committed(connection, &marker).await })
         })
         .await
+    }
+
+    /// Runs a query for the outcome of a lost change, on a new connection, until it succeeds. Returns `None` if it does
+    /// not succeed in time.
+    async fn find_outcome<T>(
+        &mut self,
+        mut query: impl Fn(&mut PgConnection) -> BoxFuture<'_, Result<T, sqlx::Error>>,
+    ) -> Option<T> {
+        let find = async {
+            loop {
+                if let Ok(found) = self.connection.run(&mut query, |connection, query| query(connection)).await {
+                    return found;
+                }
+                time::sleep(OUTCOME_PAUSE).await;
+            }
+        };
+        time::timeout(OUTCOME_TIMEOUT, find).await.ok()
     }
 }
 
@@ -146,5 +213,5 @@ fn fail(requests: &mut [Request], error: &Error) {
 fn concerns_one_change(error: &Error) -> bool {
     let Error::Database(failure) = error else { return false };
     let code = sql_state(failure.error()).unwrap_or_default();
-    matches!(**failure, Failure::Refused(_)) && (code.starts_with("22") || code.starts_with("23"))
+    matches!(**failure, DatabaseError::Refused(_)) && (code.starts_with("22") || code.starts_with("23"))
 }

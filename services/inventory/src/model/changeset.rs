@@ -1,13 +1,13 @@
 //! What the engine reads under locks, and what it asks the store to write.
 
 use chrono::{DateTime, Utc};
-use contracts::ProductId;
+use contracts::{ProductId, ResourceId as ReservationId};
 use uuid::Uuid;
 
 use super::{
     idempotency::{Digest, IdempotencyRecord},
     movement::Reason,
-    reservation::{Reservation, ReservationId, ReservationState},
+    reservation::{Reservation, ReservationState},
     stock::Counters,
 };
 

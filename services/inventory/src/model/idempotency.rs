@@ -1,7 +1,7 @@
 //! Idempotency keys: a request with a key takes effect once, and repetitions get the first response.
 
 use chrono::{DateTime, Utc};
-use contracts::ProductId;
+use contracts::{ProductId, ResourceId as ReservationId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -9,7 +9,7 @@ use super::{
     movement::Reason,
     number::Delta,
     refusal::{Refusal, Shortage},
-    reservation::{Item, Items, NewReservation, Reservation, ReservationId, ReservationState},
+    reservation::{Item, Items, NewReservation, Reservation, ReservationState},
     stock::{Counters, Stock},
 };
 
@@ -34,6 +34,9 @@ impl TryFrom<&[u8]> for IdempotencyKey {
     }
 }
 
+/// How long a key is kept after its first request, in hours.
+pub(crate) const RETENTION_HOURS: i32 = 24;
+
 /// A SHA-256 digest.
 pub(crate) type Digest = [u8; 32];
 
@@ -48,7 +51,7 @@ pub(crate) struct Claim {
 
 impl Claim {
     /// The claim of a request to reserve stock.
-    pub(crate) fn of_reservation(new: &NewReservation, key: &IdempotencyKey) -> Self {
+    pub(crate) fn for_reservation(new: &NewReservation, key: &IdempotencyKey) -> Self {
         let ttl = new.ttl.0.to_le_bytes();
         let items: Vec<_> =
             new.items.as_slice().iter().map(|item| (&item.product_id, item.quantity.to_le_bytes())).collect();
@@ -57,7 +60,7 @@ impl Claim {
     }
 
     /// The claim of a request to adjust stock.
-    pub(crate) fn of_adjustment(
+    pub(crate) fn for_adjustment(
         product_id: &ProductId,
         delta: Delta,
         reason: Option<&Reason>,
@@ -183,13 +186,13 @@ mod tests {
 
     fn adjustment(name: &str, delta: i64, reason: Option<&str>, key_text: &str) -> Claim {
         let reason = reason.map(|reason| Reason::try_from(reason.to_owned()).expect("a valid reason"));
-        Claim::of_adjustment(&product(name), Delta(delta), reason.as_ref(), &key(key_text))
+        Claim::for_adjustment(&product(name), Delta(delta), reason.as_ref(), &key(key_text))
     }
 
     fn reservation(items: &[(&str, i64)], ttl: i64) -> Claim {
         let items = items.iter().map(|(name, quantity)| Item { product_id: product(name), quantity: *quantity });
         let items = Items::merge(items.collect()).expect("valid items");
-        Claim::of_reservation(&NewReservation { items, ttl: TimeToLive(ttl) }, &key("k"))
+        Claim::for_reservation(&NewReservation { items, ttl: TimeToLive(ttl) }, &key("k"))
     }
 
     #[test]

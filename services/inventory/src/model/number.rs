@@ -41,7 +41,7 @@ whole_numbers! {
     /// A quantity on hand: 0 to 2^53 − 1.
     Quantity, 0, MAX_QUANTITY, "The quantity on hand.";
     /// A change to the quantity on hand: −(2^53 − 1) to 2^53 − 1.
-    Delta, -MAX_QUANTITY, MAX_QUANTITY, "The change to the quantity on hand; negative to take stock away.";
+    Delta, -MAX_QUANTITY, MAX_QUANTITY, "The change to the quantity on hand; negative to remove stock.";
     /// A quantity to reserve: 1 to 2^53 − 1.
     Amount, 1, MAX_QUANTITY, "The quantity to reserve.";
     /// How long a reservation is held, in seconds: 1 to 86,400.
@@ -77,7 +77,7 @@ impl de::Visitor<'_> for WholeNumber {
     type Value = i64;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a whole number")
+        f.write_str("an integer")
     }
 
     fn visit_i64<E: de::Error>(self, number: i64) -> Result<i64, E> {

@@ -10,7 +10,7 @@ use super::reservation::ReservationState;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Less would be on hand than is reserved.
-    #[error("this would leave {left} on hand, but {reserved} are reserved")]
+    #[error("this would leave {left} on hand, which is less than the reserved quantity of {reserved}")]
     InsufficientStock {
         /// The quantity that would be on hand.
         left: i64,
@@ -21,7 +21,7 @@ pub enum Refusal {
     #[error("this would leave more than 9007199254740991 on hand")]
     TooLarge,
     /// A reservation asks for more of these products than is available.
-    #[error("there is not enough stock of {}", names(.0))]
+    #[error("insufficient stock of {}", names(.0))]
     Shortage(Vec<Shortage>),
     /// The reservation does not exist.
     #[error("there is no reservation with this id")]

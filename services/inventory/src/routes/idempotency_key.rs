@@ -12,7 +12,7 @@ use utoipa::{
     },
 };
 
-use crate::model::IdempotencyKey;
+use crate::model::{IdempotencyKey, RETENTION_HOURS};
 
 const NAME: &str = "idempotency-key";
 
@@ -40,8 +40,10 @@ impl IntoParams for Key {
             .min_length(Some(1))
             .max_length(Some(255))
             .pattern(Some("^[!-~]+$"));
-        let description = "Makes the request safe to retry: repeating it with the same key within 24 hours returns \
-                           the first response.";
+        let description = format!(
+            "Makes the request safe to retry: repeating it with the same key within {RETENTION_HOURS} hours returns \
+             the first response."
+        );
         let parameter = ParameterBuilder::new().name(NAME).parameter_in(ParameterIn::Header).required(Required::False);
         vec![parameter.description(Some(description)).schema(Some(schema)).build()]
     }

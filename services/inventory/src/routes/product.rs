@@ -74,7 +74,7 @@ pub(super) async fn get(
         (status = CREATED, description = "The stock of a new product.", body = Stock, headers(
             ("etag" = String, description = "The number of the product's last movement."),
         )),
-        (status = CONFLICT, description = "More than this is reserved."),
+        (status = CONFLICT, description = "The reserved quantity is larger than the new stock."),
     ),
 )]
 pub(super) async fn put(
@@ -88,7 +88,7 @@ pub(super) async fn put(
     Ok((status, tagged(stock)))
 }
 
-/// Set stock (same effect as PUT, always 201)
+/// Set stock (same effect as PUT; 201 for known products too)
 #[utoipa::path(
     post,
     path = "/inventory/{product_id}",
@@ -100,7 +100,7 @@ pub(super) async fn put(
         (status = CREATED, description = "The new stock of the product.", body = Stock, headers(
             ("etag" = String, description = "The number of the product's last movement."),
         )),
-        (status = CONFLICT, description = "More than this is reserved."),
+        (status = CONFLICT, description = "The reserved quantity is larger than the new stock."),
     ),
 )]
 pub(super) async fn set(
@@ -126,7 +126,7 @@ pub(super) async fn set(
         (status = OK, description = "The new stock of the product.", body = Stock, headers(
             ("etag" = String, description = "The number of the product's last movement."),
         )),
-        (status = CONFLICT, description = "Less would be left than is reserved."),
+        (status = CONFLICT, description = "The quantity left would be smaller than the reserved quantity."),
     ),
 )]
 pub(super) async fn adjust(

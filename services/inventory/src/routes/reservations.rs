@@ -55,7 +55,7 @@ impl FromFields for Reserve {
         let items: Option<Vec<ReserveItem>> = fields.list("items");
         let items = items.and_then(|items| {
             let items = items.into_iter().map(|item| Item { product_id: item.product_id, quantity: item.quantity.0 });
-            Items::merge(items.collect()).map_err(|error| fields.note("items", error)).ok()
+            Items::merge(items.collect()).map_err(|error| fields.refuse("items", error)).ok()
         });
         let ttl_seconds = fields.optional("ttl_seconds");
         Some(Self { items: items?, ttl_seconds: ttl_seconds? })
@@ -114,26 +114,27 @@ pub(super) async fn get(
 }
 
 /// Defines the route that commits or releases a reservation; the two differ only in their texts.
+#[rustfmt::skip]
 macro_rules! transition_route {
     (
         $name:ident, $path:literal, $operation:literal, $transition:expr,
         $summary:literal, $ok:literal, $conflict:literal
     ) => {
         #[utoipa::path(
-                                            post,
-                                            path = $path,
-                                            operation_id = $operation,
-                                            summary = $summary,
-                                            tag = "reservations",
-                                            params(("id" = Uuid, Path, description = "The reservation's id.")),
-                                            responses(
-                                                (status = OK, description = $ok, body = Reservation, headers(
-                                                    ("etag" = String, description = "The version of the reservation."),
-                                                )),
-                                                (status = NOT_FOUND, description = "The reservation does not exist."),
-                                                (status = CONFLICT, description = $conflict),
-                                            ),
-                                        )]
+            post,
+            path = $path,
+            operation_id = $operation,
+            summary = $summary,
+            tag = "reservations",
+            params(("id" = Uuid, Path, description = "The reservation's id.")),
+            responses(
+                (status = OK, description = $ok, body = Reservation, headers(
+                    ("etag" = String, description = "The version of the reservation."),
+                )),
+                (status = NOT_FOUND, description = "The reservation does not exist."),
+                (status = CONFLICT, description = $conflict),
+            ),
+        )]
         pub(super) async fn $name(
             State(inventory): State<Inventory>,
             Path(id): Path<String>,

@@ -27,7 +27,7 @@ pub(crate) async fn write_movements(
     let expires_at: HashMap<_, _> = changeset.holds.iter().map(|hold| (Some(hold.id), hold.expires_at)).collect();
 
     let movements = &changeset.movements;
-    let movement_ids: Vec<&str> = movements.iter().map(|movement| movement.product_id.as_str()).collect();
+    let movement_products: Vec<&str> = movements.iter().map(|movement| movement.product_id.as_str()).collect();
     let movement_versions: Vec<i64> = movements.iter().map(|movement| movement.after.version).collect();
     let kinds: Vec<&str> = movements.iter().map(|movement| movement.kind).collect();
     let on_hand_deltas: Vec<i64> = movements.iter().map(|movement| movement.on_hand_delta).collect();
@@ -77,7 +77,7 @@ pub(crate) async fn write_movements(
         &next_expiries as &[Option<DateTime<Utc>>],
         &hold_ids,
         &hold_expiries,
-        &movement_ids as &[&str],
+        &movement_products as &[&str],
         &movement_versions,
         &kinds as &[&str],
         &on_hand_deltas,

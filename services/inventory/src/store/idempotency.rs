@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sqlx::PgConnection;
 
-use crate::model::{Claim, Digest, IdempotencyRecord};
+use crate::model::{Claim, Digest, IdempotencyRecord, RETENTION_HOURS};
 
 /// Claims keys, which must be sorted, and returns those without a stored response. Another transaction that claims one
 /// of them waits until this one ends.
@@ -13,7 +13,7 @@ pub(crate) async fn claim(connection: &mut PgConnection, claims: &[&Claim]) -> R
     let fingerprints: Vec<&[u8]> = claims.iter().map(|claim| claim.fingerprint.as_slice()).collect();
     sqlx::query_scalar!(
         "INSERT INTO idempotency (id, fingerprint, expires_at)
-         SELECT id, fingerprint, clock_timestamp() + interval '24 hours'
+         SELECT id, fingerprint, clock_timestamp() + make_interval(hours => $3)
          FROM unnest($1::bytea[], $2::bytea[]) AS claim (id, fingerprint)
          ON CONFLICT (id) DO UPDATE
              SET fingerprint = excluded.fingerprint, answer = NULL, expires_at = excluded.expires_at
@@ -21,6 +21,7 @@ pub(crate) async fn claim(connection: &mut PgConnection, claims: &[&Claim]) -> R
          RETURNING id",
         &ids as &[&[u8]],
         &fingerprints as &[&[u8]],
+        RETENTION_HOURS,
     )
     .fetch_all(connection)
     .await

@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::row::{Instant, not_null, product_id, state};
-use crate::model::{Item, Items, LockedReservation, OverdueLine, ProductId, Reservation, ReservationId, TimeToLive};
+use super::stock::product_id;
+use crate::model::{
+    Item, Items, LockedReservation, OverdueLine, ProductId, Reservation, ReservationId, ReservationState, TimeToLive,
+};
 
 /// The maximum number of lines settled in one transaction, so that it ends well before the statement timeout even if
 /// many holds expire at once.
@@ -87,7 +90,7 @@ pub(crate) async fn hold(
     id: ReservationId,
     item: &Item,
     ttl: TimeToLive,
-) -> Result<Option<Instant>, sqlx::Error> {
+) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
     let held = sqlx::query_scalar!(
         r#"WITH product AS (
                UPDATE stock SET reserved = reserved + $3, version = version + 1,
@@ -118,7 +121,10 @@ pub(crate) async fn hold(
 
 /// Resolves a [`hold`] whose outcome is unknown. If it took effect, returns when it expires. Otherwise takes its id, so
 /// that it can no longer take effect. Waits for a transaction that is inserting the id.
-pub(crate) async fn void(connection: &mut PgConnection, id: ReservationId) -> Result<Option<Instant>, sqlx::Error> {
+pub(crate) async fn void(
+    connection: &mut PgConnection,
+    id: ReservationId,
+) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
     sqlx::query!("INSERT INTO reservation (id, state) VALUES ($1, 'void') ON CONFLICT DO NOTHING", id.0)
         .execute(&mut *connection)
         .await?;
@@ -131,7 +137,7 @@ pub(crate) async fn void(connection: &mut PgConnection, id: ReservationId) -> Re
 pub(crate) async fn overdue_lines(
     connection: &mut PgConnection,
     products: &[&str],
-    now: Instant,
+    now: DateTime<Utc>,
 ) -> Result<Vec<OverdueLine>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT reservation_id, product_id, quantity, NOT EXISTS (
@@ -161,8 +167,8 @@ pub(crate) async fn overdue_lines(
 pub(crate) async fn next_expiries(
     connection: &mut PgConnection,
     products: &[&str],
-    now: Instant,
-) -> Result<Vec<(ProductId, Option<Instant>)>, sqlx::Error> {
+    now: DateTime<Utc>,
+) -> Result<Vec<(ProductId, Option<DateTime<Utc>>)>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT product_id AS "product_id!", (
                SELECT min(expires_at) FROM reservation_line AS line
@@ -189,4 +195,14 @@ pub(crate) async fn overdue_products(connection: &mut PgConnection, limit: i64) 
     .fetch_all(connection)
     .await?;
     products.into_iter().map(product_id).collect()
+}
+
+/// Converts a column that holds the state of a reservation.
+fn state(name: &str) -> Result<ReservationState, sqlx::Error> {
+    ReservationState::named(name).ok_or_else(|| sqlx::Error::Decode(format!("invalid state: {name}").into()))
+}
+
+/// Unwraps a column that sqlx believes to be nullable but that is never null.
+fn not_null<T>(value: Option<T>) -> Result<T, sqlx::Error> {
+    value.ok_or_else(|| sqlx::Error::Decode("unexpected null".into()))
 }

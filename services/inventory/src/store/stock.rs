@@ -2,30 +2,34 @@
 
 use std::collections::HashMap;
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::row::{Instant, product_id};
 use crate::model::{Counters, Movement, ProductId, ProductRow, Stock};
 
-/// Reads the counters of the products that exist, as if their overdue lines were settled: each of these lines will be a
-/// movement, so it counts in the version. The subquery reads lines only if some may be overdue; a join would always
-/// read them.
+/// Selects the counters of products as if their overdue lines were settled. Each of these lines will be a movement, so
+/// it counts in the version. The subquery reads lines only if some may be overdue; a join would always read them.
+macro_rules! settled_stock {
+    ($condition:literal, $($arguments:tt)*) => {
+        sqlx::query!(
+            r#"SELECT product_id, on_hand, reserved - coalesce(overdue[1], 0) AS "reserved!",
+                      version + coalesce(overdue[2], 0) AS "version!"
+               FROM stock, LATERAL (SELECT CASE WHEN next_expiry <= statement_timestamp() THEN (
+                   SELECT ARRAY[sum(quantity)::bigint, count(*)] FROM reservation_line AS line
+                   WHERE line.product_id = stock.product_id AND live AND expires_at <= statement_timestamp()
+               ) END AS overdue) AS settled
+               "# + $condition,
+            $($arguments)*
+        )
+    };
+}
+
+/// Reads the counters of the products that exist.
 pub(crate) async fn counters(
     connection: &mut PgConnection,
     ids: &[&str],
 ) -> Result<HashMap<String, Counters>, sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"SELECT product_id, on_hand, reserved - coalesce(overdue[1], 0) AS "reserved!",
-                  version + coalesce(overdue[2], 0) AS "version!"
-           FROM stock, LATERAL (SELECT CASE WHEN next_expiry <= statement_timestamp() THEN (
-               SELECT ARRAY[sum(quantity)::bigint, count(*)] FROM reservation_line AS line
-               WHERE line.product_id = stock.product_id AND live AND expires_at <= statement_timestamp()
-           ) END AS overdue) AS settled
-           WHERE product_id = ANY ($1)"#,
-        ids as &[&str],
-    )
-    .fetch_all(connection)
-    .await?;
+    let rows = settled_stock!("WHERE product_id = ANY ($1)", ids as &[&str],).fetch_all(connection).await?;
     let counters = rows
         .into_iter()
         .map(|row| (row.product_id, Counters { on_hand: row.on_hand, reserved: row.reserved, version: row.version }));
@@ -37,7 +41,7 @@ pub(crate) async fn counters(
 pub(crate) async fn lock(
     connection: &mut PgConnection,
     ids: &[&str],
-) -> Result<(HashMap<ProductId, ProductRow>, Option<Instant>), sqlx::Error> {
+) -> Result<(HashMap<ProductId, ProductRow>, Option<DateTime<Utc>>), sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT product_id, on_hand, reserved, version, next_expiry, statement_timestamp() AS "now!" FROM stock
            WHERE product_id = ANY ($1) ORDER BY product_id FOR UPDATE"#,
@@ -64,19 +68,9 @@ pub(crate) async fn insert_products(connection: &mut PgConnection, ids: &[&str])
 /// Reads up to `limit` products with ids after `after`, in order of their ids, with the same counters as [`counters`].
 /// Products without a movement are not listed.
 pub(crate) async fn list(connection: &mut PgConnection, after: &str, limit: i64) -> Result<Vec<Stock>, sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"SELECT product_id, on_hand, reserved - coalesce(overdue[1], 0) AS "reserved!",
-                  version + coalesce(overdue[2], 0) AS "version!"
-           FROM stock, LATERAL (SELECT CASE WHEN next_expiry <= statement_timestamp() THEN (
-               SELECT ARRAY[sum(quantity)::bigint, count(*)] FROM reservation_line AS line
-               WHERE line.product_id = stock.product_id AND live AND expires_at <= statement_timestamp()
-           ) END AS overdue) AS settled
-           WHERE product_id > $1 AND version > 0 ORDER BY product_id LIMIT $2"#,
-        after,
-        limit,
-    )
-    .fetch_all(connection)
-    .await?;
+    let rows = settled_stock!("WHERE product_id > $1 AND version > 0 ORDER BY product_id LIMIT $2", after, limit,)
+        .fetch_all(connection)
+        .await?;
     let stock = rows.into_iter().map(|row| {
         let counters = Counters { on_hand: row.on_hand, reserved: row.reserved, version: row.version };
         Ok(Stock::new(product_id(row.product_id)?, counters))
@@ -101,4 +95,9 @@ pub(crate) async fn movements(
     )
     .fetch_all(connection)
     .await
+}
+
+/// Converts a column that holds a product id.
+pub(super) fn product_id(text: String) -> Result<ProductId, sqlx::Error> {
+    text.try_into().map_err(|error: &str| sqlx::Error::Decode(error.into()))
 }

@@ -9,7 +9,7 @@ use contracts::inventory::v1::{
     inventory_client::InventoryClient, reservation::State,
 };
 use http_body_util::{BodyExt, Full};
-use hyper::{Request, client::conn::http2, header::HeaderMap};
+use hyper::{Request, client::conn::http2, header::HeaderMap, http::response::Parts};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use serde_json::json;
@@ -72,12 +72,19 @@ async fn raw(app: &App, path: &str, timeout: &str) -> (HeaderMap, HeaderMap) {
 
 /// The headers and trailers of the response to a call with a timeout, which only the server enforces.
 pub async fn raw_call(app: &App, path: &str, timeout: &str, message: &impl Message) -> (HeaderMap, HeaderMap) {
+    let headers = [("content-type", "application/grpc"), ("te", "trailers"), ("grpc-timeout", timeout)];
+    let (head, trailers) = send(app, path, &headers, message).await;
+    (head.headers, trailers)
+}
+
+/// The head and the trailers of the response to a request over HTTP/2.
+async fn send(app: &App, path: &str, headers: &[(&str, &str)], message: &impl Message) -> (Parts, HeaderMap) {
     let address = app.grpc.expect("a gRPC port");
     let stream = TokioIo::new(TcpStream::connect(address).await.expect("it listens"));
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.expect("HTTP/2");
     tokio::spawn(connection);
-    let request = Request::post(format!("http://{address}{path}")).header("content-type", "application/grpc");
-    let request = request.header("te", "trailers").header("grpc-timeout", timeout);
+    let request = Request::post(format!("http://{address}{path}"));
+    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
     // A flag, the length in four bytes, and the message.
     let message = message.encode_to_vec();
     let length = u32::try_from(message.len()).expect("short").to_be_bytes();
@@ -85,7 +92,7 @@ pub async fn raw_call(app: &App, path: &str, timeout: &str, message: &impl Messa
     let response = sender.send_request(request.body(Full::<Bytes>::from(message)).expect("a request")).await;
     let (head, body) = response.expect("a response").into_parts();
     let trailers = body.collect().await.expect("a whole response").trailers().cloned();
-    (head.headers, trailers.unwrap_or_default())
+    (head, trailers.unwrap_or_default())
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
@@ -264,4 +271,20 @@ async fn each_port_serves_only_its_own_protocol(pool: PgPool) {
     let plain = reqwest::get(format!("http://{}/inventory", app.grpc.expect("a gRPC port"))).await;
     assert_eq!(plain.expect("a response").status(), 415);
     app.get(&format!("/{SERVICE}/BatchGetStock")).await.problem(404);
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_call_is_recognised_by_its_whole_media_type(pool: PgPool) {
+    let app = start(&pool).await;
+    let path = format!("/{SERVICE}/BatchGetStock");
+    let message = BatchGetStockRequest { product_ids: vec!["p".to_owned()] };
+    for media_type in ["application/grpc", "Application/gRPC", "APPLICATION/GRPC+Proto", "application/grpc; a=b"] {
+        let (head, trailers) = send(&app, &path, &[("content-type", media_type), ("te", "trailers")], &message).await;
+        assert_eq!(head.status, 200, "{media_type}");
+        assert_eq!(trailers["grpc-status"], "0", "{media_type}");
+    }
+    for media_type in ["application/grpc-web", "application/grpc-web+proto", "application/grpcx", "application/json"] {
+        let (head, _) = send(&app, &path, &[("content-type", media_type)], &message).await;
+        assert_eq!(head.status, 415, "{media_type}");
+    }
 }

@@ -92,9 +92,9 @@ async fn a_trailing_slash_is_404_with_a_hint(pool: PgPool) {
     let app = start(&pool).await;
     for path in ["/inventory/", "/inventory/p/", "/reservations/"] {
         let detail = app.get(path).await.problem(404)["detail"].clone();
-        assert_eq!(detail, "there is nothing at this path; try it without the trailing slash", "{path}");
+        assert_eq!(detail, "no such path; try it without the trailing slash", "{path}");
     }
-    assert_eq!(app.get("/nothing").await.problem(404)["detail"], "there is nothing at this path");
+    assert_eq!(app.get("/nothing").await.problem(404)["detail"], "no such path");
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]

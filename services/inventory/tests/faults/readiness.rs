@@ -47,7 +47,7 @@ async fn the_cause_of_an_outage_is_only_logged_and_only_once() {
     let unreachable = async || {
         let problem = unavailable(readiness(&service).await).await;
         assert!(!problem.to_string().contains("os error"), "{problem}");
-        assert_eq!(problem["detail"], "the database does not answer");
+        assert_eq!(problem["detail"], "the database does not respond");
     };
     unreachable().await;
     postgres.server.start_again().expect("the server restarts");

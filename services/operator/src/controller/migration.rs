@@ -12,6 +12,7 @@ use kube::{
     Api, ResourceExt,
     api::{ApiResource, ListParams, PostParams},
 };
+use runtime::migration::{Migrated, UNREACHABLE};
 
 use super::{
     children::owner_of,
@@ -26,9 +27,6 @@ use api::Microservice;
 
 /// How long a failed Job is kept for inspection before the migration is retried.
 const RETRY_AFTER: SignedDuration = SignedDuration::from_secs(120);
-
-/// The exit code of a migration that could not reach its database (`EX_TEMPFAIL` of sysexits.h).
-const UNREACHABLE: i32 = 75;
 
 /// The state of the migration to the specified version.
 pub(crate) struct Migration {
@@ -127,7 +125,7 @@ async fn run(
             delete(context, &found).await?;
         }
         let cause = last.map(pods::describe).or_else(|| failed.message.clone()).unwrap_or_default();
-        return Ok(if last.is_some_and(|ended| ended.exit_code == UNREACHABLE) {
+        return Ok(if last.is_some_and(|ended| ended.exit_code == i32::from(UNREACHABLE)) {
             ConditionResult::pending(
                 "ServerUnreachable",
                 format!("the migration cannot reach the database and will be retried: {cause}"),
@@ -175,7 +173,7 @@ fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
     containers.into_iter().find_map(|container| container.state.as_ref()?.terminated.as_ref())
 }
 
-/// The version in the termination message of a migration: `{"schemaVersion": N}`.
+/// The version in the termination message of a migration.
 fn schema_version(message: &str) -> Option<i64> {
-    serde_json::from_str::<serde_json::Value>(message.trim()).ok()?.get("schemaVersion")?.as_i64()
+    serde_json::from_str::<Migrated>(message.trim()).ok().map(|migrated| migrated.schema_version)
 }

@@ -1,14 +1,10 @@
 //! The environment variables of the service contract, and those of the user.
 
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, SecretKeySelector};
+use runtime::process::{DEFAULT_DRAIN_DELAY, DEFAULT_SHUTDOWN_TIMEOUT};
 
 use super::{facts::Facts, names};
 use api::{DEFAULT_GRPC_PORT, Microservice, grpc_url_variable};
-
-/// How long a service keeps serving after SIGTERM, while clients notice that its pod is terminating.
-const DRAIN_DELAY: &str = "5s";
-/// How long requests in flight may take after that.
-const SHUTDOWN_TIMEOUT: &str = "25s";
 
 /// The environment of the pods that serve.
 pub(super) fn service(object: &Microservice, facts: &Facts) -> Vec<EnvVar> {
@@ -21,8 +17,8 @@ pub(super) fn service(object: &Microservice, facts: &Facts) -> Vec<EnvVar> {
         Some(address("ADMIN_ADDR", spec.ports.admin)),
         database_url(object),
         spec.database.as_ref().map(|database| pool_size(database.pool_size)),
-        Some(value("DRAIN_DELAY", DRAIN_DELAY.to_owned())),
-        Some(value("SHUTDOWN_TIMEOUT", SHUTDOWN_TIMEOUT.to_owned())),
+        Some(value("DRAIN_DELAY", DEFAULT_DRAIN_DELAY.to_owned())),
+        Some(value("SHUTDOWN_TIMEOUT", DEFAULT_SHUTDOWN_TIMEOUT.to_owned())),
     ];
     let callees = spec.calls.iter().map(|callee| callee_url(callee, facts));
     with_users_own(contract.into_iter().flatten().chain(callees), object)

@@ -1,6 +1,6 @@
 //! Users and their attributes.
 
-use std::{str::FromStr, sync::LazyLock};
+use std::sync::LazyLock;
 
 use chrono::{DateTime, Utc};
 use regex_lite::Regex;
@@ -29,26 +29,6 @@ pub(crate) struct User {
     /// The `ETag`, incremented by each change.
     #[serde(skip)]
     pub(crate) version: i64,
-}
-
-/// The id of a user: a UUID (version 7, so ids are in order of creation).
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct UserId(pub(crate) Uuid);
-
-/// Error: the text is not a user id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct InvalidId;
-
-impl FromStr for UserId {
-    type Err = InvalidId;
-
-    /// Accepts only the hyphenated form, so that a user has a single URL.
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        if text.len() != uuid::fmt::Hyphenated::LENGTH {
-            return Err(InvalidId);
-        }
-        text.parse().map(Self).map_err(|_| InvalidId)
-    }
 }
 
 /// A user's name: 1 to 200 characters, not all blank.
@@ -154,14 +134,6 @@ mod tests {
         for bad in ["", "ada", "@x", "ada@", "a b@x", "a@-x", "a@x-", "a@x..y", "a@x\n", "é@x.com", "a\0@x", &too_long]
         {
             assert!(Email::try_from(bad.to_owned()).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn an_id_is_a_hyphenated_uuid() {
-        assert!("0190d9a4-1f5e-7c3a-8a5e-0123456789ab".parse::<UserId>().is_ok());
-        for bad in ["", "1", "0190d9a41f5e7c3a8a5e0123456789ab", "{0190d9a4-1f5e-7c3a-8a5e-0123456789ab}"] {
-            assert!(bad.parse::<UserId>().is_err(), "{bad:?}");
         }
     }
 }

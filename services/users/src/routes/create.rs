@@ -48,7 +48,7 @@ pub(super) struct CreatedUser {
     ),
 )]
 pub(super) async fn create(State(users): State<Users>, Json(new): Json<NewUser>) -> Result<impl IntoResponse, Error> {
-    let (user, wishes) = users.writer.ask(new).await??;
+    let (user, wishes) = users.writer.submit(new).await??;
     let wishlist = match wishes {
         Some(wishes) => Some(users.with_stocks(wishes).await),
         None => None,

@@ -86,7 +86,7 @@ pub(super) async fn patch(
         store::update(connection, id, name.as_ref(), email.as_ref(), &if_match).await
     };
     let updated = users.database.run(update).await.map_err(|failure| {
-        if store::is_email_taken(failure.error()) { Error::EmailTaken } else { Error::of_write(failure) }
+        if store::is_email_taken(failure.error()) { Error::EmailTaken } else { Error::from_write(failure) }
     })?;
     let Some(user) = updated else { return Err(not_found_or_changed(&users, id).await) };
     Ok(Tagged { version: user.version, body: user })
@@ -115,7 +115,7 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, Error> {
     let id = id.parse()?;
     let deleted = users.database.run(async |connection| store::delete(connection, id, &if_match).await).await;
-    if deleted.map_err(Error::of_write)? {
+    if deleted.map_err(Error::from_write)? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(not_found_or_changed(&users, id).await)

@@ -59,7 +59,7 @@ pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> R
 pub(super) async fn put(State(users): State<Users>, Path(path): Path<(String, String)>) -> Result<StatusCode, Problem> {
     let (id, product_id) = parse(path)?;
     let added = users.database.run(async |connection| store::wishlist::add(connection, id, &product_id).await).await;
-    match added.map_err(Error::of_write)? {
+    match added.map_err(Error::from_write)? {
         Some(true) => Ok(StatusCode::NO_CONTENT),
         Some(false) => Err(Error::WishlistFull.into()),
         None => Err(Error::NotFound.into()),
@@ -88,5 +88,5 @@ pub(super) async fn delete(
     let (id, product_id) = parse(path)?;
     let removed =
         users.database.run(async |connection| store::wishlist::remove(connection, id, &product_id).await).await;
-    if removed.map_err(Error::of_write)? { Ok(StatusCode::NO_CONTENT) } else { Err(Error::NotFound.into()) }
+    if removed.map_err(Error::from_write)? { Ok(StatusCode::NO_CONTENT) } else { Err(Error::NotFound.into()) }
 }

@@ -116,7 +116,7 @@ async fn errors_of_values_are_in_plain_english(pool: PgPool) {
 #[sqlx::test(migrator = "users::MIGRATIONS")]
 async fn a_trailing_slash_is_404_with_a_hint(pool: PgPool) {
     let problem = start(&pool).await.get("/users/").await.problem(404);
-    assert_eq!(problem["detail"], "there is nothing at this path; try it without the trailing slash");
+    assert_eq!(problem["detail"], "no such path; try it without the trailing slash");
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]

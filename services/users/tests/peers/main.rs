@@ -1,6 +1,7 @@
 //! Wishlists with inventories that are slow, unresponsive, dead or restarting, over real sockets.
 
 mod fake;
+mod log;
 mod one;
 mod several;
 

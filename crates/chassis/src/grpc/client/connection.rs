@@ -43,7 +43,7 @@ pub(super) struct Connection {
 pub(super) type Sender = SendRequest<Full<Bytes>>;
 
 /// Why there is no response.
-pub(super) enum Failure {
+pub(super) enum CallError {
     /// The peer did not receive the request, or reported that it did not process it.
     NotSent,
     /// It is unknown whether the peer processed the request.
@@ -108,14 +108,14 @@ impl Connection {
 pub(super) async fn exchange(
     mut sender: Sender,
     request: Request<Full<Bytes>>,
-) -> Result<Response<Collected<Bytes>>, Failure> {
+) -> Result<Response<Collected<Bytes>>, CallError> {
     let response = sender.try_send_request(request).await.map_err(|mut error| {
         let sent = error.take_message().is_none();
         let error = error.into_error();
-        if sent && !is_refusal(&error) { Failure::Lost(error.into()) } else { Failure::NotSent }
+        if sent && !is_refusal(&error) { CallError::Lost(error.into()) } else { CallError::NotSent }
     })?;
     let (head, body) = response.into_parts();
-    let body = Limited::new(body, RESPONSE_LIMIT).collect().await.map_err(Failure::Lost)?;
+    let body = Limited::new(body, RESPONSE_LIMIT).collect().await.map_err(CallError::Lost)?;
     Ok(Response::from_parts(head, body))
 }
 

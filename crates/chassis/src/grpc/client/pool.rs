@@ -21,8 +21,8 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    address::PeerUrl,
-    connection::{Failure, Sender, exchange},
+    address::{Hosts, PeerUrl},
+    connection::{CallError, Sender, exchange},
     endpoint::{Endpoint, Signals, State},
 };
 
@@ -31,9 +31,6 @@ const RESOLVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The shortest time between two resolutions, even if endpoints fail.
 const RESOLVE_PAUSE: Duration = Duration::from_millis(500);
-
-/// How long a resolution may take.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The endpoints of a peer.
 pub(super) struct Pool {
@@ -58,7 +55,7 @@ struct Member {
 
 /// The endpoint for a call.
 enum Pick {
-    Ready(Lease),
+    Ready(Checkout),
     /// None is ready, but one is connecting.
     Wait,
     /// All have failed, or there are none.
@@ -70,17 +67,17 @@ impl Pool {
     pub(super) fn start(peer: &'static str, url: PeerUrl) -> Arc<Self> {
         let signals = Arc::new(Signals { changed: watch::channel(()).0, failed: Notify::new() });
         let pool = Arc::new(Self { peer, members: Mutex::default(), signals, turn: AtomicUsize::new(0) });
-        tokio::spawn(follow(pool.clone(), url));
+        tokio::spawn(follow(pool.clone(), Hosts::new(peer, url)));
         pool
     }
 
     /// Picks the endpoint with the fewest calls in flight, round-robin between equals, and not `avoided` if there is
     /// another. Waits while an endpoint is connecting. Returns `None` if all of them have failed.
-    pub(super) async fn lease(&self, avoided: Option<SocketAddr>) -> Option<Lease> {
+    pub(super) async fn checkout(&self, avoided: Option<SocketAddr>) -> Option<Checkout> {
         let mut changed = self.signals.changed.subscribe();
         loop {
             match self.pick(avoided) {
-                Pick::Ready(lease) => return Some(lease),
+                Pick::Ready(checkout) => return Some(checkout),
                 Pick::Nothing => return None,
                 // The channel stays open: this pool owns its sender.
                 Pick::Wait => changed.changed().await.ok()?,
@@ -108,16 +105,16 @@ impl Pool {
             }
         }
         match best {
-            Some((_, endpoint, sender)) => Pick::Ready(Lease::new(endpoint.clone(), sender)),
+            Some((_, endpoint, sender)) => Pick::Ready(Checkout::new(endpoint.clone(), sender)),
             None if wait => Pick::Wait,
             None => Pick::Nothing,
         }
     }
 
     /// Returns whether another endpoint is ready.
-    pub(super) fn others_are_ready(&self, lease: &Lease) -> bool {
+    pub(super) fn others_are_ready(&self, checkout: &Checkout) -> bool {
         let members = self.members();
-        let mut others = members.endpoints.iter().filter(|member| member.endpoint.address != lease.address());
+        let mut others = members.endpoints.iter().filter(|member| member.endpoint.address != checkout.address());
         others.any(|member| matches!(member.endpoint.state(), State::Ready(_)))
     }
 
@@ -146,10 +143,9 @@ impl Pool {
 }
 
 /// Resolves the hosts for as long as the process runs.
-async fn follow(pool: Arc<Pool>, url: PeerUrl) {
+async fn follow(pool: Arc<Pool>, mut hosts: Hosts) {
     loop {
-        let found = time::timeout(RESOLVE_TIMEOUT, url.resolve()).await.unwrap_or_default();
-        pool.update(found);
+        pool.update(hosts.resolve().await);
         let failed = async {
             time::sleep(RESOLVE_PAUSE).await;
             pool.signals.failed.notified().await;
@@ -162,12 +158,12 @@ async fn follow(pool: Arc<Pool>, url: PeerUrl) {
 }
 
 /// An endpoint in use for a call.
-pub(super) struct Lease {
+pub(super) struct Checkout {
     endpoint: Arc<Endpoint>,
     sender: Sender,
 }
 
-impl Lease {
+impl Checkout {
     fn new(endpoint: Arc<Endpoint>, sender: Sender) -> Self {
         endpoint.enter();
         Self { endpoint, sender }
@@ -182,7 +178,7 @@ impl Lease {
     }
 
     /// Sends a request and reads the whole response.
-    pub(super) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Collected<Bytes>>, Failure> {
+    pub(super) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Collected<Bytes>>, CallError> {
         exchange(self.sender.clone(), request).await
     }
 
@@ -192,7 +188,7 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for Checkout {
     fn drop(&mut self) {
         self.endpoint.leave();
     }
@@ -229,12 +225,12 @@ mod tests {
     async fn a_call_waits_until_all_endpoints_have_failed() {
         // Nothing listens on these ports.
         let pool = Pool::start("peer", "http://127.0.0.1:1,127.0.0.2:1".parse().expect("a URL"));
-        assert!(time::timeout(Duration::from_secs(10), pool.lease(None)).await.expect("in time").is_none());
+        assert!(time::timeout(Duration::from_secs(10), pool.checkout(None)).await.expect("in time").is_none());
     }
 
     #[tokio::test]
     async fn a_host_without_addresses_is_unavailable() {
         let pool = Pool::start("peer", "http://no-such-host.invalid:1".parse().expect("a URL"));
-        assert!(time::timeout(Duration::from_secs(10), pool.lease(None)).await.expect("in time").is_none());
+        assert!(time::timeout(Duration::from_secs(10), pool.checkout(None)).await.expect("in time").is_none());
     }
 }

@@ -43,8 +43,8 @@ impl Fakes {
         let channel = peers.channel("fake").expect("a channel");
         let pool = &channel.0.pool;
         eventually("both endpoints are ready", PATIENCE, async || {
-            let lease = pool.lease(None).await?;
-            pool.others_are_ready(&lease).then_some(())
+            let checkout = pool.checkout(None).await?;
+            pool.others_are_ready(&checkout).then_some(())
         })
         .await;
         Self { channel, calls }

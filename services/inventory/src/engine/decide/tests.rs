@@ -41,14 +41,14 @@ fn request((operation, key): &Call) -> Request {
         Operation::Change(change) => {
             let claim = key.map(|key| match &change.action {
                 Action::Adjust(delta, reason) => {
-                    Claim::of_adjustment(&change.product_id, *delta, reason.as_ref(), &key)
+                    Claim::for_adjustment(&change.product_id, *delta, reason.as_ref(), &key)
                 }
                 Action::Set(_) => panic!("a set has no key"),
             });
             Request::Change { change, claim, reply: Reply::channel().0 }
         }
         Operation::Reserve(id, new) => {
-            let claim = key.map(|key| Claim::of_reservation(&new, &key));
+            let claim = key.map(|key| Claim::for_reservation(&new, &key));
             Request::Reserve { id, new, claim, reply: Reply::channel().0 }
         }
         Operation::Transition(id, transition) => Request::Transition { id, transition, reply: Reply::channel().0 },
@@ -94,7 +94,7 @@ fn items(items: &[(&str, i64)]) -> Items {
 }
 
 fn reserve(list: &[(&str, i64)]) -> Operation {
-    Operation::Reserve(ReservationId::new(), NewReservation { items: items(list), ttl: TimeToLive(10) })
+    Operation::Reserve(ReservationId::generate(), NewReservation { items: items(list), ttl: TimeToLive(10) })
 }
 
 fn locked(products: &[(&str, i64, i64)]) -> LockedRows {
@@ -107,7 +107,7 @@ fn locked(products: &[(&str, i64, i64)]) -> LockedRows {
 
 /// A held reservation of these items that expires in this many seconds.
 fn held(list: &[(&str, i64)], seconds: i64) -> (ReservationId, LockedReservation) {
-    let id = ReservationId::new();
+    let id = ReservationId::generate();
     let expires_at = DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds);
     let reservation = Reservation { id, state: ReservationState::Held, items: items(list), expires_at };
     (id, LockedReservation { reservation, all_lines_live: true })

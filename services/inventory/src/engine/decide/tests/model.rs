@@ -194,10 +194,10 @@ impl Tables {
             Step::Reserve(list, ttl) => {
                 let list: Vec<_> = list.iter().map(|(product, quantity)| (PRODUCTS[*product], *quantity)).collect();
                 let new = NewReservation { items: items(&list), ttl: TimeToLive(*ttl) };
-                Operation::Reserve(ReservationId::new(), new)
+                Operation::Reserve(ReservationId::generate(), new)
             }
             Step::Transition(number, transition) => {
-                let id = self.ids.get(*number).copied().unwrap_or_else(ReservationId::new);
+                let id = self.ids.get(*number).copied().unwrap_or_else(ReservationId::generate);
                 Operation::Transition(id, *transition)
             }
         })

@@ -12,11 +12,11 @@ const WORK_TIMEOUT: Duration = Duration::from_secs(6);
 const LOCK_TIMEOUT: &str = "55P03";
 
 /// Why there is no connection, or no reply on one.
-const NO_REPLY: &str = "the database does not answer";
+const NO_RESPONSE: &str = "the database does not respond";
 
 /// Why database work failed, and thereby what is known of its effects.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum DatabaseError {
     /// There was no connection: nothing was sent.
     #[error("no database connection: {0}")]
     NotBegun(#[source] sqlx::Error),
@@ -28,8 +28,8 @@ pub enum Failure {
     Lost(#[source] sqlx::Error),
 }
 
-impl Failure {
-    /// Returns the error.
+impl DatabaseError {
+    /// Returns the error of the driver.
     #[must_use]
     pub fn error(&self) -> &sqlx::Error {
         let (Self::NotBegun(error) | Self::Refused(error) | Self::Lost(error)) = self;
@@ -49,14 +49,14 @@ impl Failure {
         if sql_state(self.error()).as_deref() == Some(LOCK_TIMEOUT) {
             Problem::unavailable("the data is locked by another transaction; try again in a moment").caused_by(self)
         } else if self.is_lost() || is_unavailable(self.error()) {
-            Problem::unavailable("the database does not answer; try again in a moment").caused_by(self)
+            Problem::unavailable("the database does not respond; try again in a moment").caused_by(self)
         } else {
             Problem::internal(self)
         }
     }
 
     /// Classifies an error by whether it is Postgres's reply to the statement.
-    fn of(error: sqlx::Error) -> Self {
+    fn classify(error: sqlx::Error) -> Self {
         let is_about_the_statement = error.as_database_error().is_some()
             // If the server shuts down (57), is broken (58, XX) or loses the connection (08), the statement's progress
             // is unknown.
@@ -69,35 +69,41 @@ impl Failure {
             Self::Lost(error)
         }
     }
+}
 
-    /// Returns whether the connection is certainly usable afterwards.
-    pub(super) fn leaves_the_connection_sound(&self) -> bool {
-        // A data exception or a violated constraint.
-        let is_of_the_data = sql_state(self.error()).is_some_and(|code| matches!(code.get(..2), Some("22" | "23")));
-        matches!(self, Self::Refused(_)) && (is_of_the_data || lost_a_race(self.error()))
+impl From<DatabaseError> for Problem {
+    fn from(failure: DatabaseError) -> Self {
+        Arc::new(failure).into_problem()
     }
 }
 
-impl From<Failure> for Problem {
-    fn from(failure: Failure) -> Self {
-        Arc::new(failure).into_problem()
+/// Returns whether the connection is certainly usable after work with this result: the work succeeded, or failed with a
+/// data exception, a violated constraint or a serialization failure.
+pub(super) fn is_usable_after<T>(result: &Result<T, DatabaseError>) -> bool {
+    match result {
+        Ok(_) => true,
+        Err(DatabaseError::Refused(error)) => {
+            let is_of_the_data = sql_state(error).is_some_and(|code| matches!(code.get(..2), Some("22" | "23")));
+            is_of_the_data || is_serialization_failure(error)
+        }
+        Err(_) => false,
     }
 }
 
 /// Runs database work with a time limit, and classifies its failure.
 ///
 /// # Errors
-/// Returns [`Failure::Refused`] or [`Failure::Lost`].
-pub async fn with_timeout<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Failure> {
+/// Returns [`DatabaseError::Refused`] or [`DatabaseError::Lost`].
+pub async fn with_timeout<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, DatabaseError> {
     match time::timeout(WORK_TIMEOUT, work).await {
-        Ok(result) => result.map_err(Failure::of),
-        Err(_) => Err(Failure::Lost(timed_out())),
+        Ok(result) => result.map_err(DatabaseError::classify),
+        Err(_) => Err(DatabaseError::Lost(timed_out())),
     }
 }
 
 /// The error of a database that does not reply in time.
 pub(super) fn timed_out() -> sqlx::Error {
-    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, NO_REPLY))
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, NO_RESPONSE))
 }
 
 /// Returns whether the database is unavailable, overloaded or asks for a retry, rather than refusing the statement
@@ -116,9 +122,9 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Returns whether the transaction was rolled back in favour of another one: a deadlock or a serialization failure.
+/// Returns whether the transaction was rolled back in favour of another one, by a serialization failure or a deadlock.
 #[must_use]
-pub fn lost_a_race(error: &sqlx::Error) -> bool {
+pub fn is_serialization_failure(error: &sqlx::Error) -> bool {
     matches!(sql_state(error).as_deref(), Some("40001" | "40P01"))
 }
 
