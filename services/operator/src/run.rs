@@ -105,7 +105,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     config.default_retry = false;
     let namespace = args.namespace.unwrap_or_else(|| config.default_namespace.clone());
     let client = ClientBuilder::try_from(config)?.with_layer(&CountRequests(metrics.clone())).build();
-    let identity = args.pod_name.unwrap_or_else(|| format!("operator-{}", process::id()));
+    let identity = identity(args.pod_name);
 
     let (leading, leads) = watch::channel(false);
     let settings = Settings {
@@ -133,6 +133,11 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         _ = terminate.recv() => stop(&election).await,
         _ = interrupt.recv() => stop(&election).await,
     }
+}
+
+/// The name of this replica.
+fn identity(pod_name: Option<String>) -> String {
+    pod_name.unwrap_or_else(|| format!("operator-{}", process::id()))
 }
 
 /// Drops empty names: a variable that is set to an empty string names nothing.
@@ -167,6 +172,14 @@ fn exit_on_panic() {
 mod tests {
     use super::*;
     use std::process::Command;
+
+    #[test]
+    fn replicas_without_a_pod_name_have_different_identities() {
+        assert_eq!(identity(Some("hedgerow-operator-x".to_owned())), "hedgerow-operator-x");
+        // In a container, every process has the same id.
+        assert_ne!(identity(None), identity(None));
+        assert_ne!(identity(Some(String::new())), "", "a variable that is set to an empty string names nothing");
+    }
 
     /// Set in the child process that panics.
     const PANIC: &str = "OPERATOR_TEST_PANIC";

@@ -1,5 +1,7 @@
 //! Reconciles against an in-memory API server that fails or that others write to.
 
+mod watches;
+
 use std::{sync::Arc, time::Duration};
 
 use http::{Method, StatusCode};
