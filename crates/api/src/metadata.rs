@@ -1,4 +1,5 @@
-//! The names under `hedgerow.dev/` in the metadata of objects, and what programs agree on besides.
+//! The names that programs share: annotations, labels and finalizers under `hedgerow.dev/`, and how services find each
+//! other.
 //!
 //! Objects in clusters carry these names, so none of them may change.
 
@@ -6,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// The name of the `Microservice` that routes requests to all others.
 ///
-/// It gets no route of its own. `hedgerow up` gives it the routes, and the operator admits it to services with a route.
+/// `hedgerow up` passes it their routes, and the operator's network policies admit it to services with a route.
 pub const GATEWAY: &str = "gateway";
 
 /// The gRPC port of a callee that does not exist yet or does not set `ports.grpc`.
