@@ -1,18 +1,22 @@
-//! What the watches trigger.
+//! What the watches trigger. The clock is paused, so it advances only while all tasks are idle.
+
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use kube::runtime::reflector::ObjectRef;
 use serde_json::json;
-use test_support::process::PATIENCE;
 use tokio::time;
 
 use super::{super::watches, Fixture, OBJECT, SERVICE};
 use api::Microservice;
 
+/// Longer than any backoff of a watch.
+const LIMIT: Duration = Duration::from_mins(2);
+
 /// Waits until an object of this name is triggered.
 async fn until(triggers: &mut (impl Stream<Item = ObjectRef<Microservice>> + Unpin), name: &str) {
     let triggered = async { while triggers.next().await.expect("an endless stream").name != name {} };
-    time::timeout(PATIENCE, triggered).await.unwrap_or_else(|_| panic!("{name} was not triggered"));
+    time::timeout(LIMIT, triggered).await.unwrap_or_else(|_| panic!("{name} was not triggered"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -54,6 +58,6 @@ async fn child_triggers_the_object_that_controls_it() {
     });
     fixture.server.put(SERVICE, child);
     let mut triggers = Box::pin(watches::children(&fixture.context));
-    let first = time::timeout(PATIENCE, triggers.next()).await.expect("in time").expect("an endless stream");
+    let first = time::timeout(LIMIT, triggers.next()).await.expect("in time").expect("an endless stream");
     assert_eq!(first.name, "orders");
 }
