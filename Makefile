@@ -65,8 +65,9 @@ check-metrics: hedgerow ## Check the format of /metrics with promtool
 check-new: install-postgres ## Check that `hedgerow new` creates services that build, pass their tests and run
 	deploy/check-new.sh
 
-check-chart: ## Check the chart with helm lint and kube-score
+check-chart: ## Check the chart with helm lint and kube-score, and against deploy/operator
 	cargo build --quiet --package operator
+	cargo test --quiet --package operator --test chart -- --ignored
 	OPERATOR=$(TARGET)/debug/operator deploy/check-chart
 
 kind: ## Create a kind cluster and install a release on it (needs kind, helm, and docker or podman)

@@ -21,22 +21,16 @@
 //! The doc comment of a field is its description in `kubectl explain`, so it is written for a reader who knows
 //! Kubernetes but not Rust. The types accept unknown fields and the schema refuses them: after a downgrade, an operator
 //! must still read objects with fields that it does not know.
+//!
+//! The kind is behind the default feature `kind`. Without it, only the names that programs share are left, which the
+//! gateway and the services use: they do not compile a JSON schema validator and a CEL interpreter for a few constants.
 
 #![allow(clippy::doc_markdown, reason = "`kubectl explain` shows backticks as they are")]
 
-mod admission;
-pub mod annotations;
-pub mod crd;
-mod database;
-mod file;
-mod network;
-mod schema;
-mod spec;
-mod status;
+#[cfg(feature = "kind")]
+mod kind;
+mod metadata;
 
-pub use admission::{Refused, admit};
-pub use database::{Database, DeletionPolicy};
-pub use file::{FileError, parse};
-pub use network::{DEFAULT_GRPC_PORT, Network, Peer, Ports, Route, Service, ServiceType, grpc_url_variable};
-pub use spec::{Microservice, MicroserviceSpec, Scaling};
-pub use status::{DatabaseStatus, MicroserviceStatus};
+#[cfg(feature = "kind")]
+pub use kind::*;
+pub use metadata::{DEFAULT_GRPC_PORT, GATEWAY, RouteAnnotation, annotations, finalizers, grpc_url_variable, labels};

@@ -113,7 +113,7 @@ impl Cli {
 fn peer_flag(peer: &&'static str) -> Arg {
     let name = flag_name(peer);
     Arg::new(name.clone())
-        .env(name.replace('-', "_").to_uppercase())
+        .env(api::grpc_url_variable(peer))
         .long(name)
         .global(true)
         .value_name("URL")

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::bail;
+use api::grpc_url_variable;
 
-use crate::service::{Service, reachable, variable};
+use crate::service::{Service, reachable};
 
 /// How long requests in flight may take to finish after SIGTERM.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,7 +31,7 @@ pub fn of(
 
     for called in all.iter().filter(|other| spec.calls.iter().any(|name| name == other.name())) {
         if let Some(address) = called.grpc {
-            set(&format!("{}_GRPC_URL", variable(called.name())), format!("http://{}", reachable(address)));
+            set(&grpc_url_variable(called.name()), format!("http://{}", reachable(address)));
         }
     }
     if let Some(database) = &spec.database {

@@ -4,12 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Context;
+pub use api::GATEWAY;
 
 use crate::manifest::{MAX_LOCAL_PORT, Manifest};
-
-/// The name of the service that routes requests to all others. The operator recognises the gateway by this name as
-/// well: it is what network policies admit.
-pub const GATEWAY: &str = "gateway";
 
 /// The first ports of the ranges; a service adds its number to each.
 const HTTP: u16 = 8080;

@@ -1,6 +1,7 @@
 //! The lifecycle of a process that serves requests: common flags, start, signals, drain and stop.
 
 use std::{
+    io,
     net::SocketAddr,
     process::{ExitCode, exit},
     time::Duration,
@@ -71,12 +72,18 @@ pub fn usage(name: &str, message: &str) -> ExitCode {
 #[must_use]
 pub fn no_command(name: &str, error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
-        // The first line is enough.
-        let text = error.to_string();
-        return usage(name, text.lines().next().unwrap_or_default().trim_start_matches("error: "));
+        return usage(name, &one_line(&error.to_string()));
     }
     print!("{error}");
     ExitCode::SUCCESS
+}
+
+/// A message of clap without the usage, which `--help` shows.
+fn one_line(text: &str) -> String {
+    let is_message = |part: &&str| !part.starts_with("Usage:") && !part.starts_with("For more information");
+    let parts = text.trim_start_matches("error: ").split("\n\n").take_while(is_message);
+    let parts: Vec<String> = parts.map(|part| part.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    parts.join("; ")
 }
 
 /// Starts logs and traces, then runs the work in a Tokio runtime. The work returns the exit status of the process and
@@ -124,24 +131,41 @@ async fn serve_until_signal<F: Future<Output = anyhow::Result<Running>>>(
     start: impl FnOnce() -> F,
 ) -> anyhow::Result<Duration> {
     // Installed first, so that a signal during the start is not lost.
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut signals = Signals::new()?;
     let running = start().await?;
     let grpc = running.grpc.map(tracing::field::display);
     tracing::info!(service = name, http = %running.http, grpc, admin = %running.admin, "listening");
-    signalled(&mut terminate, &mut interrupt).await;
+    signals.recv().await;
     select! {
         left = running.stop() => Ok(left),
-        () = signalled(&mut terminate, &mut interrupt) => {
+        () = signals.recv() => {
             tracing::warn!("second signal received, aborting requests in flight");
             exit(INTERRUPTED)
         }
     }
 }
 
-async fn signalled(terminate: &mut Signal, interrupt: &mut Signal) {
-    select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that ask a process to stop: SIGTERM and SIGINT.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Installs the handlers. From now on, neither signal ends the process by itself.
+    ///
+    /// # Errors
+    /// Returns an error if a handler cannot be installed.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next signal.
+    pub async fn recv(&mut self) {
+        select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 
@@ -242,5 +266,33 @@ impl Running {
         }
         drop(self.workers);
         timeout.saturating_sub(started.elapsed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Arg, Command, value_parser};
+
+    use super::*;
+
+    fn message(arguments: &[&str]) -> String {
+        let command = Command::new("x").no_binary_name(true).args([
+            Arg::new("file").long("file").value_name("FILE").required(true),
+            Arg::new("count").long("count").value_name("N").value_parser(value_parser!(u8)),
+        ]);
+        one_line(&command.try_get_matches_from(arguments).expect_err("an error").to_string())
+    }
+
+    #[test]
+    fn usage_error_is_one_line_with_all_that_is_wrong() {
+        assert_eq!(message(&[]), "the following required arguments were not provided: --file <FILE>");
+        assert_eq!(
+            message(&["--file", "a", "--count", "b"]),
+            "invalid value 'b' for '--count <N>': invalid digit found in string"
+        );
+        assert_eq!(
+            message(&["--fil", "a"]),
+            "unexpected argument '--fil' found; tip: a similar argument exists: '--file'"
+        );
     }
 }

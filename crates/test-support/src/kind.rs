@@ -86,7 +86,7 @@ pub fn name() -> Vec<Case> {
         refused_name("a2345678901234567890123456789012345678901", json!({}), rule),
         refused_name("orders.v2", json!({}), rule),
         refused_name("2nd-orders", json!({}), rule),
-        refused_name("any", json!({}), "metadata.name must not be any"),
+        refused_name("any", json!({}), "metadata.name must not be \"any\""),
         refused_name("orders-headless", json!({}), "metadata.name must not end with -headless"),
     ]
 }
@@ -175,7 +175,7 @@ pub fn calls() -> Vec<Case> {
         accepted(calls(&["inventory", "order-history-2"])),
         refused(calls(&["orders"]), "spec.calls must not contain the object's own name"),
         refused(calls(&["inventory", "inventory"]), "spec.calls"),
-        refused(calls(&["any"]), "calls must not contain any"),
+        refused(calls(&["any"]), "calls must not contain \"any\""),
         refused(calls(&["Inventory"]), "spec.calls[0]"),
         refused(calls(&[""]), "spec.calls[0]"),
         refused(calls(&["a2345678901234567890123456789012345678901"]), "spec.calls[0]"),

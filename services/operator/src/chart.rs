@@ -24,7 +24,7 @@ pub(crate) struct ChartArgs {
     /// The folder of the chart
     #[arg(value_name = "CHART")]
     chart: PathBuf,
-    /// The `services/NAME/microservice.yaml` files
+    /// The files services/NAME/microservice.yaml
     #[arg(value_name = "FILE", required = true)]
     services: Vec<PathBuf>,
 }

@@ -1,14 +1,17 @@
 //! The command line.
 
+#![allow(clippy::doc_markdown, reason = "`--help` shows backticks as they are")]
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use runtime::process::{no_command, usage};
 
-use crate::{chart, crd, exit::usage, install, render, run};
+use crate::{NAME, chart, crd, install, render, run};
 
-/// Turns `Microservice` objects into running services
+/// Turns Microservice objects into running services
 #[derive(Debug, Parser)]
-#[command(name = "operator", version)]
+#[command(name = NAME, version)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -18,7 +21,7 @@ struct Cli {
 enum Command {
     /// Run the operator until SIGTERM or SIGINT
     Run(Box<run::RunArgs>),
-    /// Print the `CustomResourceDefinition`, for `kubectl apply --server-side -f -`
+    /// Print the CustomResourceDefinition, for kubectl apply --server-side -f -
     Crd {
         /// Apply it to the current cluster instead
         #[arg(long)]
@@ -26,7 +29,7 @@ enum Command {
     },
     /// Update the generated parts of the Helm chart
     Chart(chart::ChartArgs),
-    /// Print the children of the `Microservice` objects in a file, without a cluster
+    /// Print the objects that the operator would create for the Microservices in a file (needs no cluster)
     Render(render::RenderArgs),
     /// Print the objects that run the operator in a namespace, without the chart
     Manifests {
@@ -41,19 +44,10 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) if error.use_stderr() => {
-            // One line: `--help` shows the usage.
-            let text = error.to_string();
-            let message: Vec<_> = text.split("\n\nUsage:").next().unwrap_or_default().split_whitespace().collect();
-            return usage(message.join(" ").trim_start_matches("error: "));
-        }
-        Err(help) => {
-            print!("{help}");
-            return ExitCode::SUCCESS;
-        }
+        Err(error) => return no_command(NAME, &error),
     };
     let printed = match cli.command {
-        None => return usage("a command is required: run, render, crd, manifests or chart"),
+        None => return usage(NAME, "a command is required: run, render, crd, manifests or chart"),
         Some(Command::Run(args)) => return run::main(*args),
         Some(Command::Manifests { image }) => install::yaml(&image),
         Some(Command::Crd { apply: false }) => crd::yaml(),
@@ -67,7 +61,7 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("operator: {error:#}");
+            eprintln!("{NAME}: {error:#}");
             ExitCode::FAILURE
         }
     }

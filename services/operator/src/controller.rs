@@ -2,23 +2,23 @@
 
 mod backoff;
 mod cache;
-mod calls;
 mod children;
 mod conditions;
 mod context;
-mod credentials;
 mod database;
 mod deploy;
 mod error;
 mod events;
 mod finalize;
 mod fingerprint;
+mod known;
 mod migration;
 mod pods;
 mod queue;
 mod reconcile;
 mod rollout;
 mod routes;
+mod secrets;
 mod status;
 mod watches;
 

@@ -7,14 +7,12 @@
 mod error;
 mod identifier;
 mod owner;
-mod ownership;
 mod plan;
 mod schema;
 mod server;
 mod session;
 mod spec;
 mod state;
-mod step;
 mod warnings;
 
 pub use error::Error;
@@ -24,9 +22,8 @@ pub use server::Server;
 pub use spec::{DatabaseSpec, EnsureReport, RemoveReport, Warning};
 
 use identifier::Identifier;
-use session::Session;
+use session::{Session, Step};
 use state::State;
-use step::Step;
 
 impl Server {
     /// Creates or repairs the role, the database and its privileges. Writes nothing if both are as specified. It can be
@@ -40,7 +37,7 @@ impl Server {
         admin.lock(&name).await?;
         let mut changes = Vec::new();
         let plan = |state: &State| {
-            ownership::check(state, &name, &spec.owner, &spec.adoption)?;
+            plan::check_ownership(state, &name, &spec.owner, &spec.adoption)?;
             Ok(plan::towards(state, &name, spec))
         };
         let state = run_plan(&mut admin, &name, &mut changes, plan).await?;
@@ -62,7 +59,7 @@ impl Server {
         admin.lock(&name).await?;
         let mut changes = Vec::new();
         let plan = |state: &State| {
-            ownership::check(state, &name, owner, &Adoption::None)?;
+            plan::check_ownership(state, &name, owner, &Adoption::None)?;
             Ok(plan::removal(state, &name))
         };
         run_plan(&mut admin, &name, &mut changes, plan).await?;

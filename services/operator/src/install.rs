@@ -1,5 +1,7 @@
 //! `operator manifests`: the objects that run the operator in a namespace without the chart, and the permissions of the
 //! gateway there.
+//!
+//! The chart has the same objects as templates. A test compares them (`make check-chart`).
 
 use serde_json::{Value, json};
 
@@ -23,7 +25,7 @@ pub(crate) fn yaml(image: &str) -> anyhow::Result<String> {
     Ok(all)
 }
 
-fn objects(image: &str) -> [Value; 7] {
+fn objects(image: &str) -> [Value; 8] {
     let of_operator = |api_version, kind, fields| object(api_version, kind, NAME, "operator", fields);
     [
         of_operator("v1", "ServiceAccount", json!({ "automountServiceAccountToken": false })),
@@ -35,9 +37,10 @@ fn objects(image: &str) -> [Value; 7] {
             "PodDisruptionBudget",
             json!({ "spec": { "maxUnavailable": 1, "selector": { "matchLabels": selector(NAME, "operator") } } }),
         ),
+        of_operator("networking.k8s.io/v1", "NetworkPolicy", json!({ "spec": network_policy() })),
         object(RBAC, "Role", GATEWAY, "gateway", json!({ "rules": gateway_rules() })),
         // The operator creates the ServiceAccount for the `Microservice` of this name.
-        object(RBAC, "RoleBinding", GATEWAY, "gateway", binding(GATEWAY, "gateway")),
+        object(RBAC, "RoleBinding", GATEWAY, "gateway", binding(GATEWAY, api::GATEWAY)),
     ]
 }
 
@@ -49,7 +52,9 @@ fn binding(role: &str, account: &str) -> Value {
 }
 
 fn object(api_version: &str, kind: &str, name: &str, component: &str, fields: Value) -> Value {
-    let mut object = json!({ "apiVersion": api_version, "kind": kind, "metadata": { "name": name, "labels": labels(name, component) } });
+    let mut object = json!({
+        "apiVersion": api_version, "kind": kind, "metadata": { "name": name, "labels": labels(name, component) },
+    });
     if let (Value::Object(object), Value::Object(fields)) = (&mut object, fields) {
         object.extend(fields);
     }
@@ -99,6 +104,15 @@ fn rules() -> Value {
     ])
 }
 
+/// Only Prometheus connects to the operator.
+fn network_policy() -> Value {
+    json!({
+        "podSelector": { "matchLabels": selector(NAME, "operator") },
+        "policyTypes": ["Ingress"],
+        "ingress": [{ "ports": [{ "port": "admin", "protocol": "TCP" }] }],
+    })
+}
+
 fn deployment(image: &str) -> Value {
     let from_field =
         |name: &str, field: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": field } } });
@@ -130,6 +144,8 @@ fn deployment(image: &str) -> Value {
     json!({
         // One leads, the other takes over.
         "replicas": 2,
+        "progressDeadlineSeconds": 120,
+        "revisionHistoryLimit": 3,
         "selector": { "matchLabels": selector(NAME, "operator") },
         "template": {
             "metadata": {

@@ -5,7 +5,6 @@ mod cli;
 mod controller;
 mod crd;
 pub mod database;
-mod exit;
 mod install;
 mod lease;
 pub mod manifests;
@@ -14,3 +13,6 @@ mod render;
 mod run;
 
 pub use cli::main;
+
+/// The name of the program, in messages and logs.
+const NAME: &str = "operator";

@@ -1,10 +1,10 @@
-//! The objects that make up a service, as a pure function of its `Microservice` and a few facts.
+//! The objects that make up a service, as a pure function of its `Microservice` and a few other inputs.
 //!
 //! The controller, `operator render` and the snapshot tests all call [`render`].
 
 mod deployment;
 mod environment;
-mod facts;
+mod inputs;
 mod labels;
 mod migration;
 pub mod names;
@@ -30,14 +30,13 @@ use kube::api::DynamicObject;
 
 use api::Microservice;
 
-pub use facts::Facts;
+pub use inputs::RenderInputs;
 pub use labels::{MANAGED_BY, SERVICE, labels};
-pub use migration::HASH as MIGRATION;
 pub use pod::CA_PATH;
 
 /// The objects that make up a service. If the `Microservice` is not stored and so has no uid, they have no owner.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Children {
+pub struct Manifests {
     /// The identity of the pods.
     pub service_account: ServiceAccount,
     /// Migrates the schema before the Deployment changes; `None` without a database.
@@ -56,18 +55,18 @@ pub struct Children {
     pub pod_monitor: Option<DynamicObject>,
 }
 
-/// Renders the children of `object`.
+/// Renders the manifests of `object`.
 #[must_use]
-pub fn render(object: &Microservice, facts: &Facts) -> Children {
-    let migration = object.spec.database.as_ref().map(|_| migration::build(object, facts));
-    Children {
+pub fn render(object: &Microservice, inputs: &RenderInputs) -> Manifests {
+    let migration = object.spec.database.as_ref().map(|_| migration::build(object, inputs));
+    Manifests {
         service_account: pod::service_account(object),
-        deployment: deployment::build(object, facts, migration.as_ref()),
+        deployment: deployment::build(object, inputs, migration.as_ref()),
         migration,
-        services: services::build(object, facts),
+        services: services::build(object, inputs),
         autoscaler: object.spec.scaling.is_automatic().then(|| scaling::autoscaler(object)),
         disruption_budget: (object.spec.scaling.min >= 2).then(|| scaling::disruption_budget(object)),
-        network_policies: if facts.open_network { Vec::new() } else { network_policies::build(object, facts) },
-        pod_monitor: facts.pod_monitor.as_ref().map(|labels| pod_monitor::build(object, labels)),
+        network_policies: if inputs.open_network { Vec::new() } else { network_policies::build(object, inputs) },
+        pod_monitor: inputs.pod_monitor.as_ref().map(|labels| pod_monitor::build(object, labels)),
     }
 }

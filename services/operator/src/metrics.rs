@@ -67,7 +67,7 @@ impl Metrics {
         objects: Store<Microservice>,
         queue_depth: impl Fn() -> usize + Send + Sync + 'static,
     ) -> Result<(), prometheus::Error> {
-        let depth = IntGauge::new("operator_queue_depth", "Objects that changed and wait for a reconcile.")?;
+        let depth = IntGauge::new("operator_queue_depth", "Changed objects that wait to be reconciled.")?;
         let options = Opts::new("operator_microservices", "Objects by type and status of their conditions.");
         let counts = IntGaugeVec::new(options, &["condition", "status"])?;
         self.registry.register(Box::new(Objects { store: objects, queue_depth: Box::new(queue_depth), depth, counts }))

@@ -1,5 +1,7 @@
 //! `operator render`: prints the children of the objects in a file as YAML, without a cluster.
 
+#![allow(clippy::doc_markdown, reason = "`--help` shows backticks as they are")]
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -13,18 +15,18 @@ use clap::Args;
 use serde::Serialize;
 use serde_saphyr::SerializeError;
 
-use crate::manifests::{self, Facts};
+use crate::manifests::{self, Manifests, RenderInputs};
 
 /// What to render, and for which cluster.
 #[derive(Debug, Args)]
 pub(crate) struct RenderArgs {
-    /// A YAML file of `Microservice` objects, or - for standard input
+    /// A YAML file of Microservices, or - for standard input
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
     /// A namespace that may scrape metrics (repeatable) [default: all]
     #[arg(long = "scrape-namespace", value_name = "NAME")]
     scrape_namespaces: Vec<String>,
-    /// Render `PodMonitor` objects, for a cluster that has the kind
+    /// Render PodMonitors, for a cluster that has the kind
     #[arg(long)]
     pod_monitors: bool,
 }
@@ -39,14 +41,14 @@ pub(crate) fn file(args: &RenderArgs) -> anyhow::Result<String> {
     let text = read(&args.file).with_context(|| format!("cannot read {name}"))?;
     let objects = api::parse(&text).with_context(|| name.clone())?;
     let rendered = objects.iter().map(|object| {
-        let facts = Facts {
+        let inputs = RenderInputs {
             // The other objects of the cluster are not known, so no older one can claim a path.
             accepted_paths: object.spec.route.iter().flat_map(|route| route.paths.clone()).collect(),
             scrape_namespaces: args.scrape_namespaces.clone(),
             pod_monitor: args.pod_monitors.then(BTreeMap::new),
-            ..Facts::default().among(object, &objects)
+            ..RenderInputs::default().with_siblings(object, &objects)
         };
-        Ok(documents(object, &facts)?)
+        Ok(documents(object, &inputs)?)
     });
     rendered.collect()
 }
@@ -62,8 +64,8 @@ fn read(file: &Path) -> io::Result<String> {
 }
 
 /// The children of an object as YAML documents, in the order in which they are applied.
-fn documents(object: &Microservice, facts: &Facts) -> Result<String, SerializeError> {
-    let manifests::Children {
+fn documents(object: &Microservice, inputs: &RenderInputs) -> Result<String, SerializeError> {
+    let Manifests {
         service_account,
         migration,
         deployment,
@@ -72,7 +74,7 @@ fn documents(object: &Microservice, facts: &Facts) -> Result<String, SerializeEr
         disruption_budget,
         network_policies,
         pod_monitor,
-    } = manifests::render(object, facts);
+    } = manifests::render(object, inputs);
     let all = [
         vec![yaml(&service_account)?],
         services.iter().map(yaml).collect::<Result<_, _>>()?,

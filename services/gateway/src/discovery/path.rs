@@ -1,4 +1,5 @@
-//! The syntax of path prefixes that a service may claim: that of `paths` in a `Microservice`, and trailing slashes.
+//! The syntax of path prefixes that a service may claim. It is that of `route.paths` of the kind `Microservice`, except
+//! that trailing slashes are removed, and not refused.
 
 /// Removes trailing slashes from a path prefix.
 ///
@@ -25,6 +26,29 @@ mod tests {
             ("/v1/a.b~c_d-e//", "/v1/a.b~c_d-e"),
         ] {
             assert_eq!(normalize(path).as_deref(), Some(expected), "{path}");
+        }
+    }
+
+    /// Whether the kind accepts a path.
+    fn is_accepted(path: &str) -> bool {
+        let object = serde_json::json!({
+            "apiVersion": "hedgerow.dev/v1alpha1", "kind": "Microservice", "metadata": { "name": "orders" },
+            "spec": { "image": "orders:1", "route": { "paths": [path] } },
+        });
+        api::admit(&object, None).is_ok()
+    }
+
+    #[test]
+    fn normal_paths_are_those_that_the_kind_accepts() {
+        for path in ["/", "/orders", "/v1/a.b~c_d-e", "/...", "/.a", "/a/..b"] {
+            assert_eq!(normalize(path).as_deref(), Some(path));
+            assert!(is_accepted(path), "{path}");
+        }
+        for path in
+            ["", "a", "//", "/a/", "/a//b", "/.", "/..", "/a/./b", "/a/..", "/a b", "/%61", "/a?b", "/{id}", "/é"]
+        {
+            assert_ne!(normalize(path).as_deref(), Some(path));
+            assert!(!is_accepted(path), "{path}");
         }
     }
 

@@ -32,26 +32,10 @@ fn spec() -> anyhow::Result<Value> {
     if required.is_empty() {
         spec.as_object_mut().and_then(|spec| spec.remove("required"));
     }
-    close(&mut spec);
+    let mut schema = crd::json_schema(&spec);
     // null removes a service of the chart.
-    spec["type"] = json!(["object", "null"]);
-    Ok(spec)
-}
-
-/// Converts a structural schema to JSON Schema. What only the API server can check, such as CEL rules, is dropped.
-fn close(schema: &mut Value) {
-    let Value::Object(fields) = schema else { return };
-    let open = fields.contains_key("x-kubernetes-preserve-unknown-fields");
-    fields.retain(|name, _| !name.starts_with("x-kubernetes-") && name != "format" && name != "default");
-    if let Some(Value::Object(properties)) = fields.get_mut("properties") {
-        properties.values_mut().for_each(close);
-        if !open {
-            fields.entry("additionalProperties").or_insert(json!(false));
-        }
-    }
-    for name in ["items", "additionalProperties"] {
-        fields.get_mut(name).into_iter().for_each(close);
-    }
+    schema["type"] = json!(["object", "null"]);
+    Ok(schema)
 }
 
 #[cfg(test)]
@@ -74,10 +58,11 @@ mod tests {
     }
 
     #[test]
-    fn unknown_fields_are_refused_at_any_depth() {
+    fn unknown_fields_and_invalid_values_are_refused() {
         assert!(!accepts(&json!({ "databse": {} })));
         assert!(!accepts(&json!({ "scaling": { "minimum": 2 } })));
         assert!(!accepts(&json!({ "env": [{ "name": "A", "vlaue": "b" }] })));
         assert!(!accepts(&json!({ "scaling": { "min": 0 } })));
+        assert!(!accepts(&json!({ "calls": ["inventory", "inventory"] })));
     }
 }

@@ -12,7 +12,8 @@ const REGISTRY: &str = "localhost/hedgerow";
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) name: String,
-    /// Whether the chart's registry and tag apply to it.
+    /// Whether `deploy/images` builds its image, as the prefix of the image says. The chart's registry and tag apply to
+    /// it.
     pub(super) built_here: bool,
     /// The lines of its entry in the values, with the comments of the file.
     pub(super) entry: String,
@@ -36,9 +37,9 @@ pub(super) fn read(files: &[impl AsRef<Path>]) -> anyhow::Result<Vec<Service>> {
 
 fn parse(folder: &str, text: &str) -> anyhow::Result<Service> {
     let objects = api::parse(text)?;
-    let [object] = objects.as_slice() else { bail!("one Microservice expected, found {}", objects.len()) };
+    let [object] = objects.as_slice() else { bail!("expected one Microservice, found {}", objects.len()) };
     let name = object.metadata.name.clone().unwrap_or_default();
-    ensure!(name == folder, "the Microservice must be named {folder}, as its folder is, and not {name}");
+    ensure!(name == folder, "the Microservice must have the name of its folder, {folder}, not {name}");
     let own = format!("{REGISTRY}/{name}:");
     let built_here = object.spec.image.starts_with(&own);
     let version = env!("CARGO_PKG_VERSION");
@@ -158,7 +159,8 @@ mod tests {
         let image = |version: &str| format!("{HEAD}spec:\n  image: localhost/hedgerow/orders:{version}\n");
         assert!(error("orders", &image("0.0.1")).contains("spec.image must be localhost/hedgerow/orders:"));
         assert!(
-            error("baskets", &image(env!("CARGO_PKG_VERSION"))).contains("must be named baskets, as its folder is")
+            error("baskets", &image(env!("CARGO_PKG_VERSION")))
+                .contains("must have the name of its folder, baskets, not orders")
         );
         assert!(error("orders", &image("latest")).contains("a tag other than latest"));
     }

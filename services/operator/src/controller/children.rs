@@ -5,7 +5,7 @@
 //! changes the second one.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -19,20 +19,21 @@ use k8s_openapi::{
         networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
     },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
 };
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    error::{Error, within},
+    error::{Error, with_timeout},
     fingerprint::fingerprint,
 };
 use crate::manifests::pod_monitor;
+use api::Microservice;
 
 /// The field manager for server-side apply.
 pub(crate) const MANAGER: &str = "hedgerow-operator";
@@ -61,7 +62,7 @@ pub(crate) struct Child {
 
 impl Child {
     /// # Errors
-    /// Returns an error if the object cannot be serialised, which is a bug.
+    /// Returns an error if the object cannot be serialized, which is a bug.
     pub(crate) fn new(object: &(impl Serialize + kube::ResourceExt), kind: ApiResource) -> Result<Self, Error> {
         let (name, mut manifest) = (object.name_any(), serde_json::to_value(object)?);
         manifest["apiVersion"] = kind.api_version.clone().into();
@@ -95,8 +96,8 @@ type Key = (String, String);
 
 /// An existing child.
 struct Existing {
-    /// The uid of the `Microservice` that owns it.
-    owner: Option<String>,
+    /// The uid of the `Microservice` that controls it.
+    owner_uid: Option<String>,
     uid: Option<String>,
     fingerprint: u64,
 }
@@ -138,7 +139,7 @@ impl Children {
     }
 
     /// Forgets all children of a kind except these, after the watch was restarted.
-    pub(crate) fn retain(&self, kind: &ApiResource, names: &std::collections::HashSet<String>) {
+    pub(crate) fn retain(&self, kind: &ApiResource, names: &HashSet<String>) {
         let mut known = self.known();
         let stays = |key: &Key| key.0 != kind.kind || names.contains(&key.1);
         known.existing.retain(|key, _| stays(key));
@@ -148,8 +149,8 @@ impl Children {
     /// Applies a child. Returns whether anything was written.
     ///
     /// # Errors
-    /// Returns [`Error::Conflict`] if an object of this name exists that `owner` does not control.
-    pub(crate) async fn apply(&self, owner: &str, child: &Child) -> Result<bool, Error> {
+    /// Returns [`Error::Conflict`] if an object of this name exists that `owner_uid` does not control.
+    pub(crate) async fn apply(&self, owner_uid: &str, child: &Child) -> Result<bool, Error> {
         let mut hasher = DefaultHasher::new();
         child.manifest.to_string().hash(&mut hasher);
         let manifest = hasher.finish();
@@ -164,17 +165,20 @@ impl Children {
             }
         }
         let api = self.api(&child.kind);
-        let ours =
-            self.known().existing.get(&child.key()).is_some_and(|existing| existing.owner.as_deref() == Some(owner));
+        let ours = self
+            .known()
+            .existing
+            .get(&child.key())
+            .is_some_and(|existing| existing.owner_uid.as_deref() == Some(owner_uid));
         if !ours
-            && let Some(found) = within("read a child", api.get_opt(&child.name)).await?
-            && owner_of(&found.metadata).as_deref() != Some(owner)
+            && let Some(found) = with_timeout("read a child", api.get_opt(&child.name)).await?
+            && !is_controlled_by(&found.metadata, owner_uid)
         {
             return Err(Error::Conflict { kind: child.kind.kind.clone(), name: child.name.clone() });
         }
         let parameters = PatchParams::apply(MANAGER).force();
         let patch = Patch::Apply(&child.manifest);
-        let made = within("apply a child", api.patch(&child.name, &parameters, &patch)).await?;
+        let made = with_timeout("apply a child", api.patch(&child.name, &parameters, &patch)).await?;
         let existing = existing(&made);
         let mut known = self.known();
         known.applied.insert(child.key(), Applied { manifest, object: existing.fingerprint });
@@ -190,15 +194,15 @@ impl Children {
             "metadata": { "name": name }, "spec": { "replicas": replicas },
         });
         let parameters = PatchParams::apply(SCALE_MANAGER).force();
-        within("scale the Deployment", self.api(&kind).patch(name, &parameters, &Patch::Apply(patch))).await?;
+        with_timeout("scale the Deployment", self.api(&kind).patch(name, &parameters, &Patch::Apply(patch))).await?;
         Ok(())
     }
 
     /// Deletes the children that the object no longer specifies.
-    pub(crate) async fn prune(&self, owner: &str, keep: &[(String, String)]) -> Result<(), Error> {
+    pub(crate) async fn prune(&self, owner_uid: &str, keep: &[(String, String)]) -> Result<(), Error> {
         let surplus: Vec<(Key, Option<String>)> = {
             let known = self.known();
-            let found = known.existing.iter().filter(|(_, existing)| existing.owner.as_deref() == Some(owner));
+            let found = known.existing.iter().filter(|(_, existing)| existing.owner_uid.as_deref() == Some(owner_uid));
             found
                 .filter(|(key, _)| !keep.contains(key))
                 .map(|(key, existing)| (key.clone(), existing.uid.clone()))
@@ -216,7 +220,7 @@ impl Children {
     pub(crate) async fn delete(&self, kind: &ApiResource, name: &str, uid: Option<String>) -> Result<(), Error> {
         let preconditions = Some(Preconditions { uid, resource_version: None });
         let parameters = DeleteParams { preconditions, ..DeleteParams::background() };
-        match within("delete a child", self.api(kind).delete(name, &parameters)).await {
+        match with_timeout("delete a child", self.api(kind).delete(name, &parameters)).await {
             Err(error) if !error.is_gone() => return Err(error),
             _ => {}
         }
@@ -237,13 +241,15 @@ impl Children {
     }
 }
 
-/// The uid of the `Microservice` that controls an object.
-pub(crate) fn owner_of(metadata: &ObjectMeta) -> Option<String> {
-    let owners = metadata.owner_references.iter().flatten();
-    owners
-        .into_iter()
-        .find(|owner| owner.controller == Some(true) && owner.kind == "Microservice")
-        .map(|owner| owner.uid.clone())
+/// The `Microservice` that controls an object.
+pub(crate) fn controller_of(metadata: &ObjectMeta) -> Option<&OwnerReference> {
+    let mut owners = metadata.owner_references.iter().flatten();
+    owners.find(|owner| owner.controller == Some(true) && owner.kind == Microservice::kind(&()))
+}
+
+/// Whether the `Microservice` with this uid controls an object.
+pub(crate) fn is_controlled_by(metadata: &ObjectMeta, uid: &str) -> bool {
+    controller_of(metadata).is_some_and(|owner| owner.uid == uid)
 }
 
 /// Whether [`MANAGER`] set the replica count, which only happens when it creates a Deployment.
@@ -257,7 +263,7 @@ pub(crate) fn owns_replicas(deployment: &Deployment) -> bool {
 
 fn existing(object: &DynamicObject) -> Existing {
     Existing {
-        owner: owner_of(&object.metadata),
+        owner_uid: controller_of(&object.metadata).map(|owner| owner.uid.clone()),
         uid: object.metadata.uid.clone(),
         fingerprint: fingerprint(&serde_json::to_value(object).unwrap_or_default()),
     }

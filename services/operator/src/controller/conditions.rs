@@ -8,6 +8,8 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
+use ConditionResult::{Pending, Ready, Stalled};
+
 /// The longest message that the API server accepts.
 const MAX_MESSAGE: usize = 32 * 1024;
 
@@ -21,8 +23,6 @@ pub(crate) enum ConditionResult {
     /// Failed until someone intervenes.
     Stalled(&'static str, String),
 }
-
-use ConditionResult::{Pending, Ready, Stalled};
 
 impl ConditionResult {
     pub(crate) fn ready(reason: &'static str, message: impl Into<String>) -> Self {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use api::Microservice;
 use kube::{
-    Client, ResourceExt,
+    Client,
     runtime::reflector::{ObjectRef, Store},
 };
 use tokio::sync::watch;
@@ -13,11 +13,11 @@ use super::{
     backoff::Backoff,
     cache::{DatabaseCache, StatusCache},
     children::Children,
-    credentials::Secrets,
     events::Events,
     queue::Queue,
+    secrets::Secrets,
 };
-use crate::{manifests::Facts, metrics::Metrics};
+use crate::{manifests::RenderInputs, metrics::Metrics};
 
 /// The configuration of the operator.
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ pub(crate) struct Settings {
     /// the Secret if it does not exist.
     pub(crate) bundled_server: Option<String>,
     /// Inputs of the manifests that are the same for all objects.
-    pub(crate) facts: Facts,
+    pub(crate) inputs: RenderInputs,
     /// The interval at which an object is reconciled although nothing changed, to find drift that no watch reports.
     pub(crate) resync: Duration,
     /// The number of objects reconciled concurrently.
@@ -92,10 +92,10 @@ impl Context {
     }
 
     /// The inputs of the manifests that are the same for all objects, given what the cluster supports now.
-    pub(crate) fn facts(&self) -> Facts {
-        let mut facts = self.settings.facts.clone();
-        facts.pod_monitor = facts.pod_monitor.filter(|_| *self.pod_monitors.borrow());
-        facts
+    pub(crate) fn inputs(&self) -> RenderInputs {
+        let mut inputs = self.settings.inputs.clone();
+        inputs.pod_monitor = inputs.pod_monitor.filter(|_| *self.pod_monitors.borrow());
+        inputs
     }
 
     /// Counts an object as queued. A deleted object, whose children are still being deleted, is not reconciled again.
@@ -106,11 +106,10 @@ impl Context {
     }
 
     /// Drops the state of a deleted object.
-    pub(crate) fn forget(&self, object: &Microservice) {
-        let uid = object.uid().unwrap_or_default();
-        self.databases.forget(&uid);
-        self.statuses.forget(&uid);
-        self.backoff.forget(&object.name_any());
-        self.queue.forget(&object.name_any());
+    pub(crate) fn forget(&self, name: &str, uid: &str) {
+        self.databases.forget(uid);
+        self.statuses.forget(uid);
+        self.backoff.forget(name);
+        self.queue.forget(name);
     }
 }

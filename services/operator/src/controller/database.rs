@@ -9,27 +9,20 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use tokio::time::{self, Instant};
 
-use super::{
-    cache::VerifiedDatabase, conditions::ConditionResult, context::Context, credentials::Credentials, error::Error,
-    events,
-};
+use super::{cache::VerifiedDatabase, conditions::ConditionResult, context::Context, secrets::Credentials};
 use crate::{
     database::{self, DatabaseSpec, Invalid, Owner, Server},
     manifests::names,
 };
-use api::{Database, Microservice};
+use api::{Database, Microservice, annotations};
 
 /// The wait before a failed request to the API server is retried.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
 
-/// The annotation that permits adopting an existing database: `unmarked` for one without an ownership comment, for
-/// example after a restore, or the current ownership comment.
-const ADOPT: &str = "hedgerow.dev/adopt";
-
 /// A database that is ready for use.
 pub(crate) struct ReadyDatabase {
     /// A digest of the credentials.
-    pub(crate) credentials: String,
+    pub(crate) credentials_digest: String,
     /// Whether the Secret has CA certificates.
     pub(crate) ca: bool,
     /// The version of the current schema, if known.
@@ -45,7 +38,7 @@ pub(crate) async fn ensure_bundled_secret(context: &Context) {
     while let Err(error) = context.secrets.ensure_bundled(&context.settings.database_server, address).await {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
-            "cannot create the password of the bundled Postgres, retrying"
+            "cannot create the password of the bundled Postgres; retrying"
         );
         time::sleep(RETRY_DELAY).await;
     }
@@ -59,7 +52,7 @@ pub(crate) async fn ensure(
 ) -> (ConditionResult, Option<ReadyDatabase>) {
     match try_ensure(context, object, spec).await {
         Ok((message, ready_database)) => (ConditionResult::ready("DatabaseReady", message), Some(ready_database)),
-        Err(Failure(result)) => (result, None),
+        Err(result) => (result, None),
     }
 }
 
@@ -68,15 +61,15 @@ pub(crate) async fn ensure(
 pub(crate) async fn remove(context: &Context, object: &Microservice, spec: &Database) -> Result<(), ConditionResult> {
     let server = match server(context, spec).await {
         Ok(server) => server,
-        Err(Failure(ConditionResult::Pending("ServerSecretMissing", message))) => {
+        Err(ConditionResult::Pending("ServerSecretMissing", message)) => {
             let note = format!("the database was kept: {message}");
             context.events.warning(object, "DatabaseKept", &note).await;
             return Ok(());
         }
-        Err(Failure(result)) => return Err(result),
+        Err(result) => return Err(result),
     };
     let name = names::database(object, spec);
-    let owner = owner(context, object).map_err(|invalid| Failure::from(invalid).0)?;
+    let owner = owner(context, object)?;
     match server.remove(&name, &owner).await {
         Ok(_) => Ok(()),
         // The object never owned it.
@@ -84,32 +77,24 @@ pub(crate) async fn remove(context: &Context, object: &Microservice, spec: &Data
             context.events.warning(object, "DatabaseKept", &error.to_string()).await;
             Ok(())
         }
-        Err(error) => Err(Failure::from(error).0),
+        Err(error) => Err(error.into()),
     }
 }
 
-struct Failure(ConditionResult);
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self(error.result())
-    }
-}
-
-impl From<database::Error> for Failure {
+impl From<database::Error> for ConditionResult {
     fn from(error: database::Error) -> Self {
         let message = error.to_string();
-        Self(match error {
+        match error {
             database::Error::Unreachable { .. }
             | database::Error::TooManyConnections { .. }
-            | database::Error::Sql { .. } => ConditionResult::pending(error.reason(), message),
-            _ => ConditionResult::stalled(error.reason(), message),
-        })
+            | database::Error::Sql { .. } => Self::pending(error.reason(), message),
+            _ => Self::stalled(error.reason(), message),
+        }
     }
 }
 
-impl From<database::Invalid> for Failure {
-    fn from(invalid: database::Invalid) -> Self {
+impl From<Invalid> for ConditionResult {
+    fn from(invalid: Invalid) -> Self {
         database::Error::from(invalid).into()
     }
 }
@@ -118,7 +103,7 @@ async fn try_ensure(
     context: &Context,
     object: &Microservice,
     spec: &Database,
-) -> Result<(String, ReadyDatabase), Failure> {
+) -> Result<(String, ReadyDatabase), ConditionResult> {
     let uid = object.uid().unwrap_or_default();
     let (name, owner) = (names::database(object, spec), owner(context, object)?);
     let server = server(context, spec).await?;
@@ -128,7 +113,12 @@ async fn try_ensure(
         owner,
         password: credentials.password.clone(),
         connection_limit: spec.connection_limit,
-        adoption: object.annotations().get(ADOPT).map(|text| text.parse()).transpose()?.unwrap_or_default(),
+        adoption: object
+            .annotations()
+            .get(annotations::ADOPT)
+            .map(|text| text.parse())
+            .transpose()?
+            .unwrap_or_default(),
     };
     let digest = credentials.digest(&server);
     let hash = hash(&desired, &digest);
@@ -149,7 +139,7 @@ async fn try_ensure(
     Ok((
         verified.message,
         ReadyDatabase {
-            credentials: digest,
+            credentials_digest: digest,
             ca: server.ca().is_some(),
             schema_version: verified.schema_version,
             verified_at: verified.verified_at,
@@ -166,17 +156,19 @@ async fn record_events(
 ) {
     let existed = context.statuses.last(object).is_some_and(|status| status.database.is_some());
     if credentials.new && existed {
-        let note =
-            format!("Secret {} was missing: created a new password, the pods will be replaced", credentials.secret);
+        let note = format!(
+            "Secret {} was missing; created it with a new password, and the pods will be replaced",
+            credentials.secret
+        );
         context.events.warning(object, "SecretRenewed", &note).await;
     }
     if !report.changes.is_empty() {
-        context.events.normal(object, events::DATABASE, &report.changes.join("; ")).await;
+        context.events.normal(object, "DatabaseChanged", &report.changes.join("; ")).await;
     }
 }
 
 /// The server of the object's database.
-async fn server(context: &Context, spec: &Database) -> Result<Server, Failure> {
+async fn server(context: &Context, spec: &Database) -> Result<Server, ConditionResult> {
     let name = spec.server.as_ref().unwrap_or(&context.settings.database_server);
     let data = match &context.settings.bundled_server {
         Some(address) if *name == context.settings.database_server => {
@@ -186,25 +178,25 @@ async fn server(context: &Context, spec: &Database) -> Result<Server, Failure> {
     };
     let Some(data) = data else {
         let message = format!("Secret {name} for the database server does not exist: create it with the key `url`");
-        return Err(Failure(ConditionResult::pending("ServerSecretMissing", message)));
+        return Err(ConditionResult::pending("ServerSecretMissing", message));
     };
     let url = data.get("url").or_else(|| data.get("uri")).and_then(|url| std::str::from_utf8(&url.0).ok());
     let ca = data.get("ca.crt").map(|ca| ca.0.as_slice());
     let Some(url) = url else {
         let message = format!("Secret {name} lacks the key `url` or `uri`: set it to the Postgres URL of an admin");
-        return Err(Failure(ConditionResult::stalled("ServerSecretInvalid", message)));
+        return Err(ConditionResult::stalled("ServerSecretInvalid", message));
     };
     Server::new(url, ca)
-        .map_err(|error| Failure(ConditionResult::stalled("ServerSecretInvalid", format!("Secret {name}: {error}"))))
+        .map_err(|error| ConditionResult::stalled("ServerSecretInvalid", format!("Secret {name}: {error}")))
 }
 
 fn owner(context: &Context, object: &Microservice) -> Result<Owner, Invalid> {
     Owner::new(&context.settings.installation, &context.settings.namespace, object.name_any())
 }
 
-fn hash(spec: &DatabaseSpec, credentials: &str) -> u64 {
+fn hash(spec: &DatabaseSpec, credentials_digest: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (&spec.name, spec.owner.to_string(), spec.connection_limit, format!("{:?}", spec.adoption), credentials)
+    (&spec.name, spec.owner.to_string(), spec.connection_limit, format!("{:?}", spec.adoption), credentials_digest)
         .hash(&mut hasher);
     hasher.finish()
 }

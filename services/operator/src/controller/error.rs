@@ -18,8 +18,14 @@ pub(crate) enum Error {
     Timeout { step: &'static str },
     #[error("cannot {step}: {source}")]
     Kube { step: &'static str, source: kube::Error },
-    #[error("cannot serialise an object: {0}")]
+    #[error("cannot serialize an object: {0}")]
     Json(#[from] serde_json::Error),
+}
+
+impl From<Error> for ConditionResult {
+    fn from(error: Error) -> Self {
+        error.result()
+    }
 }
 
 impl Error {
@@ -49,7 +55,7 @@ impl Error {
 }
 
 /// Runs one request to the API server with [`STEP_TIMEOUT`]. `step` is a verb phrase for errors.
-pub(crate) async fn within<T>(
+pub(crate) async fn with_timeout<T>(
     step: &'static str,
     request: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, Error> {

@@ -9,9 +9,6 @@ use tokio::time;
 use super::error::STEP_TIMEOUT;
 use api::Microservice;
 
-/// The reason of events about changes to a database.
-pub(crate) const DATABASE: &str = "DatabaseChanged";
-
 /// The longest note that the API server accepts.
 const MAX_NOTE: usize = 1024;
 

@@ -9,13 +9,10 @@ use kube::{
 use super::{
     context::Context,
     database,
-    error::{Error, within},
+    error::{Error, with_timeout},
 };
 use crate::manifests::names;
-use api::{DeletionPolicy, Microservice};
-
-/// The finalizer that keeps an object until its database is dropped.
-const FINALIZER: &str = "hedgerow.dev/database";
+use api::{DeletionPolicy, Microservice, finalizers};
 
 /// Sets or removes the finalizer according to the deletion policy.
 pub(crate) async fn prepare(object: &Microservice, context: &Context) -> Result<(), Error> {
@@ -45,21 +42,24 @@ fn must_drop(object: &Microservice) -> bool {
 }
 
 fn has_finalizer(object: &Microservice) -> bool {
-    object.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
+    object.finalizers().iter().any(|finalizer| finalizer == finalizers::DATABASE)
 }
 
 async fn set_finalizer(object: &Microservice, context: &Context, present: bool) -> Result<(), Error> {
     let api: Api<Microservice> = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    let mut finalizers = object.finalizers().to_vec();
-    finalizers.retain(|finalizer| finalizer != FINALIZER);
+    let mut all = object.finalizers().to_vec();
+    all.retain(|finalizer| finalizer != finalizers::DATABASE);
     if present {
-        finalizers.push(FINALIZER.to_owned());
+        all.push(finalizers::DATABASE.to_owned());
     }
     // The resource version protects finalizers that others add at the same time.
     let version = &object.metadata.resource_version;
-    let patch = serde_json::json!({ "metadata": { "finalizers": finalizers, "resourceVersion": version } });
-    match within("set the finalizer", api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)))
-        .await
+    let patch = serde_json::json!({ "metadata": { "finalizers": all, "resourceVersion": version } });
+    match with_timeout(
+        "set the finalizer",
+        api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)),
+    )
+    .await
     {
         // It changed or was deleted meanwhile, which triggers another reconcile.
         Err(error) if error.is_gone() => Ok(()),

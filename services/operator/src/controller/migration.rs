@@ -15,15 +15,14 @@ use kube::{
 use runtime::migration::{Migrated, UNREACHABLE};
 
 use super::{
-    children::owner_of,
+    children::is_controlled_by,
     conditions::ConditionResult,
     context::Context,
     database::ReadyDatabase,
-    error::{Error, within},
+    error::{Error, with_timeout},
     pods,
 };
-use crate::manifests::MIGRATION;
-use api::Microservice;
+use api::{Microservice, annotations::MIGRATION};
 
 /// How long a failed Job is kept for inspection before the migration is retried.
 const RETRY_AFTER: SignedDuration = SignedDuration::from_secs(120);
@@ -52,18 +51,17 @@ pub(crate) async fn ensure(
     let before = context.statuses.last(object).and_then(|status| status.database?.schema_version);
     let Some(ready_database) = ready_database else {
         let result =
-            ConditionResult::pending("DatabaseMissing", "waiting for the database, see the condition DatabaseReady");
+            ConditionResult::pending("DatabaseMissing", "waiting for the database; see the condition DatabaseReady");
         return Migration { result, schema_version: before };
     };
-    let owner = object.uid().unwrap_or_default();
-    // The schema is older than before, for example after a restore.
+    let uid = object.uid().unwrap_or_default();
+    // The schema is older than at the last reconcile, for example after a restore.
     let is_behind = ready_database.schema_version.is_some_and(|live| before.is_some_and(|before| live < before));
     let behind = is_behind.then_some(ready_database.verified_at);
-    let mut migration =
-        run(context, &owner, job, deployment, behind).await.unwrap_or_else(|error| error.result().into());
+    let mut migration = run(context, &uid, job, deployment, behind).await.unwrap_or_else(|error| error.result().into());
     match migration.schema_version {
         // The cached version is outdated.
-        Some(version) if ready_database.schema_version != Some(version) => context.databases.forget(&owner),
+        Some(version) if ready_database.schema_version != Some(version) => context.databases.forget(&uid),
         Some(_) => {}
         // The termination message is missing or malformed, so use the version found in the database.
         None => migration.schema_version = before.or(ready_database.schema_version.filter(|version| *version > 0)),
@@ -73,7 +71,7 @@ pub(crate) async fn ensure(
 
 async fn run(
     context: &Context,
-    owner: &str,
+    owner_uid: &str,
     job: &Job,
     deployment: Option<&Deployment>,
     behind: Option<Timestamp>,
@@ -85,10 +83,10 @@ async fn run(
         return Ok(ConditionResult::ready("Migrated", "the schema is up to date").into());
     }
     let api: Api<Job> = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    let Some(found) = within("read the migration Job", api.get_opt(&job.name_any())).await? else {
+    let Some(found) = with_timeout("read the migration Job", api.get_opt(&job.name_any())).await? else {
         return start(&api, job).await.map(Migration::from);
     };
-    if owner_of(&found.metadata).as_deref() != Some(owner) {
+    if !is_controlled_by(&found.metadata, owner_uid) {
         return Err(Error::Conflict { kind: "Job".to_owned(), name: found.name_any() });
     }
     if found.metadata.deletion_timestamp.is_some() {
@@ -100,7 +98,7 @@ async fn run(
     };
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &context.settings.namespace);
     let selector = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={}", found.name_any()));
-    let mut pods = within("list the pods of the migration", pods.list(&selector)).await?.items;
+    let mut pods = with_timeout("list the pods of the migration", pods.list(&selector)).await?.items;
     pods.sort_by_key(|pod| pod.metadata.creation_timestamp.clone());
     let last = pods.iter().rev().find_map(terminated);
 
@@ -110,7 +108,7 @@ async fn run(
             delete(context, &found).await?;
             return Ok(ConditionResult::pending(
                 "Migrating",
-                "the schema is older than before: running the migration again",
+                "the schema is older than at the last reconcile; running the migration again",
             )
             .into());
         }
@@ -150,7 +148,7 @@ async fn run(
 }
 
 async fn start(api: &Api<Job>, job: &Job) -> Result<ConditionResult, Error> {
-    match within("create the migration Job", api.create(&PostParams::default(), job)).await {
+    match with_timeout("create the migration Job", api.create(&PostParams::default(), job)).await {
         // It was created meanwhile, and the next reconcile finds it.
         Err(error) if error.is_conflict() => {}
         result => drop(result?),

@@ -17,7 +17,7 @@ use super::{
     finalize, migration, rollout, routes,
     status::{self, Outcome},
 };
-use crate::manifests::{self, Facts, pod_monitor};
+use crate::manifests::{self, Manifests, RenderInputs, pod_monitor};
 use api::Microservice;
 
 /// Reconciles one object as far as possible now.
@@ -45,7 +45,7 @@ pub(crate) async fn reconcile(object: Arc<Microservice>, context: Arc<Context>) 
 }
 
 async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
-    let owner = object.uid().unwrap_or_default();
+    let uid = object.uid().unwrap_or_default();
     let siblings = context.objects.state();
     let route = routes::resolve(object, &siblings);
     let (database, ready_database) = match &object.spec.database {
@@ -55,35 +55,35 @@ async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
         }
         None => (None, None),
     };
-    let facts = Facts {
+    let inputs = RenderInputs {
         accepted_paths: route.accepted.clone(),
-        credentials: ready_database.as_ref().map(|ready_database| ready_database.credentials.clone()),
-        database_ca: ready_database.as_ref().is_some_and(|ready_database| ready_database.ca),
-        ..context.facts().among(object, &siblings)
+        credentials_digest: ready_database.as_ref().map(|database| database.credentials_digest.clone()),
+        database_ca: ready_database.as_ref().is_some_and(|database| database.ca),
+        ..context.inputs().with_siblings(object, &siblings)
     };
-    let children = manifests::render(object, &facts);
-    let name = children.deployment.name_any();
-    let mut applied = apply_independent(context, &owner, &children).await;
+    let manifests = manifests::render(object, &inputs);
+    let mut applied = apply_independent(context, &uid, &manifests).await;
 
-    let found = deploy::read(context, &name).await;
-    let migration = match (&children.migration, &found) {
+    let found = deploy::read(context, &manifests.deployment.name_any()).await;
+    let migration = match (&manifests.migration, &found) {
         (Some(job), Ok(found)) => {
             Some(migration::ensure(context, object, job, found.as_ref(), ready_database.as_ref()).await)
         }
         _ => None,
     };
     let (migrated, schema_version) = migration.map(|migration| (migration.result, migration.schema_version)).unzip();
-    let gated = [&database, &migrated].into_iter().flatten().any(|result| !result.is_ready());
+    let may_roll_out = [&database, &migrated].into_iter().flatten().all(ConditionResult::is_ready);
     let deployed = match found {
-        Ok(found) => deploy::write(object, context, &owner, &children, found, gated).await,
+        Ok(found) if may_roll_out => deploy::roll_out(context, object, &uid, &manifests.deployment, found).await,
+        Ok(found) => deploy::scale(context, object, found).await,
         Err(error) => Err(error),
     };
     let deployment = deployed.unwrap_or_else(|error| {
         record_failure(&mut applied, &error);
         None
     });
-    let scaling = match &children.autoscaler {
-        Some(autoscaler) => Some(deploy::autoscale(context, &owner, autoscaler, deployment.is_some()).await),
+    let scaling = match &manifests.autoscaler {
+        Some(autoscaler) => Some(deploy::autoscale(context, &uid, autoscaler, deployment.is_some()).await),
         None => None,
     };
     let scaling = scaling.map(|found| {
@@ -94,8 +94,11 @@ async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
     });
 
     let rollout = match &deployment {
-        None => ConditionResult::pending("NotRolledOut", "waiting for the earlier steps: no pod has been started yet"),
-        Some(deployment) => deploy::progress(object, context, deployment).await,
+        None => ConditionResult::pending(
+            "NotRolledOut",
+            "waiting for the database and the migration; no pods have been started yet",
+        ),
+        Some(deployment) => deploy::progress(context, object, deployment).await,
     };
     let results = ConditionResults {
         database,
@@ -106,47 +109,43 @@ async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
         scaling,
         route: object.spec.route.as_ref().map(|_| route_result(&route)),
     };
-    Outcome { results, deployment, schema_version: schema_version.flatten(), port: http_port(&children.services[0]) }
+    Outcome { results, deployment, schema_version: schema_version.flatten(), port: http_port(&manifests.services[0]) }
 }
 
 /// Applies the children that depend on nothing, and deletes those that are no longer specified.
-async fn apply_independent(
-    context: &Context,
-    owner: &str,
-    children: &manifests::Children,
-) -> Result<(), ConditionResult> {
-    let independent = independent(children).map_err(|error| error.result())?;
+async fn apply_independent(context: &Context, owner_uid: &str, manifests: &Manifests) -> Result<(), ConditionResult> {
+    let independent = independent(manifests).map_err(|error| error.result())?;
     let mut applied = Ok(());
     for child in &independent {
-        if let Err(error) = context.children.apply(owner, child).await {
+        if let Err(error) = context.children.apply(owner_uid, child).await {
             record_failure(&mut applied, &error);
         }
     }
     let dependent = [
-        Some(("Deployment", children.deployment.name_any())),
-        children.migration.as_ref().map(|job| ("Job", job.name_any())),
-        children.autoscaler.as_ref().map(|autoscaler| ("HorizontalPodAutoscaler", autoscaler.name_any())),
+        Some(("Deployment", manifests.deployment.name_any())),
+        manifests.migration.as_ref().map(|job| ("Job", job.name_any())),
+        manifests.autoscaler.as_ref().map(|autoscaler| ("HorizontalPodAutoscaler", autoscaler.name_any())),
     ];
     let dependent = dependent.into_iter().flatten().map(|(kind, name)| (kind.to_owned(), name));
     let keep: Vec<_> = independent.iter().map(Child::key).chain(dependent).collect();
-    if let Err(error) = context.children.prune(owner, &keep).await {
+    if let Err(error) = context.children.prune(owner_uid, &keep).await {
         record_failure(&mut applied, &error);
     }
     applied
 }
 
-fn independent(children: &manifests::Children) -> Result<Vec<Child>, Error> {
-    let mut all = vec![Child::typed(&children.service_account)?];
-    for service in &children.services {
+fn independent(manifests: &Manifests) -> Result<Vec<Child>, Error> {
+    let mut all = vec![Child::typed(&manifests.service_account)?];
+    for service in &manifests.services {
         all.push(Child::typed(service)?);
     }
-    for policy in &children.network_policies {
+    for policy in &manifests.network_policies {
         all.push(Child::typed(policy)?);
     }
-    if let Some(budget) = &children.disruption_budget {
+    if let Some(budget) = &manifests.disruption_budget {
         all.push(Child::typed(budget)?);
     }
-    if let Some(monitor) = &children.pod_monitor {
+    if let Some(monitor) = &manifests.pod_monitor {
         all.push(Child::new(monitor, pod_monitor::resource())?);
     }
     Ok(all)
@@ -159,7 +158,7 @@ fn route_result(claims: &routes::RouteClaims) -> ConditionResult {
     let conflicts: Vec<_> = claims.conflicts.iter().map(|(path, owner)| format!("{path} belongs to {owner}")).collect();
     ConditionResult::stalled(
         "RouteConflict",
-        format!("{}, which is older: choose other paths or delete the older object", conflicts.join(", ")),
+        format!("{}; older objects keep their paths: choose others, or delete the older object", conflicts.join(", ")),
     )
 }
 

@@ -12,9 +12,9 @@ use api::Scaling;
 pub(crate) fn available(deployment: Option<&Deployment>) -> ConditionResult {
     let ready = deployment.and_then(|deployment| deployment.status.as_ref()?.ready_replicas).unwrap_or(0);
     if ready > 0 {
-        ConditionResult::ready("Available", format!("pods that serve requests: {ready}"))
+        ConditionResult::ready("Available", format!("ready pods: {ready}"))
     } else {
-        ConditionResult::pending("Unavailable", "no pod serves requests")
+        ConditionResult::pending("Unavailable", "no pod is ready")
     }
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn scaling(autoscaler: Option<&HorizontalPodAutoscaler>) -> Condition
         (Some(failed), _) => ConditionResult::pending("AutoscalerTrouble", failed.message.clone().unwrap_or_default()),
         (None, true) => ConditionResult::ready("Autoscaling", "the autoscaler controls the number of pods"),
         (None, false) => {
-            ConditionResult::pending("AutoscalerStarting", "waiting for the first measurement of the autoscaler")
+            ConditionResult::pending("AutoscalerStarting", "waiting for the autoscaler's first measurement")
         }
     }
 }

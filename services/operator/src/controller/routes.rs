@@ -31,13 +31,6 @@ pub(crate) fn resolve(object: &Microservice, all: &[impl Borrow<Microservice>]) 
     claims
 }
 
-/// The objects in `all` that claim a path that `object` claims now or claimed `before`.
-pub(crate) fn competitors<T: Borrow<Microservice>>(object: &Microservice, before: &[String], all: Vec<T>) -> Vec<T> {
-    let concerned = |path: &String| paths(object).contains(path) || before.contains(path);
-    let competes = |other: &Microservice| other.name_any() != object.name_any() && paths(other).iter().any(concerned);
-    all.into_iter().filter(|other| competes(other.borrow())).collect()
-}
-
 /// The paths that an object claims.
 pub(crate) fn paths(object: &Microservice) -> &[String] {
     object.spec.route.as_ref().map_or(&[], |route| &route.paths)
@@ -67,18 +60,6 @@ mod tests {
         assert_eq!(young.accepted, ["/b"]);
         assert_eq!(young.conflicts, [("/a".to_owned(), "old".to_owned())]);
         assert_eq!(resolve(&all[1], &all), RouteClaims { accepted: vec!["/a".into()], conflicts: vec![] });
-    }
-
-    #[test]
-    fn a_change_affects_claimants_of_current_and_former_paths() {
-        let all = [object("one", 1, &["/a", "/b"]), object("two", 2, &["/a"]), object("three", 3, &["/c"])];
-        let names = |of: &Microservice, before: &[&str]| {
-            let before: Vec<_> = before.iter().map(|path| (*path).to_owned()).collect();
-            competitors(of, &before, all.iter().collect()).into_iter().map(ResourceExt::name_any).collect::<Vec<_>>()
-        };
-        assert_eq!(names(&all[0], &[]), ["two"]);
-        assert_eq!(names(&all[2], &[]), [""; 0]);
-        assert_eq!(names(&all[2], &["/a", "/c"]), ["one", "two"], "it gives up a path that they claim");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use api::{DatabaseStatus, Microservice, MicroserviceStatus};
 use k8s_openapi::{api::apps::v1::Deployment, jiff::Timestamp};
 use kube::{
-    Api, ResourceExt,
+    Api, Resource, ResourceExt,
     api::{Patch, PatchParams},
 };
 
@@ -11,7 +11,7 @@ use super::{
     children::MANAGER,
     conditions::{ConditionResult, ConditionResults},
     context::Context,
-    error::{Error, within},
+    error::{Error, with_timeout},
 };
 use crate::manifests::names;
 
@@ -33,12 +33,12 @@ pub(crate) async fn write(context: &Context, object: &Microservice, outcome: &Ou
     }
     let api: Api<Microservice> = Api::namespaced(context.client.clone(), &context.settings.namespace);
     let patch = serde_json::json!({
-        "apiVersion": "hedgerow.dev/v1alpha1", "kind": "Microservice",
+        "apiVersion": Microservice::api_version(&()), "kind": Microservice::kind(&()),
         "metadata": { "name": object.name_any() }, "status": status,
     });
     let (name, parameters, patch) = (object.name_any(), PatchParams::apply(MANAGER).force(), Patch::Apply(patch));
     let write = api.patch_status(&name, &parameters, &patch);
-    match within("write the status", write).await {
+    match with_timeout("write the status", write).await {
         Err(error) if error.is_gone() => return Ok(()),
         written => context.statuses.insert(&written?, status),
     }
@@ -65,7 +65,7 @@ fn status(object: &Microservice, outcome: &Outcome, before: Option<&Microservice
         ready_replicas: counts.ready_replicas.unwrap_or(0),
         database: object.spec.database.as_ref().map(|spec| DatabaseStatus {
             name: names::database(object, spec),
-            secret_name: names::credentials(object),
+            secret_name: names::database_secret(object),
             schema_version: outcome.schema_version,
         }),
         conditions,

@@ -1,5 +1,7 @@
 //! Reconciles against an in-memory API server that fails or that others write to.
 
+mod watches;
+
 use std::{sync::Arc, time::Duration};
 
 use http::{Method, StatusCode};
@@ -16,7 +18,7 @@ use super::{
     context::{Context, Settings},
     reconcile::reconcile,
 };
-use crate::{manifests::Facts, metrics::Metrics};
+use crate::{manifests::RenderInputs, metrics::Metrics};
 use api::Microservice;
 
 const OBJECT: &str = "/apis/hedgerow.dev/v1alpha1/namespaces/default/microservices/orders";
@@ -47,7 +49,7 @@ impl Fixture {
             installation: "test".to_owned(),
             database_server: "hedgerow-postgres".to_owned(),
             bundled_server: None,
-            facts: Facts::default(),
+            inputs: RenderInputs::default(),
             resync: Duration::from_mins(5),
             concurrency: 1,
         };

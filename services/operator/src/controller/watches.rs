@@ -1,14 +1,8 @@
 //! The watches that trigger reconciles.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    iter, mem,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, iter, mem, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt, future, stream};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Api, ResourceExt,
     api::{ApiResource, DynamicObject},
@@ -20,7 +14,12 @@ use kube::{
 };
 use tokio::{sync::watch, time};
 
-use super::{calls, children, context::Context, error::within, routes};
+use super::{
+    children,
+    context::Context,
+    error::with_timeout,
+    known::{Change, KnownObjects},
+};
 use crate::manifests::{MANAGED_BY, pod_monitor};
 use api::Microservice;
 
@@ -29,46 +28,8 @@ const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
 
 type Trigger = ObjectRef<Microservice>;
 
-/// The last known specification of each object.
-#[derive(Default)]
-struct KnownObjects(HashMap<String, KnownObject>);
-
-/// The fields of an object that only its author changes.
-#[derive(PartialEq)]
-struct KnownObject {
-    uid: Option<String>,
-    generation: Option<i64>,
-    annotations: Option<BTreeMap<String, String>>,
-    shared: Shared,
-}
-
-/// The parts of a spec that concern other objects.
-#[derive(Default, PartialEq)]
-struct Shared {
-    paths: Vec<String>,
-    calls: Vec<String>,
-}
-
-impl KnownObjects {
-    /// Records an object. Returns its former shared parts, or `None` if its specification is unchanged.
-    fn update(&mut self, object: &Microservice) -> Option<Shared> {
-        let ObjectMeta { uid, generation, annotations, .. } = object.metadata.clone();
-        let shared = Shared { paths: routes::paths(object).to_vec(), calls: object.spec.calls.clone() };
-        let now = KnownObject { uid, generation, annotations, shared };
-        match self.0.get(&object.name_any()) {
-            Some(before) if *before == now => None,
-            _ => Some(self.0.insert(object.name_any(), now).map(|before| before.shared).unwrap_or_default()),
-        }
-    }
-
-    /// Forgets a deleted object and returns its former shared parts.
-    fn remove(&mut self, object: &Microservice) -> Shared {
-        self.0.remove(&object.name_any()).map(|before| before.shared).unwrap_or_default()
-    }
-}
-
-/// Triggers for objects whose specification changed, for the competitors for their current and former paths, and for
-/// their callers and callees. Changes of a status, which the operator writes itself, trigger nothing.
+/// Triggers for objects whose specification changed, and for the other objects that the change concerns. Changes of a
+/// status, which the operator writes itself, trigger nothing.
 pub(crate) fn objects(
     context: &Arc<Context>,
     writer: Writer<Microservice>,
@@ -82,32 +43,43 @@ pub(crate) fn objects(
         .modify(|object| object.metadata.managed_fields = None)
         .reflect(writer)
         .flat_map(move |event| {
+            let mut deleted = Vec::new();
             let updated = match event {
+                Ok(watcher::Event::Init) => {
+                    listed.clear();
+                    Vec::new()
+                }
                 // The store contains listed objects only once the list is complete.
                 Ok(watcher::Event::InitApply(object)) => {
                     listed.push(object);
                     Vec::new()
                 }
-                Ok(watcher::Event::InitDone) => mem::take(&mut listed),
+                Ok(watcher::Event::InitDone) => {
+                    // Nothing else reports what was deleted before the list.
+                    deleted = known.retain(&listed.iter().map(ResourceExt::name_any).collect());
+                    mem::take(&mut listed)
+                }
                 Ok(watcher::Event::Apply(object)) => vec![object],
                 Ok(watcher::Event::Delete(object)) => {
-                    context.forget(&object);
-                    let before = known.remove(&object);
-                    return stream::iter(affected(&context, &object, &before));
+                    deleted.extend(known.remove(&object.name_any()));
+                    Vec::new()
                 }
-                Ok(watcher::Event::Init) | Err(_) => Vec::new(),
+                Err(_) => Vec::new(),
             };
-            let changed = updated.into_iter().filter_map(|object| Some((known.update(&object)?, object)));
-            stream::iter(changed.flat_map(|(before, object)| affected(&context, &object, &before)).collect::<Vec<_>>())
+            for deletion in &deleted {
+                context.forget(&deletion.change.name, deletion.uid.as_deref().unwrap_or_default());
+            }
+            let deleted = deleted.into_iter().map(|deletion| deletion.change);
+            let changes: Vec<_> = deleted.chain(updated.iter().filter_map(|object| known.update(object))).collect();
+            stream::iter(changes.into_iter().flat_map(|change| affected(&context, &change)).collect::<Vec<_>>())
         })
 }
 
-/// An object that changed, the competitors for its current and former paths, and its callers and callees.
-fn affected(context: &Context, object: &Microservice, before: &Shared) -> Vec<Trigger> {
-    let competitors = routes::competitors(object, &before.paths, context.objects.state());
-    let peers = calls::peers(object, &before.calls, context.objects.state());
-    let others = competitors.iter().chain(&peers).map(|other| ObjectRef::from_obj(&**other));
-    iter::once(ObjectRef::from_obj(object)).chain(others).collect()
+/// An object that changed, and the other objects that the change concerns.
+fn affected(context: &Context, change: &Change) -> Vec<Trigger> {
+    let changed = ObjectRef::new(&change.name).within(&context.settings.namespace);
+    let others = change.affected(context.objects.state());
+    iter::once(changed).chain(others.iter().map(|other| ObjectRef::from_obj(&**other))).collect()
 }
 
 /// Triggers for the owners of children that changed.
@@ -163,7 +135,7 @@ fn changes(context: Arc<Context>, kind: ApiResource) -> impl Stream<Item = Trigg
         });
         future::ready(trigger.and_then(|(object, exists)| {
             context.children.observe(&kind, &object, exists);
-            let owner = object.owner_references().iter().find(|owner| owner.kind == "Microservice")?;
+            let owner = children::controller_of(&object.metadata)?;
             Some(ObjectRef::new(&owner.name).within(&context.settings.namespace))
         }))
     })
@@ -172,7 +144,7 @@ fn changes(context: Arc<Context>, kind: ApiResource) -> impl Stream<Item = Trigg
 /// Whether the API server serves a kind, or `None` if the request failed.
 async fn is_served(context: &Context, kind: &ApiResource) -> Option<bool> {
     let request = context.client.list_api_group_resources(&kind.api_version);
-    match within("discover a kind", request).await {
+    match with_timeout("discover a kind", request).await {
         Ok(list) => Some(list.resources.iter().any(|resource| resource.kind == kind.kind)),
         Err(error) if error.is_gone() => Some(false),
         Err(_) => None,

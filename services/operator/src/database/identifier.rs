@@ -17,7 +17,7 @@ pub(super) struct Identifier(String);
 impl Identifier {
     pub(super) fn new(name: &str) -> Result<Self, Invalid> {
         if name.is_empty() || name.len() > LONGEST || name.contains('\0') {
-            return Err(Invalid("a database name must have 1 to 63 bytes and no NUL"));
+            return Err(Invalid("a database name must be 1 to 63 bytes long and contain no NUL"));
         }
         Ok(Self(name.to_owned()))
     }

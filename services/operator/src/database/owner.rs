@@ -5,7 +5,10 @@ use std::{fmt, str::FromStr};
 use super::identifier::Invalid;
 
 /// The prefix of every ownership comment. Existing databases carry it, so it must never change.
-const PREFIX: &str = "hedgerow.dev/microservice ";
+pub(super) const PREFIX: &str = "hedgerow.dev/microservice ";
+
+/// The value of the annotation `hedgerow.dev/adopt` that adopts what has no ownership comment.
+pub(super) const UNMARKED: &str = "unmarked";
 
 /// The `Microservice` that owns a role and a database.
 ///
@@ -85,7 +88,7 @@ pub enum Adoption {
     #[default]
     None,
     /// Those without an ownership comment, such as a database restored from a dump: `unmarked`.
-    Unmarked,
+    Unowned,
     /// Those of this owner, such as an object of a deleted cluster. The comment is spelled out in full, so that a
     /// manifest copied to another cluster adopts nothing by accident.
     OwnedBy(Owner),
@@ -96,13 +99,38 @@ impl FromStr for Adoption {
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         match text {
-            "unmarked" => Ok(Self::Unmarked),
+            UNMARKED => Ok(Self::Unowned),
             comment => comment.parse().map(Self::OwnedBy).map_err(|_| {
                 Invalid(
                     "the annotation hedgerow.dev/adopt must be `unmarked` or the current ownership comment of the \
                      database",
                 )
             }),
+        }
+    }
+}
+
+/// How a role or database relates to an object, by its comment.
+#[derive(Debug, PartialEq)]
+pub(super) enum Ownership {
+    /// The object owns it.
+    Owned,
+    /// The object may adopt it.
+    Adoptable,
+    /// It has no ownership comment.
+    Unowned,
+    /// Another object owns it.
+    Other(Owner),
+}
+
+impl Ownership {
+    pub(super) fn read(comment: Option<&str>, owner: &Owner, adoption: &Adoption) -> Self {
+        match (comment.and_then(|comment| comment.parse::<Owner>().ok()), adoption) {
+            (Some(found), _) if found == *owner => Self::Owned,
+            (Some(found), Adoption::OwnedBy(adopted)) if found == *adopted => Self::Adoptable,
+            (Some(found), _) => Self::Other(found),
+            (None, Adoption::Unowned) => Self::Adoptable,
+            (None, _) => Self::Unowned,
         }
     }
 }
@@ -133,7 +161,7 @@ mod tests {
     #[test]
     fn adoption_names_the_current_owner_in_full() {
         let owner = Owner::new("c5a8", "shop", "inventory").unwrap();
-        assert_eq!("unmarked".parse(), Ok(Adoption::Unmarked));
+        assert_eq!("unmarked".parse(), Ok(Adoption::Unowned));
         assert_eq!(owner.to_string().parse(), Ok(Adoption::OwnedBy(owner)));
         assert!("true".parse::<Adoption>().is_err());
     }

@@ -1,4 +1,4 @@
-//! Plans the next statements from the current state. Pure.
+//! Checks that the current state permits a change, and plans the next statements. Pure.
 //!
 //! The plan is made anew after each batch, so it does not matter what an earlier attempt left behind. At no point is
 //! there anything that the next attempt would take for something else's: the role is created together with its
@@ -7,12 +7,56 @@
 use postgres_protocol::password::scram_sha_256;
 
 use super::{
+    error::Error,
     identifier::{Identifier, literal, quote},
-    owner::Owner,
+    owner::{Adoption, Owner, Ownership, UNMARKED},
+    session::{CREATE, DROP, GRANT, LOCK_SEED, REVOKE, SET, Step},
     spec::DatabaseSpec,
     state::{Database, Role, State},
-    step::{CREATE, DROP, GRANT, LOCK_SEED, REVOKE, SET, Step},
 };
+use api::annotations::ADOPT;
+
+/// The databases of every server.
+const RESERVED: [&str; 3] = ["postgres", "template0", "template1"];
+
+/// Checks that neither the role nor the database of that name belongs to something else.
+///
+/// If the role owns the database, one ownership comment is enough: the other one may not have been written yet, or may
+/// have been lost.
+pub(super) fn check_ownership(
+    state: &State,
+    name: &Identifier,
+    owner: &Owner,
+    adoption: &Adoption,
+) -> Result<(), Error> {
+    if RESERVED.contains(&name.raw()) || name.raw() == state.admin.name || name.raw() == state.admin.home {
+        return Err(Error::NotOwned(format!("the name {name} is reserved by the server: choose another name")));
+    }
+    let ownership = |comment: &Option<String>| Ownership::read(comment.as_deref(), owner, adoption);
+    let role = state.role.as_ref().map(|role| ownership(&role.comment));
+    let database = state.database.as_ref().map(|database| ownership(&database.comment));
+
+    if state.role.as_ref().is_some_and(|role| role.superuser) && role != Some(Ownership::Owned) {
+        return Err(Error::NotOwned(format!("the role {name} is a superuser: choose another name")));
+    }
+    let role_owns_database = state.database.as_ref().is_some_and(|database| database.owner == name.raw());
+    let proven = role_owns_database && (role == Some(Ownership::Owned) || database == Some(Ownership::Owned));
+    for (ownership, what) in [(role, "role"), (database, "database")] {
+        match ownership {
+            Some(Ownership::Unowned) if !proven => {
+                return Err(Error::NotOwned(format!(
+                    "the {what} {name} was not created by Hedgerow: drop it, choose another name, or adopt it with the \
+                     annotation {ADOPT}: {UNMARKED}"
+                )));
+            }
+            Some(Ownership::Other(owner)) => {
+                return Err(Error::OwnedByOther { what: format!("the {what} {name}"), owner });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
 
 /// The next batch of statements towards the specified role and database; empty when both are as specified.
 pub(super) fn towards(state: &State, name: &Identifier, spec: &DatabaseSpec) -> Vec<Step> {

@@ -2,7 +2,13 @@
 
 use sqlx::query_as;
 
-use super::{error::Error, identifier::Identifier, plan, server::Server, session::Session, step::Step};
+use super::{
+    error::Error,
+    identifier::Identifier,
+    plan,
+    server::Server,
+    session::{Session, Step},
+};
 
 // Since Postgres 15, `public` belongs to `pg_database_owner`, a role that stands for the owner of the database.
 const PUBLIC_IS_OWN: &str = "

@@ -1,4 +1,4 @@
-//! A connection on which every operation has a timeout.
+//! A connection on which every operation has a timeout, and the statements that it runs.
 
 use std::{future::Future, time::Duration};
 
@@ -12,7 +12,6 @@ use tokio::time;
 use super::{
     error::{Error, Peer},
     identifier::Identifier,
-    step::{LOCK_SEED, Step},
 };
 
 /// The limit for logging in.
@@ -31,8 +30,44 @@ const SETTINGS: [(&str, &str); 5] = [
     ("tcp_keepalives_interval", "5"),
 ];
 
+/// The seed of the operator's advisory locks, which keeps them apart from those of others.
+pub(super) const LOCK_SEED: i64 = 0x6865_6467_6572_6f77;
+
 /// A query with its bind parameters.
 pub(super) type Query<T> = QueryAs<'static, Postgres, T, PgArguments>;
+
+/// One statement, with a description for errors and events.
+#[derive(Debug, Clone)]
+pub(super) struct Step {
+    verb: Verb,
+    object: String,
+    pub(super) sql: String,
+}
+
+/// A verb in the infinitive and the past tense.
+type Verb = (&'static str, &'static str);
+
+pub(super) const CREATE: Verb = ("create", "created");
+pub(super) const DROP: Verb = ("drop", "dropped");
+pub(super) const GRANT: Verb = ("grant", "granted");
+pub(super) const REVOKE: Verb = ("revoke", "revoked");
+pub(super) const SET: Verb = ("set", "set");
+
+impl Step {
+    pub(super) fn new(verb: Verb, object: String, sql: String) -> Self {
+        Self { verb, object, sql }
+    }
+
+    /// The description for errors: `create role "x"`.
+    pub(super) fn action(&self) -> String {
+        format!("{} {}", self.verb.0, self.object)
+    }
+
+    /// The description for events: `created role "x"`.
+    pub(super) fn change(&self) -> String {
+        format!("{} {}", self.verb.1, self.object)
+    }
+}
 
 /// A connection to a server.
 pub(super) struct Session {
@@ -61,9 +96,7 @@ impl Session {
     pub(super) async fn lock(&mut self, name: &Identifier) -> Result<(), Error> {
         let lock = sqlx::query("SELECT pg_advisory_lock(hashtextextended($1, $2))").bind(name.raw()).bind(LOCK_SEED);
         let lock = lock.execute(&mut self.connection);
-        with_timeout(&self.peer, &format!("wait for another operator to finish its work on {name}"), lock)
-            .await
-            .map(drop)
+        with_timeout(&self.peer, &format!("lock {name}, on which another operator is working"), lock).await.map(drop)
     }
 
     /// Runs the steps in one transaction.

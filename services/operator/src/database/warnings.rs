@@ -4,6 +4,7 @@ use sqlx::{FromRow, query_as};
 
 use super::{
     error::Error,
+    owner::PREFIX,
     session::Session,
     spec::{DatabaseSpec, Warning},
     state::State,
@@ -16,7 +17,7 @@ struct Risks {
     opens: Vec<String>,
 }
 
-// Roles of other services are recognised by their ownership comments, whatever the installation. A setting that this
+// Roles of other services are recognized by their ownership comments, whatever the installation. A setting that this
 // version lacks is NULL.
 const RISKS: &str = "
     SELECT current_setting('max_connections')::bigint
@@ -24,7 +25,7 @@ const RISKS: &str = "
                - coalesce(current_setting('reserved_connections', true)::bigint, 0) AS available,
            (SELECT coalesce(sum(rolconnlimit), 0) FROM pg_roles
             WHERE rolconnlimit > 0 AND rolname <> $1
-              AND shobj_description(oid, 'pg_authid') LIKE 'hedgerow.dev/microservice %') AS others,
+              AND shobj_description(oid, 'pg_authid') LIKE $2 || '%') AS others,
            ARRAY(SELECT datname::text FROM pg_database
                  WHERE datname <> $1 AND datallowconn AND datconnlimit <> -2
                    AND has_database_privilege($1, oid, 'CONNECT')
@@ -32,7 +33,8 @@ const RISKS: &str = "
 
 /// Reads the risks of a database that is as specified.
 pub(super) async fn read(session: &mut Session, state: &State, spec: &DatabaseSpec) -> Result<Vec<Warning>, Error> {
-    let Risks { available, others, opens } = session.read_one(query_as(RISKS).bind(spec.name.clone())).await?;
+    let Risks { available, others, opens } =
+        session.read_one(query_as(RISKS).bind(spec.name.clone()).bind(PREFIX)).await?;
     let limit = i64::from(spec.connection_limit);
     let memberships = state.role.iter().flat_map(|role| &role.memberships);
     let mut groups: Vec<String> = memberships.map(|membership| membership.role.clone()).collect();

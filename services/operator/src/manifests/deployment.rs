@@ -16,11 +16,11 @@ use kube::ResourceExt;
 
 use super::{
     environment,
-    facts::Facts,
+    inputs::RenderInputs,
     labels::{self, SERVICE, metadata},
-    migration, pod,
+    pod,
 };
-use api::Microservice;
+use api::{Microservice, annotations};
 
 /// How long a pod may take to terminate: the drain delay (5 s), the shutdown timeout (25 s), and a margin.
 const GRACE_PERIOD_SECONDS: i64 = 45;
@@ -32,10 +32,7 @@ const PROGRESS_DEADLINE_SECONDS: i32 = 300;
 /// How many revisions `kubectl rollout undo` can go back to.
 const REVISIONS: i32 = 3;
 
-/// The pod annotation that changes with the database password.
-const CREDENTIALS: &str = "hedgerow.dev/credentials";
-
-pub(super) fn build(object: &Microservice, facts: &Facts, migration: Option<&Job>) -> Deployment {
+pub(super) fn build(object: &Microservice, inputs: &RenderInputs, migration: Option<&Job>) -> Deployment {
     // There is no `preStop` hook: after SIGTERM a service keeps serving for its drain delay and tells clients to
     // reconnect elsewhere. A sleep before SIGTERM could not do that.
     let container = Container {
@@ -44,7 +41,7 @@ pub(super) fn build(object: &Microservice, facts: &Facts, migration: Option<&Job
         startup_probe: Some(probe("/livez", 1, 120)),
         liveness_probe: Some(probe("/livez", 10, 3)),
         readiness_probe: Some(probe("/readyz", 2, 2)),
-        ..pod::container(object, facts, environment::service(object, facts))
+        ..pod::container(object, inputs, environment::service(object, inputs))
     };
     let pod = PodSpec {
         automount_service_account_token: Some(object.spec.automount_token),
@@ -52,12 +49,12 @@ pub(super) fn build(object: &Microservice, facts: &Facts, migration: Option<&Job
         topology_spread_constraints: Some(
             ["kubernetes.io/hostname", "topology.kubernetes.io/zone"].map(|key| spread(object, key)).into(),
         ),
-        ..pod::spec(object, facts, container)
+        ..pod::spec(object, inputs, container)
     };
     let template = PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(labels::pod(object, SERVICE)),
-            annotations: Some(annotations(object, facts, migration)),
+            annotations: Some(pod_annotations(object, inputs, migration)),
             ..ObjectMeta::default()
         }),
         spec: Some(pod),
@@ -83,7 +80,7 @@ pub(super) fn build(object: &Microservice, facts: &Facts, migration: Option<&Job
     }
 }
 
-fn annotations(object: &Microservice, facts: &Facts, job: Option<&Job>) -> BTreeMap<String, String> {
+fn pod_annotations(object: &Microservice, inputs: &RenderInputs, job: Option<&Job>) -> BTreeMap<String, String> {
     let mut all: BTreeMap<_, _> = [
         ("prometheus.io/scrape", "true".to_owned()),
         ("prometheus.io/port", object.spec.ports.admin.to_string()),
@@ -91,11 +88,11 @@ fn annotations(object: &Microservice, facts: &Facts, job: Option<&Job>) -> BTree
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into();
-    if let Some(hash) = job.and_then(|job| job.annotations().get(migration::HASH)) {
-        all.insert(migration::HASH.to_owned(), hash.clone());
+    if let Some(hash) = job.and_then(|job| job.annotations().get(annotations::MIGRATION)) {
+        all.insert(annotations::MIGRATION.to_owned(), hash.clone());
     }
-    if let Some(credentials) = &facts.credentials {
-        all.insert(CREDENTIALS.to_owned(), credentials.clone());
+    if let Some(digest) = &inputs.credentials_digest {
+        all.insert(annotations::CREDENTIALS_DIGEST.to_owned(), digest.clone());
     }
     all
 }

@@ -3,11 +3,11 @@
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, SecretKeySelector};
 use runtime::process::{DEFAULT_DRAIN_DELAY, DEFAULT_SHUTDOWN_TIMEOUT};
 
-use super::{facts::Facts, names};
+use super::{inputs::RenderInputs, names};
 use api::{DEFAULT_GRPC_PORT, Microservice, grpc_url_variable};
 
 /// The environment of the pods that serve.
-pub(super) fn service(object: &Microservice, facts: &Facts) -> Vec<EnvVar> {
+pub(super) fn service(object: &Microservice, inputs: &RenderInputs) -> Vec<EnvVar> {
     let spec = &object.spec;
     let address = |name, port: u16| value(name, format!("0.0.0.0:{port}"));
     let pool_size = |size: i32| value("DATABASE_POOL_SIZE", size.to_string());
@@ -20,7 +20,7 @@ pub(super) fn service(object: &Microservice, facts: &Facts) -> Vec<EnvVar> {
         Some(value("DRAIN_DELAY", DEFAULT_DRAIN_DELAY.to_owned())),
         Some(value("SHUTDOWN_TIMEOUT", DEFAULT_SHUTDOWN_TIMEOUT.to_owned())),
     ];
-    let callees = spec.calls.iter().map(|callee| callee_url(callee, facts));
+    let callees = spec.calls.iter().map(|callee| callee_url(callee, inputs));
     with_users_own(contract.into_iter().flatten().chain(callees), object)
 }
 
@@ -37,14 +37,14 @@ fn with_users_own(contract: impl IntoIterator<Item = EnvVar>, object: &Microserv
 }
 
 /// The headless Service resolves to the pods themselves, over which a gRPC client balances its requests.
-fn callee_url(callee: &str, facts: &Facts) -> EnvVar {
-    let port = facts.callee_ports.get(callee).copied().unwrap_or(DEFAULT_GRPC_PORT);
+fn callee_url(callee: &str, inputs: &RenderInputs) -> EnvVar {
+    let port = inputs.callee_ports.get(callee).copied().unwrap_or(DEFAULT_GRPC_PORT);
     value(&grpc_url_variable(callee), format!("http://{}:{port}", names::headless(callee)))
 }
 
 fn database_url(object: &Microservice) -> Option<EnvVar> {
     object.spec.database.as_ref()?;
-    let url = SecretKeySelector { name: names::credentials(object), key: "url".to_owned(), optional: None };
+    let url = SecretKeySelector { name: names::database_secret(object), key: "url".to_owned(), optional: None };
     let source = EnvVarSource { secret_key_ref: Some(url), ..EnvVarSource::default() };
     Some(EnvVar { name: "DATABASE_URL".to_owned(), value: None, value_from: Some(source) })
 }

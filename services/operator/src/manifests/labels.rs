@@ -50,7 +50,7 @@ pub(super) fn pod(object: &Microservice, component: &str) -> BTreeMap<String, St
     }
     if object.spec.database.is_some() {
         // The network policy of the bundled Postgres admits pods with this label.
-        labels.insert("hedgerow.dev/database".to_owned(), "true".to_owned());
+        labels.insert(api::labels::DATABASE.to_owned(), "true".to_owned());
     }
     labels
 }

@@ -18,14 +18,11 @@ use sha2::{Digest, Sha256};
 
 use super::{
     environment,
-    facts::Facts,
+    inputs::RenderInputs,
     labels::{self, metadata},
     names, pod,
 };
-use api::Microservice;
-
-/// The annotation with the hash of what a migration depends on, on the Job and on the pods that need the migration.
-pub const HASH: &str = "hedgerow.dev/migration";
+use api::{Microservice, annotations};
 
 const COMPONENT: &str = "migration";
 const ARGUMENTS: [&str; 1] = ["migrate"];
@@ -38,13 +35,13 @@ const RETRIES: i32 = 6;
 /// How long a migration may take, including its retries.
 const DEADLINE_SECONDS: i64 = 600;
 
-pub(super) fn build(object: &Microservice, facts: &Facts) -> Job {
+pub(super) fn build(object: &Microservice, inputs: &RenderInputs) -> Job {
     let hash = hash(object);
     let container = Container {
         args: Some(ARGUMENTS.map(str::to_owned).into()),
-        ..pod::container(object, facts, environment::migration(object))
+        ..pod::container(object, inputs, environment::migration(object))
     };
-    let pod = PodSpec { restart_policy: Some("Never".to_owned()), ..pod::spec(object, facts, container) };
+    let pod = PodSpec { restart_policy: Some("Never".to_owned()), ..pod::spec(object, inputs, container) };
     let template = PodTemplateSpec {
         metadata: Some(ObjectMeta { labels: Some(labels::pod(object, COMPONENT)), ..ObjectMeta::default() }),
         spec: Some(pod),
@@ -52,7 +49,7 @@ pub(super) fn build(object: &Microservice, facts: &Facts) -> Job {
     let name = format!("{}-migrate-{hash}", object.name_any());
     Job {
         metadata: ObjectMeta {
-            annotations: Some([(HASH.to_owned(), hash)].into()),
+            annotations: Some([(annotations::MIGRATION.to_owned(), hash)].into()),
             ..metadata(object, name, COMPONENT)
         },
         spec: Some(JobSpec {

@@ -9,7 +9,7 @@ pub const CONTAINER: &str = "main";
 
 /// The name of the Secret with the URL of the service's database.
 #[must_use]
-pub fn credentials(object: &Microservice) -> String {
+pub fn database_secret(object: &Microservice) -> String {
     format!("{}-database", object.name_any())
 }
 

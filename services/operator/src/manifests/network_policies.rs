@@ -15,18 +15,16 @@ use k8s_openapi::{
 use kube::ResourceExt;
 
 use super::{
-    facts::Facts,
+    inputs::RenderInputs,
     labels::{self, SERVICE, metadata},
 };
-use api::{Microservice, Peer};
+use api::{GATEWAY, Microservice, Peer};
 
-/// The `Microservice` that routes requests from outside.
-const GATEWAY: &str = "gateway";
 /// The peer that matches everything.
 const ANY: &str = "any";
 
-pub(super) fn build(object: &Microservice, facts: &Facts) -> Vec<NetworkPolicy> {
-    let rules = [admitted(object, facts), routed(object), Some(scraped(facts))];
+pub(super) fn build(object: &Microservice, inputs: &RenderInputs) -> Vec<NetworkPolicy> {
+    let rules = [admitted(object, inputs), routed(object), Some(scraped(inputs))];
     let spec = NetworkPolicySpec {
         pod_selector: Some(labels::all_pods(object)),
         policy_types: Some(vec!["Ingress".to_owned()]),
@@ -37,10 +35,10 @@ pub(super) fn build(object: &Microservice, facts: &Facts) -> Vec<NetworkPolicy> 
 }
 
 /// Admits the peers in the spec and the callers. `None` if there are none: a rule without peers would admit everything.
-fn admitted(object: &Microservice, facts: &Facts) -> Option<NetworkPolicyIngressRule> {
+fn admitted(object: &Microservice, inputs: &RenderInputs) -> Option<NetworkPolicyIngressRule> {
     let mut peers = object.spec.network.allow_from.clone();
     let any = peers.iter().any(|peer| matches!(peer, Peer::Name(name) if name == ANY));
-    for caller in facts.callers.iter().cloned().map(Peer::Name) {
+    for caller in inputs.callers.iter().cloned().map(Peer::Name) {
         if !peers.contains(&caller) {
             peers.push(caller);
         }
@@ -55,11 +53,11 @@ fn routed(object: &Microservice) -> Option<NetworkPolicyIngressRule> {
     Some(NetworkPolicyIngressRule { ports: Some(ports(object, route.grpc)), from: Some(vec![gateway]) })
 }
 
-fn scraped(facts: &Facts) -> NetworkPolicyIngressRule {
+fn scraped(inputs: &RenderInputs) -> NetworkPolicyIngressRule {
     let namespaces = LabelSelectorRequirement {
         key: "kubernetes.io/metadata.name".to_owned(),
         operator: "In".to_owned(),
-        values: Some(facts.scrape_namespaces.clone()),
+        values: Some(inputs.scrape_namespaces.clone()),
     };
     let peer = NetworkPolicyPeer {
         namespace_selector: Some(LabelSelector {
@@ -70,7 +68,7 @@ fn scraped(facts: &Facts) -> NetworkPolicyIngressRule {
     };
     NetworkPolicyIngressRule {
         ports: Some(vec![port("admin")]),
-        from: (!facts.scrape_namespaces.is_empty()).then(|| vec![peer]),
+        from: (!inputs.scrape_namespaces.is_empty()).then(|| vec![peer]),
     }
 }
 

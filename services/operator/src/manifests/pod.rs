@@ -10,7 +10,7 @@ use k8s_openapi::{
 use kube::ResourceExt;
 
 use super::{
-    facts::Facts,
+    inputs::RenderInputs,
     labels::{SERVICE, metadata},
     names, resources,
 };
@@ -33,7 +33,7 @@ pub(super) fn service_account(object: &Microservice) -> ServiceAccount {
 }
 
 /// What all pods share.
-pub(super) fn spec(object: &Microservice, facts: &Facts, container: Container) -> PodSpec {
+pub(super) fn spec(object: &Microservice, inputs: &RenderInputs, container: Container) -> PodSpec {
     PodSpec {
         service_account_name: Some(object.name_any()),
         automount_service_account_token: Some(false),
@@ -47,25 +47,25 @@ pub(super) fn spec(object: &Microservice, facts: &Facts, container: Container) -
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
             ..PodSecurityContext::default()
         }),
-        volumes: Some([Some(temporary()), authority(object, facts)].into_iter().flatten().collect()),
+        volumes: Some([Some(temporary()), authority(object, inputs)].into_iter().flatten().collect()),
         containers: vec![container],
-        image_pull_secrets: (!facts.image_pull_secrets.is_empty()).then(|| {
+        image_pull_secrets: (!inputs.image_pull_secrets.is_empty()).then(|| {
             let named = |name: &String| LocalObjectReference { name: name.clone() };
-            facts.image_pull_secrets.iter().map(named).collect()
+            inputs.image_pull_secrets.iter().map(named).collect()
         }),
         ..PodSpec::default()
     }
 }
 
 /// What all containers share.
-pub(super) fn container(object: &Microservice, facts: &Facts, environment: Vec<EnvVar>) -> Container {
+pub(super) fn container(object: &Microservice, inputs: &RenderInputs, environment: Vec<EnvVar>) -> Container {
     let mount = |volume: Volume, path: &str, read_only: bool| VolumeMount {
         name: volume.name,
         mount_path: path.to_owned(),
         read_only: read_only.then_some(true),
         ..VolumeMount::default()
     };
-    let authority = authority(object, facts).map(|volume| mount(volume, CA_PATH.trim_end_matches("/ca.crt"), true));
+    let authority = authority(object, inputs).map(|volume| mount(volume, CA_PATH.trim_end_matches("/ca.crt"), true));
     Container {
         name: names::CONTAINER.to_owned(),
         image: Some(object.spec.image.clone()),
@@ -95,12 +95,12 @@ fn temporary() -> Volume {
     }
 }
 
-fn authority(object: &Microservice, facts: &Facts) -> Option<Volume> {
+fn authority(object: &Microservice, inputs: &RenderInputs) -> Option<Volume> {
     let item = KeyToPath { key: "ca.crt".to_owned(), path: "ca.crt".to_owned(), mode: None };
-    facts.database_ca.then(|| Volume {
+    inputs.database_ca.then(|| Volume {
         name: "database-ca".to_owned(),
         secret: Some(SecretVolumeSource {
-            secret_name: Some(names::credentials(object)),
+            secret_name: Some(names::database_secret(object)),
             items: Some(vec![item]),
             ..SecretVolumeSource::default()
         }),

@@ -12,16 +12,13 @@ use k8s_openapi::{
 use kube::ResourceExt;
 
 use super::{
-    facts::Facts,
+    inputs::RenderInputs,
     labels::{self, SERVICE, metadata},
     names,
 };
-use api::{Microservice, ServiceType};
+use api::{Microservice, RouteAnnotation, ServiceType, annotations};
 
-/// The annotation that the gateway reads: `{"paths": [...], "grpc": false}`.
-const ROUTE: &str = "hedgerow.dev/route";
-
-pub(super) fn build(object: &Microservice, facts: &Facts) -> [Service; 2] {
+pub(super) fn build(object: &Microservice, inputs: &RenderInputs) -> [Service; 2] {
     let name = object.name_any();
     let kind = match object.spec.service.kind {
         ServiceType::ClusterIP => "ClusterIP",
@@ -34,7 +31,7 @@ pub(super) fn build(object: &Microservice, facts: &Facts) -> [Service; 2] {
         ..ServiceSpec::default()
     };
     let headless = ServiceSpec { cluster_ip: Some("None".to_owned()), ..spec.clone() };
-    let annotations = annotations(object, facts);
+    let annotations = route(object, inputs);
     let metadata_of = |name, annotations| ObjectMeta { annotations, ..metadata(object, name, SERVICE) };
     [
         Service {
@@ -46,10 +43,11 @@ pub(super) fn build(object: &Microservice, facts: &Facts) -> [Service; 2] {
     ]
 }
 
-fn annotations(object: &Microservice, facts: &Facts) -> Option<BTreeMap<String, String>> {
-    let route = object.spec.route.as_ref().filter(|_| !facts.accepted_paths.is_empty())?;
-    let route = serde_json::json!({ "paths": facts.accepted_paths, "grpc": route.grpc });
-    Some([(ROUTE.to_owned(), route.to_string())].into())
+/// The annotation that the gateway reads.
+fn route(object: &Microservice, inputs: &RenderInputs) -> Option<BTreeMap<String, String>> {
+    let route = object.spec.route.as_ref().filter(|_| !inputs.accepted_paths.is_empty())?;
+    let route = RouteAnnotation { grpc: route.grpc, paths: inputs.accepted_paths.clone() };
+    Some([(annotations::ROUTE.to_owned(), serde_json::json!(route).to_string())].into())
 }
 
 fn ports(object: &Microservice) -> Vec<ServicePort> {

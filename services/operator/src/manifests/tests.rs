@@ -1,4 +1,4 @@
-//! What depends on facts that `operator render` does not have.
+//! What depends on inputs that `operator render` does not have.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +13,8 @@ fn object(spec: &Value) -> Microservice {
     object
 }
 
-fn pod_annotation(children: &Children, name: &str) -> Option<String> {
-    let template = &children.deployment.spec.as_ref()?.template;
+fn pod_annotation(manifests: &Manifests, name: &str) -> Option<String> {
+    let template = &manifests.deployment.spec.as_ref()?.template;
     template.metadata.as_ref()?.annotations.as_ref()?.get(name).cloned()
 }
 
@@ -25,14 +25,14 @@ fn with_database() -> Value {
 #[test]
 fn stored_object_owns_its_children() {
     let mut object = object(&with_database());
-    assert_eq!(render(&object, &Facts::default()).deployment.owner_references(), []);
+    assert_eq!(render(&object, &RenderInputs::default()).deployment.owner_references(), []);
     object.metadata.uid = Some("1f0".to_owned());
-    let children = render(&object, &Facts { pod_monitor: Some(BTreeMap::new()), ..Facts::default() });
+    let manifests = render(&object, &RenderInputs { pod_monitor: Some(BTreeMap::new()), ..RenderInputs::default() });
     let owners = [
-        children.deployment.owner_references(),
-        children.services[1].owner_references(),
-        children.migration.as_ref().expect("a Job").owner_references(),
-        children.pod_monitor.as_ref().expect("a PodMonitor").owner_references(),
+        manifests.deployment.owner_references(),
+        manifests.services[1].owner_references(),
+        manifests.migration.as_ref().expect("a Job").owner_references(),
+        manifests.pod_monitor.as_ref().expect("a PodMonitor").owner_references(),
     ];
     for owners in owners {
         let [owner] = owners else { panic!("{owners:?}") };
@@ -43,8 +43,8 @@ fn stored_object_owns_its_children() {
 #[test]
 fn new_credentials_replace_pods_without_a_migration() {
     let object = object(&with_database());
-    let facts = |credentials: &str| Facts { credentials: Some(credentials.to_owned()), ..Facts::default() };
-    let (before, after) = (render(&object, &facts("a")), render(&object, &facts("b")));
+    let inputs = |digest: &str| RenderInputs { credentials_digest: Some(digest.to_owned()), ..RenderInputs::default() };
+    let (before, after) = (render(&object, &inputs("a")), render(&object, &inputs("b")));
     assert_ne!(before.deployment, after.deployment);
     assert_eq!(before.migration, after.migration);
 }
@@ -54,9 +54,9 @@ fn only_image_and_environment_change_the_migration() {
     let job = |change: &dyn Fn(&mut Value)| {
         let mut spec = with_database();
         change(&mut spec);
-        let children = render(&object(&spec), &Facts::default());
-        let name = children.migration.as_ref().expect("a Job").name_any();
-        let hash = pod_annotation(&children, MIGRATION).expect("the hash");
+        let manifests = render(&object(&spec), &RenderInputs::default());
+        let name = manifests.migration.as_ref().expect("a Job").name_any();
+        let hash = pod_annotation(&manifests, "hedgerow.dev/migration").expect("the hash");
         assert_eq!(name, format!("orders-migrate-{hash}"));
         name
     };
@@ -73,7 +73,7 @@ fn gateway_sees_only_accepted_paths() {
     let object = object(&json!({ "image": "orders:1.0", "route": { "paths": ["/orders", "/baskets"] } }));
     let route = |accepted: &[&str]| {
         let accepted_paths = accepted.iter().map(ToString::to_string).collect();
-        let [service, headless] = render(&object, &Facts { accepted_paths, ..Facts::default() }).services;
+        let [service, headless] = render(&object, &RenderInputs { accepted_paths, ..RenderInputs::default() }).services;
         assert!(headless.annotations().is_empty());
         service.annotations().get("hedgerow.dev/route").cloned()
     };
@@ -87,8 +87,8 @@ fn named(name: &str, spec: &Value) -> Microservice {
     object
 }
 
-fn variable(children: &Children, name: &str) -> Option<String> {
-    let pod = children.deployment.spec.as_ref()?.template.spec.as_ref()?;
+fn variable(manifests: &Manifests, name: &str) -> Option<String> {
+    let pod = manifests.deployment.spec.as_ref()?.template.spec.as_ref()?;
     pod.containers[0].env.iter().flatten().find(|variable| variable.name == name)?.value.clone()
 }
 
@@ -96,8 +96,8 @@ fn variable(children: &Children, name: &str) -> Option<String> {
 fn a_caller_gets_the_url_of_its_callee_with_the_callees_port() {
     let users = named("users", &json!({ "image": "users:1.0", "calls": ["order-history"] }));
     let url = |all: &[Microservice]| {
-        let facts = Facts::default().among(&users, all);
-        variable(&render(&users, &facts), "ORDER_HISTORY_GRPC_URL").expect("a URL")
+        let inputs = RenderInputs::default().with_siblings(&users, all);
+        variable(&render(&users, &inputs), "ORDER_HISTORY_GRPC_URL").expect("a URL")
     };
     assert_eq!(url(&[]), "http://order-history-headless:50051", "the default until the callee exists");
     let callee = |ports: Value| named("order-history", &json!({ "image": "history:1.0", "ports": ports }));
@@ -110,12 +110,12 @@ fn a_callee_changes_neither_the_migration_nor_its_own_pods() {
     let with = |calls: Value| {
         let mut spec = with_database();
         spec["calls"] = calls;
-        render(&object(&spec), &Facts::default())
+        render(&object(&spec), &RenderInputs::default())
     };
     assert_eq!(with(json!([])).migration, with(json!(["inventory"])).migration);
-    let with_caller = Facts { callers: ["users".to_owned()].into(), ..Facts::default() };
+    let with_caller = RenderInputs { callers: ["users".to_owned()].into(), ..RenderInputs::default() };
     let orders = object(&with_database());
-    assert_eq!(render(&orders, &Facts::default()).deployment, render(&orders, &with_caller).deployment);
+    assert_eq!(render(&orders, &RenderInputs::default()).deployment, render(&orders, &with_caller).deployment);
 }
 
 #[test]
@@ -128,8 +128,8 @@ fn a_policy_admits_callers_once_beside_the_peers_of_the_spec() {
     });
     let admitted = |allow_from: Value| {
         let orders = object(&json!({ "image": "orders:1.0", "network": { "allowFrom": allow_from } }));
-        let facts = Facts::default().among(&orders, &all);
-        let policy = render(&orders, &facts).network_policies.remove(0);
+        let inputs = RenderInputs::default().with_siblings(&orders, &all);
+        let policy = render(&orders, &inputs).network_policies.remove(0);
         let rule = policy.spec.expect("a spec").ingress.expect("rules").remove(0);
         let names = rule.from?.into_iter().map(|peer| {
             let labels = peer.pod_selector.expect("a selector").match_labels.expect("labels");
@@ -144,10 +144,10 @@ fn a_policy_admits_callers_once_beside_the_peers_of_the_spec() {
 
 #[test]
 fn serving_and_migrating_pods_mount_the_database_ca() {
-    let children = render(&object(&with_database()), &Facts { database_ca: true, ..Facts::default() });
+    let manifests = render(&object(&with_database()), &RenderInputs { database_ca: true, ..RenderInputs::default() });
     let pods = [
-        children.deployment.spec.expect("a spec").template.spec.expect("a pod"),
-        children.migration.expect("a Job").spec.expect("a spec").template.spec.expect("a pod"),
+        manifests.deployment.spec.expect("a spec").template.spec.expect("a pod"),
+        manifests.migration.expect("a Job").spec.expect("a spec").template.spec.expect("a pod"),
     ];
     for pod in pods {
         let mounts = pod.containers[0].volume_mounts.as_deref().unwrap_or_default();
@@ -157,18 +157,18 @@ fn serving_and_migrating_pods_mount_the_database_ca() {
 
 #[test]
 fn settings_of_the_installation_apply_to_each_service() {
-    let facts = Facts {
+    let inputs = RenderInputs {
         pod_monitor: Some([("release".to_owned(), "prometheus".to_owned())].into()),
         open_network: true,
         image_pull_secrets: vec!["registry".to_owned()],
-        ..Facts::default()
+        ..RenderInputs::default()
     };
-    let children = render(&object(&with_database()), &facts);
-    assert_eq!(children.network_policies, []);
-    assert_eq!(children.pod_monitor.expect("a PodMonitor").labels()["release"], "prometheus");
+    let manifests = render(&object(&with_database()), &inputs);
+    assert_eq!(manifests.network_policies, []);
+    assert_eq!(manifests.pod_monitor.expect("a PodMonitor").labels()["release"], "prometheus");
     let pods = [
-        children.deployment.spec.expect("a spec").template.spec.expect("a pod"),
-        children.migration.expect("a Job").spec.expect("a spec").template.spec.expect("a pod"),
+        manifests.deployment.spec.expect("a spec").template.spec.expect("a pod"),
+        manifests.migration.expect("a Job").spec.expect("a spec").template.spec.expect("a pod"),
     ];
     for pod in pods {
         assert_eq!(pod.image_pull_secrets.expect("Secrets")[0].name, "registry");
@@ -180,8 +180,8 @@ fn longest_name_leaves_room_for_all_children() {
     let name = "o".repeat(40);
     let mut object = object(&with_database());
     object.metadata.name = Some(name);
-    let children = render(&object, &Facts::default());
+    let manifests = render(&object, &RenderInputs::default());
     // The names of a Service and of a Job, which becomes a label of its pods, are limited to 63 characters.
-    assert!(children.services[1].name_any().len() <= 63);
-    assert!(children.migration.expect("a Job").name_any().len() <= 63);
+    assert!(manifests.services[1].name_any().len() <= 63);
+    assert!(manifests.migration.expect("a Job").name_any().len() <= 63);
 }

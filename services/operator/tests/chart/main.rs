@@ -1,11 +1,14 @@
-//! `operator chart`: the chart follows from `services/*/microservice.yaml`.
+//! `operator chart`: the chart follows from `services/*/microservice.yaml`. `operator manifests`: its objects are those
+//! of the chart.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 const GENERATED: [&str; 4] =
@@ -101,4 +104,62 @@ fn invalid_service_file_is_named() {
     copy.add("orders", "apiVersion: hedgerow.dev/v1alpha1\nkind: Microservice\nmetadata: {name: orders}\nspec: {}\n");
     let error = stderr(&copy.run(&[]));
     assert!(error.contains("services/orders/microservice.yaml: document 1: Microservice orders: spec: "), "{error}");
+}
+
+/// Objects by kind and name.
+type Objects = BTreeMap<(String, String), Value>;
+
+/// The objects that both have: those of the operator, and the permissions of the gateway.
+fn shared_objects(yaml: &[u8]) -> Objects {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(str::from_utf8(yaml).expect("text")).expect("YAML");
+    let key = |object: &Value| {
+        let text = |value: &Value| value.as_str().expect("kind and name").to_owned();
+        (text(&object["kind"]), text(&object["metadata"]["name"]))
+    };
+    let mut objects: Objects = documents.into_iter().map(|object| (key(&object), object)).collect();
+    objects.retain(|(_, name), _| ["hedgerow-operator", "hedgerow-gateway"].contains(&name.as_str()));
+    objects.values_mut().for_each(without_labels_of_helm);
+    objects
+}
+
+fn without_labels_of_helm(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for label in ["instance", "managed-by", "version"] {
+                fields.remove(&format!("app.kubernetes.io/{label}"));
+            }
+            fields.remove("helm.sh/chart");
+            fields.values_mut().for_each(without_labels_of_helm);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_labels_of_helm),
+        _ => {}
+    }
+}
+
+/// The environment of the operator's container.
+fn environment(objects: &mut Objects) -> &mut Vec<Value> {
+    let key = ("Deployment".to_owned(), "hedgerow-operator".to_owned());
+    let deployment = objects.get_mut(&key).expect("the Deployment");
+    deployment.pointer_mut("/spec/template/spec/containers/0/env").and_then(Value::as_array_mut).expect("variables")
+}
+
+/// `make check-chart` runs it.
+#[test]
+#[ignore = "needs helm"]
+fn chart_and_manifests_have_the_same_objects() {
+    let output = |command: &mut Command| {
+        let output = command.output().expect("it runs");
+        assert!(output.status.success(), "{}", stderr(&output));
+        output.stdout
+    };
+    let chart = output(Command::new("helm").args(["template", "hedgerow"]).arg(root().join("helm/hedgerow")));
+    let manifests = output(Command::new(env!("CARGO_BIN_EXE_operator")).arg("manifests"));
+    let (mut chart, mut manifests) = (shared_objects(&chart), shared_objects(&manifests));
+    // The chart passes its values on as variables. The manifests leave them to the operator's defaults.
+    let expected = environment(&mut manifests).clone();
+    environment(&mut chart).retain(|variable| expected.contains(variable));
+    for (key, object) in &chart {
+        assert_eq!(Some(object), manifests.get(key), "{key:?}");
+    }
+    assert_eq!(chart.len(), manifests.len());
 }

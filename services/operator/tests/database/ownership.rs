@@ -26,7 +26,7 @@ async fn refuses(postgres: &Postgres, spec: &DatabaseSpec) -> Error {
 }
 
 #[tokio::test]
-async fn an_unmarked_role_or_database_is_not_adopted() {
+async fn an_unowned_role_or_database_is_not_adopted() {
     let postgres = Postgres::shared().await;
     for (make, drop) in [
         ("CREATE ROLE inventory LOGIN", "DROP ROLE inventory"),
@@ -45,7 +45,7 @@ async fn an_unmarked_role_or_database_is_not_adopted() {
 }
 
 #[tokio::test]
-async fn an_unmarked_database_is_refused_even_if_the_role_is_owned() {
+async fn an_unowned_database_is_refused_even_if_the_role_is_owned() {
     let postgres = Postgres::shared().await;
     ensure(&postgres.server(), &spec("inventory")).await;
     postgres.sql("DROP DATABASE inventory; CREATE DATABASE inventory OWNER admin").await;
@@ -74,7 +74,7 @@ async fn reserved_names_are_refused() {
     let postgres = Postgres::shared().await;
     postgres.sql("CREATE ROLE chief SUPERUSER").await;
     for name in ["postgres", "template0", "template1", "admin", "chief"] {
-        for adoption in [Adoption::None, Adoption::Unmarked] {
+        for adoption in [Adoption::None, Adoption::Unowned] {
             let error = postgres.server().ensure(&DatabaseSpec { adoption, ..spec(name) }).await.unwrap_err();
             assert!(matches!(error, Error::NotOwned(_)), "{error}");
         }
@@ -85,13 +85,13 @@ async fn reserved_names_are_refused() {
 }
 
 #[tokio::test]
-async fn an_unmarked_database_is_adopted_on_request() {
+async fn an_unowned_database_is_adopted_on_request() {
     let postgres = Postgres::shared().await;
     let server = postgres.with_superuser();
     postgres.sql("CREATE DATABASE inventory; CREATE ROLE inventory CREATEDB").await;
     postgres.sql_in("inventory", "CREATE TABLE kept (id int)").await;
     assert!(server.ensure(&spec("inventory")).await.is_err());
-    ensure(&server, &DatabaseSpec { adoption: Adoption::Unmarked, ..spec("inventory") }).await;
+    ensure(&server, &DatabaseSpec { adoption: Adoption::Unowned, ..spec("inventory") }).await;
     // It is owned from then on.
     assert_eq!(changes(&server, &spec("inventory")).await, [""; 0]);
     postgres.open("inventory", PASSWORD, "inventory").await.unwrap();
@@ -108,7 +108,7 @@ async fn a_database_is_adopted_only_from_its_named_owner() {
         adoption,
         ..spec("inventory")
     };
-    for adoption in [Adoption::None, Adoption::Unmarked, Adoption::OwnedBy(owner("stock"))] {
+    for adoption in [Adoption::None, Adoption::Unowned, Adoption::OwnedBy(owner("stock"))] {
         assert!(matches!(server.ensure(&heir(adoption)).await, Err(Error::OwnedByOther { .. })));
     }
     ensure(&server, &heir(Adoption::OwnedBy(owner("inventory")))).await;

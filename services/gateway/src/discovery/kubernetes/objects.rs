@@ -2,18 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use api::{RouteAnnotation, annotations};
 use k8s_openapi::api::{
     core,
     discovery::v1::{Endpoint, EndpointConditions, EndpointSlice},
 };
 use kube::{Resource, ResourceExt, core::PartialObjectMeta};
-use serde::Deserialize;
 
 use super::super::path::normalize;
 
-/// The annotation with the paths that a Service claims: `{"paths": ["/orders"], "grpc": false}`. The operator writes
-/// it, but anyone may.
-const ROUTE: &str = "hedgerow.dev/route";
 /// The label that names the Service of a slice.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
@@ -26,15 +23,7 @@ pub(super) struct Claim {
     /// When the Service was created, in seconds since the epoch.
     pub(super) created: Option<i64>,
     /// The route, or why the annotation is malformed.
-    pub(super) route: Result<Route, String>,
-}
-
-/// What a Service claims. Unknown fields are ignored, as a later version may have added them.
-#[derive(Debug, PartialEq, Deserialize)]
-pub(super) struct Route {
-    pub(super) paths: Vec<String>,
-    #[serde(default)]
-    pub(super) grpc: bool,
+    pub(super) route: Result<RouteAnnotation, String>,
 }
 
 /// Some of the endpoints of a Service.
@@ -57,13 +46,13 @@ pub(super) enum State {
 
 /// The claim of a Service; `None` if it has no route annotation.
 pub(super) fn claim(service: &ServiceMeta) -> Option<Claim> {
-    let annotation = service.annotations().get(ROUTE)?;
+    let annotation = service.annotations().get(annotations::ROUTE)?;
     let created = service.meta().creation_timestamp.as_ref().map(|time| time.0.as_second());
     Some(Claim { created, route: parse_route(annotation) })
 }
 
-fn parse_route(annotation: &str) -> Result<Route, String> {
-    let mut route: Route = serde_json::from_str(annotation).map_err(|error| error.to_string())?;
+fn parse_route(annotation: &str) -> Result<RouteAnnotation, String> {
+    let mut route: RouteAnnotation = serde_json::from_str(annotation).map_err(|error| error.to_string())?;
     let path = |path: &String| normalize(path).ok_or_else(|| format!("invalid path {path:?}"));
     route.paths = route.paths.iter().map(path).collect::<Result<_, _>>()?;
     route.paths.sort_unstable();

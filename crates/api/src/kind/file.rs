@@ -3,7 +3,7 @@
 use kube::Resource;
 use serde_json::Value;
 
-use crate::{
+use super::{
     admission::{Refused, admit},
     spec::Microservice,
 };

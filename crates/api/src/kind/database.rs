@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::schema;
+use super::schema;
 
 /// A database for the service, with a role that can open this database only.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]

@@ -6,7 +6,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::schema;
+use super::schema;
 
 /// The ports that the service listens on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -50,7 +50,7 @@ impl Default for Ports {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Service {
-    /// The type of the Service. To be reachable from outside the cluster, network.allowFrom must also contain any.
+    /// The type of the Service. To be reachable from outside the cluster, network.allowFrom must also contain "any".
     #[serde(rename = "type", default)]
     #[schemars(schema_with = "schema::choice::<ServiceType>")]
     pub kind: ServiceType,
@@ -94,7 +94,7 @@ pub struct Route {
 pub struct Network {
     /// Peers that may connect, in addition to the gateway (if there is a route) and the services whose calls contain
     /// this one. A peer is the name of another Microservice, a map of labels that pods of this namespace must have, or
-    /// any for everything.
+    /// "any" for everything.
     #[serde(default, deserialize_with = "peers", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::peers")]
     pub allow_from: Vec<Peer>,
@@ -114,13 +114,4 @@ pub enum Peer {
 fn peers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Peer>, D::Error> {
     let peers = Vec::<Option<Peer>>::deserialize(deserializer)?;
     Ok(peers.into_iter().flatten().collect())
-}
-
-/// The gRPC port of a callee that does not exist yet or does not set `ports.grpc`.
-pub const DEFAULT_GRPC_PORT: u16 = 50051;
-
-/// The environment variable with the gRPC URL of `callee`, such as `ORDER_HISTORY_GRPC_URL` for `order-history`.
-#[must_use]
-pub fn grpc_url_variable(callee: &str) -> String {
-    format!("{}_GRPC_URL", callee.to_ascii_uppercase().replace('-', "_"))
 }

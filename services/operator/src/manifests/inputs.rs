@@ -11,7 +11,7 @@ use api::Microservice;
 
 /// What `render` needs to know beyond the object.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Facts {
+pub struct RenderInputs {
     /// The paths of the object's route that no older object claims: those the gateway routes.
     pub accepted_paths: Vec<String>,
     /// The objects whose `calls` contain this one.
@@ -19,8 +19,8 @@ pub struct Facts {
     /// The gRPC ports of the objects that this one calls, by name. Callees that do not exist or set no port are
     /// missing.
     pub callee_ports: BTreeMap<String, u16>,
-    /// Changes with the database password, so that pods are replaced when it changes; `None` without a database.
-    pub credentials: Option<String>,
+    /// A digest of the database password, so that pods are replaced when it changes; `None` without a database.
+    pub credentials_digest: Option<String>,
     /// Whether the Secret holds the CA certificate of the database server (`ca.crt`).
     pub database_ca: bool,
     /// The names of the namespaces that may scrape the admin port; empty for all.
@@ -33,10 +33,10 @@ pub struct Facts {
     pub image_pull_secrets: Vec<String>,
 }
 
-impl Facts {
+impl RenderInputs {
     /// Adds what the objects of the namespace, `all`, say about `object`: who calls it, and the ports of its callees.
     #[must_use]
-    pub fn among<T: Borrow<Microservice>>(mut self, object: &Microservice, all: &[T]) -> Self {
+    pub fn with_siblings<T: Borrow<Microservice>>(mut self, object: &Microservice, all: &[T]) -> Self {
         let name = object.name_any();
         for other in all {
             let other: &Microservice = other.borrow();

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{EnvVar, ResourceRequirements};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use crate::{
+use super::{
     database::Database,
     network::{Network, Ports, Route, Service},
     schema,
@@ -22,7 +22,7 @@ use crate::{
     namespaced,
     status = "MicroserviceStatus",
     derive = "PartialEq",
-    doc = "A service that the operator runs, scales and monitors, with a database of its own.",
+    doc = "A service that the operator runs and scales, optionally with a database of its own.",
     // The name of a Service must start with a letter, and the longest derived name is that of a migration's pods.
     validation = (
         "self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
@@ -35,7 +35,7 @@ use crate::{
     ),
     validation = (
         "self.metadata.name != 'any'",
-        "metadata.name must not be any: in network.allowFrom it matches everything"
+        "metadata.name must not be \"any\", which stands for everything in network.allowFrom"
     ),
     validation = (
         "!has(self.spec.database) || has(self.spec.database.name) \
@@ -126,20 +126,20 @@ pub struct MicroserviceSpec {
         "env must not set HTTP_ADDR, GRPC_ADDR or ADMIN_ADDR: the operator sets them from ports"
     ))]
     pub env: Vec<EnvVar>,
-    /// The services that this one calls over gRPC, by the names of their Microservice objects. For each, the operator
-    /// sets the environment variable NAME_GRPC_URL (ORDER_HISTORY_GRPC_URL for order-history) to
-    /// http://NAME-headless:PORT, and the callee's network policy admits this service. PORT is ports.grpc of the
-    /// callee, or 50051 if the callee does not exist yet or does not set it.
+    /// The names of the Microservices that this one calls over gRPC. For each, the operator sets the environment
+    /// variable NAME_GRPC_URL (ORDER_HISTORY_GRPC_URL for order-history) to http://NAME-headless:PORT, and the callee's
+    /// network policy admits this service. PORT is ports.grpc of the callee, or 50051 if the callee does not exist yet
+    /// or does not set it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::calls")]
     #[x_kube(merge_strategy = ListMerge::Set)]
     #[x_kube(validation = (
         "self.all(callee, callee != 'any')",
-        "calls must not contain any: name each service"
+        "calls must not contain \"any\": name each service"
     ))]
     pub calls: Vec<String>,
-    /// The resource requests and limits of a container. If CPU is not mentioned, 50m are requested. If memory is not
-    /// mentioned, 64Mi are requested and the limit is 256Mi.
+    /// The resource requests and limits of a container. If neither sets CPU, 50m is requested. If neither sets memory,
+    /// 64Mi is requested and the limit is 256Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::resources")]
     pub resources: Option<ResourceRequirements>,

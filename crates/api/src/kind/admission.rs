@@ -11,9 +11,9 @@ use kube::{
     Resource,
     core::cel::{Validator, apply_defaults},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::{crd, spec::Microservice};
+use super::{crd, spec::Microservice};
 
 /// Why an object is refused: every reason, separated by semicolons.
 #[derive(Debug, thiserror::Error)]
@@ -86,9 +86,9 @@ fn without_nulls(value: &Value) -> Value {
     }
 }
 
-/// Converts the structural schema to an equivalent JSON schema that refuses unknown fields.
+/// The schema of an object as a JSON Schema. The API server itself knows the fields that every object has.
 fn closed(schema: &Value) -> Value {
-    let mut root = close(schema);
+    let mut root = crd::json_schema(schema);
     if let Some(properties) = root.get_mut("properties").and_then(Value::as_object_mut) {
         properties.insert("apiVersion".to_owned(), json!({ "const": Microservice::api_version(&()) }));
         properties.insert("kind".to_owned(), json!({ "const": Microservice::kind(&()) }));
@@ -103,30 +103,4 @@ fn closed(schema: &Value) -> Value {
     }
     root["required"] = json!(["apiVersion", "kind", "metadata", "spec"]);
     root
-}
-
-fn close(schema: &Value) -> Value {
-    let Value::Object(schema) = schema else { return schema.clone() };
-    let has = |keyword: &str, value: Value| schema.get(keyword) == Some(&value);
-    let mut closed = Map::new();
-    for (keyword, value) in schema {
-        let value = match (keyword.as_str(), value) {
-            ("properties", Value::Object(all)) => {
-                all.iter().map(|(name, value)| (name.clone(), close(value))).collect()
-            }
-            ("items" | "additionalProperties", value) => close(value),
-            (_, value) => value.clone(),
-        };
-        closed.insert(keyword.clone(), value);
-    }
-    if schema.contains_key("properties") {
-        closed.insert("additionalProperties".to_owned(), json!(false));
-    }
-    if has("x-kubernetes-int-or-string", json!(true)) {
-        closed.insert("type".to_owned(), json!(["integer", "string"]));
-    }
-    if has("x-kubernetes-list-type", json!("set")) {
-        closed.insert("uniqueItems".to_owned(), json!(true));
-    }
-    closed.into()
 }

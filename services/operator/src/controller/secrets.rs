@@ -10,16 +10,12 @@ use kube::{
 use rand::{Rng, distr::Alphanumeric};
 use sha2::{Digest, Sha256};
 
-use super::error::{Error, within};
+use super::error::{Error, with_timeout};
 use crate::{
     database::{Owner, Server},
     manifests::names,
 };
-use api::{DeletionPolicy, Microservice};
-
-/// The annotation with the ownership comment of the database that a Secret is for. Existing Secrets carry it, so its
-/// name must never change.
-const OWNERSHIP: &str = "hedgerow.dev/mark";
+use api::{DeletionPolicy, Microservice, annotations};
 
 /// The length of a password: 32 characters out of 62 are 190 bits.
 const PASSWORD_LENGTH: usize = 32;
@@ -49,7 +45,7 @@ impl Secrets {
 
     /// Reads the data of a Secret if it exists.
     pub(crate) async fn read(&self, name: &str) -> Result<Option<BTreeMap<String, ByteString>>, Error> {
-        let secret = within("read a Secret", self.0.get_opt(name)).await?;
+        let secret = with_timeout("read a Secret", self.0.get_opt(name)).await?;
         Ok(secret.map(|secret| secret.data.unwrap_or_default()))
     }
 
@@ -77,7 +73,7 @@ impl Secrets {
             ..Secret::default()
         };
         // Like the data that it gives access to, it has no owner and outlives the operator.
-        match within("create a Secret", self.0.create(&PostParams::default(), &secret)).await {
+        match with_timeout("create a Secret", self.0.create(&PostParams::default(), &secret)).await {
             // It was created meanwhile.
             Err(error) if error.is_conflict() => Ok(self.read(name).await?.unwrap_or_default()),
             result => {
@@ -100,10 +96,10 @@ impl Secrets {
         server: &Server,
         database: &str,
     ) -> Result<Credentials, Error> {
-        let name = names::credentials(object);
-        let existing = within("read a Secret", self.0.get_opt(&name)).await?;
+        let name = names::database_secret(object);
+        let existing = with_timeout("read a Secret", self.0.get_opt(&name)).await?;
         if let Some(existing) = &existing
-            && existing.annotations().get(OWNERSHIP) != Some(&owner.to_string())
+            && existing.annotations().get(annotations::OWNERSHIP) != Some(&owner.to_string())
         {
             return Err(Error::Conflict { kind: "Secret".to_owned(), name });
         }
@@ -112,14 +108,14 @@ impl Secrets {
         let password = found.unwrap_or_else(password);
         let desired = secret(object, owner, data(server, database, &password));
         match &existing {
-            None => match within("create a Secret", self.0.create(&PostParams::default(), &desired)).await {
+            None => match with_timeout("create a Secret", self.0.create(&PostParams::default(), &desired)).await {
                 // It was created meanwhile, and the next reconcile reads it.
                 Err(error) if error.is_conflict() => return Err(error),
                 result => drop(result?),
             },
             Some(existing) if differs(existing, &desired) => {
                 let patch = Patch::Merge(&desired);
-                within("update a Secret", self.0.patch(&name, &PatchParams::default(), &patch)).await?;
+                with_timeout("update a Secret", self.0.patch(&name, &PatchParams::default(), &patch)).await?;
             }
             Some(_) => {}
         }
@@ -133,9 +129,9 @@ fn secret(object: &Microservice, owner: &Owner, data: BTreeMap<String, ByteStrin
         object.spec.database.as_ref().is_some_and(|database| database.deletion_policy == DeletionPolicy::Delete);
     Secret {
         metadata: ObjectMeta {
-            name: Some(names::credentials(object)),
+            name: Some(names::database_secret(object)),
             labels: Some(crate::manifests::labels(object, "database")),
-            annotations: Some([(OWNERSHIP.to_owned(), owner.to_string())].into()),
+            annotations: Some([(annotations::OWNERSHIP.to_owned(), owner.to_string())].into()),
             // An empty list makes the merge patch remove the owner that another policy set.
             owner_references: Some(deletes.then(|| object.controller_owner_ref(&())).flatten().into_iter().collect()),
             ..ObjectMeta::default()

@@ -4,9 +4,9 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 use kube::CustomResourceExt;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::spec::Microservice;
+use super::spec::Microservice;
 
 /// The `CustomResourceDefinition`.
 ///
@@ -30,6 +30,37 @@ pub fn crd() -> CustomResourceDefinition {
 /// Returns an error if it cannot be serialized.
 pub fn document() -> serde_json::Result<Value> {
     serde_json::to_value(crd()).map(whole)
+}
+
+/// Converts a structural schema to a JSON Schema that refuses unknown fields. What only the API server can check, such
+/// as CEL rules, is dropped.
+#[must_use]
+pub fn json_schema(structural: &Value) -> Value {
+    let Value::Object(fields) = structural else { return structural.clone() };
+    let mut schema = Map::new();
+    for (keyword, value) in fields {
+        let value = match (keyword.as_str(), value) {
+            ("properties", Value::Object(all)) => {
+                all.iter().map(|(name, value)| (name.clone(), json_schema(value))).collect()
+            }
+            ("items" | "additionalProperties", value) => json_schema(value),
+            ("default" | "format", _) => continue,
+            (keyword, _) if keyword.starts_with("x-kubernetes-") => continue,
+            (_, value) => value.clone(),
+        };
+        schema.insert(keyword.clone(), value);
+    }
+    let has = |keyword: &str, value: Value| fields.get(keyword) == Some(&value);
+    if fields.contains_key("properties") && !has("x-kubernetes-preserve-unknown-fields", json!(true)) {
+        schema.insert("additionalProperties".to_owned(), json!(false));
+    }
+    if has("x-kubernetes-int-or-string", json!(true)) {
+        schema.insert("type".to_owned(), json!(["integer", "string"]));
+    }
+    if has("x-kubernetes-list-type", json!("set")) {
+        schema.insert("uniqueItems".to_owned(), json!(true));
+    }
+    schema.into()
 }
 
 fn schemas(crd: &mut CustomResourceDefinition) -> impl Iterator<Item = &mut JSONSchemaProps> {

@@ -1,0 +1,150 @@
+//! The last known specifications of objects, and which other objects a change of one concerns: the competitors for its
+//! paths, the callees whose network policies name it, and the callers whose environment has its port.
+
+use std::{
+    borrow::Borrow,
+    collections::{BTreeMap, HashMap, HashSet},
+};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+
+use super::routes;
+use api::Microservice;
+
+/// The last known specification of each object, by name.
+#[derive(Default)]
+pub(crate) struct KnownObjects(HashMap<String, KnownObject>);
+
+/// The fields of an object that only its author changes.
+#[derive(PartialEq)]
+struct KnownObject {
+    uid: Option<String>,
+    generation: Option<i64>,
+    annotations: Option<BTreeMap<String, String>>,
+    shared: Shared,
+}
+
+/// The parts of a spec that concern other objects.
+#[derive(Default, Clone, PartialEq)]
+struct Shared {
+    paths: Vec<String>,
+    calls: Vec<String>,
+}
+
+/// A change of an object's specification.
+pub(crate) struct Change {
+    pub(crate) name: String,
+    before: Shared,
+    now: Shared,
+}
+
+/// A deleted object.
+pub(crate) struct Deletion {
+    pub(crate) uid: Option<String>,
+    pub(crate) change: Change,
+}
+
+impl KnownObjects {
+    /// Records an object. Returns `None` if its specification is unchanged.
+    pub(crate) fn update(&mut self, object: &Microservice) -> Option<Change> {
+        let ObjectMeta { uid, generation, annotations, .. } = object.metadata.clone();
+        let shared = Shared { paths: routes::paths(object).to_vec(), calls: object.spec.calls.clone() };
+        let known = KnownObject { uid, generation, annotations, shared: shared.clone() };
+        let name = object.name_any();
+        if self.0.get(&name) == Some(&known) {
+            return None;
+        }
+        let before = self.0.insert(name.clone(), known).map(|before| before.shared).unwrap_or_default();
+        Some(Change { name, before, now: shared })
+    }
+
+    /// Removes a deleted object. Returns `None` if it was not known.
+    pub(crate) fn remove(&mut self, name: &str) -> Option<Deletion> {
+        let (name, KnownObject { uid, shared, .. }) = self.0.remove_entry(name)?;
+        Some(Deletion { uid, change: Change { name, before: shared, now: Shared::default() } })
+    }
+
+    /// Removes all objects except these, and returns those that were removed.
+    pub(crate) fn retain(&mut self, names: &HashSet<String>) -> Vec<Deletion> {
+        let gone: Vec<String> = self.0.keys().filter(|name| !names.contains(*name)).cloned().collect();
+        gone.iter().filter_map(|name| self.remove(name)).collect()
+    }
+}
+
+impl Change {
+    /// The other objects of `all` that the change concerns.
+    pub(crate) fn affected<T: Borrow<Microservice>>(&self, all: Vec<T>) -> Vec<T> {
+        let is_affected = |other: &Microservice| {
+            other.name_any() != self.name && (self.competes_with(other) || self.calls_or_is_called_by(other))
+        };
+        all.into_iter().filter(|other| is_affected(other.borrow())).collect()
+    }
+
+    fn competes_with(&self, other: &Microservice) -> bool {
+        routes::paths(other).iter().any(|path| self.now.paths.contains(path) || self.before.paths.contains(path))
+    }
+
+    fn calls_or_is_called_by(&self, other: &Microservice) -> bool {
+        let callee = other.name_any();
+        self.now.calls.contains(&callee) || self.before.calls.contains(&callee) || other.spec.calls.contains(&self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(name: &str, paths: &[&str], calls: &[&str]) -> Microservice {
+        let route = if paths.is_empty() { serde_json::Value::Null } else { serde_json::json!({ "paths": paths }) };
+        let spec = serde_json::json!({ "image": "x:1", "route": route, "calls": calls });
+        Microservice::new(name, serde_json::from_value(spec).expect("a spec"))
+    }
+
+    fn affected(change: &Change, all: &[Microservice]) -> Vec<String> {
+        change.affected(all.iter().collect()).into_iter().map(ResourceExt::name_any).collect()
+    }
+
+    /// Those of `all` that are affected if `before` changes to `now`.
+    fn affected_by(before: &Microservice, now: &Microservice, all: &[Microservice]) -> Vec<String> {
+        let mut known = KnownObjects::default();
+        known.update(before);
+        let mut now = now.clone();
+        now.metadata.generation = Some(2);
+        affected(&known.update(&now).expect("a change"), all)
+    }
+
+    #[test]
+    fn change_concerns_callees_now_and_before_and_callers() {
+        let all = [object("users", &[], &["inventory"]), object("inventory", &[], &[]), object("gateway", &[], &[])];
+        assert_eq!(affected_by(&all[0], &all[0], &all), ["inventory"]);
+        assert_eq!(affected_by(&all[0], &object("users", &[], &[]), &all), ["inventory"], "it no longer admits users");
+        assert_eq!(affected_by(&all[1], &all[1], &all), ["users"], "its port may have changed");
+        assert_eq!(affected_by(&all[2], &all[2], &all), [""; 0]);
+    }
+
+    #[test]
+    fn change_concerns_claimants_of_current_and_former_paths() {
+        let all = [object("one", &["/a", "/b"], &[]), object("two", &["/a"], &[]), object("three", &["/c"], &[])];
+        assert_eq!(affected_by(&all[0], &all[0], &all), ["two"]);
+        assert_eq!(affected_by(&all[2], &all[2], &all), [""; 0]);
+        let before = object("three", &["/a", "/c"], &[]);
+        assert_eq!(affected_by(&before, &all[2], &all), ["one", "two"], "it gives up a path that they claim");
+    }
+
+    #[test]
+    fn objects_missing_from_a_list_are_removed() {
+        let all = [object("one", &["/a"], &[]), object("two", &["/a"], &[])];
+        let mut known = KnownObjects::default();
+        for object in &all {
+            assert!(known.update(object).is_some());
+            assert!(known.update(object).is_none(), "it is unchanged");
+        }
+        let removed = known.retain(&["two".to_owned()].into());
+        let [Deletion { change, .. }] = removed.as_slice() else { panic!("{} were removed", removed.len()) };
+        assert_eq!(change.name, "one");
+        assert_eq!(affected(change, &all[1..]), ["two"]);
+        assert!(known.update(&all[0]).is_some(), "it is new again");
+        assert!(known.update(&all[1]).is_none());
+    }
+}
