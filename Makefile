@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 LOCAL := --package hedgerow $(foreach name,$(shell deploy/services),--package $(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test-fast test lint format doc queries check-queries manifests check-manifests check-metrics check-new check-scripts check-workflows check-dependencies check-chart kind forward images test-cluster e2e test-kind fuzz bench install-postgres hedgerow
+.PHONY: help run test-fast test lint format doc queries check-queries manifests check-manifests version check-metrics check-new check-scripts check-workflows check-dependencies check-chart kind forward images test-cluster e2e test-kind fuzz bench install-postgres hedgerow
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 27
@@ -49,6 +49,10 @@ check-manifests: ## Check that deploy/operator and the chart are up to date
 	$(TARGET)/debug/operator crd | diff deploy/operator/crd.yaml -
 	$(TARGET)/debug/operator manifests | diff deploy/operator/operator.yaml -
 	$(TARGET)/debug/operator chart --check helm/hedgerow services/*/microservice.yaml
+
+version: ## Set the version of the workspace, the chart and the images: make version V=0.2.0
+	@.ci/version.sh "$(V)"
+	@$(MAKE) --no-print-directory manifests
 
 check-scripts: ## Check the shell scripts with shellcheck
 	@if command -v shellcheck >/dev/null; then git grep -lE '^#!(/bin/sh|/usr/bin/env bash)$$' | xargs shellcheck --external-sources; else echo "skipped: shellcheck is not installed" >&2; fi
