@@ -4,9 +4,9 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use clap::Parser;
 use e2e::{
-    cli::{Cli, Load},
+    cli::Cli,
     client::Kind,
-    load::{self, Line, Summary},
+    load::{self, Line, Load, Summary},
 };
 use http::StatusCode;
 use test_support::{
@@ -173,7 +173,10 @@ async fn a_stopped_load_returns_a_summary() {
 fn each_post_needs_a_body() {
     let mut args = args("test");
     args.post.push("http://test/inventory/p".parse().expect("a URL"));
-    assert_eq!(args.templates().expect_err("a body is missing"), "1 --body for 2 --post: give each --post one --body");
+    assert_eq!(
+        args.templates().expect_err("a body is missing"),
+        "found 1 --body for 2 --post: each --post needs exactly one --body"
+    );
     args.body.push("[]".to_owned());
     assert!(args.templates().expect_err("not an object").starts_with("--body is not a JSON object"));
 }
