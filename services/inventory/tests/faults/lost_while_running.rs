@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, raw_sql};
 use test_support::{
     inventory::inconsistencies,
-    process::{PATIENCE, Process, eventually},
+    process::{Process, TIMEOUT, eventually},
 };
 
 use crate::{
@@ -47,7 +47,7 @@ impl Scenario {
         let finish = async {
             // The lost transaction, and the query for its outcome or the retry.
             let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
-            eventually("the service is waiting for the outcome", PATIENCE, async || {
+            eventually("the service is waiting for the outcome", TIMEOUT, async || {
                 let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut *connection).await.expect("a count");
                 (waiting == 2).then_some(())
             })

@@ -90,13 +90,13 @@ async fn a_fallback_response_is_used_if_no_endpoint_is_left() {
         let mut raw = Raw::connect(gateway.address).await.expect("a connection");
         raw.send("PUT /test HTTP/1.1\r\nhost: a\r\ncontent-length: 11\r\n\r\nhello").await.expect("sent");
         let what = "the request reaches the silent endpoint";
-        eventually(what, PATIENCE, async || (silent.connections() > was_silent).then_some(())).await;
+        eventually(what, TIMEOUT, async || (silent.connections() > was_silent).then_some(())).await;
         raw.send(" world").await.expect("sent");
         got.notified().await;
         let was_first = busy.connections() > was_busy;
         gateway.apply(vec![service("test", &["/test"], &[])]).await;
         release.notify_one();
-        let response = raw.answer().await.expect("a response");
+        let response = raw.response().await.expect("a response");
         assert_eq!(response.status, 503);
         if was_first {
             assert_eq!(response.body, "busy");

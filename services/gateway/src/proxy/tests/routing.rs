@@ -94,12 +94,12 @@ async fn an_absolute_target_determines_the_host() {
     let gateway = TestGateway::of(&[], vec![service("users", &["/users"], &[stub.address])]);
     let mut raw = Raw::connect(gateway.address).await.expect("a connection");
     raw.send("GET http://a.example:81/users/1?x HTTP/1.1\r\nhost: b.example\r\n\r\n").await.expect("sent");
-    assert_eq!(raw.answer().await.expect("a response").body, "users GET /users/1?x a.example:81");
+    assert_eq!(raw.response().await.expect("a response").body, "users GET /users/1?x a.example:81");
     raw.send("CONNECT a.example:443 HTTP/1.1\r\nhost: a.example\r\n\r\n").await.expect("sent");
-    assert_eq!(raw.answer().await.expect("a response").status, 501);
+    assert_eq!(raw.response().await.expect("a response").status, 501);
     let mut raw = Raw::connect(gateway.address).await.expect("a connection");
     raw.send("OPTIONS * HTTP/1.1\r\nhost: a.example\r\n\r\n").await.expect("sent");
-    assert_eq!(raw.answer().await.expect("a response").status, 404);
+    assert_eq!(raw.response().await.expect("a response").status, 404);
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn request_trailers_are_dropped() {
     let body = "1\r\nx\r\n0\r\nx-user-id: admin\r\nx-checksum: 1\r\nx-forwarded-for: 6.6.6.6\r\n\r\n";
     for _ in 0..2 {
         raw.send(format!("{head}{body}")).await.expect("sent");
-        let response = raw.answer().await.expect("a response");
+        let response = raw.response().await.expect("a response");
         assert_eq!((&*response.body, response.closes()), ("false None b\"x\"", false));
     }
 }
@@ -128,7 +128,7 @@ async fn a_service_always_gets_a_valid_host() {
     let exchange = async |request: &str| {
         let mut raw = Raw::connect(gateway.address).await.expect("a connection");
         raw.send(request).await.expect("sent");
-        raw.answer().await.expect("a response")
+        raw.response().await.expect("a response")
     };
     assert_eq!(exchange("GET /users HTTP/1.0\r\n\r\n").await.body, "users GET /users users");
     for host in ["a", "a:80", "[::1]:80", "xn--caf-dma.example", "a_b.example"] {
@@ -172,7 +172,7 @@ async fn services_may_appear_move_and_disappear() {
     let gateway = TestGateway::of(&[], Vec::new());
     assert_eq!(gateway.get("/a").await.status, 404);
     let becomes = async |path: &str, text: &str| {
-        eventually("the route is applied", PATIENCE, async || {
+        eventually("the route is applied", TIMEOUT, async || {
             (gateway.get(path).await.text().starts_with(text)).then_some(())
         })
         .await;
@@ -193,12 +193,12 @@ async fn services_may_appear_move_and_disappear() {
     becomes("/a", "first").await;
     assert!(gateway.get("/b").await.text().starts_with("second"));
     gateway.publish(vec![service("first", &["/b"], &[]), service("second", &["/a"], &[second.address])]);
-    eventually("the service has no endpoint", PATIENCE, async || (gateway.get("/b").await.status == 503).then_some(()))
+    eventually("the service has no endpoint", TIMEOUT, async || (gateway.get("/b").await.status == 503).then_some(()))
         .await;
     let response = gateway.get("/b").await;
     assert_eq!((response.problem().0, response.header("retry-after")), (503, Some("1")));
     gateway.publish(Vec::new());
-    eventually("the service is gone", PATIENCE, async || (gateway.get("/b").await.status == 404).then_some(())).await;
+    eventually("the service is gone", TIMEOUT, async || (gateway.get("/b").await.status == 404).then_some(())).await;
     assert_eq!(gateway.metric("gateway_routes"), 0);
 }
 
@@ -221,7 +221,7 @@ async fn a_removed_service_leaves_nothing_behind() {
     let gateway = TestGateway::with(&[], &[&stub]);
     let metrics = || TextEncoder::new().encode_to_string(&gateway.registry.gather()).expect("text");
     assert_eq!(gateway.get("/test").await.text(), "hello");
-    eventually("the request is counted", PATIENCE, async || {
+    eventually("the request is counted", TIMEOUT, async || {
         metrics().contains(r#"http_requests_total{method="GET",route="/test""#).then_some(())
     })
     .await;
@@ -270,7 +270,7 @@ async fn updates_fail_no_request() {
     for round in 1..30 {
         let before: usize = stubs.iter().map(Stub::requests).sum();
         gateway.publish(services(round));
-        eventually("requests continue", PATIENCE, async || {
+        eventually("requests continue", TIMEOUT, async || {
             (stubs.iter().map(Stub::requests).sum::<usize>() > before + 50).then_some(())
         })
         .await;
@@ -297,9 +297,9 @@ async fn a_target_in_authority_form_is_refused() {
     let mut raw = Raw::connect(gateway.address).await.expect("a connection");
     for target in ["foo", "foo:80", "shop.example"] {
         raw.send(format!("GET {target} HTTP/1.1\r\nhost: shop.example\r\n\r\n")).await.expect("sent");
-        assert_eq!(raw.answer().await.expect("a response").status, 400, "{target}");
+        assert_eq!(raw.response().await.expect("a response").status, 400, "{target}");
     }
     raw.send("GET http://foo HTTP/1.1\r\nhost: shop.example\r\n\r\n").await.expect("sent");
-    assert_eq!(raw.answer().await.expect("a response").body, "test GET / foo");
+    assert_eq!(raw.response().await.expect("a response").body, "test GET / foo");
     assert_eq!(stub.requests(), 1);
 }
