@@ -33,7 +33,7 @@ struct Scenario {
 impl Scenario {
     async fn new() -> Self {
         let postgres = Postgres::migrated().await;
-        let proxy = Proxy::start(&postgres.server, |number| (number == 1).then_some(Cut::During)).await;
+        let proxy = Proxy::start(postgres.server.socket_dir(), |number| (number == 1).then_some(Cut::During)).await;
         let service = serve(&program(&proxy.url("postgres"))).await;
         let connection = PgConnection::connect(&postgres.url).await.expect("a connection");
         let stocked = send(&service, Method::POST, "/inventory/p", json!({"stock": 10})).await;

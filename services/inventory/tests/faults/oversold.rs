@@ -52,7 +52,7 @@ struct Scene {
 impl Scene {
     async fn new() -> Self {
         let postgres = Postgres::migrated().await;
-        let proxy = Proxy::start(&postgres.server, |number| match number % 40 {
+        let proxy = Proxy::start(postgres.server.socket_dir(), |number| match number % 40 {
             3 => Some(Cut::During),
             13 => Some(Cut::After),
             29 => Some(Cut::Before),
