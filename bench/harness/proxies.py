@@ -19,7 +19,7 @@ from harness.sides import Builds
 PEERS = ROOT / "bench/peers"
 PROBE = "/inventory/100000"
 # About the response of `GET /inventory/{id}`, and one that is worth compressing.
-ANSWER = (
+RESPONSE = (
     '{"product_id":"100000","stock":42,"on_hand":45,"reserved":3,"name":"A garden chair of ash wood, oiled",'
     '"updated_at":"2026-01-31T12:00:00Z"'
 )
@@ -86,7 +86,7 @@ class Proxy:
 def upstream(builds: Builds) -> Iterator[Upstream]:
     """Runs the upstream."""
     ports = {name: free_port() for name in ("a", "b", "many", "status")}
-    texts = {"ANSWER": ANSWER, "LONG": LONG, "SEEN": SEEN}
+    texts = {"RESPONSE": RESPONSE, "LONG": LONG, "SEEN": SEEN}
     with _nginx(builds, PEERS / "upstream/nginx.conf", "upstream", ports | texts) as (process, _home):
         for name in ("a", "b", "many"):
             await_response(process, ports[name], PROBE)

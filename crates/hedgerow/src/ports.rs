@@ -16,8 +16,8 @@ const HTTP: u16 = 8080;
 const ADMIN: u16 = 9090;
 const GRPC: u16 = 50050;
 
-/// Gives each service its default addresses. A service without a number of its own gets the lowest free one, in the order
-/// of `manifests`.
+/// Gives each service its default addresses. A service without a number of its own gets the lowest free one, in the
+/// order of `manifests`.
 pub fn assign(manifests: Vec<Manifest>) -> anyhow::Result<Vec<Service>> {
     let mut owners: BTreeMap<u16, String> = BTreeMap::new();
     for manifest in &manifests {
