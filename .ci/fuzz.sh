@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Runs every property test of the libraries again and again, with new random input, for MINUTES (5).
 #
-# CASES is how many inputs each test gets in a round (5000). If a test fails, proptest writes the seed of the smallest
+# CASES is how many inputs each test gets in a round (1000). If a test fails, proptest writes the seed of the smallest
 # failing input to proptest-regressions in the crate: commit it with the fix. `make test` then tries it first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 minutes=${MINUTES:-5}
-export PROPTEST_CASES=${CASES:-5000}
+export PROPTEST_CASES=${CASES:-1000}
 
 # The tests in the blocks `proptest! { ... }` of all crates.
 # shellcheck disable=SC2016 # an awk program
