@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 LOCAL := --package hedgerow $(foreach name,$(shell deploy/services),--package $(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test-fast test lint format doc queries check-queries manifests check-manifests check-metrics check-new check-scripts check-workflows check-dependencies check-chart kind forward images test-cluster e2e test-kind fuzz bench install-postgres hedgerow
+.PHONY: help run test-fast test lint format doc queries check-queries manifests check-manifests version check-metrics check-new check-scripts check-workflows check-dependencies check-chart kind forward images test-cluster e2e test-kind fuzz conformance bench install-postgres hedgerow
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 27
@@ -50,6 +50,10 @@ check-manifests: ## Check that deploy/operator and the chart are up to date
 	$(TARGET)/debug/operator manifests | diff deploy/operator/operator.yaml -
 	$(TARGET)/debug/operator chart --check helm/hedgerow services/*/microservice.yaml
 
+version: ## Set the version of the workspace, the chart and the images: make version V=0.2.0
+	@.ci/version.sh "$(V)"
+	@$(MAKE) --no-print-directory manifests
+
 check-scripts: ## Check the shell scripts with shellcheck
 	@if command -v shellcheck >/dev/null; then git grep -lE '^#!(/bin/sh|/usr/bin/env bash)$$' | xargs shellcheck --external-sources; else echo "skipped: shellcheck is not installed" >&2; fi
 
@@ -90,10 +94,12 @@ e2e: ## Test the chart end to end in the current kube context (docs/operations.m
 test-kind: ## Run check-chart, test-cluster and e2e on a kind cluster of their own
 	deploy/kind/test.sh
 
-fuzz: install-postgres ## Fuzz the services and the gateway from their OpenAPI documents (needs python3 and curl)
-	@[ -x $(TARGET)/release/hedgerow ] || echo "Building the services in release mode: about 5 minutes the first time."
-	cargo build --release $(LOCAL)
-	fuzz/run
+fuzz: ## Run the property tests of the parsers with random input for 5 minutes (MINUTES=60 for an hour)
+	@.ci/fuzz.sh
+
+conformance: install-postgres ## Test the services and the gateway against their OpenAPI documents (needs python3)
+	cargo build --workspace
+	tests/conformance/run
 
 bench: install-postgres ## Measure the speed against other implementations (about 30 minutes)
 	@[ -x $(TARGET)/release/hedgerow ] || echo "Building the services in release mode: about 5 minutes the first time."

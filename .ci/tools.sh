@@ -15,7 +15,7 @@ for tool in "$@"; do
     [ ! -x "$programs/$tool" ] || continue
     echo "$tool is not installed: building it." >&2
     case $tool in
-    cargo-deny) cargo install --locked --quiet --root "$(dirname "$programs")" cargo-deny >&2 ;;
+    cargo-deny) cargo install --locked --quiet --root "$(dirname "$programs")" cargo-deny@0.20.2 >&2 ;;
     actionlint) go_install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 ;;
     kube-score) go_install github.com/zegl/kube-score/cmd/kube-score@v1.20.0 ;;
     helm) go_install helm.sh/helm/v4/cmd/helm@v4.3.2 ;;

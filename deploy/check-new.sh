@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Checks `hedgerow new`: creates a service in Rust and one in Python in a copy of this workspace, lints and tests the
-# first, then runs both and sends them requests through the gateway. Needs curl, python3 and Postgres.
+# first, adds both to the chart and to the images, then runs both and sends them requests through the gateway. Needs
+# curl, python3 and Postgres.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,7 +25,7 @@ chmod 755 "$scratch" # root's Postgres runs as another user
 
 cd "$copy"
 : >"$scratch/log"
-timeout 1800 cargo build --quiet --package hedgerow --package gateway
+timeout 1800 cargo build --quiet --package hedgerow --package gateway --package operator
 hedgerow=$CARGO_TARGET_DIR/debug/hedgerow
 "$hedgerow" new orders
 "$hedgerow" new notes --python
@@ -33,6 +34,21 @@ cargo fmt --all --check
 timeout 1800 cargo clippy --quiet --package orders --all-targets -- -D warnings
 timeout 1800 cargo build --quiet --package orders
 timeout 1800 "$hedgerow" postgres -- cargo test --quiet --package orders
+
+# What `make manifests` and `make images` do with them. A stand-in for docker logs what it is asked to build: a Python
+# service needs no binary.
+"$CARGO_TARGET_DIR/debug/operator" chart helm/hedgerow services/*/microservice.yaml
+for service in orders notes; do
+    grep -q "^  $service:" helm/hedgerow/values.yaml || fail "services.$service is missing from the chart's values"
+    deploy/images list | grep -q "/$service:" || fail "deploy/images does not list $service"
+done
+mkdir "$scratch/bin"
+printf '#!/bin/sh\necho "docker $*" >>"%s"\n' "$scratch/log" >"$scratch/bin/docker"
+chmod +x "$scratch/bin/docker"
+PATH=$scratch/bin:$PATH IMAGE_SERVICES=notes deploy/images >/dev/null
+grep -q 'docker build .*/notes:[^ ]* services/notes$' "$scratch/log" || fail "services/notes/Dockerfile is not built"
+! deploy/services | grep -qx notes || fail "deploy/services lists notes as a binary"
+: >"$scratch/log"
 
 gateway=127.0.0.1:18090
 GATEWAY_ADDR=$gateway GATEWAY_ADMIN_ADDR=127.0.0.1:19190 \

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from harness import load, parity
 from harness.load import Outcome
-from harness.processes import await_answer, memory_mb
+from harness.processes import await_response, memory_mb
 from harness.sides import PROBE, Builds, Side
 
 STARTS = 20
@@ -69,15 +69,15 @@ class Kind:
         outcome = load.wrk(side.port, self.name, settings.seconds, tag, connections)
         if self.writes:
             written = side.database.rows() - before
-            answered = warm.requests + outcome.requests
-            check_rows(self.name, written, answered, 2 * connections)
+            responses = warm.requests + outcome.requests
+            check_rows(self.name, written, responses, 2 * connections)
         return outcome
 
 
-def check_rows(kind: str, written: int, answered: int, unanswered: int) -> None:
+def check_rows(kind: str, written: int, responses: int, cut_off: int) -> None:
     """Exits if rows are missing, or if there are more than the requests cut off at the end of a run explain."""
-    if not answered <= written <= answered + unanswered:
-        raise SystemExit(f"bench: {kind}: {written} rows for {answered} requests")
+    if not responses <= written <= responses + cut_off:
+        raise SystemExit(f"bench: {kind}: {written} rows for {responses} requests")
 
 
 GET_STOCK = Kind("get-stock", "inventory", writes=False, peer_pool=8)
@@ -190,12 +190,12 @@ def replicas(title: str, kind: Kind, floor: float, aim: float):
                 database = sides[0].database
                 database.reset()
                 before = database.rows()
-                answered = 0
+                responses = 0
                 for seconds, tag in ((settings.warmup, f"r{number}w"), (settings.seconds, f"r{number}")):
                     run = lambda side: load.wrk(side.port, kind.name, seconds, tag)  # noqa: B023, E731
                     seen = list(threads.map(run, sides))
-                    answered += sum(outcome.requests for outcome in seen)
-                check_rows(kind.name, database.rows() - before, answered, 2 * load.CONNECTIONS * len(sides))
+                    responses += sum(outcome.requests for outcome in seen)
+                check_rows(kind.name, database.rows() - before, responses, 2 * load.CONNECTIONS * len(sides))
                 slowest = max(seen, key=lambda outcome: outcome.p99_ms)
                 requests, rate = (sum(column) for column in zip(*((o.requests, o.per_second) for o in seen)))
                 return Outcome(requests, rate, slowest.p50_ms, slowest.p99_ms)
@@ -214,9 +214,9 @@ def start(title: str, floor: float, aim: float):
         taken = []
         for number in range(-2, STARTS):
             began = time.perf_counter()
-            process, port = builds.service("inventory", database, tethered=False)
+            process, port = builds.service("inventory", database, pdeathsig=False)
             try:
-                await_answer(process, port, PROBE["inventory"])
+                await_response(process, port, PROBE["inventory"])
                 if number >= 0:  # the first two load the program into the page cache
                     taken.append((time.perf_counter() - began) * 1e3)
             finally:
@@ -234,7 +234,7 @@ def memory(title: str, floor: float, aim: float):
         for service in ("users", "inventory"):
             process, port = builds.service(service, builds.database(service))
             with process:
-                await_answer(process, port, PROBE[service])
+                await_response(process, port, PROBE[service])
                 time.sleep(IDLE_SECONDS)
                 for name, mb in zip(("RSS", "PSS"), memory_mb(process.pid)):
                     results.append(Result(f"{title}, `{service}`, {name}", "MB", mb, mb, mb, floor, aim))

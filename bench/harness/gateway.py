@@ -196,7 +196,7 @@ class Moving:
         before = self.path
         self.number += 1
         taken = self.follow(self.cluster.route("moving", [self.path]))
-        if self.ask(before)[0] != 404:
+        if self.send(before)[0] != 404:
             raise SystemExit("bench: a service is still reachable under its old path")
         return taken
 
@@ -205,15 +205,15 @@ class Moving:
         self.replica = 3 - self.replica
         return self.follow(self.cluster.endpoints("moving", [self.home], self.port))
 
-    def follow(self, told: float) -> float:
+    def follow(self, changed: float) -> float:
         """Sends requests until the response comes from the new place."""
-        while time.perf_counter() < told + CHANGE_DEADLINE:
-            status, body = self.ask(self.path)
+        while time.perf_counter() < changed + CHANGE_DEADLINE:
+            status, body = self.send(self.path)
             if status == 200 and f'"endpoint":"{self.home}"'.encode() in body:
-                return time.perf_counter() - told
+                return time.perf_counter() - changed
         raise SystemExit("bench: the gateway did not follow a change")
 
-    def ask(self, path: str) -> tuple[int, bytes]:
+    def send(self, path: str) -> tuple[int, bytes]:
         """Sends one request."""
         self.client.request("GET", f"{path}/100000")
         response = self.client.getresponse()

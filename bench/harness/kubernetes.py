@@ -52,13 +52,13 @@ class ApiServer(ThreadingHTTPServer):
             resource.objects[name] = entry
             event = json.dumps({"type": kind, "object": entry}).encode() + b"\n"
             resource.events.append((self.version, event))
-            told = time.perf_counter()
+            changed = time.perf_counter()
             for watch in list(resource.watches):
                 try:
                     write_chunk(watch, event)
                 except OSError:
                     resource.watches.remove(watch)
-            return told
+            return changed
 
     def route(self, name: str, paths: list[str]) -> float:
         """A Service, with the annotation that the operator would write."""
@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
         known = {resource.path: resource for resource in (self.server.services, self.server.slices)}
         resource = known.get(url.path)
         if resource is None:
-            self.answer(404, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404})
+            self.respond(404, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404})
         elif asked.get("watch") in ("true", "1"):
             self.watch(resource, asked)
         else:
@@ -115,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
                 metadata["continue"] = str(end)
             items = [resource.objects[name] for name in names[begin:end]]
         kind = f"{resource.kind}List"
-        self.answer(200, {"apiVersion": resource.group, "kind": kind, "metadata": metadata, "items": items})
+        self.respond(200, {"apiVersion": resource.group, "kind": kind, "metadata": metadata, "items": items})
 
     def watch(self, resource: Resource, asked: dict[str, str]) -> None:
         self.send_response(200)
@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
                 resource.watches.remove(self.wfile)
                 write_chunk(self.wfile, b"")
 
-    def answer(self, status: int, body: dict) -> None:
+    def respond(self, status: int, body: dict) -> None:
         content = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

@@ -72,8 +72,8 @@ ROWS = {
 def check(service: str, ours: Side, peer: Side) -> None:
     """Exits if the two sides differ."""
     for method, path, body in REQUESTS[service]:
-        answers = [_answer(side.port, method, path, body) for side in (ours, peer)]
-        _same(f"{method} {path[:40]} {body or ''}", *answers)
+        responses = [_send(side.port, method, path, body) for side in (ours, peer)]
+        _same(f"{method} {path[:40]} {body or ''}", *responses)
     for query in ROWS[service]:
         _same(query, *(psql(side.database.name, "-c", query) for side in (ours, peer)))
 
@@ -83,7 +83,7 @@ def _same(what: str, ours: object, peer: object) -> None:
         raise SystemExit(f"bench: the sides differ: {what}\n  ours: {str(ours)[:500]}\n  peer: {str(peer)[:500]}")
 
 
-def _answer(port: int, method: str, path: str, body: str | None) -> tuple:
+def _send(port: int, method: str, path: str, body: str | None) -> tuple:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request(method, path, body, TYPED if body is not None else {})

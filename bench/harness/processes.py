@@ -16,14 +16,14 @@ START_DEADLINE = 30  # seconds
 class Process:
     """A running program; use it in a `with`, or call `stop`."""
 
-    def __init__(self, argv: list[str], env: dict[str, str], log: Path, tethered: bool = True):
-        # A tethered process stops when this one is killed. That costs an exec, so timed starts do without.
-        tether = ["setpriv", "--pdeathsig", "TERM", "--"] if tethered and shutil.which("setpriv") else []
+    def __init__(self, argv: list[str], env: dict[str, str], log: Path, pdeathsig: bool = True):
+        # With a parent-death signal it stops when this one is killed. That costs an exec, so timed starts do without.
+        wrapper = ["setpriv", "--pdeathsig", "TERM", "--"] if pdeathsig and shutil.which("setpriv") else []
         self.name, self.log = log.stem, log
         log.unlink(missing_ok=True)
         with log.open("ab") as output:  # so that it can be truncated
             self.child = subprocess.Popen(
-                tether + argv, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                wrapper + argv, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
 
     @property
@@ -71,11 +71,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def await_answer(process: Process, port: int, path: str) -> None:
+def await_response(process: Process, port: int, path: str) -> None:
     """Waits until a GET of `path` returns 200."""
     request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
 
-    def answered() -> bool:
+    def responds() -> bool:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
                 connection.sendall(request)
@@ -83,7 +83,7 @@ def await_answer(process: Process, port: int, path: str) -> None:
         except OSError:
             return False
 
-    _await(process, answered, f"200 from GET {path}")
+    _await(process, responds, f"200 from GET {path}")
 
 
 def await_line(process: Process, text: str) -> None:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from harness import tools
 from harness.databases import ROOT
-from harness.processes import Process, await_answer, cpu_seconds, free_port
+from harness.processes import Process, await_response, cpu_seconds, free_port
 from harness.sides import Builds
 
 PEERS = ROOT / "bench/peers"
 PROBE = "/inventory/100000"
 # About the response of `GET /inventory/{id}`, and one that is worth compressing.
-ANSWER = (
+RESPONSE = (
     '{"product_id":"100000","stock":42,"on_hand":45,"reserved":3,"name":"A garden chair of ash wood, oiled",'
     '"updated_at":"2026-01-31T12:00:00Z"'
 )
@@ -69,12 +69,12 @@ class Proxy:
         """Truncates the access log, so that rounds do not fill the disk."""
         os.truncate(self.access_log, 0)
 
-    def check_log(self, answered: int) -> None:
+    def check_log(self, requests: int) -> None:
         """Exits if responses have no line in the access log. Lines may be written late."""
         deadline = time.monotonic() + LOG_DEADLINE
-        while (lines := _lines(self.access_log)) < answered * (1 - LOG_LOSS):
+        while (lines := _lines(self.access_log)) < requests * (1 - LOG_LOSS):
             if time.monotonic() > deadline:
-                raise SystemExit(f"bench: {self.name}: {lines} lines of access log for {answered} requests")
+                raise SystemExit(f"bench: {self.name}: {lines} lines of access log for {requests} requests")
             time.sleep(0.1)
 
     def cpu(self) -> float:
@@ -86,10 +86,10 @@ class Proxy:
 def upstream(builds: Builds) -> Iterator[Upstream]:
     """Runs the upstream."""
     ports = {name: free_port() for name in ("a", "b", "many", "status")}
-    texts = {"ANSWER": ANSWER, "LONG": LONG, "SEEN": SEEN}
+    texts = {"RESPONSE": RESPONSE, "LONG": LONG, "SEEN": SEEN}
     with _nginx(builds, PEERS / "upstream/nginx.conf", "upstream", ports | texts) as (process, _home):
         for name in ("a", "b", "many"):
-            await_answer(process, ports[name], PROBE)
+            await_response(process, ports[name], PROBE)
         yield Upstream(process, **ports)
 
 
@@ -98,7 +98,7 @@ def nginx(builds: Builds, a: int, b: int) -> Iterator[Proxy]:
     """Runs nginx in front of endpoints on these ports."""
     ports = {"port": free_port(), "a": a, "b": b}
     with _nginx(builds, PEERS / "nginx/nginx.conf", "nginx", ports) as (process, home):
-        await_answer(process, ports["port"], PROBE)
+        await_response(process, ports["port"], PROBE)
         yield Proxy("nginx", process, ports["port"], home / "access.log")
 
 
@@ -111,7 +111,7 @@ def haproxy(builds: Builds, a: int, b: int) -> Iterator[Proxy]:
         config = _filled(template, Path(home), {"port": port, "a": a, "b": b})
         log = builds.logs / "haproxy.log"
         with Process([tools.find("haproxy"), "-db", "-f", str(config)], dict(os.environ), log) as process:
-            await_answer(process, port, PROBE)
+            await_response(process, port, PROBE)
             yield Proxy("haproxy", process, port, log)
 
 
@@ -129,7 +129,7 @@ def gateway(builds: Builds, settings: dict[str, str], probe: str = PROBE) -> Ite
         **settings,
     }
     with Process([str(builds.binaries / "gateway"), "serve"], env, log) as process:
-        await_answer(process, port, probe)
+        await_response(process, port, probe)
         yield Proxy("gateway", process, port, log)
 
 
@@ -142,25 +142,25 @@ def check(proxy: Proxy) -> None:
     """Exits if a proxy does not do what is measured."""
     expect = _expectation(proxy)
     body = {"Content-Length": str(TOO_LARGE)}
-    expect("the response of an endpoint", json.loads(_ask(proxy.port, PROBE).body)["stock"] == 42)
-    expect("404 for an unknown path", _ask(proxy.port, "/nobody").status == 404)
-    expect("413 for a body that is too large", _ask(proxy.port, PROBE, "POST", body).status == 413)
+    expect("the response of an endpoint", json.loads(_send(proxy.port, PROBE).body)["stock"] == 42)
+    expect("404 for an unknown path", _send(proxy.port, "/nobody").status == 404)
+    expect("413 for a body that is too large", _send(proxy.port, PROBE, "POST", body).status == 413)
 
     forged = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https"}
-    answer = _ask(proxy.port, "/inventory/seen", headers=forged)
-    seen = json.loads(answer.body)
+    response = _send(proxy.port, "/inventory/seen", headers=forged)
+    seen = json.loads(response.body)
     expect("the client's address", seen["forwarded_for"] == "127.0.0.1")
     expect("the client's scheme", seen["forwarded_proto"] == "http")
-    expect("a request id", seen["request_id"] and answer.headers.get("X-Request-ID") == seen["request_id"])
+    expect("a request id", seen["request_id"] and response.headers.get("X-Request-ID") == seen["request_id"])
 
-    expect("compression", _ask(proxy.port, "/inventory/long", headers={"Accept-Encoding": "gzip"})
+    expect("compression", _send(proxy.port, "/inventory/long", headers={"Accept-Encoding": "gzip"})
            .headers.get("Content-Encoding") == "gzip")  # fmt: skip
-    endpoints = {json.loads(_ask(proxy.port, PROBE).body)["endpoint"] for _ in range(100)}
+    endpoints = {json.loads(_send(proxy.port, PROBE).body)["endpoint"] for _ in range(100)}
     expect("both endpoints", endpoints == {"a", "b"})
 
 
 @dataclass
-class Answer:
+class Response:
     """A response, read to its end."""
 
     status: int
@@ -168,12 +168,12 @@ class Answer:
     body: bytes
 
 
-def _ask(port: int, path: str, method: str = "GET", headers: dict[str, str] | None = None) -> Answer:
+def _send(port: int, path: str, method: str = "GET", headers: dict[str, str] | None = None) -> Response:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request(method, path, headers=headers or {})
         response = connection.getresponse()
-        return Answer(response.status, response.headers, response.read())
+        return Response(response.status, response.headers, response.read())
     finally:
         connection.close()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.databases import ROOT, Database
-from harness.processes import Process, await_answer, await_line, free_port
+from harness.processes import Process, await_response, await_line, free_port
 
 PEER = ROOT / "bench/peers/fastapi"
 PEER_WORKERS = 2
@@ -40,7 +40,7 @@ class Builds:
         database.reset()
         return database
 
-    def service(self, service: str, database: Database, tethered: bool = True) -> tuple[Process, int]:
+    def service(self, service: str, database: Database, pdeathsig: bool = True) -> tuple[Process, int]:
         """Starts one of our services. Returns at once, with its port."""
         port = free_port()
         env = {
@@ -53,7 +53,7 @@ class Builds:
             "DRAIN_DELAY": "0s",
         }
         log = self.logs / f"{service}.log"
-        return Process([str(self.binaries / service), "serve"], env, log, tethered), port
+        return Process([str(self.binaries / service), "serve"], env, log, pdeathsig), port
 
     @contextmanager
     def ours(self, service: str) -> Iterator[Side]:
@@ -61,7 +61,7 @@ class Builds:
         database = self.database(service)
         process, port = self.service(service, database)
         with process:
-            await_answer(process, port, PROBE[service])
+            await_response(process, port, PROBE[service])
             yield Side(port, database)
 
     @contextmanager
@@ -73,7 +73,7 @@ class Builds:
             for _ in range(count):
                 process, port = self.service("inventory", database)
                 stack.enter_context(process)
-                await_answer(process, port, PROBE["inventory"])
+                await_response(process, port, PROBE["inventory"])
                 sides.append(Side(port, database))
             yield sides
 
@@ -86,7 +86,7 @@ class Builds:
         port = free_port()
         env = {**os.environ, "DATABASE_URL": database.url, "HTTP_ADDR": f"127.0.0.1:{port}"}
         with Process([str(self.binaries / "bench-sqlx")], env, self.logs / "bench-sqlx.log") as process:
-            await_answer(process, port, "/ready")
+            await_response(process, port, "/ready")
             yield Side(port, database)
 
     @contextmanager

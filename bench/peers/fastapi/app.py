@@ -132,7 +132,7 @@ def stock_json(product_id: str, on_hand: int, reserved: int) -> bytes:
     )
 
 
-def answer(status: int, content: bytes, version: int | None, **headers: str) -> Response:
+def respond(status: int, content: bytes, version: int | None, **headers: str) -> Response:
     if version is not None:
         headers["etag"] = f'"{version}"'
     return Response(content, status, headers, "application/json")
@@ -158,7 +158,7 @@ async def refuse(_request: Request, error: RequestValidationError) -> Response:
 async def get_stock(product_id: ProductId) -> Response:
     row = await pools["inventory"].fetchrow(GET_STOCK, product_id)
     _, on_hand, reserved, version = row or (product_id, 0, 0, 0)
-    return answer(200, stock_json(product_id, on_hand, reserved), version)
+    return respond(200, stock_json(product_id, on_hand, reserved), version)
 
 
 @app.post("/inventory/{product_id}")
@@ -170,7 +170,7 @@ async def set_stock(product_id: ProductId, body: SetStock) -> Response:
         row = await pool.fetchrow(SET_STOCK, product_id, body.stock)
     if row is None:
         return problem(409, "Conflict", "the stock must not be less than the reserved quantity")
-    return answer(201, stock_json(product_id, row[0], row[1]), row[2])
+    return respond(201, stock_json(product_id, row[0], row[1]), row[2])
 
 
 @app.post("/reservations")
@@ -193,7 +193,7 @@ async def reserve(body: Reserve) -> Response:
         "expires_at": expires_at,
     }
     content = orjson.dumps(reservation, option=orjson.OPT_UTC_Z)
-    return answer(201, content, 1, location=f"/reservations/{reservation_id}")
+    return respond(201, content, 1, location=f"/reservations/{reservation_id}")
 
 
 @app.post("/users")
@@ -204,7 +204,7 @@ async def create_user(body: NewUser) -> Response:
     except asyncpg.UniqueViolationError:
         return problem(409, "Conflict", "the email is already in use")
     user = {"id": user_id, "name": body.name, "email": body.email, "created_at": row[0], "updated_at": row[1]}
-    return answer(201, orjson.dumps(user, option=orjson.OPT_UTC_Z), row[2], location=f"/users/{user_id}")
+    return respond(201, orjson.dumps(user, option=orjson.OPT_UTC_Z), row[2], location=f"/users/{user_id}")
 
 
 def uuid7() -> UUID:

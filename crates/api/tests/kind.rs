@@ -1,7 +1,7 @@
 //! The rules of the kind, checked without a cluster.
 
 use api::admit;
-use test_support::kind::{self as cases, Case};
+use test_support::admission::{self as cases, Case};
 
 /// Asserts that each case of a table is accepted, or refused for the expected reason.
 fn check(table: fn() -> Vec<Case>) {

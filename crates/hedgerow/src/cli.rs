@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use anyhow::ensure;
 use clap::{Arg, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, value_parser};
 
-use crate::manifest;
 use crate::service::{self, Purpose, Service, variable};
+use crate::{manifest, ports};
 
 /// Run Hedgerow on one machine
 #[derive(Debug, Parser)]
@@ -17,8 +17,8 @@ pub enum Cli {
     /// Run every service on an embedded Postgres, until Ctrl-C
     ///
     /// Each service is described by a Microservice object, as in a cluster. It gets a database of its own if it has
-    /// spec.database, and is reachable through the gateway under the paths of spec.route. What runs is the binary of
-    /// its name next to hedgerow, or the command in the annotation hedgerow.dev/command.
+    /// spec.database, and is reachable through the gateway under the paths of spec.route. hedgerow runs the
+    /// binary with the service's name from its own folder, or the command in the annotation hedgerow.dev/command.
     Up(Up),
     /// Run a command with an ephemeral Postgres in its environment (`DATABASE_URL`, `PGHOST`, ...)
     Postgres(Postgres),
@@ -30,7 +30,7 @@ pub enum Cli {
 pub struct Up {
     /// A file with Microservice objects, or a folder with a microservice.yaml in it or in its subfolders; can be
     /// repeated
-    /// [default: services]
+    /// [default: services; if that has none, the services built into this binary]
     #[arg(short, long = "file", value_name = "FILE|FOLDER")]
     pub files: Vec<PathBuf>,
     /// The folder for the data
@@ -43,7 +43,7 @@ pub struct Up {
 
 #[derive(Debug, Args)]
 pub struct Postgres {
-    /// Make committed data survive a crash of the machine, as in production; slower
+    /// Let committed data survive a crash of the machine, as in production (slower)
     #[arg(long)]
     pub fsync: bool,
     /// The command and its arguments
@@ -53,10 +53,10 @@ pub struct Postgres {
 
 #[derive(Debug, Args)]
 pub struct New {
-    /// The name of the service, such as `orders`: letters, digits and hyphens
+    /// The name of the service, such as orders: lower-case letters, digits and hyphens, starting with a letter
     #[arg(value_name = "NAME")]
     pub name: String,
-    /// Write it in Python, with the standard library only and without a database
+    /// Generate it in Python, using only the standard library and no database
     #[arg(long)]
     pub python: bool,
 }
@@ -64,9 +64,11 @@ pub struct New {
 impl Cli {
     /// Parses a command line and the environment. Exits on `--help` and on errors, as clap does.
     pub fn read(arguments: &[OsString]) -> anyhow::Result<Self> {
-        let is_about_up = arguments.iter().skip(1).take(2).any(|argument| argument == "up");
-        let services =
-            if is_about_up { service::plan(manifest::load(&manifest::arguments(arguments))?)? } else { Vec::new() };
+        let services = if needs_services(arguments) {
+            service::in_start_order(ports::assign(manifest::load(&manifest::arguments(arguments))?)?)
+        } else {
+            Vec::new()
+        };
         let command = Self::command().mut_subcommand("up", |up| up.args(flags(&services)));
         ensure_flags_differ(&command)?;
         let matches = command.get_matches_from(arguments);
@@ -76,6 +78,13 @@ impl Cli {
         }
         Ok(cli)
     }
+}
+
+/// Whether the command is `up` or `help up`, whose flags depend on the services.
+fn needs_services(arguments: &[OsString]) -> bool {
+    let mut words = arguments.iter().skip(1).filter(|argument| !argument.as_encoded_bytes().starts_with(b"-"));
+    let command = words.next().filter(|word| *word != "help").or_else(|| words.next());
+    command.is_some_and(|word| word == "up")
 }
 
 /// A flag for each address of each service.
@@ -94,7 +103,7 @@ fn flags(services: &[Service]) -> impl Iterator<Item = Arg> {
                 .value_name("ADDRESS")
                 .default_value(default.to_string())
                 .value_parser(value_parser!(SocketAddr))
-                .help(format!("Where {} serves {serves}", service.name()))
+                .help(format!("Address of {} for {serves}", service.name()))
                 .help_heading("Addresses")
         })
     })
@@ -133,6 +142,23 @@ mod tests {
     #[test]
     fn the_command_line_is_valid() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn only_up_needs_the_services() {
+        for (line, expected) in [
+            ("hedgerow up", true),
+            ("hedgerow help up", true),
+            ("hedgerow up --help", true),
+            ("hedgerow new up", false),
+            ("hedgerow new --python up", false),
+            ("hedgerow postgres -- up", false),
+            ("hedgerow help", false),
+            ("hedgerow", false),
+        ] {
+            let arguments: Vec<_> = line.split(' ').map(OsString::from).collect();
+            assert_eq!(needs_services(&arguments), expected, "{line}");
+        }
     }
 
     #[test]

@@ -1,23 +1,20 @@
 //! A role and a database for each service. Each role can open its own database only.
 
-use std::fs::File;
-use std::io::{self, Read};
-
-use anyhow::Context;
 use embedded_postgres::Server;
+use postgres_protocol::escape::{escape_identifier, escape_literal};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 /// Creates what is missing and gives the role a new password. Returns the URL for the service.
 pub async fn prepare(server: &Server, name: &str) -> anyhow::Result<String> {
-    let password = random_password().context("cannot create a password")?;
+    let password = random_password();
     let mut admin = open(server, "postgres").await?;
-    let role = quoted('"', name);
+    let role = escape_identifier(name);
 
     if !exists(&mut admin, "SELECT FROM pg_roles WHERE rolname = $1", name).await? {
         execute(&mut admin, format!("CREATE ROLE {role}")).await?;
     }
     let attributes = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS";
-    execute(&mut admin, format!("ALTER ROLE {role} WITH {attributes} PASSWORD {}", quoted('\'', &password))).await?;
+    execute(&mut admin, format!("ALTER ROLE {role} WITH {attributes} PASSWORD {}", escape_literal(&password))).await?;
 
     if !exists(&mut admin, "SELECT FROM pg_database WHERE datname = $1", name).await? {
         execute(&mut admin, format!("CREATE DATABASE {role} OWNER {role}")).await?;
@@ -45,24 +42,17 @@ async fn exists(connection: &mut PgConnection, query: &'static str, name: &str) 
 
 /// Leaves a database to its owner and the superuser.
 async fn revoke_from_public(connection: &mut PgConnection, database: &str) -> sqlx::Result<()> {
-    execute(connection, format!("REVOKE ALL ON DATABASE {} FROM PUBLIC", quoted('"', database))).await
+    execute(connection, format!("REVOKE ALL ON DATABASE {} FROM PUBLIC", escape_identifier(database))).await
 }
 
-/// Executes a statement whose names and texts cannot be bound; they must be [`quoted`].
+/// Executes a statement whose names and texts cannot be bound; they must be escaped.
 async fn execute(connection: &mut PgConnection, sql: String) -> sqlx::Result<()> {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop)
 }
 
-/// An SQL identifier if `mark` is `"`, a string if it is `'`.
-fn quoted(mark: char, text: &str) -> String {
-    format!("{mark}{}{mark}", text.replace(mark, &format!("{mark}{mark}")))
-}
-
 /// 128 random bits in hexadecimal.
-fn random_password() -> io::Result<String> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
+fn random_password() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }
 
 #[cfg(test)]
@@ -71,14 +61,14 @@ mod tests {
 
     #[test]
     fn quoted_text_cannot_close_its_quotes() {
-        assert_eq!(quoted('"', "users"), r#""users""#);
-        assert_eq!(quoted('"', r#"a"; DROP TABLE b; --"#), r#""a""; DROP TABLE b; --""#);
-        assert_eq!(quoted('\'', r"it's \' fine"), r"'it''s \'' fine'");
+        assert_eq!(escape_identifier("users"), r#""users""#);
+        assert_eq!(escape_identifier(r#"a"; DROP TABLE b; --"#), r#""a""; DROP TABLE b; --""#);
+        assert_eq!(escape_literal(r"it's \' fine"), r" E'it''s \\'' fine'");
     }
 
     #[test]
     fn passwords_differ() {
-        let (one, other) = (random_password().unwrap(), random_password().unwrap());
+        let (one, other) = (random_password(), random_password());
         assert_eq!(one.len(), 32);
         assert_ne!(one, other);
     }

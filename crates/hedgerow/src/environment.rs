@@ -116,8 +116,9 @@ fn expand(text: &str, variables: &Variables) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::assign;
+    use crate::service::GATEWAY;
     use crate::service::tests::manifest;
-    use crate::service::{GATEWAY, plan};
 
     fn value<'a>(variables: &'a Variables, name: &str) -> Option<&'a str> {
         variables.iter().rfind(|(known, _)| known == name).map(|(_, value)| value.as_str())
@@ -125,7 +126,7 @@ mod tests {
 
     fn services() -> Vec<Service> {
         let env = "env: [{name: A, value: a}, {name: B, value: \"$(A)-$(HTTP_ADDR)-$$(A)-$(NONE)-$\"}, {name: EMPTY}]";
-        plan(vec![
+        assign(vec![
             manifest("my-stock", &[], Some(2), "ports: {grpc: 50051}, route: {paths: [/x, /y], grpc: true}"),
             manifest(
                 "users",
@@ -179,7 +180,7 @@ mod tests {
     fn a_variable_from_a_secret_must_be_in_the_environment() {
         let key = |more| format!("env: [{{name: KEY, valueFrom: {{secretKeyRef: {{name: s, key: k{more}}}}}}}]");
         let run = |spec: &str, inherited: bool| {
-            let all = plan(vec![manifest("a", &[], None, spec)]).unwrap();
+            let all = assign(vec![manifest("a", &[], None, spec)]).unwrap();
             of(&all[0], &all, false, |_| inherited.then(String::new)).map_err(|error| error.to_string())
         };
         assert_eq!(

@@ -114,7 +114,7 @@ fn manifest(object: Microservice, file: &str, folder: &Path) -> anyhow::Result<M
 }
 
 fn command(text: &str) -> anyhow::Result<Vec<String>> {
-    let words = shlex::split(text).context("a quote is not closed")?;
+    let words = shlex::split(text).context("unclosed quote")?;
     ensure!(!words.is_empty(), "must not be empty: set a command such as `python3 orders.py`");
     Ok(words)
 }
@@ -230,7 +230,7 @@ mod tests {
             (
                 "hedgerow.dev/command: \"a 'b\"",
                 "",
-                "a.yaml: Microservice a: metadata.annotations[hedgerow.dev/command]: a quote is not closed",
+                "a.yaml: Microservice a: metadata.annotations[hedgerow.dev/command]: unclosed quote",
             ),
             (
                 "hedgerow.dev/try: \"get /a\"",

@@ -1,5 +1,7 @@
 //! `hedgerow new NAME`: writes a small service from the templates in `templates/`.
 
+mod words;
+
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,6 +11,7 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use self::words::{is_rust_word, placeholders};
 use crate::cli::New;
 
 /// The file of a service and its template. `{{name}}` and the like are replaced in both.
@@ -51,27 +54,6 @@ const PYTHON: &[Template] = templates!("python":
 /// decides where lines are broken.
 const FORMATTED: [&str; 4] = ["build.rs", "src/main.rs", "src/lib.rs", "tests/api/main.rs"];
 
-/// Names that Rust keeps for itself, as a crate or as a word.
-const RUST_WORDS: &str = " abstract alloc as async await become box break build const continue core crate deps do dyn \
-    else enum examples extern false final fn for gen if impl in incremental let loop macro match mod move mut override \
-    priv proc-macro pub ref return self static std struct super test trait true try type typeof unsafe unsized use \
-    virtual where while yield ";
-
-/// Types that are in scope in the templates; a type of the service is called otherwise.
-const TYPES: &str = " App Box Database DatabaseError DateTime Deserialize Err Error Fields From FromFields IntoParams \
-    IntoResponse Item Iterator Json Limit Migrator Name None Ok OpenApiRouter Option OriginalUri Page Parameters Path \
-    PgConnection Problem Query Response Result Self Serialize Service Some State StatusCode String ToSchema TryFrom Utc \
-    Uuid Vec ";
-
-/// Words that Postgres does not take as the name of a table.
-const SQL_WORDS: &str = " all analyse analyze and any array as asc asymmetric authorization binary both case cast check \
-    collate collation column concurrently constraint create cross current_catalog current_date current_role \
-    current_schema current_time current_timestamp current_user default deferrable desc distinct do else end except false \
-    fetch for foreign freeze from full grant group having ilike in initially inner intersect into is isnull join lateral \
-    leading left like limit localtime localtimestamp natural not notnull null offset on only or order outer overlaps \
-    placing primary references returning right select session_user similar some symmetric system_user table tablesample \
-    then to trailing true union unique user using variadic verbose when where window with ";
-
 /// Writes the service into the current folder.
 pub fn run(new: &New) -> anyhow::Result<ExitCode> {
     let root = env::current_dir().context("cannot determine the current folder")?;
@@ -103,15 +85,18 @@ fn check(root: &Path, name: &str, python: bool) -> anyhow::Result<()> {
         "apiVersion": "hedgerow.dev/v1alpha1",
         "kind": "Microservice",
         "metadata": {"name": name},
-        "spec": {"image": "localhost/hedgerow/service:0.1.0", "database": {}},
+        "spec": {"image": concat!("localhost/hedgerow/service:", env!("CARGO_PKG_VERSION")), "database": {}},
     });
     api::admit(&object, None).with_context(|| format!("{name:?} cannot be the name of a service"))?;
-    ensure!(root.join("services").is_dir(), "no folder services here: run this in the root of the workspace");
+    ensure!(
+        root.join("services").is_dir(),
+        "there is no `services` folder here: run this in the root of the workspace"
+    );
     for folder in [format!("services/{name}"), format!("migrations/{name}")] {
-        ensure!(!root.join(&folder).exists(), "{folder} exists already: choose another name or remove it");
+        ensure!(!root.join(&folder).exists(), "{folder} already exists: choose another name or remove it");
     }
     if !python {
-        ensure!(!contains(RUST_WORDS, name), "{name:?} cannot be the name of a Rust crate: choose another name");
+        ensure!(!is_rust_word(name), "{name:?} cannot be the name of a Rust crate: choose another name");
         let lock = fs::read_to_string(root.join("Cargo.lock")).unwrap_or_default();
         let is_taken = lock.lines().any(|line| line == format!("name = \"{name}\""));
         ensure!(!is_taken, "this workspace already uses a crate called {name}: choose another name");
@@ -137,8 +122,10 @@ fn with_excluded(manifest: &str, name: &str) -> String {
 /// The paths and texts of the service's files.
 fn files(name: &str, python: bool) -> anyhow::Result<Vec<(PathBuf, String)>> {
     let templates = if python { PYTHON } else { RUST };
-    let words = words(name);
-    let fill = |text: &str| words.iter().fold(text.to_owned(), |text, (word, value)| text.replace(word, value));
+    let placeholders = placeholders(name);
+    let fill = |text: &str| {
+        placeholders.iter().fold(text.to_owned(), |text, (placeholder, value)| text.replace(placeholder, value))
+    };
     let render = |(path, template): &Template| {
         let (mut path, mut text) = (fill(path), fill(template));
         if path.contains("{{hash}}") {
@@ -156,53 +143,6 @@ fn query_hash(data: &str) -> anyhow::Result<String> {
     let data: Value = serde_json::from_str(data)?;
     let query = data["query"].as_str().context("there is no query")?;
     Ok(format!("{:x}", Sha256::digest(query)))
-}
-
-/// The placeholders of the templates, and what they stand for.
-fn words(name: &str) -> [(&'static str, String); 10] {
-    let snake = name.replace('-', "_");
-    let table = if contains(SQL_WORDS, &snake) { format!("{snake}_items") } else { snake.clone() };
-    let singular = singular(name);
-    let mut kind: String = singular.split('-').map(capitalized).collect();
-    if contains(TYPES, &kind) {
-        kind += "Item";
-    }
-    let label = singular.replace('-', " ");
-    let article = if label.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
-    [
-        ("{{name}}", name.to_owned()),
-        ("{{version}}", env!("CARGO_PKG_VERSION").to_owned()),
-        ("{{crate}}", snake),
-        ("{{table}}", table),
-        ("{{snake_type}}", singular.replace('-', "_")),
-        ("{{Type}}", kind),
-        ("{{UPPER}}", singular.replace('-', "_").to_uppercase()),
-        ("{{label}}", label),
-        ("{{article}}", article.to_owned()),
-        ("{{Article}}", capitalized(article)),
-    ]
-}
-
-/// The singular of a noun, by the regular rules of English.
-fn singular(noun: &str) -> String {
-    if let Some(stem) = noun.strip_suffix("ies").filter(|stem| stem.len() > 1) {
-        return format!("{stem}y");
-    }
-    let is_sibilant = |stem: &&str| ["ss", "sh", "ch", "x", "zz"].iter().any(|end| stem.ends_with(end));
-    if let Some(stem) = noun.strip_suffix("es").filter(is_sibilant) {
-        return stem.to_owned();
-    }
-    let is_plural = |stem: &&str| stem.len() > 1 && !stem.ends_with(['s', 'u', 'i', '-']);
-    noun.strip_suffix('s').filter(is_plural).unwrap_or(noun).to_owned()
-}
-
-fn capitalized(word: &str) -> String {
-    let mut characters = word.chars();
-    characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
-}
-
-fn contains(list: &str, word: &str) -> bool {
-    list.split_whitespace().any(|listed| listed == word)
 }
 
 /// Formats the code; without rustfmt it stays as it is.
@@ -257,37 +197,11 @@ mod tests {
     }
 
     #[test]
-    fn a_noun_becomes_singular_by_the_regular_rules() {
-        for (plural, expected) in [
-            ("orders", "order"),
-            ("categories", "category"),
-            ("boxes", "box"),
-            ("addresses", "address"),
-            ("houses", "house"),
-            ("status", "status"),
-            ("analysis", "analysis"),
-            ("stock", "stock"),
-            ("s", "s"),
-        ] {
-            assert_eq!(singular(plural), expected);
-        }
-    }
-
-    #[test]
     fn a_python_service_is_excluded_from_the_workspace() {
         let one = with_excluded("[workspace]\nmembers = [\"services/*\"]\n", "notes");
         assert_eq!(one, "[workspace]\nexclude = [\"services/notes\"]\nmembers = [\"services/*\"]\n");
         let two = with_excluded(&one, "tags");
         assert_eq!(two, "[workspace]\nexclude = [\"services/tags\", \"services/notes\"]\nmembers = [\"services/*\"]\n");
-    }
-
-    #[test]
-    fn names_that_clash_with_rust_or_sql_are_avoided() {
-        let word = |name, word: &str| words(name).into_iter().find(|(known, _)| *known == word).unwrap().1;
-        assert_eq!(word("pages", "{{Type}}"), "PageItem");
-        assert_eq!(word("my-orders", "{{Type}}"), "MyOrder");
-        assert_eq!(word("group", "{{table}}"), "group_items");
-        assert_eq!(word("my-orders", "{{table}}"), "my_orders");
     }
 
     #[test]
@@ -300,7 +214,7 @@ mod tests {
         for (name, expected) in [
             ("Orders", "\"Orders\" cannot be the name of a service: "),
             ("any", "\"any\" cannot be the name of a service: "),
-            ("users", "services/users exists already"),
+            ("users", "services/users already exists"),
             ("match", "cannot be the name of a Rust crate"),
             ("serde", "this workspace already uses a crate called serde"),
         ] {

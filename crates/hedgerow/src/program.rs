@@ -93,7 +93,7 @@ impl Program {
 fn binary(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("cannot determine the path of this program")?;
     let path = own.with_file_name(name);
-    ensure!(path.is_file(), "no program {}: build it with `cargo build --package {name}`", path.display());
+    ensure!(path.is_file(), "{} not found: build it with `cargo build --package {name}`", path.display());
     Ok(path)
 }
 
@@ -108,7 +108,10 @@ fn command(service: &Service, words: &[String]) -> anyhow::Result<(PathBuf, Vec<
         std::env::split_paths(&path).any(|folder| folder.join(first).is_file())
     };
     let (name, file) = (service.name(), &service.manifest.file);
-    ensure!(is_there, "{file}: Microservice {name}: no program {first}: install it, or change hedgerow.dev/command");
+    ensure!(
+        is_there,
+        "{file}: Microservice {name}: program {first} not found: install it, or change hedgerow.dev/command"
+    );
     let program = if first.contains('/') { folder.join(first) } else { Path::new(first).to_owned() };
     Ok((program, arguments.to_vec()))
 }

@@ -1,17 +1,10 @@
 //! A service to run, and where it listens on this machine.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use anyhow::Context;
 pub use api::GATEWAY;
 
-use crate::manifest::{MAX_LOCAL_PORT, Manifest};
-
-/// The first ports of the ranges; a service adds its number to each.
-const HTTP: u16 = 8080;
-const ADMIN: u16 = 9090;
-const GRPC: u16 = 50050;
+use crate::manifest::Manifest;
 
 /// A service with the addresses it listens on.
 #[derive(Clone, Debug)]
@@ -95,38 +88,18 @@ pub fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Gives each service its default addresses, and puts callees before their callers and the gateway last: so they are
-/// started, and no service logs a failure because a peer is not up yet. `manifests` are sorted by name.
-pub fn plan(manifests: Vec<Manifest>) -> anyhow::Result<Vec<Service>> {
-    let mut owners: BTreeMap<u16, String> = BTreeMap::new();
-    for manifest in &manifests {
-        owners.extend(manifest.local_port.map(|number| (number, manifest.name.clone())));
-    }
-    for manifest in manifests.iter().filter(|manifest| manifest.local_port.is_none()) {
-        let free = (1..=MAX_LOCAL_PORT).find(|number| !owners.contains_key(number));
-        owners.insert(free.context("there are too many services for the range of ports")?, manifest.name.clone());
-    }
-    let numbers: BTreeMap<String, u16> = owners.into_iter().map(|(number, name)| (name, number)).collect();
-
-    let service = |manifest: Manifest| {
-        let number = numbers.get(&manifest.name).copied().unwrap_or_default();
-        let local = |base| SocketAddr::from((Ipv4Addr::LOCALHOST, base + number));
-        let grpc = manifest.spec.ports.grpc.map(|_| local(GRPC));
-        Service { manifest, http: local(HTTP), grpc, admin: local(ADMIN) }
-    };
-    Ok(in_order_of_calls(manifests).into_iter().map(service).collect())
-}
-
-fn in_order_of_calls(mut waiting: Vec<Manifest>) -> Vec<Manifest> {
+/// Puts callees before their callers and the gateway last: so they are started, and no service logs a failure because a
+/// peer is not up yet.
+pub fn in_start_order(mut waiting: Vec<Service>) -> Vec<Service> {
     let mut ordered = Vec::new();
     while !waiting.is_empty() {
-        let is_waiting = |name: &str| waiting.iter().any(|manifest| manifest.name == *name);
-        let is_next = |manifest: &Manifest| {
-            manifest.name != GATEWAY
-                && !manifest.spec.calls.iter().any(|name| *name != manifest.name && is_waiting(name))
+        let is_waiting = |name: &str| waiting.iter().any(|service| service.name() == name);
+        let is_next = |service: &Service| {
+            !service.is_gateway()
+                && !service.manifest.spec.calls.iter().any(|name| name != service.name() && is_waiting(name))
         };
         // In a cycle of calls the order does not matter.
-        let next = waiting.iter().position(is_next).or(waiting.iter().position(|manifest| manifest.name != GATEWAY));
+        let next = waiting.iter().position(is_next).or(waiting.iter().position(|service| !service.is_gateway()));
         ordered.push(waiting.remove(next.unwrap_or(0)));
     }
     ordered
@@ -135,6 +108,7 @@ fn in_order_of_calls(mut waiting: Vec<Manifest>) -> Vec<Manifest> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::ports;
 
     /// A service called `name` that calls `calls`.
     pub fn manifest(name: &str, calls: &[&str], local_port: Option<u16>, spec: &str) -> Manifest {
@@ -156,7 +130,7 @@ pub mod tests {
     }
 
     fn names(manifests: Vec<Manifest>) -> Vec<String> {
-        plan(manifests).unwrap().into_iter().map(|service| service.manifest.name).collect()
+        in_start_order(ports::assign(manifests).unwrap()).into_iter().map(|service| service.manifest.name).collect()
     }
 
     #[test]
@@ -170,27 +144,5 @@ pub mod tests {
             names(vec![of("a", &["b"]), of("b", &["a"]), of("c", &[GATEWAY]), of(GATEWAY, &["a"])]),
             ["a", "b", "c", GATEWAY]
         );
-    }
-
-    #[test]
-    fn services_without_a_number_get_the_lowest_free_one() {
-        let manifests = vec![
-            manifest("a", &[], None, ""),
-            manifest("b", &[], Some(1), "ports: {grpc: 50051}"),
-            manifest("c", &[], None, ""),
-            manifest(GATEWAY, &[], Some(0), ""),
-        ];
-        let addresses: Vec<_> = plan(manifests)
-            .unwrap()
-            .iter()
-            .map(|service| service.addresses().map(|(_, address)| address.to_string()).collect::<Vec<_>>().join(" "))
-            .collect();
-        let expected = [
-            "127.0.0.1:8082 127.0.0.1:9092",
-            "127.0.0.1:8081 127.0.0.1:50051 127.0.0.1:9091",
-            "127.0.0.1:8083 127.0.0.1:9093",
-            "127.0.0.1:8080 127.0.0.1:9090",
-        ];
-        assert_eq!(addresses, expected);
     }
 }

@@ -65,7 +65,7 @@ fn warn_of_missing_callees(services: &[Service]) {
         for callee in missing_callees(service, services) {
             let name = service.name();
             eprintln!(
-                "hedgerow: {name} calls {callee}, which is not among the services with gRPC: its calls will fail"
+                "hedgerow: {name} calls {callee}, which is missing or does not serve gRPC: these calls will fail"
             );
         }
     }

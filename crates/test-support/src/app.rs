@@ -1,13 +1,11 @@
 //! A service started inside the test, with its own database.
 
+mod response;
+
 use std::{env, io, net::SocketAddr, sync::mpsc, thread, time::Duration};
 
 use chassis::{ServeArgs, Service, grpc::PeerUrl, process::ProcessArgs};
-use reqwest::{
-    Method, RequestBuilder, Url,
-    header::{HeaderMap, HeaderName, HeaderValue},
-    redirect,
-};
+use reqwest::{Method, RequestBuilder, Url, redirect};
 use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
 use tokio::{
@@ -18,6 +16,7 @@ use tokio::{
     time,
 };
 
+pub use self::response::Response;
 pub use futures_util::future::join_all;
 
 /// How long an operation may take before the test fails.
@@ -97,35 +96,35 @@ impl App {
     ///
     /// # Panics
     /// Panics if there is no response.
-    pub async fn send(&self, request: RequestBuilder) -> Answer {
+    pub async fn send(&self, request: RequestBuilder) -> Response {
         let response = request.send().await.expect("a response");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = response.bytes().await.expect("a complete body").to_vec();
-        Answer { status, headers, body }
+        Response { status, headers, body }
     }
 
     /// Sends `GET`.
-    pub async fn get(&self, path: &str) -> Answer {
+    pub async fn get(&self, path: &str) -> Response {
         self.send(self.request(Method::GET, path)).await
     }
 
     /// Sends `POST` with a JSON body.
-    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+    pub async fn post(&self, path: &str, body: &Value) -> Response {
         self.send(self.request(Method::POST, path).json(body)).await
     }
 
     /// Sends `PATCH` with a JSON body.
-    pub async fn patch(&self, path: &str, body: &Value) -> Answer {
+    pub async fn patch(&self, path: &str, body: &Value) -> Response {
         self.send(self.request(Method::PATCH, path).json(body)).await
     }
 
     /// Sends `DELETE`.
-    pub async fn delete(&self, path: &str) -> Answer {
+    pub async fn delete(&self, path: &str) -> Response {
         self.send(self.request(Method::DELETE, path)).await
     }
 
     /// Sends `GET` to the admin port.
-    pub async fn admin(&self, path: &str) -> Answer {
+    pub async fn admin(&self, path: &str) -> Response {
         self.send(self.client.get(format!("http://{}{path}", self.admin))).await
     }
 
@@ -160,7 +159,7 @@ impl App {
     ///
     /// # Panics
     /// Panics if the connection is reset before the response is read, or not closed after it.
-    pub async fn raw(&self, bytes: &[u8]) -> Answer {
+    pub async fn raw(&self, bytes: &[u8]) -> Response {
         let exchange = async {
             let mut stream = TcpStream::connect(self.http).await?;
             stream.write_all(bytes).await?;
@@ -169,7 +168,7 @@ impl App {
             io::Result::Ok(response)
         };
         let response = time::timeout(DEADLINE, exchange).await.expect("the connection is closed in time");
-        Answer::parse(&response.expect("no reset"))
+        Response::parse(&response.expect("no reset"))
     }
 }
 
@@ -194,121 +193,4 @@ pub fn database_url(options: &PgConnectOptions) -> String {
     let mut url = Url::parse(&url).expect("DATABASE_URL is a URL");
     url.set_path(options.get_database().expect("the test has a database"));
     url.into()
-}
-
-/// A response with its whole body.
-#[derive(Debug)]
-pub struct Answer {
-    /// The status code.
-    pub status: u16,
-    /// The headers.
-    pub headers: HeaderMap,
-    /// The body.
-    pub body: Vec<u8>,
-}
-
-#[expect(clippy::must_use_candidate, reason = "an assertion is useful by itself")]
-impl Answer {
-    /// Parses the bytes of a response.
-    fn parse(bytes: &[u8]) -> Self {
-        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("an HTTP/1 response");
-        let (head, body) = (String::from_utf8_lossy(&bytes[..end]), bytes[end + 4..].to_vec());
-        let mut lines = head.split("\r\n");
-        let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).expect("a status line");
-        let headers = lines.map(|line| {
-            let (name, value) = line.split_once(':').expect("a header");
-            (name.parse::<HeaderName>().expect("a name"), value.trim().parse::<HeaderValue>().expect("a value"))
-        });
-        Self { status, headers: headers.collect(), body }
-    }
-
-    /// Returns the value of a header.
-    ///
-    /// # Panics
-    /// Panics if it is not ASCII.
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).map(|value| value.to_str().expect("an ASCII value"))
-    }
-
-    /// Returns the body as text.
-    #[must_use]
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
-
-    /// Returns the JSON body, and checks the status.
-    ///
-    /// # Panics
-    /// Panics if the status is different or the body is not JSON.
-    #[track_caller]
-    pub fn json(&self, status: u16) -> Value {
-        assert_eq!(self.status, status, "{}", self.text());
-        assert_eq!(self.header("content-type"), Some("application/json"));
-        assert!(self.header("x-request-id").is_some_and(|id| !id.is_empty()));
-        serde_json::from_slice(&self.body).expect("a JSON body")
-    }
-
-    /// Returns the rows of a page.
-    ///
-    /// # Panics
-    /// Panics if the response is not a page.
-    #[track_caller]
-    pub fn rows(&self) -> Vec<Value> {
-        self.json(200).as_array().expect("an array").clone()
-    }
-
-    /// Returns the `ETag`.
-    ///
-    /// # Panics
-    /// Panics if there is none.
-    #[must_use]
-    #[track_caller]
-    pub fn etag(&self) -> String {
-        self.header("etag").expect("an ETag").to_owned()
-    }
-
-    /// Returns the path of the next page, if there is one.
-    ///
-    /// # Panics
-    /// Panics if the `Link` is malformed.
-    #[must_use]
-    #[track_caller]
-    pub fn next(&self) -> Option<String> {
-        let link = self.header("link")?;
-        let path = link.strip_prefix('<').and_then(|link| link.strip_suffix(">; rel=\"next\""));
-        let path = path.filter(|path| path.starts_with('/'));
-        Some(path.unwrap_or_else(|| panic!("not a relative link: {link}")).to_owned())
-    }
-
-    /// Returns the body of a problem, and checks the status and the members that every problem has.
-    ///
-    /// # Panics
-    /// Panics if the response is not such a problem.
-    #[track_caller]
-    pub fn problem(&self, status: u16) -> Value {
-        assert_eq!(self.status, status, "{}", self.text());
-        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{}", self.text());
-        assert!(self.header("x-request-id").is_some_and(|id| !id.is_empty()));
-        let problem: Value = serde_json::from_slice(&self.body).expect("a JSON body");
-        assert_eq!(problem["status"], status);
-        for member in ["type", "title", "detail"] {
-            assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "{member}: {problem}");
-        }
-        problem
-    }
-
-    /// Returns the invalid parts that a 422 lists: pointers into the body, or names of parameters.
-    ///
-    /// # Panics
-    /// Panics if the response is not a 422 or an error has neither.
-    #[track_caller]
-    pub fn faults(&self) -> Vec<String> {
-        let problem = self.problem(422);
-        let faults = problem["errors"].as_array().expect("a list of errors").iter();
-        let place = |fault: &Value| Some(fault["pointer"].as_str().or(fault["parameter"].as_str())?.to_owned());
-        faults
-            .map(|fault| place(fault).unwrap_or_else(|| panic!("an error without a pointer or parameter: {problem}")))
-            .collect()
-    }
 }

@@ -1,6 +1,7 @@
 //! Helpers for integration tests: services started inside the test or as separate processes, raw connections, a trace
 //! collector, mock API servers and clusters, and waiting for conditions.
 
+pub mod admission;
 #[cfg(feature = "api-server")]
 pub mod api_server;
 pub mod app;
@@ -8,8 +9,6 @@ pub mod app;
 pub mod cluster;
 pub mod collector;
 pub mod inventory;
-#[cfg(feature = "kind")]
-pub mod kind;
 pub mod port;
 pub mod process;
 pub mod raw;

@@ -17,7 +17,7 @@ use nix::{sys::signal, unistd::Pid};
 use serde_json::Value;
 
 /// How long a test waits for something that must happen: far longer than it takes.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often a condition is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -25,16 +25,16 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Polls until the check returns something, and returns that. `what` describes what the test waits for.
 ///
 /// # Panics
-/// Panics if there is nothing by the end of `patience`.
-pub async fn eventually<T>(what: &str, patience: Duration, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+/// Panics if there is nothing by the end of `timeout`.
+pub async fn eventually<T>(what: &str, timeout: Duration, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         // Read before the check, so that a slow check or machine does not fail the condition.
-        let late = started.elapsed() >= patience;
+        let late = started.elapsed() >= timeout;
         if let Some(found) = check().await {
             return found;
         }
-        assert!(!late, "not within {patience:?}: {what}");
+        assert!(!late, "not within {timeout:?}: {what}");
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
@@ -85,7 +85,7 @@ impl Program {
     /// Panics if it cannot be started or exits before it listens.
     pub async fn serve(&self) -> Process {
         let mut process = Process::spawn(self);
-        let line = eventually("the service listens", PATIENCE, async || {
+        let line = eventually("the service listens", TIMEOUT, async || {
             let line = process.log().into_iter().find(|line| line["message"] == "listening");
             let lives = line.is_some() || !process.has_ended();
             assert!(lives, "the service exited: {}{}", process.stdout.text(), process.stderr.text());
@@ -195,7 +195,7 @@ impl Process {
     /// # Panics
     /// Panics if it does not exit.
     pub async fn ended(mut self) -> Finished {
-        let status = eventually("the process exits", PATIENCE, async || self.child.try_wait().expect("a child")).await;
+        let status = eventually("the process exits", TIMEOUT, async || self.child.try_wait().expect("a child")).await;
         Finished { status, stdout: self.stdout.rest(), stderr: self.stderr.rest() }
     }
 

@@ -8,7 +8,7 @@ use tokio::{
     time,
 };
 
-use crate::process::PATIENCE;
+use crate::process::TIMEOUT;
 
 /// A connection.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Raw {
 
 /// A response.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct Response {
     /// The status code.
     pub status: u16,
     /// The status line and the headers, as received.
@@ -28,7 +28,7 @@ pub struct Answer {
     pub body: String,
 }
 
-impl Answer {
+impl Response {
     /// Returns the value of a header. `name` is in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -103,11 +103,11 @@ impl Raw {
     ///
     /// # Errors
     /// Returns `UnexpectedEof` if the connection is closed before, and `TimedOut` if nothing arrives.
-    pub async fn answer(&mut self) -> io::Result<Answer> {
+    pub async fn response(&mut self) -> io::Result<Response> {
         loop {
-            if let Some((answer, length)) = parse(&self.received) {
+            if let Some((response, length)) = parse(&self.received) {
                 self.received.drain(..length);
-                return Ok(answer);
+                return Ok(response);
             }
             if !self.receive().await? {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -115,7 +115,7 @@ impl Raw {
         }
     }
 
-    /// Waits until the server closes the connection. What it sends until then is kept for [`Raw::answer`].
+    /// Waits until the server closes the connection. What it sends until then is kept for [`Raw::response`].
     ///
     /// # Errors
     /// Returns `TimedOut` if the connection stays open.
@@ -137,18 +137,18 @@ impl Raw {
     }
 
     async fn receive(&mut self) -> io::Result<bool> {
-        Ok(time::timeout(PATIENCE, self.stream.read_buf(&mut self.received)).await?? > 0)
+        Ok(time::timeout(TIMEOUT, self.stream.read_buf(&mut self.received)).await?? > 0)
     }
 }
 
 /// Parses the response at the start of the bytes. Returns it with its length.
-fn parse(bytes: &[u8]) -> Option<(Answer, usize)> {
+fn parse(bytes: &[u8]) -> Option<(Response, usize)> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
     let status = head.split(' ').nth(1)?.parse().ok()?;
-    let mut answer = Answer { status, head, body: String::new() };
-    let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap_or(0));
+    let mut response = Response { status, head, body: String::new() };
+    let length = response.header("content-length").map_or(0, |length| length.parse().unwrap_or(0));
     let body = bytes.get(end..end + length)?;
-    answer.body = String::from_utf8_lossy(body).into_owned();
-    Some((answer, end + length))
+    response.body = String::from_utf8_lossy(body).into_owned();
+    Some((response, end + length))
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     app::App,
-    process::{PATIENCE, eventually},
+    process::{TIMEOUT, eventually},
 };
 
 /// Returns the operations in the service's `/openapi.json`, in the form `get /users/{id} getUser`, and checks that each
@@ -113,7 +113,7 @@ pub async fn head_is_get_without_the_body(app: &App, path: &str) {
 /// Panics if this is not the case.
 pub async fn probes_say_that_it_lives_and_is_ready(app: &App, path: &str) {
     assert_eq!(app.admin("/livez").await.status, 200);
-    eventually("ready", PATIENCE, async || (app.admin("/readyz").await.status == 200).then_some(())).await;
+    eventually("ready", TIMEOUT, async || (app.admin("/readyz").await.status == 200).then_some(())).await;
     assert_eq!(app.admin(path).await.status, 404);
     for path in ["/livez", "/readyz", "/metrics"] {
         app.get(path).await.problem(404);

@@ -1,11 +1,15 @@
 //! The command line.
 
-use std::{env, net::SocketAddr, time::Duration};
+use std::env;
 
-use clap::{Args, Parser};
-use humantime::parse_duration;
+use clap::Parser;
 
-use crate::{client::Url, load::Template, probe::Address};
+use crate::{
+    load::Load,
+    probe::{Get, Wait},
+    relay::Relay,
+    serve::Serve,
+};
 
 /// Tools that the end-to-end tests run inside the cluster; each output line is a JSON object
 #[derive(Debug, Parser)]
@@ -45,66 +49,6 @@ pub enum Cli {
     },
 }
 
-/// Options of `serve`.
-#[derive(Debug, Args)]
-pub struct Serve {
-    /// Address for requests
-    #[arg(long, env, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
-    pub http_addr: SocketAddr,
-    /// Address for /livez, /readyz and /metrics
-    #[arg(long, env, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
-    pub admin_addr: SocketAddr,
-    /// The name in responses
-    #[arg(long, env, value_name = "NAME", default_value = "e2e")]
-    pub name: String,
-    /// How long to keep serving after SIGTERM
-    #[arg(long, env, value_name = "TIME", default_value = "0s", value_parser = parse_duration)]
-    pub drain_delay: Duration,
-}
-
-/// Options of `relay`.
-#[derive(Debug, Args)]
-pub struct Relay {
-    /// Address for clients
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:6443")]
-    pub listen: SocketAddr,
-    /// Address of the server
-    #[arg(long, value_name = "HOST:PORT")]
-    pub to: String,
-    /// Stop forwarding after this time, but keep accepting connections and keep them open
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    pub silent_after: Option<Duration>,
-}
-
-/// Options of `load`.
-#[derive(Debug, Args)]
-pub struct Load {
-    /// A URL to GET; may be repeated
-    #[arg(long, value_name = "URL", required_unless_present = "post")]
-    pub get: Vec<Url>,
-    /// A URL to POST to; may be repeated
-    #[arg(long, value_name = "URL", requires = "body")]
-    pub post: Vec<Url>,
-    /// The body of each --post, in the same order: a JSON object
-    #[arg(long, value_name = "JSON", requires = "post")]
-    pub body: Vec<String>,
-    /// Send a unique `Idempotency-Key` with each POST
-    #[arg(long, requires = "post")]
-    pub idempotency_keys: bool,
-    /// Connections per host, which limit the requests in flight
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub connections: u32,
-    /// Requests per second, over all connections
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub rate: u32,
-    /// How long to send requests
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
-    pub duration: Duration,
-    /// Timeout of a connection attempt, and of a response
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
-    pub timeout: Duration,
-}
-
 impl Cli {
     /// Parses the command line of this process. Without arguments, the command is `serve`, as for a service in a pod.
     #[must_use]
@@ -113,53 +57,6 @@ impl Cli {
         let default = (given.len() < 2).then(|| "serve".into());
         Self::parse_from(given.chain(default))
     }
-}
-
-impl Load {
-    /// The requests to send in turn.
-    ///
-    /// # Errors
-    /// Returns an error if a body is missing, superfluous, or not a JSON object.
-    pub fn templates(&self) -> Result<Vec<Template>, String> {
-        if self.post.len() != self.body.len() {
-            return Err(format!(
-                "{} --body for {} --post: give each --post one --body",
-                self.body.len(),
-                self.post.len()
-            ));
-        }
-        let posts = self
-            .post
-            .iter()
-            .zip(&self.body)
-            .map(|(url, body)| Template::post(url.clone(), body, self.idempotency_keys));
-        self.get.iter().map(|url| Ok(Template::get(url.clone()))).chain(posts).collect()
-    }
-}
-
-/// Options of `get`.
-#[derive(Debug, Args)]
-pub struct Get {
-    /// URLs to request
-    #[arg(value_name = "URL", required = true)]
-    pub urls: Vec<Address>,
-    /// Timeout of a connection attempt, and of a response
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
-    pub timeout: Duration,
-    /// Succeed if every name resolves but no connection can be made, for example because of a network policy
-    #[arg(long)]
-    pub expect_blocked: bool,
-}
-
-/// Options of `wait`.
-#[derive(Debug, Args)]
-pub struct Wait {
-    /// URL to request
-    #[arg(value_name = "URL")]
-    pub url: Address,
-    /// When to give up
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
-    pub timeout: Duration,
 }
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ use std::{
     time::Duration,
 };
 
+use clap::Args;
 use http::uri::Authority;
+use humantime::parse_duration;
 use tokio::{
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval_at},
@@ -26,10 +28,58 @@ pub use self::{
     tally::{Line, Summary},
     template::Template,
 };
-use crate::{
-    cli::Load,
-    client::{Connection, Failure},
-};
+use crate::client::{Connection, Failure, Url};
+
+/// Options of `load`.
+#[derive(Debug, Args)]
+pub struct Load {
+    /// A URL to GET; may be repeated
+    #[arg(long, value_name = "URL", required_unless_present = "post")]
+    pub get: Vec<Url>,
+    /// A URL to POST to; may be repeated
+    #[arg(long, value_name = "URL", requires = "body")]
+    pub post: Vec<Url>,
+    /// The body of each --post, in the same order: a JSON object
+    #[arg(long, value_name = "JSON", requires = "post")]
+    pub body: Vec<String>,
+    /// Send a unique `Idempotency-Key` with each POST
+    #[arg(long, requires = "post")]
+    pub idempotency_keys: bool,
+    /// Connections per host, which limit the requests in flight
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub connections: u32,
+    /// Requests per second, over all connections
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub rate: u32,
+    /// How long to send requests
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    pub duration: Duration,
+    /// Timeout of a connection attempt, and of a response
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+impl Load {
+    /// The requests to send in turn.
+    ///
+    /// # Errors
+    /// Returns an error if a body is missing, superfluous, or not a JSON object.
+    pub fn templates(&self) -> Result<Vec<Template>, String> {
+        if self.post.len() != self.body.len() {
+            return Err(format!(
+                "found {} --body for {} --post: each --post needs exactly one --body",
+                self.body.len(),
+                self.post.len()
+            ));
+        }
+        let posts = self
+            .post
+            .iter()
+            .zip(&self.body)
+            .map(|(url, body)| Template::post(url.clone(), body, self.idempotency_keys));
+        self.get.iter().map(|url| Ok(Template::get(url.clone()))).chain(posts).collect()
+    }
+}
 
 /// Sends the load until its duration has passed or `stop` is cancelled, and passes each line of output to `print`.
 pub async fn run(

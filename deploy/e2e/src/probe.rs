@@ -3,15 +3,14 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use bytes::Bytes;
+use clap::Args;
 use http::{Request, header::HOST, uri::Authority};
 use http_body_util::Full;
+use humantime::parse_duration;
 use serde::Serialize;
 use tokio::time::{self, Instant};
 
-use crate::{
-    cli::{Get, Wait},
-    client::{self, Connection, Failure, Kind, Url},
-};
+use crate::client::{self, Connection, Failure, Kind, Url};
 
 /// The interval between the attempts of `wait`, and the timeout of each.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -45,6 +44,31 @@ impl fmt::Display for Address {
             Self::Tcp(authority) => write!(f, "tcp://{authority}"),
         }
     }
+}
+
+/// Options of `get`.
+#[derive(Debug, Args)]
+pub struct Get {
+    /// URLs to request
+    #[arg(value_name = "URL", required = true)]
+    pub urls: Vec<Address>,
+    /// Timeout of a connection attempt, and of a response
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// Succeed if every name resolves but no connection can be made, for example because of a network policy
+    #[arg(long)]
+    pub expect_blocked: bool,
+}
+
+/// Options of `wait`.
+#[derive(Debug, Args)]
+pub struct Wait {
+    /// URL to request
+    #[arg(value_name = "URL")]
+    pub url: Address,
+    /// When to give up
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+    pub timeout: Duration,
 }
 
 /// The result of a probe, as a line of output.

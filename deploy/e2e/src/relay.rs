@@ -1,8 +1,10 @@
 //! Forwards connections, byte for byte, between one client and a server. When the relay is killed, or goes silent, the
 //! server is unavailable for that client alone.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, time::Duration};
 
+use clap::Args;
+use humantime::parse_duration;
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream, lookup_host},
@@ -10,7 +12,19 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::Relay;
+/// Options of `relay`.
+#[derive(Debug, Args)]
+pub struct Relay {
+    /// Address for clients
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:6443")]
+    pub listen: SocketAddr,
+    /// Address of the server
+    #[arg(long, value_name = "HOST:PORT")]
+    pub to: String,
+    /// Stop forwarding after this time, but keep accepting connections and keep them open
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub silent_after: Option<Duration>,
+}
 
 /// Starts to listen. Returns the address and a future that forwards connections.
 ///

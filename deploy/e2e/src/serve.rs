@@ -9,18 +9,36 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
+use clap::Args;
 use http::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::Full;
+use humantime::parse_duration;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::{net::TcpListener, time};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::Serve;
+/// Options of `serve`.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Address for requests
+    #[arg(long, env, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    pub http_addr: SocketAddr,
+    /// Address for /livez, /readyz and /metrics
+    #[arg(long, env, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
+    pub admin_addr: SocketAddr,
+    /// The name in responses
+    #[arg(long, env, value_name = "NAME", default_value = "e2e")]
+    pub name: String,
+    /// How long to keep serving after SIGTERM
+    #[arg(long, env, value_name = "TIME", default_value = "0s", value_parser = parse_duration)]
+    pub drain_delay: Duration,
+}
 
 /// The addresses that it listens on.
 pub struct Bound {

@@ -140,7 +140,7 @@ impl Drop for Writer {
 mod tests {
     use std::sync::mpsc::{self, Receiver, Sender};
 
-    use test_support::process::PATIENCE;
+    use test_support::process::TIMEOUT;
 
     use super::*;
 
@@ -229,7 +229,7 @@ mod tests {
             log.line(0, |line, _| line.extend_from_slice(b"a line"));
             thread::yield_now();
             count += taken.try_iter().count() as u128;
-            assert!(started.elapsed() < PATIENCE, "{count} writes");
+            assert!(started.elapsed() < TIMEOUT, "{count} writes");
         }
         let limit = started.elapsed().as_millis() / PAUSE.as_millis() + 1;
         drop(writer);
@@ -262,6 +262,6 @@ mod tests {
             drop(writer);
             ended.send(())
         });
-        assert_eq!(end.recv_timeout(PATIENCE), Ok(()));
+        assert_eq!(end.recv_timeout(TIMEOUT), Ok(()));
     }
 }

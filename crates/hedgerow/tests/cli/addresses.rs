@@ -24,7 +24,7 @@ fn one_address_for_two_services_is_refused() {
     let address = sandbox.address(8082);
     let said = failure(sandbox.up_command().args(["--users-addr", &address]));
     let expected = format!(
-        "hedgerow: users cannot listen on {address} (the address of inventory): \
+        "hedgerow: users cannot listen on {address} (inventory uses it too): \
          choose another address with --users-addr or USERS_ADDR\n"
     );
     assert_eq!(said, expected);
@@ -45,7 +45,7 @@ fn a_missing_binary_is_named() {
     let path = sandbox.path("inventory");
     assert_eq!(
         said,
-        format!("hedgerow: no program {}: build it with `cargo build --package inventory`\n", path.display())
+        format!("hedgerow: {} not found: build it with `cargo build --package inventory`\n", path.display())
     );
 }
 

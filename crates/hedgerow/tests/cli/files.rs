@@ -82,7 +82,7 @@ fn what_is_wrong_with_a_file_is_reported() {
     let file = sandbox.path("away/microservice.yaml");
     let text = fs::read_to_string(&file).unwrap().replace("python3", "no-such-program");
     fs::write(&file, text).unwrap();
-    let expected = "hedgerow: away/microservice.yaml: Microservice greeter: no program no-such-program: install it, or \
+    let expected = "hedgerow: away/microservice.yaml: Microservice greeter: program no-such-program not found: install it, or \
                     change hedgerow.dev/command\n";
     assert_eq!(said(&["-f", "away"]), expected);
 }
@@ -103,7 +103,7 @@ fn a_new_service_is_written_once_and_runs() {
     drop(up);
 
     let said = failure(&mut new(&["notes"]));
-    assert!(said.starts_with("hedgerow: services/notes exists already"), "{said}");
+    assert!(said.starts_with("hedgerow: services/notes already exists"), "{said}");
     assert!(new(&["orders"]).output().unwrap().status.success());
     for file in
         ["services/orders/Cargo.toml", "services/orders/src/routes/create.rs", "migrations/orders/0001_orders.sql"]

@@ -41,7 +41,7 @@ fn the_examples_use_the_gateway() {
 fn a_request_through_the_gateway_reaches_its_service() {
     let sandbox = Sandbox::new();
     let program = Path::new(env!("CARGO_BIN_EXE_hedgerow")).with_file_name(GATEWAY);
-    assert!(program.is_file(), "no program {}: build it with `cargo build`", program.display());
+    assert!(program.is_file(), "{} not found: build it with `cargo build`", program.display());
     fs::remove_file(sandbox.path(GATEWAY)).unwrap();
     fs::hard_link(&program, sandbox.path(GATEWAY))
         .or_else(|_| fs::copy(&program, sandbox.path(GATEWAY)).map(drop))

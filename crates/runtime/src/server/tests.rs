@@ -12,7 +12,7 @@ use futures_util::stream;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2::{self, SendRequest};
 use test_support::{
-    process::{PATIENCE, eventually},
+    process::{TIMEOUT, eventually},
     raw::{self, Raw},
 };
 use tokio::{
@@ -128,7 +128,7 @@ impl Server {
     /// Stops the server and waits until every connection is closed.
     async fn stop(self) {
         self.phases.send_replace(Phase::Stopping);
-        time::timeout(PATIENCE, self.task).await.expect("the server stops").expect("no panic");
+        time::timeout(TIMEOUT, self.task).await.expect("the server stops").expect("no panic");
     }
 }
 

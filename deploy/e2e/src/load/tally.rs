@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::Template;
+use super::template::Template;
 use crate::client::{Failure, Kind};
 
 /// The maximum number of failures per second that are printed. All of them are counted.

@@ -4,14 +4,14 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use clap::Parser;
 use e2e::{
-    cli::{Cli, Load},
+    cli::Cli,
     client::Kind,
-    load::{self, Line, Summary},
+    load::{self, Line, Load, Summary},
 };
 use http::StatusCode;
 use test_support::{
     port::Port,
-    process::{PATIENCE, eventually},
+    process::{TIMEOUT, eventually},
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -61,7 +61,7 @@ fn assert_failed(summary: &Summary, kind: Kind, count: u64) {
 #[tokio::test]
 async fn a_healthy_server_receives_the_requested_load() {
     // Repeat until the machine does not pause near the end, which would send the last requests late.
-    eventually("the load has the requested rate", PATIENCE, async || {
+    eventually("the load has the requested rate", TIMEOUT, async || {
         let (summary, server) = load_on(|_| Reply::Normal, unchanged).await;
         assert_eq!((summary.requests, summary.failed, summary.connections), (RATE, 0, 32), "{summary:?}");
         assert_eq!(server.requests.load(Ordering::Relaxed), RATE);
@@ -108,7 +108,7 @@ async fn each_post_has_a_unique_key_if_requested() {
 async fn a_stall_counts_for_every_request_that_it_delays() {
     let stall = Duration::from_millis(500);
     // Repeat until the machine adds no pause of its own.
-    eventually("the latencies show the stall", PATIENCE, async || {
+    eventually("the latencies show the stall", TIMEOUT, async || {
         let started = Instant::now();
         let stalled = move |_| {
             let now = started.elapsed();
@@ -173,7 +173,10 @@ async fn a_stopped_load_returns_a_summary() {
 fn each_post_needs_a_body() {
     let mut args = args("test");
     args.post.push("http://test/inventory/p".parse().expect("a URL"));
-    assert_eq!(args.templates().expect_err("a body is missing"), "1 --body for 2 --post: give each --post one --body");
+    assert_eq!(
+        args.templates().expect_err("a body is missing"),
+        "found 1 --body for 2 --post: each --post needs exactly one --body"
+    );
     args.body.push("[]".to_owned());
     assert!(args.templates().expect_err("not an object").starts_with("--body is not a JSON object"));
 }

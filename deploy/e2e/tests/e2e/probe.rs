@@ -9,7 +9,7 @@ use e2e::{
 use http::StatusCode;
 use test_support::{
     port::Port,
-    process::{PATIENCE, eventually},
+    process::{TIMEOUT, eventually},
 };
 
 use crate::server::{Reply, Server};
@@ -71,7 +71,7 @@ async fn wait_retries_until_the_response_is_a_success() {
     assert_eq!((succeeded, observation.status), (true, Some(200)));
     let server = Server::start(|_| Reply::Drop).await;
     // Repeat until the machine does not pause for as long as the last attempt may take.
-    eventually("the last attempt is printed", PATIENCE, async || {
+    eventually("the last attempt is printed", TIMEOUT, async || {
         let (succeeded, observation) = run(&["wait", "--timeout", "300ms", &server.url("/readyz")]).await;
         assert!(!succeeded);
         (observation.failure.expect("a failure").kind == Kind::Reset).then_some(())

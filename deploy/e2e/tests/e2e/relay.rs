@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use e2e::{cli::Cli, relay};
-use test_support::process::{PATIENCE, eventually};
+use test_support::process::{TIMEOUT, eventually};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -42,7 +42,7 @@ async fn it_goes_silent_and_keeps_its_connections() {
     let client = reqwest::Client::new();
     let attempt = async || timeout(Duration::from_millis(600), client.get(format!("http://{address}/")).send()).await;
     let mut responses = 0;
-    eventually("the relay goes silent", PATIENCE, async || match attempt().await {
+    eventually("the relay goes silent", TIMEOUT, async || match attempt().await {
         Ok(response) => {
             response.expect("an open connection");
             responses += 1;

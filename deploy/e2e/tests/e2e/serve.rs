@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use e2e::{
-    cli::{Cli, Serve},
-    serve::Bound,
+    cli::Cli,
+    serve::{Bound, Serve},
 };
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};

@@ -42,7 +42,7 @@ use runtime::{
     server::{Server, Workers},
 };
 use serde_json::Value;
-use test_support::process::{PATIENCE, eventually};
+use test_support::process::{TIMEOUT, eventually};
 use tokio::{net::TcpStream, sync::watch};
 
 use super::{Gateway, ProxyDeps};
@@ -149,7 +149,7 @@ impl TestGateway {
         services.push(service("~marker", &[&marker], &[]));
         self.publish(services);
         let what = "the services are applied";
-        eventually(what, PATIENCE, async || (self.get(&marker).await.status == 503).then_some(())).await;
+        eventually(what, TIMEOUT, async || (self.get(&marker).await.status == 503).then_some(())).await;
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> TestResponse {
@@ -173,12 +173,12 @@ impl TestGateway {
 
     async fn metric_becomes(&self, name: &str, value: usize) {
         let what = format!("{name} is {value}");
-        eventually(&what, PATIENCE, async || (self.metric(name) == value).then_some(())).await;
+        eventually(&what, TIMEOUT, async || (self.metric(name) == value).then_some(())).await;
     }
 
     /// Waits until the access log has at least `count` lines, and returns all of them.
     async fn log(&self, count: usize) -> Vec<Value> {
-        eventually("the access log is written", PATIENCE, async || {
+        eventually("the access log is written", TIMEOUT, async || {
             let text = self.log.0.lock().expect("a lock").clone();
             let lines: Vec<Value> = text
                 .split(|byte| *byte == b'\n')

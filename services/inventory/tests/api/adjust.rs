@@ -75,7 +75,7 @@ async fn a_result_above_2_to_the_53_minus_1_is_422(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "p", MOST - 1).await.json(201);
     for delta in [2, MOST] {
-        assert_eq!(adjust(&app, "p", delta).await.faults(), ["#/delta"]);
+        assert_eq!(adjust(&app, "p", delta).await.errors(), ["#/delta"]);
     }
     assert_eq!(stock(&app, "p").await, MOST - 1);
     assert_eq!(counts(&pool).await, (1, 1));
@@ -106,10 +106,10 @@ async fn a_delta_that_is_not_a_whole_number_is_422(pool: PgPool) {
         let request = app.request(Method::PATCH, "/inventory/p").header("content-type", "application/json");
         let response = app.send(request.body(format!(r#"{{"delta": {text}}}"#))).await;
         assert_eq!(response.status, 422, "{text}");
-        assert_eq!(response.faults(), ["#/delta"], "{text}");
+        assert_eq!(response.errors(), ["#/delta"], "{text}");
     }
-    assert_eq!(app.patch("/inventory/p", &json!({})).await.faults(), ["#/delta"]);
-    assert_eq!(app.patch("/inventory/p", &json!({"reason": "x"})).await.faults(), ["#/delta"]);
+    assert_eq!(app.patch("/inventory/p", &json!({})).await.errors(), ["#/delta"]);
+    assert_eq!(app.patch("/inventory/p", &json!({"reason": "x"})).await.errors(), ["#/delta"]);
     assert_eq!(counts(&pool).await, (0, 0));
 }
 
@@ -130,7 +130,7 @@ async fn a_reason_of_up_to_200_characters_is_in_the_ledger(pool: PgPool) {
         [json!("é".repeat(201)), json!("a".repeat(10_000)), json!("a\0"), json!(null), json!(1), json!(["x"])];
     for reason in refused {
         let response = app.patch("/inventory/p", &json!({"delta": 1, "reason": reason})).await;
-        assert_eq!(response.faults(), ["#/reason"], "{reason}");
+        assert_eq!(response.errors(), ["#/reason"], "{reason}");
     }
     assert_eq!(counts(&pool).await, (1, 7));
 }

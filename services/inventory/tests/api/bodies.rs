@@ -61,10 +61,10 @@ async fn an_invalid_body_is_422_with_a_pointer(pool: PgPool) {
     for (method, body, pointer) in cases {
         let response = app.send(app.request(method.clone(), "/inventory/p").json(&body)).await;
         assert_eq!(response.status, 422, "{method} {body}");
-        assert_eq!(response.faults(), [pointer], "{method} {body}");
+        assert_eq!(response.errors(), [pointer], "{method} {body}");
         assert_eq!(response.problem(422)["type"], "https://hedgerow.dev/problems/invalid-request");
     }
-    let mut pointers = app.patch("/inventory/p", &json!({"delta": "1", "reason": 1, "x": 1})).await.faults();
+    let mut pointers = app.patch("/inventory/p", &json!({"delta": "1", "reason": 1, "x": 1})).await.errors();
     pointers.sort();
     assert_eq!(pointers, ["#/delta", "#/reason", "#/x"], "every error is listed");
     assert_eq!(counts(&pool).await, (0, 0));
@@ -82,7 +82,7 @@ async fn duplicate_fields_and_huge_numbers_are_422(pool: PgPool) {
     ];
     for (method, body, pointer) in cases {
         let request = app.request(method, "/inventory/p").header("content-type", "application/json").body(body);
-        assert_eq!(app.send(request).await.faults(), [pointer], "{body}");
+        assert_eq!(app.send(request).await.errors(), [pointer], "{body}");
     }
     assert_eq!(counts(&pool).await, (0, 0));
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::PgPool;
-use test_support::process::{PATIENCE, eventually};
+use test_support::process::{TIMEOUT, eventually};
 use tokio::time::timeout;
 
 use crate::start;
@@ -21,7 +21,7 @@ async fn reads_do_not_wait_for_the_thread_that_writes(pool: PgPool) {
     // Its connection is then in the pool, available to reads.
     let swept = "SELECT count(*) FROM pg_stat_activity
                  WHERE datname = current_database() AND state = 'idle' AND query LIKE 'DELETE FROM idempotency%'";
-    eventually("the sweeper has run", PATIENCE, async || {
+    eventually("the sweeper has run", TIMEOUT, async || {
         let count: i64 = sqlx::query_scalar(swept).fetch_one(&pool).await.expect("a count");
         (count == 1).then_some(())
     })

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use test_support::app::{Answer, App, join_all};
+use test_support::app::{App, Response, join_all};
 
 use crate::{MOST, adjust, counts, ledger, no_deadlock, set, start, stock};
 
@@ -75,8 +75,8 @@ async fn a_refusal_does_not_affect_other_requests_in_its_batch(pool: PgPool) {
         match number % 4 {
             0 => _ = response.json(200),
             1 => _ = response.problem(409),
-            2 => assert_eq!(response.faults(), ["#/delta"]),
-            _ => assert_eq!(response.faults(), ["#/reason"]),
+            2 => assert_eq!(response.errors(), ["#/delta"]),
+            _ => assert_eq!(response.errors(), ["#/reason"]),
         }
     }
     assert_eq!(stock(&app, "p").await, 51);
@@ -125,7 +125,7 @@ async fn client(app: &App, seed: u64, changes: usize) -> Vec<Acknowledged> {
     for _ in 0..changes {
         let product = format!("p{}", numbers.below(3));
         let amount = i64::try_from(numbers.below(40)).expect("small");
-        let (kind, delta, status, response): (_, _, _, Answer) = if numbers.below(4) == 0 {
+        let (kind, delta, status, response): (_, _, _, Response) = if numbers.below(4) == 0 {
             ("set", None, 201, set(app, &product, amount).await)
         } else {
             let delta = amount - 20;

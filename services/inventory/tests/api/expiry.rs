@@ -6,7 +6,7 @@ use serde_json::json;
 use sqlx::PgPool;
 use test_support::{
     app::{App, join_all},
-    process::{PATIENCE, eventually},
+    process::{TIMEOUT, eventually},
 };
 
 use crate::{
@@ -26,7 +26,7 @@ async fn expire(pool: &PgPool) {
 
 /// Waits until the sweeper has settled all lines.
 async fn swept(pool: &PgPool) {
-    eventually("all lines are settled", PATIENCE, async || {
+    eventually("all lines are settled", TIMEOUT, async || {
         let live: i64 = sqlx::query_scalar("SELECT count(*) FROM reservation_line WHERE live")
             .fetch_one(pool)
             .await
@@ -179,7 +179,7 @@ async fn a_hold_that_waits_is_decided_by_the_stock_left_afterwards(pool: PgPool)
 pub async fn waits_for_a_lock(pool: &PgPool) {
     let waiting =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    eventually("a statement is waiting for a lock", PATIENCE, async || {
+    eventually("a statement is waiting for a lock", TIMEOUT, async || {
         let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(pool).await.expect("a count");
         (waiting > 0).then_some(())
     })

@@ -16,7 +16,7 @@ use serde_json::json;
 use sqlx::{PgPool, raw_sql};
 use test_support::{
     app::App,
-    process::{PATIENCE, eventually},
+    process::{TIMEOUT, eventually},
 };
 use tokio::net::TcpStream;
 use tonic::{Code, Status, transport::Channel};
@@ -183,7 +183,7 @@ async fn health_reports_readiness(pool: PgPool) {
     let mut health = HealthClient::new(channel(&app).await);
     for service in ["", SERVICE] {
         let request = || HealthCheckRequest { service: service.to_owned() };
-        eventually("serving", PATIENCE, async || {
+        eventually("serving", TIMEOUT, async || {
             let response = health.check(request()).await.expect("a response").into_inner();
             (response.status() == ServingStatus::Serving).then_some(())
         })
@@ -195,7 +195,7 @@ async fn health_reports_readiness(pool: PgPool) {
     let nowhere = App::start(&inventory::SERVICE, &(*pool.connect_options()).clone().database("nowhere")).await;
     let mut health = HealthClient::new(channel(&nowhere).await);
     let request = HealthCheckRequest { service: SERVICE.to_owned() };
-    eventually("not serving", PATIENCE, async || {
+    eventually("not serving", TIMEOUT, async || {
         let response = health.check(request.clone()).await.ok()?.into_inner();
         (response.status() == ServingStatus::NotServing).then_some(())
     })

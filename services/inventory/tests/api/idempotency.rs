@@ -6,24 +6,24 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use test_support::{
-    app::{Answer, App, join_all},
-    process::{PATIENCE, eventually},
+    app::{App, Response, join_all},
+    process::{TIMEOUT, eventually},
 };
 
 use crate::{audit, counters, no_deadlock, set, start};
 
-async fn reserve(app: &App, key: &str, product: &str, quantity: i64) -> Answer {
+async fn reserve(app: &App, key: &str, product: &str, quantity: i64) -> Response {
     let body = json!({"items": [{"product_id": product, "quantity": quantity}]});
     app.send(app.request(Method::POST, "/reservations").header("idempotency-key", key).json(&body)).await
 }
 
-async fn adjust(app: &App, key: &str, product: &str, delta: i64) -> Answer {
+async fn adjust(app: &App, key: &str, product: &str, delta: i64) -> Response {
     let request = app.request(Method::PATCH, &format!("/inventory/{product}")).header("idempotency-key", key);
     app.send(request.json(&json!({"delta": delta}))).await
 }
 
 #[track_caller]
-fn assert_same(one: &Answer, other: &Answer) {
+fn assert_same(one: &Response, other: &Response) {
     assert_eq!((one.status, one.text()), (other.status, other.text()));
     for header in ["location", "etag", "content-type"] {
         assert_eq!(one.header(header), other.header(header));
@@ -75,7 +75,7 @@ async fn an_invalid_request_does_not_use_its_key(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "a", crate::MOST).await.json(201);
     for _ in 0..2 {
-        assert_eq!(adjust(&app, "k", "a", 1).await.faults(), ["#/delta"]);
+        assert_eq!(adjust(&app, "k", "a", 1).await.errors(), ["#/delta"]);
     }
     adjust(&app, "k", "a", -1).await.json(200);
     adjust(&app, "k", "a", 1).await.problem(422);
@@ -112,11 +112,11 @@ async fn a_key_is_1_to_255_visible_ascii_characters(pool: PgPool) {
                 .header("idempotency-key", key.as_bytes())
                 .json(&json!({"delta": 1})),
         );
-        assert_eq!(response.await.faults(), ["idempotency-key"], "{key}");
+        assert_eq!(response.await.errors(), ["idempotency-key"], "{key}");
     }
     let twice =
         app.request(Method::PATCH, "/inventory/a").header("idempotency-key", "k").header("idempotency-key", "k");
-    assert_eq!(app.send(twice.json(&json!({"delta": 1}))).await.faults(), ["idempotency-key"]);
+    assert_eq!(app.send(twice.json(&json!({"delta": 1}))).await.errors(), ["idempotency-key"]);
     for (number, key) in (1..).zip(["k", "K", "\"k\"", &"x".repeat(255)]) {
         assert_eq!(adjust(&app, key, "a", 1).await.json(200)["stock"], number, "keys are used verbatim");
     }
@@ -165,7 +165,7 @@ async fn a_stored_response_expires_after_24_hours(pool: PgPool) {
     assert_eq!(adjust(&app, "k", "a", 1).await.json(200)["stock"], 2);
 
     sqlx::query("UPDATE idempotency SET expires_at = clock_timestamp()").execute(&pool).await.expect("expired");
-    eventually("the row is pruned", PATIENCE, async || {
+    eventually("the row is pruned", TIMEOUT, async || {
         let left: i64 = sqlx::query_scalar("SELECT count(*) FROM idempotency").fetch_one(&pool).await.expect("a count");
         (left == 0).then_some(())
     })

@@ -23,9 +23,9 @@ mod wire;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use test_support::{
-    app::{Answer, App},
+    app::{App, Response},
     inventory::inconsistencies,
-    process::{PATIENCE, eventually},
+    process::{TIMEOUT, eventually},
 };
 
 /// 2^53 − 1: the maximum quantity on hand.
@@ -37,12 +37,12 @@ async fn start(pool: &PgPool) -> App {
 }
 
 /// Sets the quantity on hand of a product.
-async fn set(app: &App, product: &str, stock: i64) -> Answer {
+async fn set(app: &App, product: &str, stock: i64) -> Response {
     app.post(&format!("/inventory/{product}"), &json!({"stock": stock})).await
 }
 
 /// Adjusts the quantity on hand of a product.
-async fn adjust(app: &App, product: &str, delta: i64) -> Answer {
+async fn adjust(app: &App, product: &str, delta: i64) -> Response {
     app.patch(&format!("/inventory/{product}"), &json!({"delta": delta})).await
 }
 
@@ -88,7 +88,7 @@ async fn no_deadlock(pool: &PgPool, apps: [App; 2]) {
     drop(apps);
     let left = "SELECT count(*) FROM pg_stat_activity
                 WHERE datname = current_database() AND application_name = 'inventory'";
-    eventually("all connections are closed", PATIENCE, async || {
+    eventually("all connections are closed", TIMEOUT, async || {
         let left: i64 = sqlx::query_scalar(left).fetch_one(pool).await.expect("a count");
         (left == 0).then_some(())
     })

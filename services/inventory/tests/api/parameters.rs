@@ -16,7 +16,7 @@ async fn an_invalid_parameter_is_422_and_named(pool: PgPool) {
         for limit in limits {
             let response = app.get(&format!("{path}?limit={limit}")).await;
             assert_eq!(response.status, 422, "{path} {limit}");
-            assert_eq!(response.faults(), ["limit"], "{path} {limit}");
+            assert_eq!(response.errors(), ["limit"], "{path} {limit}");
         }
     }
     let too_long = "a".repeat(129);
@@ -26,7 +26,7 @@ async fn an_invalid_parameter_is_422_and_named(pool: PgPool) {
     for (path, after) in cases.chain(numbers.map(|after| ("/inventory/p/movements", after))) {
         let response = app.get(&format!("{path}?after={after}")).await;
         assert_eq!(response.status, 422, "{path} {after}");
-        assert_eq!(response.faults(), ["after"], "{path} {after}");
+        assert_eq!(response.errors(), ["after"], "{path} {after}");
     }
 }
 
@@ -35,7 +35,7 @@ async fn a_repeated_parameter_is_422_and_named(pool: PgPool) {
     let app = start(&pool).await;
     for path in ["/inventory", "/inventory/p/movements"] {
         for name in ["limit", "after"] {
-            assert_eq!(app.get(&format!("{path}?{name}=1&{name}=1")).await.faults(), [name]);
+            assert_eq!(app.get(&format!("{path}?{name}=1&{name}=1")).await.errors(), [name]);
         }
     }
 }
@@ -64,12 +64,12 @@ async fn an_unknown_parameter_is_422_and_named(pool: PgPool) {
         let queries =
             [("x=1&y=2&x=3", vec!["x", "y"]), ("=", vec![""]), ("x=%00", vec!["x"]), ("Limit=1", vec!["Limit"])];
         for (query, names) in queries {
-            assert_eq!(app.get(&format!("{path}?{query}")).await.faults(), names, "{path}?{query}");
+            assert_eq!(app.get(&format!("{path}?{query}")).await.errors(), names, "{path}?{query}");
         }
     }
     let body = json!({"items": [{"product_id": "p", "quantity": 1}]});
-    assert_eq!(app.post("/reservations?ttl_seconds=1", &body).await.faults(), ["ttl_seconds"]);
-    assert_eq!(app.patch("/inventory/p?dry_run=true", &json!({"delta": 1})).await.faults(), ["dry_run"]);
+    assert_eq!(app.post("/reservations?ttl_seconds=1", &body).await.errors(), ["ttl_seconds"]);
+    assert_eq!(app.patch("/inventory/p?dry_run=true", &json!({"delta": 1})).await.errors(), ["dry_run"]);
     rules::head_is_get_without_the_body(&app, "/inventory?limt=5").await;
     assert_eq!(counts(&pool).await, (0, 0));
 }

@@ -3,12 +3,12 @@
 use reqwest::Method;
 use serde_json::json;
 use sqlx::PgPool;
-use test_support::app::{Answer, App};
+use test_support::app::{App, Response};
 
 use crate::{counts, start};
 
 /// Sends a request with this exact path, which an HTTP client library would normalize.
-async fn raw(app: &App, method: &str, path: &str, body: &str) -> Answer {
+async fn raw(app: &App, method: &str, path: &str, body: &str) -> Response {
     let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n");
     app.raw(format!("{head}content-length: {}\r\nconnection: close\r\n\r\n{body}", body.len()).as_bytes()).await
 }
@@ -78,7 +78,7 @@ async fn an_invalid_id_is_422_in_every_operation(pool: PgPool) {
         for (method, rest, body) in operations {
             let response = raw(&app, method, &format!("/inventory/{id}{rest}"), body).await;
             assert_eq!(response.status, 422, "{method} {id}{rest}: {}", response.text());
-            assert_eq!(response.faults(), ["product_id"], "{method} {id}{rest}");
+            assert_eq!(response.errors(), ["product_id"], "{method} {id}{rest}");
         }
     }
     assert_eq!(counts(&pool).await, (0, 0));
@@ -92,7 +92,7 @@ async fn a_path_with_an_extra_slash_is_404(pool: PgPool) {
             raw(&app, method, path, body).await.problem(404);
         }
     }
-    assert_eq!(raw(&app, "GET", "/inventory//movements", "").await.faults(), ["product_id"]);
+    assert_eq!(raw(&app, "GET", "/inventory//movements", "").await.errors(), ["product_id"]);
     assert_eq!(counts(&pool).await, (0, 0));
 }
 

@@ -8,7 +8,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 use test_support::{
     app::{App, join_all},
-    process::{PATIENCE, eventually},
+    process::{TIMEOUT, eventually},
     raw::Raw,
 };
 use tokio::net::TcpStream;
@@ -43,7 +43,7 @@ async fn calls_in_flight(app: &App, count: usize) {
 
 async fn gauge(app: &App, name: &str, count: usize) {
     let line = format!("\n{name} {count}\n");
-    eventually("requests are in flight", PATIENCE, async || {
+    eventually("requests are in flight", TIMEOUT, async || {
         app.admin("/metrics").await.text().contains(&line).then_some(())
     })
     .await;

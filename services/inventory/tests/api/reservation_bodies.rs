@@ -34,7 +34,7 @@ async fn an_invalid_body_is_422_with_pointers(pool: PgPool) {
     for (body, pointers) in cases {
         let response = app.post("/reservations", &body).await;
         assert_eq!(response.status, 422, "{body}");
-        let mut found = response.faults();
+        let mut found = response.errors();
         found.sort();
         assert_eq!(found, pointers, "{body}");
     }

@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use test_support::app::{Answer, App, join_all};
+use test_support::app::{App, Response, join_all};
 use uuid::Uuid;
 
 use crate::{adjust, audit, counters, ledger, no_deadlock, set, start};
 
 /// Reserves these items.
-pub async fn reserve(app: &App, items: &[(&str, i64)]) -> Answer {
+pub async fn reserve(app: &App, items: &[(&str, i64)]) -> Response {
     let items: Vec<Value> =
         items.iter().map(|(product, quantity)| json!({"product_id": product, "quantity": quantity})).collect();
     app.post("/reservations", &json!({"items": items})).await
@@ -16,13 +16,13 @@ pub async fn reserve(app: &App, items: &[(&str, i64)]) -> Answer {
 
 /// The path of a new reservation.
 #[track_caller]
-pub fn location(response: &Answer) -> String {
+pub fn location(response: &Response) -> String {
     response.json(201);
     response.header("location").expect("a location").to_owned()
 }
 
 /// Commits or releases a reservation.
-pub async fn end(app: &App, path: &str, verb: &str) -> Answer {
+pub async fn end(app: &App, path: &str, verb: &str) -> Response {
     app.send(app.request(reqwest::Method::POST, &format!("{path}/{verb}"))).await
 }
 
@@ -157,7 +157,7 @@ async fn concurrent_buyers_on_two_instances_never_oversell(pool: PgPool) {
         async move { reserve(app, &items).await }
     });
     let responses = join_all(buyers).await;
-    let held: Vec<&Answer> = responses.iter().filter(|response| response.status == 201).collect();
+    let held: Vec<&Response> = responses.iter().filter(|response| response.status == 201).collect();
     assert_eq!(held.len(), 40);
     assert!(
         responses

@@ -45,7 +45,7 @@ async fn put_is_201_for_a_new_product_and_200_for_a_known_one(pool: PgPool) {
     set(&app, "p", 5).await.json(201);
     app.post("/reservations", &json!({"items": [{"product_id": "p", "quantity": 3}]})).await.json(201);
     assert_eq!(put(2).await.problem(409)["type"], "https://hedgerow.dev/problems/insufficient-stock");
-    assert_eq!(put(-1).await.faults(), ["#/stock"]);
+    assert_eq!(put(-1).await.errors(), ["#/stock"]);
     let kinds: Vec<_> = crate::ledger(&app, "p").await.iter().map(|movement| movement["kind"].clone()).collect();
     assert_eq!(kinds, ["set", "set", "set", "set", "set", "hold"]);
 }
@@ -112,10 +112,10 @@ async fn any_other_stock_is_422_and_changes_nothing(pool: PgPool) {
             let request = request.header("content-type", "application/json");
             let response = app.send(request.body(format!(r#"{{"stock": {text}}}"#))).await;
             assert_eq!(response.status, 422, "{text}");
-            assert_eq!(response.faults(), ["#/stock"], "{text}");
+            assert_eq!(response.errors(), ["#/stock"], "{text}");
         }
     }
-    assert_eq!(app.post("/inventory/p", &json!({})).await.faults(), ["#/stock"]);
+    assert_eq!(app.post("/inventory/p", &json!({})).await.errors(), ["#/stock"]);
     assert_eq!(stock(&app, "p").await, 5);
     assert_eq!(counts(&pool).await, (1, 1));
 }

@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 use sqlx::PgPool;
 use test_support::{
-    process::{PATIENCE, Process, Signal, eventually},
+    process::{Process, Signal, TIMEOUT, eventually},
     raw::{Raw, get},
 };
 
@@ -27,7 +27,7 @@ const BODY: &str = r#"{"delta":1}"#;
 
 /// Waits until the service has handled SIGTERM.
 pub async fn not_ready(service: &Process) {
-    eventually("not ready", PATIENCE, async || (readiness(service).await.status() == 503).then_some(())).await;
+    eventually("not ready", TIMEOUT, async || (readiness(service).await.status() == 503).then_some(())).await;
 }
 
 /// Sends SIGTERM and asserts that the service exits soon.
@@ -43,13 +43,13 @@ async fn a_draining_service_still_serves_but_is_not_ready(pool: PgPool) {
     let service = serve(&program(&url(&pool)).variable("DRAIN_DELAY", LONG)).await;
     let mut old = Raw::connect(service.http).await.expect("a connection");
     old.send(get("/inventory/p")).await.expect("sent");
-    assert!(!old.answer().await.expect("a response").closes());
+    assert!(!old.response().await.expect("a response").closes());
     service.signal(Signal::SIGTERM);
     not_ready(&service).await;
     let mut new = Raw::connect(service.http).await.expect("the service still accepts connections");
     for connection in [&mut old, &mut new] {
         connection.send(get("/inventory/p")).await.expect("sent");
-        let response = connection.answer().await.expect("a response");
+        let response = connection.response().await.expect("a response");
         assert!(response.status == 200 && response.closes(), "{}", response.head);
         connection.closed().await.expect("closed");
     }
@@ -71,7 +71,7 @@ async fn idle_connections_do_not_delay_a_stop(pool: PgPool) {
     let service = serve(&program(&url(&pool))).await;
     let mut used = Raw::connect(service.http).await.expect("a connection");
     used.send(get("/inventory/p")).await.expect("sent");
-    used.answer().await.expect("a response");
+    used.response().await.expect("a response");
     let mut unused = Raw::connect(service.http).await.expect("a connection");
     let mut undecided = Raw::connect(service.http).await.expect("a connection");
     undecided.send("PRI * HTTP/2.0\r\n").await.expect("sent");
@@ -95,7 +95,7 @@ async fn a_request_with_a_slow_body_is_completed(pool: PgPool) {
     not_ready(&service).await;
     refuses_connections(&service).await;
     slow.send(&BODY[4..]).await.expect("sent");
-    let response = slow.answer().await.expect("a response");
+    let response = slow.response().await.expect("a response");
     assert!(response.status == 200 && response.closes(), "{}{}", response.head, response.body);
     slow.closed().await.expect("closed");
     assert_eq!(service.ended().await.code(), Some(0));
@@ -143,7 +143,7 @@ async fn requests_in_the_kernel_before_the_signal_are_answered(pool: PgPool) {
     for _ in 0..50 {
         let mut idle = Raw::connect(service.http).await.expect("a connection");
         idle.send(get("/inventory/p")).await.expect("sent");
-        idle.answer().await.expect("a response");
+        idle.response().await.expect("a response");
         connections.push(idle);
     }
     service.signal(Signal::SIGSTOP);
@@ -156,7 +156,7 @@ async fn requests_in_the_kernel_before_the_signal_are_answered(pool: PgPool) {
     service.signal(Signal::SIGTERM);
     service.signal(Signal::SIGCONT);
     for connection in &mut connections {
-        assert_eq!(connection.answer().await.expect("a response").status, 200);
+        assert_eq!(connection.response().await.expect("a response").status, 200);
         connection.closed().await.expect("closed");
     }
     assert_eq!(service.ended().await.code(), Some(0));
@@ -164,7 +164,7 @@ async fn requests_in_the_kernel_before_the_signal_are_answered(pool: PgPool) {
 
 async fn in_flight(service: &Process, count: u32) {
     let line = format!("http_requests_in_flight {count}");
-    eventually("requests are in flight", PATIENCE, async || {
+    eventually("requests are in flight", TIMEOUT, async || {
         let metrics = client().get(service.admin_url("/metrics")).send().await.expect("a response");
         metrics.text().await.expect("text").lines().any(|found| found == line).then_some(())
     })

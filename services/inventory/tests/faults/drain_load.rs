@@ -15,7 +15,7 @@ use hyper::{Request, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use sqlx::PgPool;
 use test_support::{
-    process::{PATIENCE, Signal, eventually},
+    process::{Signal, TIMEOUT, eventually},
     raw::Raw,
 };
 use tokio::{
@@ -48,7 +48,7 @@ struct Load {
 impl Load {
     async fn warm(&self) {
         let warm = async || (self.answered.load(Ordering::Relaxed) >= WARM).then_some(());
-        eventually("the load has started", PATIENCE, warm).await;
+        eventually("the load has started", TIMEOUT, warm).await;
     }
 
     fn count_response(&self) {
@@ -63,7 +63,7 @@ async fn http_1(address: SocketAddr, load: Load) {
         let mut connection = Raw::connect(address).await.expect("the service accepts connections");
         loop {
             connection.send(ADD_ONE).await.expect("the connection is open");
-            let response = connection.answer().await.expect("every request gets a response");
+            let response = connection.response().await.expect("every request gets a response");
             assert_eq!(response.status, 200);
             load.count_response();
             if response.closes() {
@@ -141,7 +141,7 @@ async fn stop_under_load(pool: &PgPool, drain: &str, notice: Duration) {
     load.signalled.store(true, Ordering::Release);
     service.signal(Signal::SIGTERM);
     let removed = async || (started.elapsed() >= notice).then_some(());
-    eventually("the endpoint is removed", PATIENCE, removed).await;
+    eventually("the endpoint is removed", TIMEOUT, removed).await;
     load.out_of_service.store(true, Ordering::Release);
     while let Some(client) = clients.join_next().await {
         client.expect("no client panics");
@@ -161,7 +161,7 @@ async fn a_draining_service_serves_new_http_2_connections(pool: PgPool) {
     service.signal(Signal::SIGTERM);
     not_ready(&service).await;
     // GOAWAY follows shortly after the connection; if the machine pauses for that long, try again.
-    eventually("all requests are sent before GOAWAY", PATIENCE, async || {
+    eventually("all requests are sent before GOAWAY", TIMEOUT, async || {
         let stream = TcpStream::connect(service.http).await.expect("the service accepts connections");
         let (sender, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("an HTTP/2 connection");

@@ -2,7 +2,7 @@
 
 use contracts::inventory::v1::{BatchGetStockRequest, inventory_client::InventoryClient};
 use sqlx::{PgPool, raw_sql};
-use test_support::process::{PATIENCE, Process, Signal, eventually};
+use test_support::process::{Process, Signal, TIMEOUT, eventually};
 use tonic::transport::Channel;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
@@ -27,7 +27,7 @@ async fn a_draining_service_serves_grpc_but_reports_not_serving(pool: PgPool) {
     let mut existing = InventoryClient::new(connect(&service).await);
     existing.batch_get_stock(request()).await.expect("a response");
     service.signal(Signal::SIGTERM);
-    eventually("not serving", PATIENCE, async || {
+    eventually("not serving", TIMEOUT, async || {
         let mut health = HealthClient::new(connect(&service).await);
         let response = health.check(HealthCheckRequest::default()).await.expect("health still responds").into_inner();
         (response.status() == ServingStatus::NotServing).then_some(())
@@ -45,14 +45,14 @@ async fn a_call_in_flight_is_answered_before_the_exit(pool: PgPool) {
     let mut lock = pool.acquire().await.expect("a connection");
     raw_sql("BEGIN; LOCK TABLE stock").execute(&mut *lock).await.expect("locked");
     let call = tokio::spawn(async move { client.batch_get_stock(request()).await });
-    eventually("the call is waiting for the lock", PATIENCE, async || {
+    eventually("the call is waiting for the lock", TIMEOUT, async || {
         let waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'stock'::regclass AND NOT granted";
         let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut *lock).await.expect("a count");
         (waiting > 0).then_some(())
     })
     .await;
     service.signal(Signal::SIGTERM);
-    eventually("draining", PATIENCE, async || {
+    eventually("draining", TIMEOUT, async || {
         service.log().iter().any(|line| line["message"] == "draining").then_some(())
     })
     .await;

@@ -2,28 +2,29 @@
 
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
-use sqlx::{Connection, PgConnection};
+use sqlx::PgPool;
 use test_support::{inventory::inconsistencies, process::Process};
 
 use crate::{
     proxy::{Cut, Proxy},
-    service::{Postgres, client, program, serve, unavailable},
+    service::{client, program, serve, unavailable},
 };
 
 /// A service that loses its database connection at every second commit, starting with the second.
 struct Scenario {
-    postgres: Postgres,
+    pool: PgPool,
     proxy: Proxy,
     service: Process,
     client: Client,
 }
 
 impl Scenario {
-    async fn new(cut: Cut) -> Self {
-        let postgres = Postgres::migrated().await;
-        let proxy = Proxy::start(&postgres.server, move |number| (number % 2 == 1).then_some(cut)).await;
-        let service = serve(&program(&proxy.url("postgres"))).await;
-        Self { postgres, proxy, service, client: client() }
+    async fn new(pool: PgPool, cut: Cut) -> Self {
+        let options = pool.connect_options();
+        let socket_dir = options.get_socket().expect("the server of the tests has a Unix socket");
+        let proxy = Proxy::start(socket_dir, move |number| (number % 2 == 1).then_some(cut)).await;
+        let service = serve(&program(&proxy.url(options.get_database().expect("a database")))).await;
+        Self { pool, proxy, service, client: client() }
     }
 
     async fn send(&self, method: Method, path: &str, body: Value) -> Response {
@@ -31,19 +32,18 @@ impl Scenario {
     }
 
     async fn check(&self) {
-        let mut connection = PgConnection::connect(&self.postgres.url).await.expect("a connection");
+        let mut connection = self.pool.acquire().await.expect("a connection");
         assert_eq!(inconsistencies(&mut connection).await, Vec::<String>::new());
     }
 
     async fn kinds(&self) -> Vec<String> {
-        let mut connection = PgConnection::connect(&self.postgres.url).await.expect("a connection");
         let kinds = "SELECT kind FROM movement ORDER BY version";
-        sqlx::query_scalar(kinds).fetch_all(&mut connection).await.expect("the ledger")
+        sqlx::query_scalar(kinds).fetch_all(&self.pool).await.expect("the ledger")
     }
 }
 
-async fn outcome_is_determined(cut: Cut) {
-    let scenario = Scenario::new(cut).await;
+async fn outcome_is_determined(pool: PgPool, cut: Cut) {
+    let scenario = Scenario::new(pool, cut).await;
     // Every second commit is cut; one that never arrived is sent again.
     assert_eq!(scenario.send(Method::POST, "/inventory/p", json!({"stock": 10})).await.status(), 201);
     let held =
@@ -69,18 +69,18 @@ async fn outcome_is_determined(cut: Cut) {
     scenario.check().await;
 }
 
-#[tokio::test]
-async fn a_commit_whose_response_is_lost_is_not_repeated() {
-    outcome_is_determined(Cut::After).await;
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_commit_whose_response_is_lost_is_not_repeated(pool: PgPool) {
+    outcome_is_determined(pool, Cut::After).await;
 }
 
-#[tokio::test]
-async fn a_commit_that_never_arrived_is_repeated() {
-    outcome_is_determined(Cut::Before).await;
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_commit_that_never_arrived_is_repeated(pool: PgPool) {
+    outcome_is_determined(pool, Cut::Before).await;
 }
 
-async fn single_statement_hold(cut: Cut) {
-    let scenario = Scenario::new(cut).await;
+async fn single_statement_hold(pool: PgPool, cut: Cut) {
+    let scenario = Scenario::new(pool, cut).await;
     assert_eq!(scenario.send(Method::POST, "/inventory/p", json!({"stock": 10})).await.status(), 201);
     let body = json!({"items": [{"product_id": "p", "quantity": 3}]});
     for round in 1..=3 {
@@ -99,46 +99,61 @@ async fn single_statement_hold(cut: Cut) {
     scenario.check().await;
 }
 
-#[tokio::test]
-async fn a_hold_whose_response_is_lost_is_not_repeated() {
-    single_statement_hold(Cut::After).await;
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_hold_whose_response_is_lost_is_not_repeated(pool: PgPool) {
+    single_statement_hold(pool, Cut::After).await;
 }
 
-#[tokio::test]
-async fn a_hold_that_never_arrived_is_voided_and_retried() {
-    single_statement_hold(Cut::Before).await;
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_hold_that_never_arrived_is_voided_and_retried(pool: PgPool) {
+    single_statement_hold(pool, Cut::Before).await;
 }
 
-#[tokio::test]
-async fn an_outcome_that_stays_unknown_is_reported() {
-    for (cut, expected) in [(Cut::After, 2), (Cut::Before, 1)] {
-        let scenario = Scenario::new(cut).await;
-        assert_eq!(scenario.send(Method::PATCH, "/inventory/p", json!({"delta": 1})).await.status(), 200);
-        scenario.proxy.close_after_the_next_cut();
-        let problem = unavailable(scenario.send(Method::PATCH, "/inventory/p", json!({"delta": 1})).await).await;
-        assert_eq!(problem["type"], "https://hedgerow.dev/problems/outcome-unknown");
-        assert_eq!(scenario.kinds().await.len(), expected);
-    }
+/// The proxy goes away with the commit, so the service cannot find out. `kinds` is how many movements there are then.
+async fn outcome_is_unknown(pool: PgPool, cut: Cut, kinds: usize) {
+    let scenario = Scenario::new(pool, cut).await;
+    assert_eq!(scenario.send(Method::PATCH, "/inventory/p", json!({"delta": 1})).await.status(), 200);
+    scenario.proxy.close_after_the_next_cut();
+    let problem = unavailable(scenario.send(Method::PATCH, "/inventory/p", json!({"delta": 1})).await).await;
+    assert_eq!(problem["type"], "https://hedgerow.dev/problems/outcome-unknown");
+    assert_eq!(scenario.kinds().await.len(), kinds);
 }
 
-#[tokio::test]
-async fn the_unknown_outcome_of_a_single_statement_hold_is_reported() {
-    for (cut, expected) in [(Cut::After, 2), (Cut::Before, 1)] {
-        let scenario = Scenario::new(cut).await;
-        assert_eq!(scenario.send(Method::POST, "/inventory/p", json!({"stock": 10})).await.status(), 201);
-        scenario.proxy.close_after_the_next_cut();
-        let body = json!({"items": [{"product_id": "p", "quantity": 3}]});
-        let problem = unavailable(scenario.send(Method::POST, "/reservations", body).await).await;
-        assert_eq!(problem["type"], "https://hedgerow.dev/problems/outcome-unknown");
-        assert_eq!(scenario.kinds().await.len(), expected);
-        scenario.check().await;
-    }
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn the_unknown_outcome_of_a_completed_commit_is_reported(pool: PgPool) {
+    outcome_is_unknown(pool, Cut::After, 2).await;
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn the_unknown_outcome_of_a_lost_commit_is_reported(pool: PgPool) {
+    outcome_is_unknown(pool, Cut::Before, 1).await;
+}
+
+async fn outcome_of_a_hold_is_unknown(pool: PgPool, cut: Cut, kinds: usize) {
+    let scenario = Scenario::new(pool, cut).await;
+    assert_eq!(scenario.send(Method::POST, "/inventory/p", json!({"stock": 10})).await.status(), 201);
+    scenario.proxy.close_after_the_next_cut();
+    let body = json!({"items": [{"product_id": "p", "quantity": 3}]});
+    let problem = unavailable(scenario.send(Method::POST, "/reservations", body).await).await;
+    assert_eq!(problem["type"], "https://hedgerow.dev/problems/outcome-unknown");
+    assert_eq!(scenario.kinds().await.len(), kinds);
+    scenario.check().await;
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn the_unknown_outcome_of_a_completed_hold_is_reported(pool: PgPool) {
+    outcome_of_a_hold_is_unknown(pool, Cut::After, 2).await;
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn the_unknown_outcome_of_a_lost_hold_is_reported(pool: PgPool) {
+    outcome_of_a_hold_is_unknown(pool, Cut::Before, 1).await;
 }
 
 /// A response is stored in the transaction it describes, so a repetition finds it even if the first response was lost.
-#[tokio::test]
-async fn a_stored_refusal_survives_a_lost_commit() {
-    let scenario = Scenario::new(Cut::After).await;
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_stored_refusal_survives_a_lost_commit(pool: PgPool) {
+    let scenario = Scenario::new(pool, Cut::After).await;
     assert_eq!(scenario.send(Method::POST, "/inventory/p", json!({"stock": 1})).await.status(), 201);
     let body = json!({"items": [{"product_id": "p", "quantity": 3}]});
     for _ in 0..2 {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, raw_sql};
 use test_support::{
     inventory::inconsistencies,
-    process::{PATIENCE, Process, eventually},
+    process::{Process, TIMEOUT, eventually},
 };
 
 use crate::{
@@ -33,7 +33,7 @@ struct Scenario {
 impl Scenario {
     async fn new() -> Self {
         let postgres = Postgres::migrated().await;
-        let proxy = Proxy::start(&postgres.server, |number| (number == 1).then_some(Cut::During)).await;
+        let proxy = Proxy::start(postgres.server.socket_dir(), |number| (number == 1).then_some(Cut::During)).await;
         let service = serve(&program(&proxy.url("postgres"))).await;
         let connection = PgConnection::connect(&postgres.url).await.expect("a connection");
         let stocked = send(&service, Method::POST, "/inventory/p", json!({"stock": 10})).await;
@@ -47,7 +47,7 @@ impl Scenario {
         let finish = async {
             // The lost transaction, and the query for its outcome or the retry.
             let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
-            eventually("the service is waiting for the outcome", PATIENCE, async || {
+            eventually("the service is waiting for the outcome", TIMEOUT, async || {
                 let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut *connection).await.expect("a count");
                 (waiting == 2).then_some(())
             })

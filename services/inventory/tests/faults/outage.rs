@@ -11,7 +11,7 @@ use serde_json::json;
 use sqlx::{Connection, PgConnection, raw_sql};
 use test_support::{
     app::join_all,
-    process::{PATIENCE, Process, eventually},
+    process::{Process, TIMEOUT, eventually},
 };
 
 use crate::service::{DEADLINE, Postgres, client, program, readiness, serve, unavailable};
@@ -67,7 +67,7 @@ async fn survives(end: fn(&mut embedded_postgres::Server)) {
         assert!(started.elapsed() < DEADLINE);
         assert_eq!(client.get(service.admin_url("/livez")).send().await.expect("a response").status(), 200);
     }
-    eventually("not ready", PATIENCE, async || (readiness(&service).await.status() == 503).then_some(())).await;
+    eventually("not ready", TIMEOUT, async || (readiness(&service).await.status() == 503).then_some(())).await;
 
     postgres.server.start_again().expect("the server restarts");
     recovers(&client, &service).await;
@@ -106,7 +106,7 @@ async fn assert_none_works(client: &Client, service: &Process) {
         unavailable(response).await;
     }
     assert!(started.elapsed() < HUNG, "{:?}", started.elapsed());
-    eventually("not ready", PATIENCE, async || (readiness(service).await.status() == 503).then_some(())).await;
+    eventually("not ready", TIMEOUT, async || (readiness(service).await.status() == 503).then_some(())).await;
     assert_eq!(client.get(service.admin_url("/livez")).send().await.expect("a response").status(), 200);
 }
 
@@ -140,7 +140,7 @@ async fn a_database_that_hangs_in_a_transaction_means_503_in_time() {
     };
     let hang = async {
         let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
-        eventually("both requests are waiting for the lock", PATIENCE, async || {
+        eventually("both requests are waiting for the lock", TIMEOUT, async || {
             let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut lock).await.expect("a count");
             (waiting == 2).then_some(())
         })

@@ -10,7 +10,7 @@ use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use reqwest::Client;
 use sqlx::{Connection, PgConnection, PgPool, raw_sql};
-use test_support::process::{PATIENCE, Process, Signal, eventually};
+use test_support::process::{Process, Signal, TIMEOUT, eventually};
 use tokio::{net::TcpStream, task::JoinSet};
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -124,7 +124,7 @@ async fn a_row_lock_is_released_when_its_holder_disappears(pool: PgPool) {
     let abandoned = add_one(&client, &vanishing, "p");
     let waiter = async {
         let waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'movement'::regclass AND NOT granted";
-        eventually("it is waiting for the ledger", PATIENCE, async || {
+        eventually("it is waiting for the ledger", TIMEOUT, async || {
             let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut *lock).await.expect("a count");
             (waiting == 1).then_some(())
         })
@@ -153,7 +153,7 @@ async fn an_exhausted_pool_means_503(pool: PgPool) {
     assert_eq!(readiness(&service).await.status(), 200, "load does not make the service unready");
     lock.rollback().await.expect("unlocked");
     let works = async || (list().await.status() == 200).then_some(());
-    eventually("connections are free again", PATIENCE, works).await;
+    eventually("connections are free again", TIMEOUT, works).await;
 }
 
 /// Requests of disconnected clients stay in the queue until their turn, so it holds more than are in flight.
@@ -168,14 +168,14 @@ async fn a_full_queue_is_503_over_http_and_unavailable_over_grpc() {
     // A database that hangs during COMMIT blocks the queue for the longest time.
     let first = add_one(&client, &service, "p");
     let full = async {
-        eventually("the first change is committing", PATIENCE, async || {
+        eventually("the first change is committing", TIMEOUT, async || {
             let waiting = sqlx::query_scalar("SELECT count(*) FROM pg_locks WHERE NOT granted");
             let waiting: i64 = waiting.fetch_one(&mut lock).await.expect("a count");
             (waiting == 1).then_some(())
         })
         .await;
         let frozen = postgres.server.freeze();
-        let (head, body) = eventually("the queue is full", PATIENCE, async || {
+        let (head, body) = eventually("the queue is full", TIMEOUT, async || {
             let mut requests = flood(&service, LIMIT - STREAMS).await;
             let refused = tokio::select! {
                 refused = requests.join_next() => Some(refused.expect("many requests").expect("no panic")),
@@ -204,14 +204,14 @@ async fn a_full_queue_is_503_over_http_and_unavailable_over_grpc() {
     };
     let (_, ()) = tokio::join!(first, full);
     let works = async || (add_one(&client, &service, "p").await.status() == 200).then_some(());
-    eventually("changes succeed again", PATIENCE, works).await;
+    eventually("changes succeed again", TIMEOUT, works).await;
     let on_hand: i64 = sqlx::query_scalar("SELECT on_hand FROM stock").fetch_one(&mut lock).await.expect("the stock");
     assert!((2..=3).contains(&on_hand), "requests of disconnected clients have no effect: {on_hand}");
 }
 
 /// Waits until enough requests are in flight, or few enough.
 async fn in_flight(client: &Client, service: &Process, enough: impl Fn(usize) -> bool) {
-    eventually("the number of requests in flight", PATIENCE, async || {
+    eventually("the number of requests in flight", TIMEOUT, async || {
         let metrics = client.get(service.admin_url("/metrics")).send().await.expect("a response").text().await;
         let metrics = metrics.expect("a text");
         let line = metrics.lines().find_map(|line| line.strip_prefix("http_requests_in_flight "));

@@ -19,7 +19,7 @@ use std::{
 use sqlx::{Connection, PgConnection};
 use test_support::{
     inventory::inconsistencies,
-    process::{PATIENCE, Process, eventually},
+    process::{Process, TIMEOUT, eventually},
 };
 use tokio::{sync::watch, task::JoinSet};
 
@@ -52,7 +52,7 @@ struct Scene {
 impl Scene {
     async fn new() -> Self {
         let postgres = Postgres::migrated().await;
-        let proxy = Proxy::start(&postgres.server, |number| match number % 40 {
+        let proxy = Proxy::start(postgres.server.socket_dir(), |number| match number % 40 {
             3 => Some(Cut::During),
             13 => Some(Cut::After),
             29 => Some(Cut::Before),
@@ -77,7 +77,7 @@ impl Scene {
     async fn progress(&self) {
         let enough = self.shop.certain.load(Ordering::Relaxed) + PROGRESS;
         let progressed = async || (self.shop.certain.load(Ordering::Relaxed) >= enough).then_some(());
-        eventually("requests are answered", PATIENCE, progressed).await;
+        eventually("requests are answered", TIMEOUT, progressed).await;
     }
 
     /// Kills a process and starts another in its place.

@@ -2,14 +2,13 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
-use embedded_postgres::Server;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixStream},
@@ -49,11 +48,12 @@ struct Shared {
 }
 
 impl Proxy {
-    pub async fn start(server: &Server, plan: impl Fn(usize) -> Option<Cut> + Send + Sync + 'static) -> Self {
+    /// Starts a proxy to the server whose socket is in this folder.
+    pub async fn start(socket_dir: &Path, plan: impl Fn(usize) -> Option<Cut> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
-            socket: server.socket_dir().join(".s.PGSQL.5432"),
+            socket: socket_dir.join(".s.PGSQL.5432"),
             plan: Box::new(plan),
             commits: AtomicUsize::new(0),
             cuts: AtomicUsize::new(0),

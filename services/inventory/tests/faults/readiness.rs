@@ -1,7 +1,7 @@
 //! When the service is ready.
 
 use serde_json::Value;
-use test_support::process::{PATIENCE, Process, eventually};
+use test_support::process::{Process, TIMEOUT, eventually};
 
 use crate::service::{Postgres, client, program, readiness, ready, unavailable};
 
@@ -27,7 +27,7 @@ async fn a_service_with_an_outdated_schema_is_ready_after_migrate(pool: sqlx::Pg
     let reason = async || unavailable(readiness(&service).await).await["detail"].as_str().map(str::to_owned);
     let outdated = "the database's schema is older than this version needs: run `migrate`";
     let is_outdated = async || reason().await.filter(|reason| reason == outdated);
-    eventually("not ready because of the schema", PATIENCE, is_outdated).await;
+    eventually("not ready because of the schema", TIMEOUT, is_outdated).await;
 
     assert_eq!(program.argument("migrate").run().await.code(), Some(0));
     ready(&service).await;
@@ -42,7 +42,7 @@ async fn the_cause_of_an_outage_is_only_logged_and_only_once() {
     postgres.server.stop();
     let service = program(&postgres.url).serve().await;
     let first =
-        eventually("the first connection attempt", PATIENCE, async || not_ready(&service).first().cloned()).await;
+        eventually("the first connection attempt", TIMEOUT, async || not_ready(&service).first().cloned()).await;
     assert!(first["cause"].as_str().is_some_and(|cause| cause.contains("os error")), "{first}");
     let unreachable = async || {
         let problem = unavailable(readiness(&service).await).await;
@@ -53,7 +53,7 @@ async fn the_cause_of_an_outage_is_only_logged_and_only_once() {
     postgres.server.start_again().expect("the server restarts");
     ready(&service).await;
     postgres.server.stop();
-    eventually("not ready again", PATIENCE, async || (not_ready(&service).len() == 2).then_some(())).await;
+    eventually("not ready again", TIMEOUT, async || (not_ready(&service).len() == 2).then_some(())).await;
     unreachable().await;
 }
 

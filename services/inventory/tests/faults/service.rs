@@ -6,7 +6,7 @@ use embedded_postgres::{Server, Settings};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{ConnectOptions, PgConnection, PgPool, raw_sql};
-use test_support::process::{PATIENCE, Process, Program, eventually};
+use test_support::process::{Process, Program, TIMEOUT, eventually};
 
 /// How long any response may take: the limit for a request plus some slack for a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(16);
@@ -30,7 +30,7 @@ pub async fn serve(program: &Program) -> Process {
 
 /// Waits until the service is ready.
 pub async fn ready(service: &Process) {
-    eventually("ready", PATIENCE, async || (readiness(service).await.status() == 200).then_some(())).await;
+    eventually("ready", TIMEOUT, async || (readiness(service).await.status() == 200).then_some(())).await;
 }
 
 /// The response of `/readyz`.

@@ -11,7 +11,7 @@ use std::{
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, PgPool};
-use test_support::process::{PATIENCE, eventually};
+use test_support::process::{TIMEOUT, eventually};
 use tokio::{
     sync::watch,
     task::{JoinSet, yield_now},
@@ -66,7 +66,7 @@ impl Load {
     async fn progress(&self) {
         let enough = self.acknowledged.load(Ordering::Relaxed) + PROGRESS;
         let progressed = async || (self.acknowledged.load(Ordering::Relaxed) >= enough).then_some(());
-        eventually("requests are acknowledged", PATIENCE, progressed).await;
+        eventually("requests are acknowledged", TIMEOUT, progressed).await;
     }
 
     async fn end(mut self) -> Tally {
@@ -104,7 +104,7 @@ async fn add(
             Err(error) if error.is_connect() => {
                 tally.refused += 1;
                 // The process is dead. Its replacement has another address.
-                let _ = tokio::time::timeout(PATIENCE, service.changed()).await;
+                let _ = tokio::time::timeout(TIMEOUT, service.changed()).await;
             }
             Err(_) => tally.unknown += 1,
         }

@@ -2,7 +2,7 @@
 
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
-use test_support::kind::{self as cases, Case};
+use test_support::admission::{self as cases, Case};
 
 use super::namespace::{Cluster, in_namespace};
 

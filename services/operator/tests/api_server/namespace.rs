@@ -15,7 +15,7 @@ use kube::{
     runtime::wait::{await_condition, conditions},
 };
 use serde_json::{Value, json};
-use test_support::process::{PATIENCE, eventually};
+use test_support::process::{TIMEOUT, eventually};
 
 /// The namespace of a test.
 #[derive(Clone)]
@@ -57,7 +57,7 @@ async fn define(client: &Client) {
     let version = &definition.spec.versions[0].name;
     let kind = GroupVersionKind::gvk(&definition.spec.group, version, &definition.spec.names.kind);
     let is_listed = async || discovery::pinned_kind(client, &kind).await.ok();
-    eventually("the kind is served", PATIENCE, is_listed).await;
+    eventually("the kind is served", TIMEOUT, is_listed).await;
 }
 
 impl Cluster {

@@ -10,7 +10,7 @@ use operator::database::{Error, Server};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use test_support::{
     port::Port,
-    process::{PATIENCE, eventually},
+    process::{TIMEOUT, eventually},
 };
 use tokio::net::TcpListener;
 use tokio_rustls::{
@@ -88,7 +88,7 @@ async fn exhausted_connections_are_reported() {
     ensure(&postgres.server(), &spec("inventory")).await;
     let mut open = Vec::new();
     // Closed sessions may take a moment to end, so keep taking what becomes free.
-    let error = eventually("no connection is left", PATIENCE, async || {
+    let error = eventually("no connection is left", TIMEOUT, async || {
         while let Ok(connection) = postgres.open("inventory", PASSWORD, "inventory").await {
             open.push(connection);
         }
@@ -104,7 +104,7 @@ async fn a_service_may_use_all_its_connections() {
     ensure(&postgres.server(), &spec("inventory")).await;
     let mut open = Vec::new();
     // The session in which `ensure` verified the password may take a moment to end.
-    eventually("all twenty are open", PATIENCE, async || {
+    eventually("all twenty are open", TIMEOUT, async || {
         while let Ok(connection) = postgres.open("inventory", PASSWORD, "inventory").await {
             open.push(connection);
         }

@@ -105,7 +105,7 @@ async fn an_invalid_body_is_422_with_a_pointer(pool: PgPool) {
     for (body, pointer) in cases {
         let response = app.post("/users", &body).await;
         assert_eq!(response.status, 422, "{body}");
-        assert_eq!(response.faults(), [pointer], "{body}");
+        assert_eq!(response.errors(), [pointer], "{body}");
         assert_eq!(response.problem(422)["type"], "https://hedgerow.dev/problems/invalid-request");
     }
     assert_eq!(count(&pool).await, 0);
@@ -115,7 +115,7 @@ async fn an_invalid_body_is_422_with_a_pointer(pool: PgPool) {
 #[sqlx::test(migrator = "users::MIGRATIONS")]
 async fn every_error_in_a_body_is_listed(pool: PgPool) {
     let app = start(&pool).await;
-    let mut pointers = app.post("/users", &json!({"name": "", "x": 1, "y": 2})).await.faults();
+    let mut pointers = app.post("/users", &json!({"name": "", "x": 1, "y": 2})).await.errors();
     pointers.sort();
     assert_eq!(pointers, ["#/email", "#/name", "#/x", "#/y"]);
 }

@@ -3,16 +3,16 @@
 use reqwest::Method;
 use serde_json::json;
 use sqlx::PgPool;
-use test_support::app::{Answer, App, join_all};
+use test_support::app::{App, Response, join_all};
 
 use crate::{create, path, start};
 
-async fn patch_if(app: &App, path: &str, if_match: &str, name: &str) -> Answer {
+async fn patch_if(app: &App, path: &str, if_match: &str, name: &str) -> Response {
     let request = app.request(Method::PATCH, path).header("if-match", if_match).json(&json!({"name": name}));
     app.send(request).await
 }
 
-async fn delete_if(app: &App, path: &str, if_match: &str) -> Answer {
+async fn delete_if(app: &App, path: &str, if_match: &str) -> Response {
     app.send(app.request(Method::DELETE, path).header("if-match", if_match)).await
 }
 

@@ -2,13 +2,13 @@
 
 use serde_json::json;
 use sqlx::PgPool;
-use test_support::app::{Answer, join_all};
+use test_support::app::{Response, join_all};
 
 use crate::{count, create, path, start};
 
 /// Asserts that the email was taken.
 #[track_caller]
-fn assert_taken(response: &Answer) {
+fn assert_taken(response: &Response) {
     assert_eq!(response.problem(409)["type"], "https://hedgerow.dev/problems/email-taken");
 }
 

@@ -7,8 +7,8 @@ use reqwest::Method;
 use serde_json::json;
 use sqlx::{Connection, PgConnection, PgPool, raw_sql};
 use test_support::{
-    app::{Answer, App, join_all},
-    process::{PATIENCE, eventually},
+    app::{App, Response, join_all},
+    process::{TIMEOUT, eventually},
 };
 
 use crate::{create, path, start};
@@ -22,7 +22,7 @@ const HUNG: Duration = Duration::from_secs(12);
 const RECOVERY: Duration = Duration::from_secs(2);
 
 /// Makes a change of each kind. Each is a statement that commits by itself.
-async fn changes(app: &App, user: &str) -> [Answer; 3] {
+async fn changes(app: &App, user: &str) -> [Response; 3] {
     let new = json!({"name": "Bob", "email": "bob@example.com"});
     let patch = json!({"name": "Eve"});
     tokio::join!(app.post("/users", &new), app.patch(user, &patch), app.delete(user)).into()
@@ -31,7 +31,7 @@ async fn changes(app: &App, user: &str) -> [Answer; 3] {
 /// Waits until the three changes are waiting for a lock on the table.
 async fn waiting(connection: &mut PgConnection) {
     let waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'users'::regclass AND NOT granted";
-    eventually("the changes are waiting for the lock", PATIENCE, async || {
+    eventually("the changes are waiting for the lock", TIMEOUT, async || {
         let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut *connection).await.expect("a count");
         (waiting == 3).then_some(())
     })
@@ -39,7 +39,7 @@ async fn waiting(connection: &mut PgConnection) {
 }
 
 #[track_caller]
-fn assert_all(responses: &[Answer], kind: &str) {
+fn assert_all(responses: &[Response], kind: &str) {
     for response in responses {
         assert_eq!(response.problem(503)["type"], kind, "{}", response.text());
     }
@@ -96,7 +96,7 @@ async fn every_request_is_503_in_time_while_the_database_hangs() {
         assert_all(&changes, NOT_DONE);
         assert!(started.elapsed() < HUNG, "{:?}", started.elapsed());
         let not_ready = async || (app.admin("/readyz").await.status == 503).then_some(());
-        eventually("not ready", PATIENCE, not_ready).await;
+        eventually("not ready", TIMEOUT, not_ready).await;
         drop(frozen);
     };
     let (blocked, ()) = tokio::join!(changes(&app, &ada), hang);

@@ -41,9 +41,9 @@ async fn an_invalid_parameter_is_422_and_named(pool: PgPool) {
     for (name, value) in cases {
         let response = app.get(&format!("/users?{name}={value}")).await;
         assert_eq!(response.status, 422, "{name}={value}");
-        assert_eq!(response.faults(), [name], "{name}={value}");
+        assert_eq!(response.errors(), [name], "{name}={value}");
     }
-    assert_eq!(app.get("/users?limit").await.faults(), ["limit"]);
+    assert_eq!(app.get("/users?limit").await.errors(), ["limit"]);
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
@@ -51,7 +51,7 @@ async fn a_repeated_parameter_is_422_and_named(pool: PgPool) {
     let app = start(&pool).await;
     let uuid = "0190d9a4-1f5e-7c3a-8a5e-0123456789ab";
     for (name, value) in [("limit", "1"), ("after", uuid), ("email", "ada@example.com")] {
-        assert_eq!(app.get(&format!("/users?{name}={value}&{name}={value}")).await.faults(), [name]);
+        assert_eq!(app.get(&format!("/users?{name}={value}&{name}={value}")).await.errors(), [name]);
     }
 }
 
@@ -77,14 +77,14 @@ async fn an_unknown_parameter_is_422_and_named(pool: PgPool) {
             ("a=b=c", vec!["a"]),
             ("x=%00", vec!["x"]),
         ] {
-            assert_eq!(app.get(&format!("{path}?{query}")).await.faults(), names, "{path}?{query}");
+            assert_eq!(app.get(&format!("{path}?{query}")).await.errors(), names, "{path}?{query}");
         }
     }
     let problem = app.get("/users?limt=5").await.problem(422);
     assert_eq!(problem["errors"][0]["detail"], "unknown parameter; known parameters: limit, after, email");
     let problem = app.get(&format!("{ada}?limit=5")).await.problem(422);
     assert_eq!(problem["errors"][0]["detail"], "unknown parameter; this operation has no query parameters");
-    assert_eq!(app.delete(&format!("{ada}?dry_run=true")).await.faults(), ["dry_run"]);
+    assert_eq!(app.delete(&format!("{ada}?dry_run=true")).await.errors(), ["dry_run"]);
     app.get(&ada).await.json(200);
 }
 

@@ -88,7 +88,7 @@ async fn null_and_read_only_fields_are_refused(pool: PgPool) {
         (json!({"version": 7}), "#/version"),
     ];
     for (body, pointer) in cases {
-        assert_eq!(app.patch(&path(&ada), &body).await.faults(), [pointer], "{body}");
+        assert_eq!(app.patch(&path(&ada), &body).await.errors(), [pointer], "{body}");
     }
     assert_eq!(app.get(&path(&ada)).await.json(200), ada);
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 use sqlx::PgPool;
 use test_support::{
-    app::{Answer, App, join_all},
+    app::{App, Response, join_all},
     raw::{chunked, whole},
 };
 
@@ -61,7 +61,7 @@ async fn a_large_body_is_refused_without_waiting_for_it(pool: PgPool) {
 }
 
 /// Asserts that the HTTP parser itself refused the request, with a bare response.
-fn assert_refused(what: &str, response: &Answer) {
+fn assert_refused(what: &str, response: &Response) {
     assert!((400..500).contains(&response.status), "{what}: {} {}", response.status, response.text());
 }
 

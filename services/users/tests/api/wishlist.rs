@@ -3,15 +3,15 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use test_support::app::{Answer, App, join_all};
+use test_support::app::{App, Response, join_all};
 
 use crate::{create, path, start};
 
-async fn put(app: &App, user: &Value, product: &str) -> Answer {
+async fn put(app: &App, user: &Value, product: &str) -> Response {
     app.send(app.request(Method::PUT, &format!("{}/wishlist/{product}", path(user)))).await
 }
 
-async fn remove(app: &App, user: &Value, product: &str) -> Answer {
+async fn remove(app: &App, user: &Value, product: &str) -> Response {
     app.delete(&format!("{}/wishlist/{product}", path(user))).await
 }
 
@@ -24,7 +24,7 @@ async fn products(app: &App, user: &Value) -> Vec<String> {
     items.iter().map(|item| item["product_id"].as_str().expect("an id").to_owned()).collect()
 }
 
-async fn with_wishlist(app: &App, wishlist: Value) -> Answer {
+async fn with_wishlist(app: &App, wishlist: Value) -> Response {
     app.post("/users", &json!({"name": "Ada", "email": "ada@example.com", "wishlist": wishlist})).await
 }
 
@@ -93,16 +93,16 @@ async fn an_invalid_wishlist_is_422_with_a_pointer(pool: PgPool) {
         (json!(null), "#/wishlist"),
         (json!(many), "#/wishlist"),
     ] {
-        assert_eq!(with_wishlist(&app, wishlist.clone()).await.faults(), [pointer], "{wishlist}");
+        assert_eq!(with_wishlist(&app, wishlist.clone()).await.errors(), [pointer], "{wishlist}");
     }
     assert_eq!(crate::count(&pool).await, 0);
     let user = create(&app, "Ada", "ada@example.com").await;
     for product in ["%2F", "%00", "%C2%85", &"a".repeat(129)] {
-        assert_eq!(put(&app, &user, product).await.faults(), ["product_id"], "{product}");
-        assert_eq!(remove(&app, &user, product).await.faults(), ["product_id"], "{product}");
+        assert_eq!(put(&app, &user, product).await.errors(), ["product_id"], "{product}");
+        assert_eq!(remove(&app, &user, product).await.errors(), ["product_id"], "{product}");
     }
     let patch = app.patch(&path(&user), &json!({"wishlist": []})).await;
-    assert_eq!(patch.faults(), ["#/wishlist"]);
+    assert_eq!(patch.errors(), ["#/wishlist"]);
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]

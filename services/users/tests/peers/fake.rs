@@ -19,7 +19,7 @@ use contracts::inventory::v1::{
     inventory_server::{Inventory, InventoryServer},
 };
 use http::HeaderMap;
-use test_support::{port::Port, process::PATIENCE};
+use test_support::{port::Port, process::TIMEOUT};
 use tokio::runtime::{Builder, Runtime};
 use tonic::{Status, async_trait, service::Routes};
 
@@ -95,7 +95,7 @@ impl Drop for Fake {
     fn drop(&mut self) {
         let runtime = self.runtime.take().expect("dropped once");
         // A runtime cannot be shut down inside another one.
-        let _ = thread::spawn(move || runtime.shutdown_timeout(PATIENCE)).join();
+        let _ = thread::spawn(move || runtime.shutdown_timeout(TIMEOUT)).join();
     }
 }
 

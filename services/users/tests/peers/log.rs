@@ -1,6 +1,6 @@
 //! What users logs about a peer.
 
-use test_support::process::{PATIENCE, Program, eventually};
+use test_support::process::{TIMEOUT, Program, eventually};
 
 #[tokio::test]
 async fn a_peer_whose_name_does_not_resolve_is_logged() {
@@ -9,7 +9,7 @@ async fn a_peer_whose_name_does_not_resolve_is_logged() {
         .variable("DATABASE_URL", "postgres://users@127.0.0.1:1/users")
         .variable("INVENTORY_GRPC_URL", "http://no-such-host.invalid:50051,127.0.0.1:1");
     let users = users.serve().await;
-    let line = eventually("a line about the host", PATIENCE, async || {
+    let line = eventually("a line about the host", TIMEOUT, async || {
         users.log().into_iter().find(|line| line["message"] == "peer does not resolve")
     })
     .await;

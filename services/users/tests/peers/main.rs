@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use test_support::{
     app::{App, database_url},
-    process::{PATIENCE, eventually},
+    process::{TIMEOUT, eventually},
 };
 
 /// How long a degraded response may take: the 300 ms for inventory plus some slack for a busy machine.
@@ -57,12 +57,12 @@ impl Users {
 
     /// Waits until the wishlist has stock.
     async fn eventually_has_stock(&self) {
-        eventually("the wishlist has stock", PATIENCE, async || self.has_stock().await.then_some(())).await;
+        eventually("the wishlist has stock", TIMEOUT, async || self.has_stock().await.then_some(())).await;
     }
 
     /// Asserts that a response without stock is sent soon. If the machine pauses, tries again.
     async fn is_degraded_in_time(&self) {
-        eventually("a response in time", PATIENCE, async || {
+        eventually("a response in time", TIMEOUT, async || {
             let started = Instant::now();
             assert!(!self.has_stock().await);
             (started.elapsed() < DEGRADED).then_some(())

@@ -6,7 +6,7 @@ use sqlx::PgPool;
 use test_support::{
     app::{App, join_all},
     port::Port,
-    process::{PATIENCE, eventually},
+    process::{TIMEOUT, eventually},
 };
 use tokio::net::TcpListener;
 
@@ -21,7 +21,7 @@ const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-
 async fn the_stock_of_all_products_is_fetched_in_one_call(pool: PgPool) {
     let inventory = Fake::start().await;
     let users = Users::with_products(&pool, &[inventory.address], 200).await;
-    eventually("all stock after one call", PATIENCE, async || {
+    eventually("all stock after one call", TIMEOUT, async || {
         let before = inventory.calls();
         let wishlist = users.wishlist().await;
         let items = wishlist["items"].as_array().expect("items");
@@ -37,7 +37,7 @@ async fn the_call_has_a_deadline_the_request_id_and_the_trace(pool: PgPool) {
     let inventory = Fake::start().await;
     let users = Users::start(&pool, &[inventory.address]).await;
     users.eventually_has_stock().await;
-    eventually("the call has most of its time left", PATIENCE, async || {
+    eventually("the call has most of its time left", TIMEOUT, async || {
         let request = users.app.request(Method::GET, &users.wishlist);
         let request = request.header("x-request-id", "one-of-mine").header("traceparent", TRACEPARENT);
         users.app.send(request.header("tracestate", "a=b")).await.json(200);
@@ -58,7 +58,7 @@ async fn a_slow_inventory_is_not_waited_for(pool: PgPool) {
     users.eventually_has_stock().await;
     inventory.behave(Behavior::Slow);
     let series = "{code=\"DEADLINE_EXCEEDED\",method=\"BatchGetStock\",service=\"hedgerow.inventory.v1.Inventory\"} ";
-    eventually("three calls have exceeded their deadline", PATIENCE, async || {
+    eventually("three calls have exceeded their deadline", TIMEOUT, async || {
         users.is_degraded_in_time().await;
         let text = users.metrics().await;
         let [calls, durations] = ["requests_total", "request_duration_seconds_count"].map(|name| {

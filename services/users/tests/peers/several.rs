@@ -6,7 +6,7 @@ use sqlx::PgPool;
 use test_support::{
     app::join_all,
     port::Port,
-    process::{PATIENCE, eventually},
+    process::{TIMEOUT, eventually},
 };
 use tokio::{net::TcpListener, task::spawn_blocking, time::timeout};
 
@@ -21,7 +21,7 @@ const HALF: Duration = Duration::from_millis(150);
 /// Waits until all inventories receive calls.
 async fn all_are_used(users: &Users, inventories: &[&Fake]) {
     let before: Vec<usize> = inventories.iter().map(|inventory| inventory.calls()).collect();
-    eventually("all receive calls", PATIENCE, async || {
+    eventually("all receive calls", TIMEOUT, async || {
         users.has_stock().await;
         inventories.iter().zip(&before).all(|(inventory, before)| inventory.calls() > *before).then_some(())
     })
@@ -41,7 +41,7 @@ async fn without_stock(users: &Users, responses: usize) -> usize {
 /// before it is ejected.
 async fn causes_no_failure(users: &Users, [first, second]: [&Fake; 2], behavior: Behavior, responses: usize) {
     all_are_used(users, &[first, second]).await;
-    eventually("no response without stock", PATIENCE, async || {
+    eventually("no response without stock", TIMEOUT, async || {
         first.behave(behavior);
         let before = first.calls();
         let without_stock = without_stock(users, responses).await;
@@ -62,7 +62,7 @@ async fn calls_are_spread_evenly(pool: PgPool) {
     let users = Users::start(&pool, &inventories.each_ref().map(|inventory| inventory.address)).await;
     all_are_used(&users, &inventories.each_ref()).await;
     // An inventory that does not respond during a pause of the machine is ejected for a while.
-    eventually("calls are spread evenly", PATIENCE, async || {
+    eventually("calls are spread evenly", TIMEOUT, async || {
         let before = inventories.each_ref().map(Fake::calls);
         for _ in 0..60 {
             join_all((0..5).map(|_| users.wishlist())).await;
@@ -92,7 +92,7 @@ async fn an_inventory_that_dies_causes_no_failure(pool: PgPool) {
     let (port, second) = (Port::free(), Fake::start().await);
     let users = Users::start(&pool, &[port.address, second.address]).await;
     // A pause of the machine may cause a failure too; then try again.
-    eventually("an inventory dies without a failure", PATIENCE, async || {
+    eventually("an inventory dies without a failure", TIMEOUT, async || {
         let first = Fake::start_at(port.clone()).await;
         all_are_used(&users, &[&first, &second]).await;
         let (mut dying, mut death) = (Some(first), None);
@@ -107,7 +107,7 @@ async fn an_inventory_that_dies_causes_no_failure(pool: PgPool) {
                     let before = dying.calls();
                     dying.behave(Behavior::Slow);
                     let asked = async || (dying.calls() > before).then_some(());
-                    let _ = timeout(HALF, eventually("it receives a call", PATIENCE, asked)).await;
+                    let _ = timeout(HALF, eventually("it receives a call", TIMEOUT, asked)).await;
                     death = Some(spawn_blocking(|| drop(dying)));
                 }
             };
@@ -135,7 +135,7 @@ async fn an_unavailable_status_is_retried_on_another_address(pool: PgPool) {
     let [first, second] = [Fake::start().await, Fake::start().await];
     let users = Users::start(&pool, &[first.address, second.address]).await;
     all_are_used(&users, &[&first, &second]).await;
-    eventually("each call is retried on the other address", PATIENCE, async || {
+    eventually("each call is retried on the other address", TIMEOUT, async || {
         first.behave(Behavior::Unavailable);
         if without_stock(&users, 8).await > 0 {
             // Successful calls refill the retry budget.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, raw_sql};
 use test_support::{
     collector::{Collector, attribute, hex, string},
-    process::{PATIENCE, Process, Program, Signal, eventually},
+    process::{Process, Program, Signal, TIMEOUT, eventually},
 };
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -35,7 +35,7 @@ async fn ready(service: &Process) {
     let client = Client::new();
     let ready =
         async || client.get(service.admin_url("/readyz")).send().await.ok().filter(|response| response.status() == 200);
-    eventually("ready", PATIENCE, ready).await;
+    eventually("ready", TIMEOUT, ready).await;
 }
 
 /// Creates a user with a wishlist; returns the URL of the wishlist.
@@ -54,7 +54,7 @@ async fn get(wishlist: &str) -> Value {
 }
 
 async fn eventually_with_stock(wishlist: &str) -> Value {
-    eventually("the wishlist has stock", PATIENCE, async || {
+    eventually("the wishlist has stock", TIMEOUT, async || {
         Some(get(wishlist).await).filter(|wishlist| wishlist["degraded"] == false)
     })
     .await

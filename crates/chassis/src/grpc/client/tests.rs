@@ -8,7 +8,7 @@ use std::{
 use http_body_util::Empty;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use test_support::process::{PATIENCE, eventually};
+use test_support::process::{TIMEOUT, eventually};
 use tokio::net::TcpListener;
 use tower::Service;
 
@@ -42,7 +42,7 @@ impl Fakes {
         let peers = Peers::connect(&["fake"], &[("fake", url)], &Registry::new()).expect("metrics");
         let channel = peers.channel("fake").expect("a channel");
         let pool = &channel.0.pool;
-        eventually("both endpoints are ready", PATIENCE, async || {
+        eventually("both endpoints are ready", TIMEOUT, async || {
             let checkout = pool.checkout(None).await?;
             pool.others_are_ready(&checkout).then_some(())
         })

@@ -19,7 +19,7 @@ async fn an_idle_connection_closes_at_the_limit_and_not_before() {
         let pause = time::timeout(LIMITS.header_read_timeout / 2, connection.closed()).await;
         let started = Instant::now();
         let is_sent = pause.is_err() && connection.send(raw::get("/")).await.is_ok();
-        let response = if is_sent { connection.answer().await.ok() } else { None };
+        let response = if is_sent { connection.response().await.ok() } else { None };
         if let Some(response) = response {
             assert!(!response.closes());
             (in_time, since) = (in_time + 1, started);
@@ -31,7 +31,7 @@ async fn an_idle_connection_closes_at_the_limit_and_not_before() {
     }
     let started = Instant::now();
     connection.send(raw::get("/")).await.expect("sent");
-    connection.answer().await.expect("a response");
+    connection.response().await.expect("a response");
     connection.closed().await.expect("closed");
     assert!(started.elapsed() >= LIMITS.header_read_timeout, "after {:?}", started.elapsed());
 }
@@ -46,7 +46,7 @@ async fn a_refusal_arrives_while_the_client_keeps_sending() {
         .await
         .expect("sent");
     connection.send(vec![b'x'; LENGTH]).await.expect("the whole body is sent");
-    let response = connection.answer().await.expect("a response");
+    let response = connection.response().await.expect("a response");
     assert!(response.status == 413 && response.closes(), "{}", response.head);
     connection.closed().await.expect("closed without a reset");
 }
@@ -55,7 +55,7 @@ async fn a_refusal_arrives_while_the_client_keeps_sending() {
 async fn a_refusal_arrives_while_the_client_sends_slowly() {
     let server = server().await;
     // Repeated until the machine does not pause for longer than the client may.
-    eventually("a run without a long pause", PATIENCE, async || {
+    eventually("a run without a long pause", TIMEOUT, async || {
         let mut connection = server.connect().await;
         connection.send("POST /refuse HTTP/1.1\r\nhost: test\r\ncontent-length: 100\r\n\r\n").await.expect("sent");
         let mut longest = Duration::ZERO;
@@ -70,7 +70,7 @@ async fn a_refusal_arrives_while_the_client_sends_slowly() {
                 last = now;
                 sent?;
             }
-            assert_eq!(connection.answer().await?.status, 413);
+            assert_eq!(connection.response().await?.status, 413);
             connection.closed().await
         };
         match closed.await {
@@ -93,7 +93,7 @@ async fn an_unread_body_is_answered_with_connection_close() {
         for body in [body, chunks, unfinished] {
             let mut connection = server.connect().await;
             connection.send(format!("{line} HTTP/1.1\r\nhost: test\r\n{body}")).await.expect("sent");
-            let response = connection.answer().await.expect("a response");
+            let response = connection.response().await.expect("a response");
             assert!(response.status == status && response.closes(), "{line}: {}", response.head);
             connection.closed().await.expect("closed without a reset");
         }
@@ -101,7 +101,7 @@ async fn an_unread_body_is_answered_with_connection_close() {
     let mut connection = server.connect().await;
     for body in [body, chunks, "content-length: 0\r\n\r\n"] {
         connection.send(format!("POST /length HTTP/1.1\r\nhost: test\r\n{body}")).await.expect("sent");
-        assert!(!connection.answer().await.expect("a response").closes(), "the body was read: {body}");
+        assert!(!connection.response().await.expect("a response").closes(), "the body was read: {body}");
     }
 }
 
@@ -113,14 +113,14 @@ async fn a_stop_waits_only_for_requests_in_flight() {
     server.waiting.notified().await;
     let mut idle = server.connect().await;
     idle.send(raw::get("/")).await.expect("sent");
-    assert!(!idle.answer().await.expect("a response").closes());
+    assert!(!idle.response().await.expect("a response").closes());
     let mut unused = server.connect().await;
     server.phases.send_replace(Phase::Stopping);
     idle.closed().await.expect("closed");
     unused.closed().await.expect("closed");
     assert!(!server.task.is_finished());
     server.go.notify_one();
-    let response = busy.answer().await.expect("a response");
+    let response = busy.response().await.expect("a response");
     assert!(response.body == "waited" && response.closes(), "{}", response.head);
     server.task.await.expect("the server stops");
 }
@@ -129,18 +129,18 @@ async fn a_stop_waits_only_for_requests_in_flight() {
 #[tokio::test]
 async fn a_request_that_crosses_the_stop_gets_a_response() {
     // Repeated until the machine does not pause for longer than the grace period.
-    eventually("requests are sent within the grace period", PATIENCE, async || {
+    eventually("requests are sent within the grace period", TIMEOUT, async || {
         let server = server().await;
         let mut used = server.connect().await;
         used.send(raw::get("/")).await.expect("sent");
-        assert!(!used.answer().await.expect("a response").closes());
+        assert!(!used.response().await.expect("a response").closes());
         let mut unused = server.connect().await;
         let stopped = Instant::now();
         server.phases.send_replace(Phase::Stopping);
         for connection in [&mut used, &mut unused] {
             let is_open = time::timeout(STOP_GRACE / 10, connection.closed()).await.is_err();
             let is_sent = is_open && connection.send(raw::get("/")).await.is_ok();
-            let Some(response) = (if is_sent { connection.answer().await.ok() } else { None }) else {
+            let Some(response) = (if is_sent { connection.response().await.ok() } else { None }) else {
                 assert!(stopped.elapsed() >= STOP_GRACE, "closed after {:?}", stopped.elapsed());
                 return None;
             };
@@ -170,7 +170,7 @@ async fn connections_in_the_kernel_backlog_are_served_on_a_stop() {
         lifecycle,
     ));
     for mut connection in connections {
-        assert_eq!(connection.answer().await.expect("a response").body, "hello");
+        assert_eq!(connection.response().await.expect("a response").body, "hello");
     }
     task.await.expect("the server stops");
 }

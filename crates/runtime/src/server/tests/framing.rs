@@ -69,14 +69,14 @@ async fn an_ambiguous_request_is_rejected_and_the_connection_closed() {
             let mut connection = server.connect().await;
             connection.send(before).await.expect("sent");
             if !before.is_empty() {
-                assert_eq!(connection.answer().await.expect("a response").body, "hello");
+                assert_eq!(connection.response().await.expect("a response").body, "hello");
             }
             for piece in request.as_bytes().chunks(piece) {
                 // The server may reject the request before all of it is sent.
                 let _ = connection.send(piece).await;
             }
             let _ = connection.send(raw::get("/")).await;
-            let response = connection.answer().await.expect("a response");
+            let response = connection.response().await.expect("a response");
             assert_eq!(response.status, 400, "{request:?}: {}", response.head);
             connection.closed().await.expect("closed");
             assert!(connection.rest().is_empty(), "{request:?}: a later request got a response");
@@ -89,9 +89,9 @@ async fn requests_before_a_rejected_one_get_responses() {
     let server = strict().await;
     let mut connection = server.connect().await;
     connection.send([&raw::get("/"), &post("content-length: 3\r\n", "abc"), LF].concat()).await.expect("sent");
-    assert_eq!(connection.answer().await.expect("a response").body, "hello");
-    assert_eq!(connection.answer().await.expect("a response").body, "3");
-    assert_eq!(connection.answer().await.expect("a response").status, 400);
+    assert_eq!(connection.response().await.expect("a response").body, "hello");
+    assert_eq!(connection.response().await.expect("a response").body, "3");
+    assert_eq!(connection.response().await.expect("a response").status, 400);
     connection.closed().await.expect("closed");
 }
 
@@ -152,7 +152,7 @@ async fn well_framed_requests_are_served_however_they_are_split() {
             connection.send(piece).await.expect("sent");
         }
         for body in ["hello", "5", "5", "15", "0", "hello", "0"] {
-            let response = connection.answer().await.expect("a response");
+            let response = connection.response().await.expect("a response");
             assert_eq!((response.status, &*response.body), (200, body), "{}", response.head);
         }
     }
@@ -168,6 +168,6 @@ async fn a_head_that_is_too_long_is_431() {
         for piece in head.as_bytes().chunks(piece) {
             let _ = connection.send(piece).await;
         }
-        assert_eq!(connection.answer().await.expect("a response").status, 431);
+        assert_eq!(connection.response().await.expect("a response").status, 431);
     }
 }

@@ -35,7 +35,7 @@ async fn a_client_that_reads_nothing_is_disconnected() {
     let mut client = server.connect().await;
     let requests = raw::get("/large").repeat(1000);
     let disconnected = async { while client.send(&requests).await.is_ok() {} };
-    time::timeout(PATIENCE, disconnected).await.expect("reset");
+    time::timeout(TIMEOUT, disconnected).await.expect("reset");
     server.stop().await;
 }
 
@@ -49,7 +49,7 @@ async fn a_client_that_reads_slowly_gets_the_whole_response() {
     let started = Instant::now();
     for _ in 0..32 {
         time::sleep(write_timeout / 25).await;
-        assert_eq!(slow.answer().await.expect("a response").body.len(), LARGE);
+        assert_eq!(slow.response().await.expect("a response").body.len(), LARGE);
     }
     assert!(started.elapsed() > write_timeout);
 }
@@ -66,7 +66,7 @@ async fn a_request_is_cancelled_when_its_client_disconnects() {
             connection.finish_sending().await.expect("half closed");
         }
         let kept = half.then_some(connection);
-        time::timeout(PATIENCE, server.abandoned.notified()).await.expect("the request is cancelled");
+        time::timeout(TIMEOUT, server.abandoned.notified()).await.expect("the request is cancelled");
         drop(kept);
     }
     server.stop().await;
@@ -80,7 +80,7 @@ async fn pipelined_requests_get_responses_in_order() {
         |body: &str| format!("POST /length HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     connection.send([post("a"), raw::get("/"), post("ccc")].concat()).await.expect("sent");
     for body in ["1", "hello", "3"] {
-        assert_eq!(connection.answer().await.expect("a response").body, body);
+        assert_eq!(connection.response().await.expect("a response").body, body);
     }
 }
 
@@ -89,9 +89,9 @@ async fn http_1_0_is_served() {
     let server = server().await;
     let mut connection = server.connect().await;
     connection.send("GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n").await.expect("sent");
-    let response = connection.answer().await.expect("a response");
+    let response = connection.response().await.expect("a response");
     assert_eq!((response.body.as_str(), response.header("connection")), ("hello", Some("keep-alive")));
     connection.send("GET / HTTP/1.0\r\n\r\n").await.expect("sent");
-    assert_eq!(connection.answer().await.expect("a response").body, "hello");
+    assert_eq!(connection.response().await.expect("a response").body, "hello");
     connection.closed().await.expect("closed");
 }

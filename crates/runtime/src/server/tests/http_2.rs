@@ -9,7 +9,7 @@ async fn a_client_that_never_opens_its_window_is_disconnected() {
         let (mut sender, connection) = server.http_2_with_window(Some(window)).await;
         let response = sender.send_request(request("/large")).await.expect("a response head");
         // The body is kept but not read.
-        time::timeout(PATIENCE, connection).await.expect("closed").expect("no panic").ok();
+        time::timeout(TIMEOUT, connection).await.expect("closed").expect("no panic").ok();
         drop(response);
     }
     server.stop().await;
@@ -29,7 +29,7 @@ async fn a_stream_that_waits_for_the_service_outlives_the_max_age() {
         while started.elapsed() < limits.write_timeout * 5 {
             let (mut sender, other) = server.http_2_with_window(Some(0)).await;
             let stuck = sender.send_request(request("/large")).await;
-            time::timeout(PATIENCE, other).await.expect("closed").expect("no panic").ok();
+            time::timeout(TIMEOUT, other).await.expect("closed").expect("no panic").ok();
             drop(stuck);
         }
         server.go.notify_one();
@@ -66,7 +66,7 @@ async fn http_2_without_tls_is_served_on_the_same_port() {
 /// Without waiting for the header timeout, and without a busy loop.
 #[tokio::test]
 async fn an_incomplete_preface_before_eof_closes_at_once() {
-    let server = server_with(Limits { header_read_timeout: PATIENCE * 2, ..LIMITS }).await;
+    let server = server_with(Limits { header_read_timeout: TIMEOUT * 2, ..LIMITS }).await;
     for part in ["", "PRI", &PREFACE[..23]] {
         let mut connection = server.connect().await;
         connection.send(part).await.expect("sent");
@@ -126,7 +126,7 @@ async fn streams_that_are_reset_at_once_do_not_close_the_connection() {
     }
     sent.extend(get(201));
     connection.send(sent).await.expect("sent");
-    let frames = eventually("a response", PATIENCE, async || {
+    let frames = eventually("a response", TIMEOUT, async || {
         let _ = time::timeout(Duration::from_millis(10), connection.closed()).await;
         let kinds = kinds(connection.rest());
         (kinds.contains(&HEADERS) || kinds.contains(&GOAWAY)).then_some(kinds)

@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use serde_json::json;
 use test_support::{
     port::Port,
-    process::{PATIENCE, eventually},
+    process::{TIMEOUT, eventually},
 };
 
 use super::{api_docs, document_of, endpoint, merged, paths, response, service, unavailable};
@@ -90,7 +90,7 @@ async fn services_without_a_document_do_not_delay_the_response() {
     let missing =
         |unavailable: &[(&str, &str)]| unavailable.iter().filter(|service| service.1 == "no response").count();
     // On a busy machine it may take longer, and other services may miss the timeout too.
-    let document = eventually("a response without delay", PATIENCE, async || {
+    let document = eventually("a response without delay", TIMEOUT, async || {
         let start = Instant::now();
         let document = merged(&docs).await;
         let is_late =
@@ -114,7 +114,7 @@ async fn the_total_length_of_documents_is_limited() {
     let (_services, mut docs) = api_docs(services);
     docs.lifetime = Duration::ZERO;
     // On a busy machine, services may miss the timeout.
-    let document = eventually("responses of all services in time", PATIENCE, async || {
+    let document = eventually("responses of all services in time", TIMEOUT, async || {
         let document = merged(&docs).await;
         let is_late = unavailable(&document).iter().any(|(_, reason)| *reason == "no response");
         (!is_late).then_some(document)

@@ -91,7 +91,7 @@ async fn a_slow_service_slows_down_the_client() {
     let buffered = settled(&sent).await;
     assert!(buffered < MAX_BUFFERED, "{buffered} bytes are buffered");
     release.notify_one();
-    eventually("the upload continues", PATIENCE, async || {
+    eventually("the upload continues", TIMEOUT, async || {
         (sent.load(Ordering::SeqCst) > 4 * MAX_BUFFERED).then_some(())
     })
     .await;

@@ -48,7 +48,7 @@ async fn a_slow_endpoint_gets_no_requests_while_others_are_idle() {
                 done.fetch_add(1, Ordering::SeqCst);
             }
         });
-        eventually("the request is completed, or waits for the slow endpoint", PATIENCE, async || {
+        eventually("the request is completed, or waits for the slow endpoint", TIMEOUT, async || {
             (done.load(Ordering::SeqCst) + slow.requests() == count).then_some(())
         })
         .await;
@@ -122,7 +122,7 @@ async fn a_removed_endpoint_gets_no_new_requests() {
         let gateway = gateway.clone();
         async move { gateway.get("/test").await.text().to_owned() }
     });
-    eventually("the request is in flight", PATIENCE, async || (removed.requests() == 1).then_some(())).await;
+    eventually("the request is in flight", TIMEOUT, async || (removed.requests() == 1).then_some(())).await;
     gateway.apply(vec![service("test", &["/test"], &[other.address])]).await;
     for _ in 0..20 {
         assert_eq!(gateway.get("/test").await.text(), "other");
@@ -153,7 +153,7 @@ async fn idle_connections_to_a_removed_endpoint_are_closed() {
     assert!(tokio::time::timeout(MOMENT, closed.notified()).await.is_err(), "closed too early");
     let unused = Port::free();
     gateway.publish(vec![service("test", &["/test"], &[unused.address])]);
-    tokio::time::timeout(PATIENCE, closed.notified()).await.expect("a closed connection");
+    tokio::time::timeout(TIMEOUT, closed.notified()).await.expect("a closed connection");
 }
 
 #[tokio::test]

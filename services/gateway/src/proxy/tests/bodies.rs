@@ -24,7 +24,7 @@ async fn a_body_that_is_announced_as_too_large_is_refused() {
     raw.send("POST /test HTTP/1.1\r\nhost: a\r\ncontent-length: 1001\r\nexpect: 100-continue\r\n\r\n")
         .await
         .expect("sent");
-    let response = raw.answer().await.expect("a response");
+    let response = raw.response().await.expect("a response");
     assert!(response.status == 413 && response.closes(), "{}", response.head);
     assert_eq!(stub.connections(), 0);
     assert_eq!(gateway.post("/test", &"x".repeat(1001)).await.problem().0, 413);
@@ -51,13 +51,13 @@ async fn a_body_that_turns_out_too_large_aborts_the_request() {
     for method in ["POST", "PUT"] {
         let mut raw = Raw::connect(gateway.address).await.expect("a connection");
         raw.send(raw::chunked(&format!("{method} /test"), &vec![b'x'; 20_000])).await.expect("sent");
-        let response = raw.answer().await.expect("a response");
+        let response = raw.response().await.expect("a response");
         assert!(response.status == 413 && response.closes(), "{}", response.head);
-        tokio::time::timeout(PATIENCE, aborted.notified()).await.expect("the service notices");
+        tokio::time::timeout(TIMEOUT, aborted.notified()).await.expect("the service notices");
     }
     let mut raw = Raw::connect(gateway.address).await.expect("a connection");
     raw.send(raw::chunked("POST /test", &vec![b'x'; 10_000])).await.expect("sent");
-    assert_eq!(raw.answer().await.expect("a response").body, "hello");
+    assert_eq!(raw.response().await.expect("a response").body, "hello");
     assert_eq!(gateway.metric(r#"gateway_upstream_errors_total{kind="reset",service="test"}"#), 0);
 }
 
@@ -77,7 +77,7 @@ async fn a_slow_client_is_not_a_failure_of_the_endpoint() {
         slow.push(raw);
     }
     for raw in &mut slow {
-        let response = raw.answer().await.expect("a response");
+        let response = raw.response().await.expect("a response");
         assert!(response.status == 408 && response.closes(), "{}", response.head);
     }
     assert!(gateway.log(8).await.iter().all(|line| line["status"] == 408 && line["retries"] == 0));
@@ -87,7 +87,7 @@ async fn a_slow_client_is_not_a_failure_of_the_endpoint() {
     }
     assert_eq!(gateway.metric(r#"gateway_upstream_ejections_total{service="test"}"#), 0);
     let what = "a complete body gets a response within the short timeout";
-    eventually(what, PATIENCE, async || (gateway.post("/test", "hello").await.text() == "hello").then_some(())).await;
+    eventually(what, TIMEOUT, async || (gateway.post("/test", "hello").await.text() == "hello").then_some(())).await;
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn a_body_that_keeps_coming_extends_the_header_timeout() {
     let stub = echo().await;
     let gateway = TestGateway::with(&["--header-timeout=1s"], &[&stub]);
     // On a busy machine a piece or the response may be late. Then the connection is closed and sending fails.
-    let (response, time) = eventually("every piece is in time", PATIENCE, async || {
+    let (response, time) = eventually("every piece is in time", TIMEOUT, async || {
         let started = Instant::now();
         let mut raw = Raw::connect(gateway.address).await.expect("a connection");
         raw.send("POST /test HTTP/1.1\r\nhost: a\r\ncontent-length: 15\r\n\r\n").await.expect("sent");
@@ -103,7 +103,7 @@ async fn a_body_that_keeps_coming_extends_the_header_timeout() {
             tokio::time::sleep(MOMENT).await;
             raw.send("x").await.ok()?;
         }
-        let response = raw.answer().await.ok().filter(|response| ![408, 504].contains(&response.status))?;
+        let response = raw.response().await.ok().filter(|response| ![408, 504].contains(&response.status))?;
         Some((response, started.elapsed()))
     })
     .await;
@@ -114,10 +114,10 @@ async fn a_body_that_keeps_coming_extends_the_header_timeout() {
     let gateway = TestGateway::with(&QUICK, &[&stub]);
     let mut raw = Raw::connect(gateway.address).await.expect("a connection");
     raw.send("POST /test HTTP/1.1\r\nhost: a\r\ncontent-length: 15000\r\n\r\n").await.expect("sent");
-    while tokio::time::timeout(MOMENT / 5, raw.closed()).await.is_err() && started.elapsed() < PATIENCE {
+    while tokio::time::timeout(MOMENT / 5, raw.closed()).await.is_err() && started.elapsed() < TIMEOUT {
         let _ = raw.send("x").await;
     }
-    assert_eq!(raw.answer().await.expect("a response").status, 408);
+    assert_eq!(raw.response().await.expect("a response").status, 408);
 }
 
 #[tokio::test]
@@ -131,7 +131,7 @@ async fn an_endpoint_that_does_not_read_the_body_in_time_is_a_504() {
     let mut large = request(Method::POST, "/test", "");
     *large.body_mut() = Full::new(vec![b'x'; 50_000_000].into());
     // On a busy machine the client may be late before the buffers are full.
-    let response = eventually("the buffers are full in time", PATIENCE, async || {
+    let response = eventually("the buffers are full in time", TIMEOUT, async || {
         Some(gateway.send(large.clone()).await).filter(|response| response.status != 408)
     })
     .await;

@@ -25,7 +25,7 @@ async fn shutdown_under_load_fails_no_request() {
                     let body = format!("{number} {count}");
                     let head = format!("POST /test HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", body.len());
                     let result = match raw.send(head + &body).await {
-                        Ok(()) => raw.answer().await,
+                        Ok(()) => raw.response().await,
                         Err(error) => Err(error),
                     };
                     let response = match result {
@@ -44,9 +44,9 @@ async fn shutdown_under_load_fails_no_request() {
             count
         });
     }
-    eventually("the clients are busy", PATIENCE, async || (stub.requests() > 200).then_some(())).await;
+    eventually("the clients are busy", TIMEOUT, async || (stub.requests() > 200).then_some(())).await;
     let stop = tokio::spawn(gateway.running.stop());
-    tokio::time::timeout(PATIENCE, stop).await.expect("a timely stop").expect("no panic");
+    tokio::time::timeout(TIMEOUT, stop).await.expect("a timely stop").expect("no panic");
     let counts = clients.join_all().await;
     assert_eq!(counts.iter().sum::<i32>(), i32::try_from(stub.requests()).expect("a count"));
 }
@@ -68,11 +68,11 @@ async fn shutdown_waits_for_requests_in_flight() {
     let gateway = TestGateway::with(&[], &[&stub]);
     let mut raw = Raw::connect(gateway.address).await.expect("a connection");
     raw.send(raw::get("/test")).await.expect("sent");
-    eventually("the request is in flight", PATIENCE, async || (stub.requests() == 1).then_some(())).await;
+    eventually("the request is in flight", TIMEOUT, async || (stub.requests() == 1).then_some(())).await;
     let stop = tokio::spawn(gateway.running.stop());
     assert!(tokio::time::timeout(MOMENT * 5, raw.closed()).await.is_err() && !stop.is_finished());
     release.notify_one();
-    let response = raw.answer().await.expect("a response");
+    let response = raw.response().await.expect("a response");
     assert!(response.body == "waited" && response.closes(), "{}", response.head);
     stop.await.expect("a timely stop");
 }
@@ -92,6 +92,6 @@ async fn slow_request_heads_do_not_delay_other_clients() {
     }
     for raw in &mut slow {
         raw.send("y\r\n\r\n").await.expect("sent");
-        assert_eq!(raw.answer().await.expect("a response").body, "hello");
+        assert_eq!(raw.response().await.expect("a response").body, "hello");
     }
 }

@@ -68,7 +68,7 @@ async fn an_early_response_is_passed_on() {
     for _ in 0..2 {
         let mut raw = Raw::connect(gateway.address).await.expect("a connection");
         raw.send("POST /test HTTP/1.1\r\nhost: a\r\ncontent-length: 500000\r\n\r\nthe beginning").await.expect("sent");
-        let response = raw.answer().await.expect("a response");
+        let response = raw.response().await.expect("a response");
         assert_eq!((response.status, &*response.body, response.closes()), (413, "too much", true), "{}", response.head);
     }
     assert_eq!(stub.connections(), 2);

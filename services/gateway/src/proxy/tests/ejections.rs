@@ -37,7 +37,7 @@ async fn a_failing_endpoint_is_ejected_and_recovers() {
     let (bad, good) = (Port::free(), Stub::text("good").await);
     let gateway = TestGateway::of(&[], both(bad.address, good.address));
     let started = Instant::now();
-    eventually("the endpoint is ejected", PATIENCE, async || {
+    eventually("the endpoint is ejected", TIMEOUT, async || {
         assert_eq!(gateway.post("/test", "x").await.text(), "good");
         (gateway.metric(EJECTIONS) > 0).then_some(())
     })
@@ -48,7 +48,7 @@ async fn a_failing_endpoint_is_ejected_and_recovers() {
     let ejections = gateway.metric(EJECTIONS);
     assert!(ejections <= most_ejections(started), "{ejections}");
     let back = Stub::at(bad, async |_| Response::new(full_body("back"))).await;
-    eventually("the endpoint has recovered", PATIENCE, async || {
+    eventually("the endpoint has recovered", TIMEOUT, async || {
         let response = gateway.post("/test", "x").await;
         assert_eq!(response.status, 200);
         (response.text() == "back").then_some(())
@@ -92,14 +92,14 @@ async fn an_ejected_endpoint_with_an_open_stream_recovers() {
     let second = open().await;
     assert_eq!((flaky.requests(), steady.requests()), (1, 1));
     fails.store(true, Ordering::SeqCst);
-    eventually("the endpoint is ejected", PATIENCE, async || {
+    eventually("the endpoint is ejected", TIMEOUT, async || {
         gateway.post("/test", "x").await;
         (gateway.metric(EJECTIONS) > 0).then_some(())
     })
     .await;
     fails.store(false, Ordering::SeqCst);
     let post = async || (gateway.post("/test", "x").await.text() == "flaky").then_some(());
-    eventually("the endpoint has recovered", PATIENCE, post).await;
+    eventually("the endpoint has recovered", TIMEOUT, post).await;
     drop((first, second));
 }
 

@@ -105,13 +105,13 @@ async fn a_fallback_response_is_used_if_no_endpoint_is_left() {
             let head = format!("{method} /test HTTP/1.1\r\nhost: a\r\ncontent-length: 11\r\n\r\n");
             raw.send(head + "hello").await.expect("sent");
             let what = "the request reaches the silent endpoint";
-            eventually(what, PATIENCE, async || (silent.connections() > was_silent).then_some(())).await;
+            eventually(what, TIMEOUT, async || (silent.connections() > was_silent).then_some(())).await;
             raw.send(" world").await.expect("sent");
             got.notified().await;
             was_first = busy.connections() > was_busy;
             gateway.apply(vec![service("test", &["/test"], &[])]).await;
             release.notify_one();
-            let response = raw.answer().await.expect("a response");
+            let response = raw.response().await.expect("a response");
             if was_first {
                 assert!(response.status == 503 && response.body.contains(expected), "{method}: {}", response.body);
                 break;

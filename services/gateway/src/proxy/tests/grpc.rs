@@ -167,7 +167,7 @@ async fn a_closed_connection_is_replaced() {
         Response::builder().header("grpc-status", "0").body(full_body("")).expect("a response")
     })
     .await;
-    eventually("the gateway reconnects", PATIENCE, async || {
+    eventually("the gateway reconnects", TIMEOUT, async || {
         (status(&send_call(&gateway, call("x")).await) == Some("OK")).then_some(())
     })
     .await;

@@ -63,7 +63,7 @@ async fn repeatable_requests_are_retried_after_a_timeout() {
     let (stub, good) = (silent().await, Stub::text("good").await);
     let gateway = TestGateway::with(&QUICK, &[&stub, &good]);
     // On a busy machine the good endpoint may be late, too.
-    eventually("the good endpoint responds instead of the silent one", PATIENCE, async || {
+    eventually("the good endpoint responds instead of the silent one", TIMEOUT, async || {
         let before = stub.connections();
         let response = gateway.get("/test").await;
         (response.text() == "good" && stub.connections() > before).then_some(())
@@ -104,7 +104,7 @@ async fn a_request_without_time_to_connect_ejects_no_endpoint() {
     let services = both(listener.local_addr().expect("an address"), good.address);
     let gateway = TestGateway::of(&["--connect-timeout=10s", "--total-timeout=1s"], services);
     let post = async || (gateway.post("/test", "x").await.status == 503).then_some(());
-    eventually("the request is for the full endpoint", PATIENCE, post).await;
+    eventually("the request is for the full endpoint", TIMEOUT, post).await;
     assert_eq!(gateway.metric(r#"gateway_upstream_errors_total{kind="timeout",service="test"}"#), 1);
     assert_eq!(gateway.metric(r#"gateway_upstream_ejections_total{service="test"}"#), 0);
 }
@@ -115,7 +115,7 @@ async fn endless_responses_are_cut_off_except_for_events() {
         let stub = endless(media_type).await;
         let gateway = TestGateway::with(&QUICK, &[&stub]);
         let mut tries = 0;
-        let (started, mut response) = eventually("the response starts in time", PATIENCE, async || {
+        let (started, mut response) = eventually("the response starts in time", TIMEOUT, async || {
             tries += 1;
             let (started, mut client) = (Instant::now(), http_1(gateway.address).await);
             let response = client.send_request(request(Method::GET, "/test", "")).await.expect("a response");
@@ -136,7 +136,7 @@ async fn endless_responses_are_cut_off_except_for_events() {
                 }
             }
         };
-        let cut = tokio::time::timeout(PATIENCE, read).await.expect("an end or enough data");
+        let cut = tokio::time::timeout(TIMEOUT, read).await.expect("an end or enough data");
         assert_eq!(cut, is_cut, "{media_type}");
         assert!(started.elapsed() >= Duration::from_millis(500));
         if is_cut {
@@ -167,7 +167,7 @@ async fn requests_beyond_the_limit_are_refused_immediately() {
         let gateway = gateway.clone();
         waiting.spawn(async move { gateway.get("/test").await.text().to_owned() });
     }
-    eventually("all requests are in flight", PATIENCE, async || (stub.requests() == 5).then_some(())).await;
+    eventually("all requests are in flight", TIMEOUT, async || (stub.requests() == 5).then_some(())).await;
     let response = gateway.get("/test").await;
     assert_eq!((response.problem(), response.header("retry-after")), ((503, "about:blank".to_owned()), Some("1")));
     assert_eq!(gateway.metric("gateway_requests_shed_total"), 1);
@@ -177,8 +177,8 @@ async fn requests_beyond_the_limit_are_refused_immediately() {
         let gateway = gateway.clone();
         async move { gateway.get("/test").await.text().to_owned() }
     });
-    eventually("one more request is let through", PATIENCE, async || (stub.requests() == 6).then_some(())).await;
-    eventually("all requests are completed", PATIENCE, async || {
+    eventually("one more request is let through", TIMEOUT, async || (stub.requests() == 6).then_some(())).await;
+    eventually("all requests are completed", TIMEOUT, async || {
         release.notify_one();
         while let Some(text) = waiting.try_join_next() {
             assert_eq!(text.expect("no panic"), "waited");

@@ -144,7 +144,7 @@ async fn an_abandoned_request_is_logged_with_status_499() {
     .await;
     let gateway = TestGateway::with(&["--header-timeout=60s"], &[&stub]);
     let reached = async |count| {
-        eventually("the request reaches the service", PATIENCE, async || (stub.connections() == count).then_some(()))
+        eventually("the request reaches the service", TIMEOUT, async || (stub.connections() == count).then_some(()))
             .await;
     };
     let mut client = http_2(gateway.address).await;
@@ -163,7 +163,7 @@ async fn an_abandoned_request_is_logged_with_status_499() {
     }
     gateway.metric_becomes("http_requests_in_flight", 0).await;
     let both_ended = async || (ended.load(Ordering::SeqCst) == 2).then_some(());
-    eventually("the service notices", PATIENCE, both_ended).await;
+    eventually("the service notices", TIMEOUT, both_ended).await;
     assert_eq!(stub.connections(), 2, "it must not be sent again");
 }
 

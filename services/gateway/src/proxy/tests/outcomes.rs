@@ -17,7 +17,7 @@ async fn the_outcome_is_that_of_all_attempts() {
     let resets = Arc::default();
     let (bad, unused) = (resetting(&resets).await, Port::free());
     for request in [request(Method::PUT, "/test", "x"), request(Method::DELETE, "/test", ""), keyed("/test", "x")] {
-        eventually("the last endpoint refuses the connection", PATIENCE, async || {
+        eventually("the last endpoint refuses the connection", TIMEOUT, async || {
             let gateway = TestGateway::of(&[], both(bad.address, unused.address));
             let before = resets.load(Ordering::SeqCst);
             assert_eq!(gateway.send(request.clone()).await.problem(), (502, "outcome-unknown".to_owned()));
@@ -49,12 +49,12 @@ async fn the_outcome_includes_what_was_sent_on_an_idle_connection() {
     let gateway = TestGateway::with(&[], &[&stub]);
     let mut raw = Raw::connect(gateway.address).await.expect("a connection");
     raw.send(raw::get("/test")).await.expect("sent");
-    assert_eq!(raw.answer().await.expect("a response").body, "hello");
+    assert_eq!(raw.response().await.expect("a response").body, "hello");
     raw.send("PUT /test HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx").await.expect("sent");
     got.notified().await;
     assert_eq!(stub.connections(), 1, "an idle connection is reused");
     stub.kill().await;
-    let response = raw.answer().await.expect("a response");
+    let response = raw.response().await.expect("a response");
     assert!(response.status == 502 && response.body.contains("outcome-unknown"), "{}", response.body);
 }
 

@@ -121,13 +121,13 @@ async fn a_partially_received_body_is_resent_completely() {
     let gateway = TestGateway::of(&[], vec![service("test", &["/test"], &[bad.address])]);
     let mut raw = Raw::connect(gateway.address).await.expect("a connection");
     raw.send("PUT /test HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await.expect("sent");
-    eventually("the request reaches the bad endpoint", PATIENCE, async || (bad.connections() == 1).then_some(())).await;
+    eventually("the request reaches the bad endpoint", TIMEOUT, async || (bad.connections() == 1).then_some(())).await;
     gateway.apply(both(bad.address, good.address)).await;
     release.notify_one();
-    eventually("the request reaches the good endpoint", PATIENCE, async || (good.connections() == 1).then_some(()))
+    eventually("the request reaches the good endpoint", TIMEOUT, async || (good.connections() == 1).then_some(()))
         .await;
     raw.send("6\r\n world\r\n0\r\n\r\n").await.expect("sent");
-    let response = raw.answer().await.expect("a response");
+    let response = raw.response().await.expect("a response");
     assert_eq!((response.status, &*response.body), (200, "hello world"), "{}", response.head);
 }
 
@@ -149,7 +149,7 @@ async fn responses_of_502_and_503_are_retried_on_healthy_endpoints() {
         assert!(retries > 0, "the bad endpoint was never tried");
         assert_eq!(gateway.metric(RETRIES), retries);
         let post = async || (gateway.post("/test", "x").await.text() == "bad").then_some(());
-        eventually("the bad endpoint responds to a request that is not repeatable", PATIENCE, post).await;
+        eventually("the bad endpoint responds to a request that is not repeatable", TIMEOUT, post).await;
         assert_eq!(gateway.metric(RETRIES), retries);
         // Without another endpoint, the client gets the response.
         gateway.apply(vec![service("test", &["/test"], &[bad.address])]).await;

@@ -16,7 +16,7 @@ async fn services_may_appear_move_and_disappear() {
     let gateway = TestGateway::of(&[], Vec::new());
     assert_eq!(gateway.get("/a").await.status, 404);
     let becomes = async |path: &str, text: &str| {
-        eventually("the route is applied", PATIENCE, async || {
+        eventually("the route is applied", TIMEOUT, async || {
             (gateway.get(path).await.text().starts_with(text)).then_some(())
         })
         .await;
@@ -37,12 +37,12 @@ async fn services_may_appear_move_and_disappear() {
     becomes("/a", "first").await;
     assert!(gateway.get("/b").await.text().starts_with("second"));
     gateway.publish(vec![service("first", &["/b"], &[]), service("second", &["/a"], &[second.address])]);
-    eventually("the service has no endpoint", PATIENCE, async || (gateway.get("/b").await.status == 503).then_some(()))
+    eventually("the service has no endpoint", TIMEOUT, async || (gateway.get("/b").await.status == 503).then_some(()))
         .await;
     let response = gateway.get("/b").await;
     assert_eq!((response.problem().0, response.header("retry-after")), (503, Some("1")));
     gateway.publish(Vec::new());
-    eventually("the service is gone", PATIENCE, async || (gateway.get("/b").await.status == 404).then_some(())).await;
+    eventually("the service is gone", TIMEOUT, async || (gateway.get("/b").await.status == 404).then_some(())).await;
     assert_eq!(gateway.metric("gateway_routes"), 0);
 }
 
@@ -65,7 +65,7 @@ async fn a_removed_service_leaves_nothing_behind() {
     let gateway = TestGateway::with(&[], &[&stub]);
     let metrics = || TextEncoder::new().encode_to_string(&gateway.registry.gather()).expect("text");
     assert_eq!(gateway.get("/test").await.text(), "hello");
-    eventually("the request is counted", PATIENCE, async || {
+    eventually("the request is counted", TIMEOUT, async || {
         metrics().contains(r#"http_requests_total{method="GET",route="/test""#).then_some(())
     })
     .await;
@@ -114,7 +114,7 @@ async fn updates_fail_no_request() {
     for round in 1..30 {
         let before: usize = stubs.iter().map(Stub::requests).sum();
         gateway.publish(services(round));
-        eventually("requests continue", PATIENCE, async || {
+        eventually("requests continue", TIMEOUT, async || {
             (stubs.iter().map(Stub::requests).sum::<usize>() > before + 50).then_some(())
         })
         .await;

@@ -89,12 +89,12 @@ async fn an_absolute_target_determines_the_host() {
     let gateway = TestGateway::of(&[], vec![service("users", &["/users"], &[stub.address])]);
     let mut raw = Raw::connect(gateway.address).await.expect("a connection");
     raw.send("GET http://a.example:81/users/1?x HTTP/1.1\r\nhost: b.example\r\n\r\n").await.expect("sent");
-    assert_eq!(raw.answer().await.expect("a response").body, "users GET /users/1?x a.example:81");
+    assert_eq!(raw.response().await.expect("a response").body, "users GET /users/1?x a.example:81");
     raw.send("CONNECT a.example:443 HTTP/1.1\r\nhost: a.example\r\n\r\n").await.expect("sent");
-    assert_eq!(raw.answer().await.expect("a response").status, 501);
+    assert_eq!(raw.response().await.expect("a response").status, 501);
     let mut raw = Raw::connect(gateway.address).await.expect("a connection");
     raw.send("OPTIONS * HTTP/1.1\r\nhost: a.example\r\n\r\n").await.expect("sent");
-    assert_eq!(raw.answer().await.expect("a response").status, 404);
+    assert_eq!(raw.response().await.expect("a response").status, 404);
 }
 
 /// It is for CONNECT only (RFC 9112, section 3.2.3), and has no path to route by.
@@ -105,10 +105,10 @@ async fn a_target_in_authority_form_is_refused() {
     let mut raw = Raw::connect(gateway.address).await.expect("a connection");
     for target in ["foo", "foo:80", "shop.example"] {
         raw.send(format!("GET {target} HTTP/1.1\r\nhost: shop.example\r\n\r\n")).await.expect("sent");
-        assert_eq!(raw.answer().await.expect("a response").status, 400, "{target}");
+        assert_eq!(raw.response().await.expect("a response").status, 400, "{target}");
     }
     raw.send("GET http://foo HTTP/1.1\r\nhost: shop.example\r\n\r\n").await.expect("sent");
-    assert_eq!(raw.answer().await.expect("a response").body, "test GET / foo");
+    assert_eq!(raw.response().await.expect("a response").body, "test GET / foo");
     assert_eq!(stub.requests(), 1);
 }
 
@@ -126,7 +126,7 @@ async fn request_trailers_are_dropped() {
     let body = "1\r\nx\r\n0\r\nx-user-id: admin\r\nx-checksum: 1\r\nx-forwarded-for: 6.6.6.6\r\n\r\n";
     for _ in 0..2 {
         raw.send(format!("{head}{body}")).await.expect("sent");
-        let response = raw.answer().await.expect("a response");
+        let response = raw.response().await.expect("a response");
         assert_eq!((&*response.body, response.closes()), ("false None b\"x\"", false));
     }
 }
@@ -138,7 +138,7 @@ async fn a_service_always_gets_a_valid_host() {
     let exchange = async |request: &str| {
         let mut raw = Raw::connect(gateway.address).await.expect("a connection");
         raw.send(request).await.expect("sent");
-        raw.answer().await.expect("a response")
+        raw.response().await.expect("a response")
     };
     assert_eq!(exchange("GET /users HTTP/1.0\r\n\r\n").await.body, "users GET /users users");
     for host in ["a", "a:80", "[::1]:80", "xn--caf-dma.example", "a_b.example"] {

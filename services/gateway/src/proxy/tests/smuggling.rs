@@ -47,7 +47,7 @@ async fn refused_requests_reach_no_service() {
     ] {
         let mut raw = Raw::connect(gateway.address).await.expect("a connection");
         raw.send(request).await.expect("sent");
-        assert_eq!(raw.answer().await.expect("a response").status, 400, "{request:?}");
+        assert_eq!(raw.response().await.expect("a response").status, 400, "{request:?}");
         raw.closed().await.expect("closed");
         assert!(raw.rest().is_empty(), "{request:?}");
     }
@@ -87,7 +87,7 @@ async fn bodies_are_framed_anew() {
                 "{method} /test HTTP/1.1\r\nhost: a\r\n{framing}\r\nconnection: x-own\r\nx-own: 1\r\n\r\n{body}"
             );
             raw.send(request).await.expect("sent");
-            assert_eq!(raw.answer().await.expect("a response").body, "ok", "{method} {framing}");
+            assert_eq!(raw.response().await.expect("a response").body, "ok", "{method} {framing}");
             let recorded = String::from_utf8_lossy(&recorded.lock().expect("a lock")).into_owned();
             let (heads, bodies) = recorded.split_once("\r\n\r\n").expect("a head");
             let heads = format!("{heads}\r\n");
@@ -124,10 +124,10 @@ async fn no_request_follows_a_body_that_may_be_left_unread() {
             let gateway = TestGateway::with(&[], &[&stub]);
             let mut raw = Raw::connect(gateway.address).await.expect("a connection");
             raw.send(format!("{method} /test HTTP/1.1\r\nhost: a\r\n{framing}\r\n\r\n{body}")).await.expect("sent");
-            let response = raw.answer().await.expect("a response");
+            let response = raw.response().await.expect("a response");
             assert_eq!(response.body, "connection 0, close: true", "{method} {framing}");
             raw.send("GET /test HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("sent");
-            let response = raw.answer().await.expect("a response");
+            let response = raw.response().await.expect("a response");
             assert_eq!(response.body, "connection 1, close: false", "{method} {framing}");
         }
     }

@@ -36,7 +36,7 @@ async fn bodies_are_streamed_in_both_directions_at_once() {
     for number in 0..20 {
         let piece = Bytes::from(format!("piece {number}"));
         sender.send(piece.clone()).await.expect("sent");
-        let frame = tokio::time::timeout(PATIENCE, response.frame()).await.expect("an immediate echo");
+        let frame = tokio::time::timeout(TIMEOUT, response.frame()).await.expect("an immediate echo");
         assert_eq!(frame.expect("a frame").expect("a frame").into_data().expect("data"), piece);
     }
     drop(sender);
@@ -123,9 +123,9 @@ async fn expect_100_continue_is_answered_by_the_gateway() {
     raw.send("POST /test HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\nexpect: 100-continue\r\n\r\n")
         .await
         .expect("sent");
-    assert_eq!(raw.answer().await.expect("a response").status, 100);
+    assert_eq!(raw.response().await.expect("a response").status, 100);
     raw.send("hello").await.expect("sent");
-    assert_eq!(raw.answer().await.expect("a response").body, "hello");
+    assert_eq!(raw.response().await.expect("a response").body, "hello");
 }
 
 #[tokio::test]
@@ -184,7 +184,7 @@ async fn a_client_that_goes_away_ends_the_request() {
     let response = http_1(gateway.address).await.send_request(request(Method::GET, "/test", "")).await.expect("a head");
     let body: Pin<Box<Incoming>> = Box::pin(response.into_body());
     drop(body);
-    tokio::time::timeout(PATIENCE, ended.notified()).await.expect("the service notices");
+    tokio::time::timeout(TIMEOUT, ended.notified()).await.expect("the service notices");
     gateway.metric_becomes("http_requests_in_flight", 0).await;
     gateway.metric_becomes(r#"gateway_upstream_requests_in_flight{service="test"}"#, 0).await;
 }
@@ -210,6 +210,6 @@ async fn a_client_of_a_silent_event_stream_that_goes_away_is_noticed() {
     let gateway = TestGateway::with(&[], &[&stub]);
     let response = http_1(gateway.address).await.send_request(request(Method::GET, "/test", "")).await.expect("a head");
     drop(response);
-    tokio::time::timeout(PATIENCE, ended.notified()).await.expect("the service notices");
+    tokio::time::timeout(TIMEOUT, ended.notified()).await.expect("the service notices");
     gateway.metric_becomes("http_requests_in_flight", 0).await;
 }

@@ -26,10 +26,10 @@ async fn echo() -> Stub {
 }
 
 /// Sends an upgrade request.
-async fn ask(gateway: &TestGateway) -> (Raw, raw::Answer) {
+async fn ask(gateway: &TestGateway) -> (Raw, raw::Response) {
     let mut raw = Raw::connect(gateway.address).await.expect("a connection");
     raw.send(UPGRADE).await.expect("sent");
-    let response = raw.answer().await.expect("a response");
+    let response = raw.response().await.expect("a response");
     (raw, response)
 }
 
@@ -39,7 +39,7 @@ async fn upgraded(gateway: &TestGateway) -> TcpStream {
     opened(raw, &response).await
 }
 
-async fn opened(raw: Raw, response: &raw::Answer) -> TcpStream {
+async fn opened(raw: Raw, response: &raw::Response) -> TcpStream {
     assert_eq!(response.status, 101, "{}", response.head);
     for (name, value) in [("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-accept", "s")] {
         assert_eq!(response.header(name), Some(value), "{}", response.head);
@@ -58,7 +58,7 @@ async fn bytes_pass_both_ways_until_both_ends_close() {
     let stub = echo().await;
     let gateway = TestGateway::with(&["--total-timeout=200ms", "--header-timeout=100ms"], &[&stub]);
     let mut tries = 0;
-    let (raw, response) = eventually("a response within the short timeout", PATIENCE, async || {
+    let (raw, response) = eventually("a response within the short timeout", TIMEOUT, async || {
         tries += 1;
         Some(ask(&gateway).await).filter(|(_, response)| response.status != 504)
     })
@@ -77,7 +77,7 @@ async fn bytes_pass_both_ways_until_both_ends_close() {
     assert_eq!(gateway.metric(r#"gateway_upstream_requests_in_flight{service="test"}"#), 1);
     stream.shutdown().await.expect("half closed");
     let mut rest = Vec::new();
-    timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("in time").expect("the rest");
+    timeout(TIMEOUT, stream.read_to_end(&mut rest)).await.expect("in time").expect("the rest");
     assert_eq!(rest, b"bye");
     let lines = gateway.log(tries).await;
     let is_it = |line: &Value| (&line["status"], &line["bytes"]) == (&101.into(), &(5 + 5 + 16 + 4 + 3).into());
@@ -99,7 +99,7 @@ async fn a_tunnel_carries_megabytes() {
         }
     });
     let mut got = vec![0; sent.len()];
-    timeout(PATIENCE, from.read_exact(&mut got)).await.expect("in time").expect("an echo");
+    timeout(TIMEOUT, from.read_exact(&mut got)).await.expect("in time").expect("an echo");
     assert!(got == sent);
     sending.await.expect("no panic");
 }
@@ -111,7 +111,7 @@ async fn a_service_may_decline_an_upgrade() {
     let mut raw = Raw::connect(gateway.address).await.expect("a connection");
     for _ in 0..2 {
         raw.send(UPGRADE).await.expect("sent");
-        assert_eq!(raw.answer().await.expect("a response").body, "no");
+        assert_eq!(raw.response().await.expect("a response").body, "no");
     }
 }
 
@@ -127,7 +127,7 @@ async fn upgrades_to_other_protocols_are_stripped() {
     let mut raw = Raw::connect(gateway.address).await.expect("a connection");
     let head = "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n";
     raw.send(format!("GET /test HTTP/1.1\r\nhost: a\r\n{head}\r\n")).await.expect("sent");
-    assert_eq!(raw.answer().await.expect("a response").body, "plain");
+    assert_eq!(raw.response().await.expect("a response").body, "plain");
 }
 
 /// The gateway stops even though neither end closes.
@@ -140,7 +140,7 @@ async fn shutdown_does_not_wait_for_open_tunnels() {
     stream.write_all(b"still").await.expect("sent");
     let mut echo = [0; 5];
     stream.read_exact(&mut echo).await.expect("a grace period");
-    let left = timeout(PATIENCE, stopped).await.expect("a timely stop").expect("no panic");
-    assert!(left > PATIENCE, "{left:?}");
+    let left = timeout(TIMEOUT, stopped).await.expect("a timely stop").expect("no panic");
+    assert!(left > TIMEOUT, "{left:?}");
     assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0);
 }
