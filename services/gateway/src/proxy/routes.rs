@@ -1,6 +1,6 @@
 //! Finds the service that a path belongs to: the one with the longest prefix of whole segments.
 //!
-//! Paths are neither decoded nor normalised, so `/%75sers` does not match `/users`. That makes routing safe: the
+//! Paths are neither decoded nor normalized, so `/%75sers` does not match `/users`. That makes routing safe: the
 //! gateway and the service cannot read different things into one path. [`path`](super::path) says which paths are
 //! refused.
 
