@@ -17,7 +17,7 @@ pub(super) struct Balancer {
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
     /// The number of threads that serve connections; each has its own connections to every endpoint.
     workers: usize,
-    /// Serializes ejections, so that two threads cannot eject the last two endpoints.
+    /// Serialises ejections, so that two threads cannot eject the last two endpoints.
     ejecting: Mutex<()>,
 }
 
