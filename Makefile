@@ -1,4 +1,4 @@
-# Every task of a developer. `make help` lists them, the most used first.
+# Development tasks. `make help` lists them, the most frequent first.
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # What runs without Kubernetes.
@@ -18,10 +18,10 @@ run: install-postgres ## Run every service on this machine, with its own Postgre
 test-fast: ## Run the unit tests of the crates that changed since main (BASE=COMMIT compares with another commit)
 	@.ci/test-fast.sh
 
-test: install-postgres ## Run all tests on an ephemeral Postgres, and say how long each part took
+test: install-postgres ## Run all tests that need no cluster, on an ephemeral Postgres, and report how long each part took
 	@.ci/test.sh
 
-lint: ## Run every static check: format, clippy, docs, generated files, scripts, dependencies
+lint: ## Run every static check: format, clippy, docs, generated files, scripts, workflows, dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
 	@$(MAKE) --no-print-directory doc check-queries check-manifests check-scripts check-workflows check-dependencies
@@ -74,7 +74,7 @@ check-chart: ## Check the chart with helm lint and kube-score, and against deplo
 	cargo test --quiet --package operator --test chart -- --ignored
 	OPERATOR=$(TARGET)/debug/operator deploy/check-chart
 
-kind: ## Create a kind cluster and install a release on it (needs kind, helm, and docker or podman)
+kind: ## Create a kind cluster and install a release in its namespace hedgerow (needs kind, helm, kubectl, and docker or podman)
 	deploy/kind/up
 
 forward: ## Forward port 8080 to the gateway in the current kube context and namespace, until Ctrl-C
@@ -109,5 +109,5 @@ bench: install-postgres ## Measure the speed against other implementations (abou
 install-postgres: ## Install a Postgres server if there is none
 	@deploy/install.sh postgres
 
-hedgerow: ## Build the command line
+hedgerow: ## Build the command line tool `hedgerow` (debug build)
 	cargo build --quiet --package hedgerow

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what Hedgerow needs besides Rust, if it is missing:
-#   postgres   the server that `hedgerow` runs, searched for in the same places as by `crates/embedded-postgres`
+#   postgres   the server that `hedgerow` runs; it is looked for in the same places as in `crates/embedded-postgres`
 #   promtool   the checker for the format of /metrics, for a test
 # Creates no system-wide database cluster and starts no server.
 set -eu
@@ -42,7 +42,7 @@ install() {
 }
 
 case $what in
-postgres) by_hand='install its server (postgres, initdb, psql) and put it on PATH' ;;
+postgres) by_hand='install the Postgres server and psql, and put postgres, initdb and psql on PATH' ;;
 promtool) by_hand='get it from a release of Prometheus and put it on PATH' ;;
 esac
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Renews or checks the data that `sqlx::query!` uses to check queries without a database: the `.sqlx` folder of each
+# Regenerates or checks the data with which `sqlx::query!` checks queries without a database: the `.sqlx` folder of each
 # service that has a folder in `migrations`. Needs a Postgres server:
 #
 #     hedgerow postgres -- migrations/queries.sh renew|check

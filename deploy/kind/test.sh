@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 
 cluster=${KIND_CLUSTER:-hedgerow-test}
 for program in kind helm kubectl kube-score prometheus docker; do
-    command -v "$program" >/dev/null || { echo "kind: $program is not installed" >&2; exit 1; }
+    command -v "$program" >/dev/null || { echo "kind/test: $program is not installed" >&2; exit 1; }
 done
 
 grep -qxF "$cluster" <<<"$(kind get clusters 2>/dev/null)" ||

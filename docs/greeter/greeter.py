@@ -1,5 +1,6 @@
 """A service in Python: it greets people, and counts in Postgres how often. Usage: `greeter.py [migrate]`."""
-import json, os, signal, sys, threading, time
+import json, os, queue, signal, sys, threading, time
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
@@ -32,10 +33,53 @@ OPENAPI = {
     },
 }
 draining = threading.Event()
+database_is_reachable = threading.Event()
+requests_in_flight = 0
+request_ended = threading.Condition()  # Guards the number of requests in flight.
+
+# The connections that no request uses. `None` stands for one that must be opened first.
+idle = queue.LifoQueue()
+for _ in range(int(os.environ.get("DATABASE_POOL_SIZE", "8"))):
+    idle.put(None)
+
+
+def log(level, message):
+    print(json.dumps({"level": level, "message": message}), flush=True)
 
 
 def connect():
-    return psycopg2.connect(os.environ["DATABASE_URL"], connect_timeout=2)
+    # A server that does not respond is an error after some seconds.
+    return psycopg2.connect(os.environ["DATABASE_URL"], connect_timeout=2, tcp_user_timeout=4000)
+
+
+@contextmanager
+def transaction():
+    """Waits for a connection of the pool, and commits at the end."""
+    connection = idle.get(timeout=2)
+    try:
+        if connection is None or connection.closed:
+            connection = connect()
+        with connection, connection.cursor() as cursor:
+            yield cursor
+    finally:
+        idle.put(connection)
+
+
+def check_database():
+    """Checks the database once a second, on a connection of its own: load on the pool must not fail /readyz."""
+    connection = None
+    while True:
+        try:
+            connection = connection or connect()
+            with connection, connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+            database_is_reachable.set()
+        except psycopg2.Error as error:
+            if database_is_reachable.is_set():
+                log("warn", f"the database is unavailable: {error}")
+            database_is_reachable.clear()
+            connection = None
+        time.sleep(1)
 
 
 def migrate():
@@ -51,10 +95,10 @@ def migrate():
         status, message = UNREACHABLE, str(error)
     except psycopg2.Error as error:
         status, message = 1, f"greeter.py: {error}"
-    print(message, flush=True)
+    log("error" if status else "info", message)
     if "KUBERNETES_SERVICE_HOST" in os.environ:
-        with open("/dev/termination-log", "w") as log:
-            log.write(message)
+        with open("/dev/termination-log", "w") as file:
+            file.write(message)
     return status
 
 
@@ -74,24 +118,40 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format, *args):
+    def log_request(self, *args):
         pass
+
+    def log_message(self, format, *args):
+        log("info", format % args)
 
 
 class Api(Handler):
     def do_GET(self):
+        global requests_in_flight
+        with request_ended:
+            requests_in_flight += 1
+        try:
+            self.respond()
+        finally:
+            with request_ended:
+                requests_in_flight -= 1
+                request_ended.notify_all()
+
+    def respond(self):
         if self.path == "/openapi.json":
             return self.reply(200, json.dumps(OPENAPI), "application/json")
         # The gateway does not change the path of a request.
         name = unquote(self.path.partition("?")[0].removeprefix("/greetings")).strip("/") or "world"
         try:
-            with connect() as database, database.cursor() as cursor:
+            with transaction() as cursor:
                 cursor.execute(
                     "INSERT INTO greeting VALUES (%s, 1) ON CONFLICT (name) DO UPDATE SET count = greeting.count + 1 RETURNING count",
                     (name,),
                 )
-                self.reply(200, f"Hello, {name}! ({cursor.fetchone()[0]})\n")
-        except psycopg2.Error:
+                count = cursor.fetchone()[0]
+            self.reply(200, f"Hello, {name}! ({count})\n")
+        except (psycopg2.Error, queue.Empty) as error:
+            log("error", f"no connection or no result: {error!r}")
             self.reply(503, "the database is unavailable\n")
         except ValueError:
             self.reply(400, "a name must not contain a NUL character\n")
@@ -102,31 +162,48 @@ class Admin(Handler):
         if self.path == "/livez":  # Independent of the database: a restart would not fix it.
             self.reply(200, "ok\n")
         elif self.path == "/readyz":
-            try:
-                connect().close()
-                self.reply(503 if draining.is_set() else 200, "\n")
-            except psycopg2.Error as error:
-                self.reply(503, str(error))
+            if draining.is_set():
+                self.reply(503, "draining\n")
+            elif not database_is_reachable.is_set():
+                self.reply(503, "the database is unavailable\n")
+            else:
+                self.reply(200, "ok\n")
         elif self.path == "/metrics":
             self.reply(200, f"process_cpu_seconds_total {time.process_time()}\n")
         else:
             self.reply(404, "this port serves /livez, /readyz and /metrics\n")
 
 
+class Server(ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        log("warn", f"a connection failed: {sys.exc_info()[1]!r}")
+
+
 def listen(variable, default, handler):
     host, port = os.environ.get(variable, default).rsplit(":", 1)
-    server = ThreadingHTTPServer((host, int(port)), handler)
+    server = Server((host, int(port)), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def seconds(variable, default):
+    return float(os.environ.get(variable, default).removesuffix("s"))
 
 
 def serve():
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    listen("HTTP_ADDR", "0.0.0.0:8080", Api)
+    threading.Thread(target=check_database, daemon=True).start()
+    api = listen("HTTP_ADDR", "0.0.0.0:8080", Api)
     listen("ADMIN_ADDR", "0.0.0.0:9090", Admin)
+    log("info", "greeter is up")
     stop.wait()
     draining.set()
-    time.sleep(float(os.environ.get("DRAIN_DELAY", "5s").rstrip("s")))
+    time.sleep(seconds("DRAIN_DELAY", "5s"))
+    api.shutdown()
+    api.server_close()
+    with request_ended:
+        request_ended.wait_for(lambda: requests_in_flight == 0, timeout=seconds("SHUTDOWN_TIMEOUT", "25s"))
     return 0
 
 

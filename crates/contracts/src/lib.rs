@@ -6,7 +6,7 @@ mod resource_id;
 
 /// The inventory API.
 pub mod inventory {
-    /// Its first version; within it, changes only add.
+    /// Version 1. Changes to it must be additions.
     #[allow(clippy::pedantic, reason = "the code is generated")]
     pub mod v1 {
         tonic::include_proto!("hedgerow.inventory.v1");

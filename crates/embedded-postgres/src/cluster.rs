@@ -35,7 +35,7 @@ pub fn prepare(data: &DataDir, fsync: bool) -> Result<(PathBuf, Installation), E
     Ok((cluster, installation))
 }
 
-/// Initialises a temporary folder, then renames it, so that a killed `initdb` leaves nothing that looks like data.
+/// Initializes a temporary folder, then renames it, so that a killed `initdb` leaves nothing that looks like data.
 fn create(cluster: &Path, installation: &Installation, account: &Account, fsync: bool) -> Result<(), Error> {
     let draft = cluster.with_extension("new");
     if draft.exists() {

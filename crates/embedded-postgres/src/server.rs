@@ -64,7 +64,7 @@ struct Running {
 }
 
 impl Server {
-    /// Starts a server on `data`, which is initialised first if it is new. A server left behind by a killed supervisor
+    /// Starts a server on `data`, which is initialized first if it is new. A server left behind by a killed supervisor
     /// is stopped first. Returns once the server accepts connections.
     ///
     /// # Errors

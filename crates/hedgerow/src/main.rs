@@ -1,4 +1,4 @@
-//! `hedgerow`: runs all services on one machine, runs a command with an ephemeral Postgres, creates new services.
+//! `hedgerow`: runs all services on one machine, runs a command with an ephemeral Postgres, and creates new services.
 
 mod banner;
 mod cli;

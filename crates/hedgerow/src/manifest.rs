@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_the_file_flag_is_recognised() {
+    fn every_form_of_the_file_flag_is_recognized() {
         let found =
             arguments(&["hedgerow", "up", "-f", "a", "-fb", "-f=c", "--file=d", "--file", "e", "--users-addr", "x"]);
         assert_eq!(found, ["a", "b", "c", "d", "e"].map(PathBuf::from));

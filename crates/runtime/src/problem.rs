@@ -36,7 +36,7 @@ pub struct FieldError {
     /// The place in the body, as a JSON pointer in URI fragment form (RFC 6901, section 6), such as `#/email`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pointer: Option<String>,
-    /// The name of the query or path parameter.
+    /// The name of the query parameter, path parameter or header.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameter: Option<String>,
     /// What is wrong with it.
@@ -224,7 +224,7 @@ impl FieldError {
         Self { pointer: Some(format!("#{pointer}")), parameter: None, detail: detail.into() }
     }
 
-    /// Creates an error for a query or path parameter.
+    /// Creates an error for a query parameter, path parameter or header.
     pub fn parameter(name: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { pointer: None, parameter: Some(name.into()), detail: detail.into() }
     }

@@ -1,4 +1,5 @@
-//! The operator: turns a `Microservice` object into a running, scaled and monitored service with a database of its own.
+//! The operator: turns a `Microservice` object into a running, autoscaled service, optionally with a
+//! database of its own.
 
 mod chart;
 mod cli;

@@ -34,11 +34,11 @@ impl FromFields for NewNote {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct ListNotes {
-    /// The number of notes of a page.
+    /// The maximum number of notes on the page.
     #[serde(default)]
     #[param(inline, required = false)]
     limit: Limit,
-    /// The id of the last note of the previous page.
+    /// The id of the last note on the previous page.
     after: Option<i64>,
 }
 

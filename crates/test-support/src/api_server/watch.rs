@@ -21,7 +21,7 @@ struct Record {
     breaks: u64,
     /// Whether watches end when no event is pending.
     ending: bool,
-    /// Version, collection and the serialised event.
+    /// Version, collection and the serialized event.
     events: Vec<(u64, String, Value)>,
 }
 

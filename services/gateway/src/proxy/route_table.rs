@@ -1,7 +1,7 @@
 //! Finds the service that a path belongs to: the one with the longest prefix of whole segments. `discovery` learns the
 //! prefixes, from annotations or flags, and [`route_updater`](super::route_updater) puts them into the table.
 //!
-//! Paths are neither decoded nor normalised, so `/%75sers` does not match `/users`. That makes routing safe: the
+//! Paths are neither decoded nor normalized, so `/%75sers` does not match `/users`. That makes routing safe: the
 //! gateway and the service cannot read different things into one path. [`path`](super::path) says which paths are
 //! refused.
 

@@ -18,7 +18,7 @@ pub(super) struct ListStock {
     #[serde(default)]
     #[param(inline, required = false)]
     limit: Limit,
-    /// The last product id of the previous page.
+    /// The last product id on the previous page.
     #[param(inline)]
     after: Option<ProductId>,
 }

@@ -49,7 +49,7 @@ impl FromFields for AdjustStock {
     tag = "inventory",
     params(("product_id" = inline(ProductId), Path, description = "The product's id.")),
     responses((status = OK, description = "The stock of the product.", body = Stock, headers(
-        ("etag" = String, description = "The number of the product's last movement."),
+        ("etag" = String, description = "The version of the product's stock."),
     ))),
 )]
 pub(super) async fn get(
@@ -69,10 +69,10 @@ pub(super) async fn get(
     request_body = SetStock,
     responses(
         (status = OK, description = "The new stock of a known product.", body = Stock, headers(
-            ("etag" = String, description = "The number of the product's last movement."),
+            ("etag" = String, description = "The version of the product's stock."),
         )),
         (status = CREATED, description = "The stock of a new product.", body = Stock, headers(
-            ("etag" = String, description = "The number of the product's last movement."),
+            ("etag" = String, description = "The version of the product's stock."),
         )),
         (status = CONFLICT, description = "The reserved quantity is larger than the new stock."),
     ),
@@ -98,7 +98,7 @@ pub(super) async fn put(
     request_body = SetStock,
     responses(
         (status = CREATED, description = "The new stock of the product.", body = Stock, headers(
-            ("etag" = String, description = "The number of the product's last movement."),
+            ("etag" = String, description = "The version of the product's stock."),
         )),
         (status = CONFLICT, description = "The reserved quantity is larger than the new stock."),
     ),
@@ -124,7 +124,7 @@ pub(super) async fn set(
     request_body = AdjustStock,
     responses(
         (status = OK, description = "The new stock of the product.", body = Stock, headers(
-            ("etag" = String, description = "The number of the product's last movement."),
+            ("etag" = String, description = "The version of the product's stock."),
         )),
         (status = CONFLICT, description = "The quantity left would be smaller than the reserved quantity."),
     ),

@@ -4,7 +4,7 @@ use operator::database::Server;
 
 use crate::{PASSWORD, changes, ensure, owner, postgres::Postgres, proxy::Proxy, spec};
 
-/// Whether everything there is recognised as owned, and nothing is accessible to PUBLIC.
+/// Whether everything there is recognized as owned, and nothing is accessible to PUBLIC.
 async fn is_sound(postgres: &Postgres) -> bool {
     let owner = owner("inventory");
     postgres

@@ -13,7 +13,7 @@ use crate::{
     store,
 };
 
-/// A JSON merge patch (RFC 7396) of a user.
+/// A JSON merge patch (RFC 7396) for a user.
 #[derive(ToSchema)]
 pub(super) struct UserPatch {
     #[schema(value_type = Name, required = false)]
