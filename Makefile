@@ -60,7 +60,7 @@ check-scripts: ## Check the shell scripts with shellcheck
 check-workflows: ## Check the GitHub workflows with actionlint
 	@if command -v actionlint >/dev/null; then actionlint; else echo "skipped: actionlint is not installed" >&2; fi
 
-check-dependencies: ## Check licences, bans and sources of dependencies with cargo-deny
+check-dependencies: ## Check licenses, bans and sources of dependencies with cargo-deny
 	@if command -v cargo-deny >/dev/null; then cargo deny --log-level error check licenses bans sources; else echo "skipped: cargo-deny is not installed" >&2; fi
 
 check-metrics: hedgerow ## Check the format of /metrics with promtool

@@ -1,4 +1,4 @@
-//! gRPC for processes without a gRPC framework: how a call is recognised, and problems as statuses.
+//! gRPC for processes without a gRPC framework: how a call is recognized, and problems as statuses.
 
 mod media_type;
 mod status;

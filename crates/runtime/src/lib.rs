@@ -1,7 +1,7 @@
 //! What every Hedgerow process needs, whether it is a service, the gateway or the operator: the lifecycle from start to
 //! drain, an HTTP server, an admin port, logs, traces, metrics, and errors as `application/problem+json`.
 //!
-//! It also has what services must agree on with the gateway or the operator: how a gRPC call is recognised ([`grpc`]),
+//! It also has what services must agree on with the gateway or the operator: how a gRPC call is recognized ([`grpc`]),
 //! how `HOST:PORT` is parsed ([`authority`]) and what a migration reports ([`migration`]).
 //!
 //! This crate does not depend on a database driver, a gRPC framework or OpenAPI. A service with an API and a database

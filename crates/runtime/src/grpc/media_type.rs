@@ -38,7 +38,7 @@ mod tests {
     }
 
     #[test]
-    fn grpc_is_recognised_by_its_media_type() {
+    fn grpc_is_recognized_by_its_media_type() {
         for (content_type, is_grpc, has_framing) in [
             (Some("application/grpc"), true, true),
             (Some("application/grpc+proto"), true, true),

@@ -73,7 +73,7 @@ pub(super) struct Balancer {
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
     /// The number of threads that serve connections; each has its own connections to every endpoint.
     workers: usize,
-    /// Serialises ejections, so that two threads cannot eject the last two endpoints.
+    /// Serializes ejections, so that two threads cannot eject the last two endpoints.
     ejecting: Mutex<()>,
 }
 

@@ -274,7 +274,7 @@ async fn each_port_serves_only_its_own_protocol(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_call_is_recognised_by_its_whole_media_type(pool: PgPool) {
+async fn a_call_is_recognized_by_its_whole_media_type(pool: PgPool) {
     let app = start(&pool).await;
     let path = format!("/{SERVICE}/BatchGetStock");
     let message = BatchGetStockRequest { product_ids: vec!["p".to_owned()] };

@@ -1,6 +1,6 @@
 //! What users logs about a peer.
 
-use test_support::process::{TIMEOUT, Program, eventually};
+use test_support::process::{Program, TIMEOUT, eventually};
 
 #[tokio::test]
 async fn a_peer_whose_name_does_not_resolve_is_logged() {

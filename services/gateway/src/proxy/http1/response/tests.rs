@@ -246,7 +246,7 @@ fn encode_chunks(chunks: &[(Vec<u8>, bool)], trailers: &[(String, String)]) -> V
 }
 
 proptest! {
-    /// The boundaries of packets carry no meaning. A parser that finds one in them can be desynchronised.
+    /// The boundaries of packets carry no meaning. A parser that finds one in them can be desynchronized.
     #[test]
     fn the_outcome_does_not_depend_on_packet_boundaries(
         bytes in response_like(),
