@@ -2,7 +2,7 @@
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # What runs without Kubernetes.
-LOCAL := --package hedgerow $(foreach name,$(shell deploy/services),--package $(name))
+LOCAL := --package hedgerow $(foreach name,$(shell deploy/services.sh),--package $(name))
 
 .DEFAULT_GOAL := help
 .PHONY: help run test-fast test lint format doc queries check-queries manifests check-manifests version check-metrics check-new check-scripts check-workflows check-dependencies check-chart kind forward images test-cluster e2e test-kind fuzz conformance bench install-postgres hedgerow
@@ -72,17 +72,17 @@ check-new: install-postgres ## Check that `hedgerow new` creates services that b
 check-chart: ## Check the chart with helm lint and kube-score, and against deploy/operator
 	cargo build --quiet --package operator
 	cargo test --quiet --package operator --test chart -- --ignored
-	OPERATOR=$(TARGET)/debug/operator deploy/check-chart
+	OPERATOR=$(TARGET)/debug/operator deploy/check-chart.sh
 
 kind: ## Create a kind cluster and install a release in its namespace hedgerow (needs kind, helm, kubectl, and docker or podman)
-	deploy/kind/up
+	deploy/kind/up.sh
 
 forward: ## Forward port 8080 to the gateway in the current kube context and namespace, until Ctrl-C
-	@deploy/forward gateway:8080
+	@deploy/forward.sh gateway:8080
 
-images: ## Build the container images with docker, podman or buildah (`deploy/images help` lists the options)
+images: ## Build the container images with docker, podman or buildah (`deploy/images.sh help` lists the options)
 	@echo "Building the images from one static release build: about 10 minutes the first time."
-	@deploy/images
+	@deploy/images.sh
 
 test-cluster: ## Test the operator in the current kube context (needs the images and postgres:15 on the nodes)
 	cargo test --package operator --features cluster-tests --test api_server --test cluster
@@ -99,7 +99,7 @@ fuzz: ## Run the property tests of the parsers with random input for 5 minutes (
 
 conformance: install-postgres ## Test the services and the gateway against their OpenAPI documents (needs python3)
 	cargo build --workspace
-	tests/conformance/run
+	tests/conformance/run.sh
 
 bench: install-postgres ## Measure the speed against other implementations (about 30 minutes)
 	@[ -x $(TARGET)/release/hedgerow ] || echo "Building the services in release mode: about 5 minutes the first time."

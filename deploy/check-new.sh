@@ -40,14 +40,14 @@ timeout 1800 "$hedgerow" postgres -- cargo test --quiet --package orders
 "$CARGO_TARGET_DIR/debug/operator" chart helm/hedgerow services/*/microservice.yaml
 for service in orders notes; do
     grep -q "^  $service:" helm/hedgerow/values.yaml || fail "services.$service is missing from the chart's values"
-    deploy/images list | grep -q "/$service:" || fail "deploy/images does not list $service"
+    deploy/images.sh list | grep -q "/$service:" || fail "deploy/images.sh does not list $service"
 done
 mkdir "$scratch/bin"
 printf '#!/bin/sh\necho "docker $*" >>"%s"\n' "$scratch/log" >"$scratch/bin/docker"
 chmod +x "$scratch/bin/docker"
-PATH=$scratch/bin:$PATH IMAGE_SERVICES=notes deploy/images >/dev/null
+PATH=$scratch/bin:$PATH IMAGE_SERVICES=notes deploy/images.sh >/dev/null
 grep -q 'docker build .*/notes:[^ ]* services/notes$' "$scratch/log" || fail "services/notes/Dockerfile is not built"
-! deploy/services | grep -qx notes || fail "deploy/services lists notes as a binary"
+! deploy/services.sh | grep -qx notes || fail "deploy/services.sh lists notes as a binary"
 : >"$scratch/log"
 
 gateway=127.0.0.1:18090

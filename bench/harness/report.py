@@ -81,7 +81,7 @@ Medians of the rounds on this machine. They mean little on another one.
 
 {raw(results)}
 """
-    # The figures of `bench/operator` come from another run and are kept.
+    # The figures of `bench/operator.sh` come from another run and are kept.
     before = path.read_text() if path.exists() else ""
     _, heading, operator = before.partition("\n## The operator\n")
     path.write_text(text.rstrip("\n") + "\n" + heading + operator)

@@ -24,10 +24,10 @@ kubectl --namespace kube-system rollout status deployment/metrics-server --timeo
 archives=$(mktemp -d)
 trap 'rm -rf "$archives"' EXIT
 make images
-deploy/images save "$archives"
+deploy/images.sh save "$archives"
 # The version to upgrade to: the same build under another tag.
 IMAGE_TAG=next make images
-IMAGE_TAG=next deploy/images save "$archives/next"
+IMAGE_TAG=next deploy/images.sh save "$archives/next"
 for archive in "$archives"/*.tar "$archives"/next/*.tar; do
     kind load image-archive --name "$cluster" "$archive"
 done

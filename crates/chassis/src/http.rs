@@ -4,8 +4,9 @@
 mod body;
 mod conditional;
 mod json;
-pub(crate) mod layer;
 mod message;
+pub(crate) mod metrics;
+pub(crate) mod observe;
 pub(crate) mod openapi;
 mod page;
 mod path;

@@ -15,6 +15,7 @@ mod cli;
 pub mod database;
 pub mod grpc;
 pub mod http;
+mod limits;
 mod service;
 
 pub use self::http::{Fields, FromFields, IfMatch, Json, Limit, Page, Path, Query, Tagged};

@@ -21,11 +21,7 @@ use crate::{
     cli::{Cli, Command, ServeArgs},
     database::{Database, Health, migrations},
     grpc::{self, Channel, Grpc, Peers},
-    http::{
-        layer::{self, Metrics},
-        openapi,
-        query::KnownParameters,
-    },
+    http::{metrics::Metrics, observe, openapi, query::KnownParameters},
 };
 
 /// The definition of a service. `S` is the state that its handlers share.
@@ -142,7 +138,7 @@ impl<S: Clone + Send + Sync + 'static> Service<S> {
         let (routes, _) = (self.api)().with_state(state.clone()).split_for_parts();
         let document = self.document();
         let parameters = KnownParameters::from_document(&document);
-        let app = layer::layer(routes.merge(openapi::routes(document)), metrics, parameters);
+        let app = observe::layer(routes.merge(openapi::routes(document)), metrics, parameters);
 
         let health = Health::watch(bound.lifecycle().clone(), options, self.migrations);
         if let Some((grpc, listener)) = grpc_listener {

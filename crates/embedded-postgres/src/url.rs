@@ -1,9 +1,13 @@
 //! Connection URLs over the socket, understood by both `sqlx` and `libpq`.
 
-use std::fmt::Write;
 use std::path::Path;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
+
 use crate::PORT;
+
+/// Everything except the unreserved characters of RFC 3986.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// `sslmode` and the port are explicit, because `PGSSLMODE` and `PGPORT` would apply otherwise.
 pub fn url(socket_dir: &Path, role: &str, password: Option<&str>, database: &str) -> String {
@@ -16,17 +20,8 @@ pub fn url(socket_dir: &Path, role: &str, password: Option<&str>, database: &str
     )
 }
 
-/// Percent-encodes everything except the unreserved characters of RFC 3986.
-fn encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(byte.into());
-        } else {
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
+fn encode(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, ENCODED)
 }
 
 #[cfg(test)]

@@ -52,6 +52,7 @@ mod problem;
 pub mod process;
 pub mod request;
 pub mod server;
+pub mod stdout;
 pub mod telemetry;
 mod timer;
 
@@ -60,5 +61,5 @@ pub use lifecycle::{Lifecycle, Phase};
 pub use problem::{Cause, FieldError, Problem, ProblemBody};
 pub use process::Running;
 pub use request::TRACEPARENT;
-pub use server::{CLIENT_IDLE_TIMEOUT, HEADER_READ_TIMEOUT};
+pub use server::{CLIENT_IDLE_TIMEOUT, REQUEST_HEAD_TIMEOUT};
 pub use timer::ReusableTimer;

@@ -4,7 +4,7 @@ use std::{any::Any, borrow::Cow, error::Error, sync::Arc};
 
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -13,6 +13,13 @@ const TYPE_BASE: &str = "https://hedgerow.dev/problems/";
 
 /// How long a client should wait after a 503, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// The type of a problem that leaves open whether the request took effect.
+const OUTCOME_UNKNOWN: &str = "outcome-unknown";
+
+/// Repeats that type for the gateway, which does not read bodies.
+const OUTCOME: HeaderName = HeaderName::from_static("x-outcome");
+const UNKNOWN: HeaderValue = HeaderValue::from_static("unknown");
 
 /// An error response, and a cause that is logged but never sent to the client.
 #[derive(Debug)]
@@ -127,9 +134,15 @@ impl Problem {
     pub fn outcome_unknown_as(status: StatusCode) -> Self {
         Self::with_kind(
             status,
-            "outcome-unknown",
+            OUTCOME_UNKNOWN,
             "the request may or may not have taken effect; check before you repeat it",
         )
+    }
+
+    /// Whether the headers of a response say that the request may or may not have taken effect.
+    #[must_use]
+    pub fn has_unknown_outcome(headers: &HeaderMap) -> bool {
+        headers.get(OUTCOME).is_some_and(|value| value == UNKNOWN)
     }
 
     /// Adds an extension member (RFC 9457, section 3.2). A value that cannot be serialized is omitted.
@@ -205,6 +218,9 @@ impl Problem {
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
+        if self.kind == Some(OUTCOME_UNKNOWN) {
+            headers.insert(OUTCOME, UNKNOWN);
+        }
         if let Some(cause) = self.cause {
             response.extensions_mut().insert(cause);
         }
@@ -227,5 +243,21 @@ impl FieldError {
     /// Creates an error for a query parameter, path parameter or header.
     pub fn parameter(name: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { pointer: None, parameter: Some(name.into()), detail: detail.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_outcome_is_also_in_a_header() {
+        for (problem, expected) in [
+            (Problem::outcome_unknown(), true),
+            (Problem::outcome_unknown_as(StatusCode::BAD_GATEWAY), true),
+            (Problem::unavailable("busy"), false),
+        ] {
+            assert_eq!(Problem::has_unknown_outcome(problem.into_http().headers()), expected);
+        }
     }
 }

@@ -41,7 +41,7 @@ pub use workers::Workers;
 
 /// How long a client may take to send the head of a request. hyper applies this limit to idle connections too, so it is
 /// also the keep-alive timeout and must be longer than [`CLIENT_IDLE_TIMEOUT`].
-pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+pub const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long Hedgerow's HTTP clients keep an idle connection. It is shorter than the timeout of its servers, so that a
 /// client never sends on a connection that the server is closing.
@@ -70,22 +70,22 @@ const MAX_STREAMS: u32 = 256;
 
 /// The timeouts of a server. Only tests change them.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    pub(crate) header_read_timeout: Duration,
+pub(crate) struct Timeouts {
+    pub(crate) request_head_timeout: Duration,
     pub(crate) write_timeout: Duration,
     pub(crate) http_2_age: Duration,
 }
 
-impl Default for Limits {
+impl Default for Timeouts {
     fn default() -> Self {
-        Self { header_read_timeout: HEADER_READ_TIMEOUT, write_timeout: WRITE_TIMEOUT, http_2_age: HTTP_2_AGE }
+        Self { request_head_timeout: REQUEST_HEAD_TIMEOUT, write_timeout: WRITE_TIMEOUT, http_2_age: HTTP_2_AGE }
     }
 }
 
 /// The settings for serving a listener.
 #[derive(Default)]
 pub struct Server {
-    pub(crate) limits: Limits,
+    pub(crate) timeouts: Timeouts,
     pub(crate) workers: Workers,
     strict: bool,
 }
@@ -112,9 +112,9 @@ impl Server {
         let stopping = lifecycle.reached(Phase::Stopping);
         pin!(stopping);
         let serve = |stream, address| {
-            let (app, lifecycle, limits, strict) = (app.clone(), lifecycle.clone(), self.limits, self.strict);
+            let (app, lifecycle, timeouts, strict) = (app.clone(), lifecycle.clone(), self.timeouts, self.strict);
             self.workers.spawn(&connections, stream, async move |stream, worker| {
-                handle(stream, app, Peer { address, worker }, lifecycle, limits, strict).await;
+                handle(stream, app, Peer { address, worker }, lifecycle, timeouts, strict).await;
             });
         };
         loop {
@@ -157,11 +157,11 @@ fn backlog(listener: &StdListener) -> impl Iterator<Item = (TcpStream, SocketAdd
 }
 
 /// Serves one connection to its end.
-async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecycle, limits: Limits, strict: bool) {
+async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecycle, timeouts: Timeouts, strict: bool) {
     let accepted = lifecycle.phase();
     // A failure to set it only costs latency.
     let _ = stream.set_nodelay(true);
-    let mut connection = Connection::new(stream, limits.write_timeout);
+    let mut connection = Connection::new(stream, timeouts.write_timeout);
     let upgraded = connection.upgraded();
     let grace_over = async {
         lifecycle.reached(Phase::Stopping).await;
@@ -171,7 +171,7 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecyc
     // The connection is polled before the timer, here and below, so that bytes that have arrived count.
     let sniffed = select! {
         biased;
-        sniffed = time::timeout(limits.header_read_timeout, connection.sniff()) => sniffed,
+        sniffed = time::timeout(timeouts.request_head_timeout, connection.sniff()) => sniffed,
         () = &mut grace_over => return,
     };
     let Ok(Ok(version)) = sniffed else { return };
@@ -204,7 +204,7 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecyc
     if let Some(streams) = streams {
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .keep_alive_interval(limits.header_read_timeout)
+            .keep_alive_interval(timeouts.request_head_timeout)
             .max_concurrent_streams(MAX_STREAMS)
             .max_pending_accept_reset_streams(MAX_STREAMS as usize)
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
@@ -213,7 +213,7 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecyc
         let goaway = async {
             match accepted {
                 Phase::Serving => {
-                    let _ = time::timeout(limits.http_2_age, lifecycle.reached(Phase::Draining)).await;
+                    let _ = time::timeout(timeouts.http_2_age, lifecycle.reached(Phase::Draining)).await;
                 }
                 // With an immediate GOAWAY its client would only reconnect, again and again.
                 Phase::Draining | Phase::Stopping => time::sleep(STOP_GRACE).await,
@@ -227,12 +227,12 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecyc
         select! {
             biased;
             _ = connection => {}
-            () = streams.stalled(limits.write_timeout) => {}
+            () = streams.stalled(timeouts.write_timeout) => {}
         }
     } else {
         let connection = http1::Builder::new()
-            .timer(ConnectionTimer::new(limits.header_read_timeout))
-            .header_read_timeout(limits.header_read_timeout)
+            .timer(ConnectionTimer::new(timeouts.request_head_timeout))
+            .header_read_timeout(timeouts.request_head_timeout)
             .max_header_size(MAX_HEAD)
             .max_headers(MAX_HEADERS)
             .serve_connection(io, service)

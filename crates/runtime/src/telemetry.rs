@@ -17,7 +17,10 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::request::{CALL_TARGET, REQUEST_TARGET};
+use crate::{
+    request::{CALL_TARGET, REQUEST_TARGET},
+    stdout::LossyStdout,
+};
 
 /// How long the export of the last traces may take when the process exits.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -43,9 +46,14 @@ pub fn start(name: &'static str, filter: &str, endpoint: Option<&str>) -> anyhow
     let filter = log_filter(filter).context("LOG_LEVEL is not a level or filter")?;
     // JSON for machines, text for people.
     let logs = if io::stdout().is_terminal() {
-        tracing_subscriber::fmt::layer().with_target(false).compact().boxed()
+        tracing_subscriber::fmt::layer().with_writer(|| LossyStdout).with_target(false).compact().boxed()
     } else {
-        tracing_subscriber::fmt::layer().json().flatten_event(true).with_span_list(false).boxed()
+        tracing_subscriber::fmt::layer()
+            .with_writer(|| LossyStdout)
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .boxed()
     };
     // An empty value counts as unset (OpenTelemetry specification).
     let provider =

@@ -1,12 +1,13 @@
 //! The gateway's command line and start-up. The flags of discovery and of the policies are in `discovery` and `policy`.
 
-use std::{io, num::NonZeroUsize, process::ExitCode, sync::Arc, thread, time::Duration};
+use std::{num::NonZeroUsize, process::ExitCode, sync::Arc, thread, time::Duration};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use runtime::{
     Checks,
     process::{self, Bound, ProcessArgs, Running},
     server::{Server, Workers},
+    stdout::BlockingStdout,
 };
 
 use crate::{
@@ -118,7 +119,7 @@ async fn start(args: &ServeArgs, policy: Policy) -> anyhow::Result<(Running, Opt
     let processors = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let threads = args.workers.map_or_else(processors, NonZeroUsize::get);
     let (access_log, writer) = if args.access_log {
-        let (log, writer) = AccessLog::start(threads, metrics.log_dropped.clone(), io::stdout())?;
+        let (log, writer) = AccessLog::start(threads, metrics.log_dropped.clone(), BlockingStdout)?;
         (Some(log), Some(writer))
     } else {
         (None, None)

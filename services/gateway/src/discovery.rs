@@ -2,7 +2,7 @@
 
 mod flags;
 mod kubernetes;
-mod path;
+mod prefix;
 mod publisher;
 
 use clap::Args;

@@ -7,10 +7,10 @@
 mod access_log;
 mod cli;
 mod discovery;
-mod grpc;
 mod metrics;
 mod openapi;
 mod policy;
+mod protocol;
 mod proxy;
 
 pub use cli::main;

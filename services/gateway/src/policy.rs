@@ -5,9 +5,9 @@ mod client;
 mod compression;
 mod cors;
 mod header_filter;
-mod limit;
+mod rate_limit;
+mod request_head;
 mod security;
-mod upstream;
 
 use std::net::SocketAddr;
 
@@ -16,8 +16,8 @@ use http_body::Body as HttpBody;
 
 pub(crate) use client::{Client, Scheme};
 pub(crate) use compression::Body;
-pub(crate) use limit::Quota;
-pub(crate) use upstream::is_upgrade;
+pub(crate) use rate_limit::Quota;
+pub(crate) use request_head::is_upgrade;
 
 /// How the gateway treats requests and responses.
 #[derive(Debug, Clone, clap::Args)]
@@ -30,7 +30,7 @@ pub(crate) struct PolicyArgs {
     #[command(flatten)]
     headers: header_filter::HeaderFilterArgs,
     #[command(flatten)]
-    limit: limit::LimitArgs,
+    limit: rate_limit::LimitArgs,
     #[command(flatten)]
     cors: cors::CorsArgs,
     #[command(flatten)]
@@ -43,7 +43,7 @@ pub(crate) struct PolicyArgs {
 pub(crate) struct Policy {
     trusted_hops: usize,
     header_filter: header_filter::HeaderFilter,
-    limiter: Option<limit::Limiter>,
+    limiter: Option<rate_limit::Limiter>,
     cors: Option<cors::Cors>,
     security: security::Security,
     compression: compression::Compression,
@@ -65,7 +65,7 @@ impl Policy {
         Ok(Self {
             trusted_hops: args.trusted_hops.into(),
             header_filter: header_filter::HeaderFilter::new(&args.headers),
-            limiter: limit::Limiter::new(&args.limit),
+            limiter: rate_limit::Limiter::new(&args.limit),
             cors: cors::Cors::new(&args.cors)?,
             security: security::Security::new(&args.security)?,
             compression: compression::Compression::new(&args.compression),
@@ -100,7 +100,7 @@ impl Policy {
     /// Prepares a request head for the upstream: removes headers of the client's connection and headers that only a
     /// gateway may set, and adds headers that describe the client.
     pub(crate) fn to_upstream(&self, parts: &mut Parts, client: &Client) {
-        upstream::prepare(parts, client, &self.header_filter);
+        request_head::prepare(parts, client, &self.header_filter);
         compression::to_upstream(&mut parts.headers);
     }
 

@@ -6,6 +6,7 @@
 mod access_record;
 mod attempt;
 mod connect;
+mod dot_segments;
 mod endpoint;
 mod exchange;
 mod health;
@@ -13,8 +14,7 @@ mod host;
 mod http1;
 mod http2;
 mod outcome;
-mod path;
-mod request_body;
+mod replayable_body;
 mod response_body;
 mod retry;
 mod retry_budget;

@@ -11,7 +11,7 @@ mod error;
 mod events;
 mod finalize;
 mod fingerprint;
-mod known;
+mod known_objects;
 mod migration;
 mod pods;
 mod queue;

@@ -28,7 +28,7 @@ use tracing::{Instrument, Span};
 pub use address::PeerUrl;
 
 use super::{call::Method, metrics::ClientMetrics, recorded::Record, timeout};
-use crate::http::layer::REQUEST_TIMEOUT;
+use crate::limits::REQUEST_TIMEOUT;
 use budget::Budget;
 use connection::{CallError, code};
 use pool::{Checkout, Pool};

@@ -1,4 +1,4 @@
-//! The layer around every gRPC call that is served. It does what `crate::http::layer` does for HTTP requests, and
+//! The layer around every gRPC call that is served. It does what `crate::http::observe` does for HTTP requests, and
 //! applies the caller's deadline.
 
 use std::{collections::HashMap, error::Error, iter, panic::AssertUnwindSafe, sync::Arc};
@@ -28,7 +28,7 @@ use super::{
     status::status,
     timeout,
 };
-use crate::http::layer::{MAX_IN_FLIGHT, REQUEST_TIMEOUT};
+use crate::limits::{MAX_IN_FLIGHT, REQUEST_TIMEOUT};
 
 /// The prefix of the services that every server has. Calls to them are not traced.
 const COMMON: &str = "grpc.";

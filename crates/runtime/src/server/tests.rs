@@ -28,8 +28,8 @@ mod http_2;
 use super::*;
 
 /// Short timeouts.
-const LIMITS: Limits = Limits {
-    header_read_timeout: Duration::from_millis(400),
+const TIMEOUTS: Timeouts = Timeouts {
+    request_head_timeout: Duration::from_millis(400),
     write_timeout: Duration::from_millis(400),
     http_2_age: Duration::from_mins(1),
 };
@@ -60,11 +60,11 @@ type Http2 = (SendRequest<Empty<Bytes>>, JoinHandle<hyper::Result<()>>);
 
 /// Starts a server with the default timeouts, which a pause of the machine does not reach.
 async fn server() -> Server {
-    server_with(Limits::default()).await
+    server_with(Timeouts::default()).await
 }
 
-async fn server_with(limits: Limits) -> Server {
-    server_of(super::Server { limits, ..Default::default() }).await
+async fn server_with(timeouts: Timeouts) -> Server {
+    server_of(super::Server { timeouts, ..Default::default() }).await
 }
 
 async fn server_of(server: super::Server) -> Server {

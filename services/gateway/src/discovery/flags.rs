@@ -8,7 +8,7 @@ use runtime::authority;
 use tokio::{net, time};
 
 use super::{
-    path::normalize,
+    prefix::normalize,
     publisher::{Publisher, Service},
 };
 

@@ -18,7 +18,7 @@ pub(crate) use body::Body;
 use body::Gzip;
 use negotiation::{Encoding, negotiate};
 
-use super::upstream::has_token;
+use super::request_head::has_token;
 
 /// Content shorter than this, in bytes, is not compressed: it fits into one packet anyway.
 const MIN_LENGTH: u64 = 1024;

@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header, request::Parts, response};
+use runtime::Problem;
 use tokio::{net::TcpStream, time::Instant};
 
 use super::{
@@ -18,12 +19,12 @@ use super::{
     http1::{Connection, Deadlines, SendError},
     http2,
     outcome::AttemptError,
-    request_body::{ReplayableBody, UpstreamBody},
+    replayable_body::{ReplayableBody, UpstreamBody},
     response_body::ResponseBody,
     state::Timeouts,
     upstream::Upstream,
 };
-use crate::{grpc::Protocol, metrics::UpstreamError};
+use crate::{metrics::UpstreamError, protocol::Protocol};
 
 /// A request as its service gets it.
 pub(super) struct UpstreamRequest {
@@ -35,8 +36,9 @@ pub(super) struct UpstreamRequest {
     pub(super) protocol: Protocol,
     /// Whether its method and headers allow sending it twice.
     pub(super) is_repeatable: bool,
-    /// Whether any of it was sent and got no response.
-    pub(super) was_sent: AtomicBool,
+    /// Whether an attempt may have taken effect: something was sent, and it got no response or one that says that the
+    /// outcome is unknown.
+    pub(super) outcome_unknown: AtomicBool,
 }
 
 pub(super) enum UpstreamResponse {
@@ -91,13 +93,13 @@ impl UpstreamRequest {
                 Some(idle) if !idle.is_open(!self.is_repeatable) => continue,
                 Some(idle) => idle,
                 None => {
-                    let left = deadlines.head.saturating_duration_since(Instant::now());
-                    let opened = Connection::open(endpoint.address, timeouts.connect.min(left)).await;
-                    opened.map_err(|error| {
+                    let started = Instant::now();
+                    let limit = timeouts.connect.min(deadlines.head.saturating_duration_since(started));
+                    Connection::open(endpoint.address, limit).await.map_err(|error| {
                         // If the request had no time to connect, something may still listen at the address.
-                        let is_late = error.kind() == ErrorKind::TimedOut && left < timeouts.connect;
+                        let is_late = error.kind() == ErrorKind::TimedOut && started + timeouts.connect > total;
                         let kind = if is_late { UpstreamError::Timeout } else { UpstreamError::Connect };
-                        AttemptError::new(kind, &error, !is_resent)
+                        AttemptError::new(kind, &error, true)
                     })?
                 }
             };
@@ -112,10 +114,10 @@ impl UpstreamRequest {
             if was_closed && self.may_repeat() {
                 // The endpoint closed an idle connection while the request was on its way, as it may.
                 is_resent = true;
-                self.was_sent.store(true, Ordering::Relaxed);
+                self.outcome_unknown.store(true, Ordering::Relaxed);
                 continue;
             }
-            return Err(AttemptError::new(kind, &error, is_unsent && !is_resent));
+            return Err(AttemptError::new(kind, &error, is_unsent));
         }
     }
 
@@ -166,6 +168,11 @@ impl UpstreamRequest {
 }
 
 impl UpstreamResponse {
+    /// Whether the service says that it does not know the outcome.
+    pub(super) fn has_unknown_outcome(&self) -> bool {
+        matches!(self, Self::Http(response) if Problem::has_unknown_outcome(response.headers()))
+    }
+
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Http(response) => response.status(),

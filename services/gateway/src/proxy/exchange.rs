@@ -14,8 +14,8 @@ use runtime::{
 use super::{
     access_record::{AccessRecord, RecordedBody},
     attempt::{UpstreamRequest, UpstreamResponse},
-    host, path,
-    request_body::ReplayableBody,
+    dot_segments, host,
+    replayable_body::ReplayableBody,
     response_body::ResponseBody,
     retry,
     route_table::Route,
@@ -23,8 +23,8 @@ use super::{
     tunnel::Tunnel,
 };
 use crate::{
-    grpc::Protocol,
     policy::{self, Client, Quota, ResponseContext},
+    protocol::Protocol,
 };
 
 pub(crate) type ExchangeBody = RecordedBody<policy::Body<ResponseBody>>;
@@ -88,7 +88,7 @@ impl Exchange {
             return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "CONNECT is not supported"));
         }
         host::normalize(parts)?;
-        if path::has_dot_segment(parts.uri.path()) {
+        if dot_segments::has_dot_segment(parts.uri.path()) {
             let detail = "the path has a dot segment; resolve it before sending the request";
             return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
         }
@@ -143,7 +143,7 @@ impl Exchange {
             worker: self.record.worker(),
             protocol: self.protocol,
             is_repeatable,
-            was_sent: AtomicBool::new(false),
+            outcome_unknown: AtomicBool::new(false),
         };
         match (retry::send(&self.proxy, &request, &mut self.record).await?, upgrade) {
             (UpstreamResponse::Http(response), _) => Ok(Reply::Response(response)),

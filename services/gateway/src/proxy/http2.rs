@@ -18,7 +18,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync;
 
-use super::{connect::connect as connect_tcp, request_body::UpstreamBody};
+use super::{connect::connect as connect_tcp, replayable_body::UpstreamBody};
 use crate::metrics::UpstreamError;
 
 /// How often a peer is pinged while calls are in flight, and how long it may take to acknowledge a ping.

@@ -13,9 +13,9 @@
 //!    tried. A service responds with 503 if it did nothing, or if a repetition with the same key finds out what it did.
 //!    The response is kept, and goes to the client if no other endpoint responds.
 //!
-//! The client learns the outcome of all attempts. If something was sent that got no response, the request may have
-//! taken effect, whatever followed. Then, unless its method is safe, the client gets `outcome-unknown` instead of a 502
-//! or 503.
+//! The client learns the outcome of all attempts. If something was sent that got no response, or one that says that its
+//! outcome is unknown, the request may have taken effect, whatever followed. Then, unless its method is safe, the client
+//! gets `outcome-unknown` instead of a 502 or 503.
 //!
 //! Each retry is paid for out of the service's retry budget. A reused connection that turns out to be closed says
 //! nothing about its endpoint, so sending the request on a new connection to the same endpoint is free and does not
@@ -36,7 +36,7 @@ use super::{
     attempt::{UpstreamRequest, UpstreamResponse},
     endpoint::Endpoint,
     outcome::{AttemptError, no_endpoint, problem, record_failure, record_response},
-    request_body::RequestBodyError,
+    replayable_body::RequestBodyError,
     state::Proxy,
     upstream::{Balancer, Choice},
 };
@@ -79,6 +79,9 @@ pub(super) async fn send(
                 let (status, now) = (response.status(), proxy.now());
                 record_response(upstream, balancer, &endpoint, status, now);
                 response.set_deadline(deadline);
+                if response.has_unknown_outcome() {
+                    request.outcome_unknown.store(true, Ordering::Relaxed);
+                }
                 if !attempts.may_replace(&endpoint, status, now) {
                     request.body.release();
                     return attempts.pass_on(response);
@@ -130,7 +133,7 @@ impl Attempts<'_> {
     fn may_follow(&mut self, endpoint: &Endpoint, error: &AttemptError, now: Duration) -> bool {
         self.tried.push(endpoint.address);
         if !error.is_unsent {
-            self.request.was_sent.store(true, Ordering::Relaxed);
+            self.request.outcome_unknown.store(true, Ordering::Relaxed);
         }
         let may_retry =
             if error.is_unsent { self.balancer.has_untried(&self.tried) } else { self.request.may_repeat() };
@@ -144,17 +147,17 @@ impl Attempts<'_> {
             && self.request.upstream.retry_budget.withdraw(now)
     }
 
-    /// Whether an attempt without a response may have taken effect.
+    /// Whether an attempt may have taken effect.
     fn may_have_effects(&self) -> bool {
-        let was_sent = self.request.was_sent.load(Ordering::Relaxed);
-        was_sent && (self.request.protocol.is_grpc() || !self.request.parts.method.is_safe())
+        let outcome_unknown = self.request.outcome_unknown.load(Ordering::Relaxed);
+        outcome_unknown && (self.request.protocol.is_grpc() || !self.request.parts.method.is_safe())
     }
 
     /// Passes on a response, unless it says that nothing was done although an earlier attempt may have done it.
     fn pass_on(&self, response: UpstreamResponse) -> Result<UpstreamResponse, Problem> {
         let status = response.status();
-        if is_unavailable(status) && self.may_have_effects() {
-            return Err(Problem::outcome_unknown_as(status).caused_by("an earlier attempt got no response"));
+        if is_unavailable(status) && !response.has_unknown_outcome() && self.may_have_effects() {
+            return Err(Problem::outcome_unknown_as(status).caused_by("the outcome of an earlier attempt is unknown"));
         }
         Ok(response)
     }
@@ -187,9 +190,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        grpc::Protocol,
         metrics::Metrics,
-        proxy::{request_body::ReplayableBody, upstream::Upstream},
+        protocol::Protocol,
+        proxy::{replayable_body::ReplayableBody, upstream::Upstream},
     };
 
     #[test]
@@ -206,7 +209,7 @@ mod tests {
             worker: 0,
             protocol: Protocol::Http,
             is_repeatable: true,
-            was_sent: AtomicBool::new(false),
+            outcome_unknown: AtomicBool::new(false),
         };
         for (left, expected) in [(Duration::from_mins(1), true), (Duration::ZERO, false)] {
             let deadline = Some(Instant::now() + left);

@@ -20,8 +20,8 @@ use super::{
     retry_budget::RetryBudget,
 };
 use crate::{
-    grpc::Protocol,
     metrics::{Metrics, ServiceMetrics},
+    protocol::Protocol,
 };
 
 /// A service, which stays the same while its endpoints come and go.

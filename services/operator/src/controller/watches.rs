@@ -18,7 +18,7 @@ use super::{
     children,
     context::Context,
     error::with_timeout,
-    known::{Change, KnownObjects},
+    known_objects::{Change, KnownObjects},
 };
 use crate::manifests::{MANAGED_BY, pod_monitor};
 use api::Microservice;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use postgres_protocol::escape::{escape_identifier, escape_literal};
+
 /// The longest name in bytes. Postgres truncates longer names, which then denote another object.
 const LONGEST: usize = 63;
 
@@ -36,18 +38,12 @@ impl fmt::Display for Identifier {
 
 /// Quotes a name that was read from Postgres.
 pub(super) fn quote(name: &str) -> String {
-    quoted('"', name)
+    escape_identifier(name)
 }
 
-/// Quotes a text without backslashes as a literal. What a backslash means depends on a setting of the server.
+/// Quotes a text as a literal, whatever the server's setting for backslashes.
 pub(super) fn literal(text: &str) -> String {
-    debug_assert!(!text.contains(['\\', '\0']), "the text contains a backslash or NUL");
-    quoted('\'', text)
-}
-
-/// Doubles the quotes inside the text.
-fn quoted(quote: char, text: &str) -> String {
-    format!("{quote}{}{quote}", text.replace(quote, &format!("{quote}{quote}")))
+    escape_literal(text)
 }
 
 #[cfg(test)]

@@ -4,19 +4,19 @@ use super::*;
 
 #[test]
 fn clients_close_idle_connections_before_servers_do() {
-    assert!(HEADER_READ_TIMEOUT >= Duration::from_secs(30));
-    assert!(HEADER_READ_TIMEOUT > CLIENT_IDLE_TIMEOUT);
-    assert_eq!(Limits::default().header_read_timeout, HEADER_READ_TIMEOUT);
+    assert!(REQUEST_HEAD_TIMEOUT >= Duration::from_secs(30));
+    assert!(REQUEST_HEAD_TIMEOUT > CLIENT_IDLE_TIMEOUT);
+    assert_eq!(Timeouts::default().request_head_timeout, REQUEST_HEAD_TIMEOUT);
 }
 
 #[tokio::test]
 async fn an_idle_connection_closes_at_the_limit_and_not_before() {
-    let server = server_with(LIMITS).await;
+    let server = server_with(TIMEOUTS).await;
     let mut connection = server.connect().await;
     // Each request restarts the timeout. Three of them take longer than the limit.
     let (mut in_time, mut since) = (0, Instant::now());
     while in_time < 3 {
-        let pause = time::timeout(LIMITS.header_read_timeout / 2, connection.closed()).await;
+        let pause = time::timeout(TIMEOUTS.request_head_timeout / 2, connection.closed()).await;
         let started = Instant::now();
         let is_sent = pause.is_err() && connection.send(raw::get("/")).await.is_ok();
         let response = if is_sent { connection.response().await.ok() } else { None };
@@ -25,7 +25,7 @@ async fn an_idle_connection_closes_at_the_limit_and_not_before() {
             (in_time, since) = (in_time + 1, started);
         } else {
             // The machine may have paused: then the close was in time.
-            assert!(since.elapsed() >= LIMITS.header_read_timeout, "closed too early: {:?}", since.elapsed());
+            assert!(since.elapsed() >= TIMEOUTS.request_head_timeout, "closed too early: {:?}", since.elapsed());
             (connection, in_time, since) = (server.connect().await, 0, Instant::now());
         }
     }
@@ -33,7 +33,7 @@ async fn an_idle_connection_closes_at_the_limit_and_not_before() {
     connection.send(raw::get("/")).await.expect("sent");
     connection.response().await.expect("a response");
     connection.closed().await.expect("closed");
-    assert!(started.elapsed() >= LIMITS.header_read_timeout, "after {:?}", started.elapsed());
+    assert!(started.elapsed() >= TIMEOUTS.request_head_timeout, "after {:?}", started.elapsed());
 }
 
 #[tokio::test]

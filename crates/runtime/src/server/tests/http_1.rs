@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn an_incomplete_head_closes_the_connection() {
-    let server = server_with(LIMITS).await;
+    let server = server_with(TIMEOUTS).await;
     for part in ["", "P", "G", "GET / HTTP/1.1\r\nhost: test\r\n", "PRI", "PRI * HTTP/2.0\r\n\r\n", &PREFACE[..23]] {
         let started = Instant::now();
         let mut connection = server.connect().await;
@@ -12,26 +12,26 @@ async fn an_incomplete_head_closes_the_connection() {
         let closed = connection.closed().await.map_err(|error| error.kind());
         // Unread bytes cause a reset.
         assert!(matches!(closed, Ok(()) | Err(ErrorKind::ConnectionReset)), "{part:?}: {closed:?}");
-        assert!(started.elapsed() >= LIMITS.header_read_timeout, "{part:?}: after {:?}", started.elapsed());
+        assert!(started.elapsed() >= TIMEOUTS.request_head_timeout, "{part:?}: after {:?}", started.elapsed());
         assert!(!connection.rest().starts_with(b"HTTP/1.1 200"));
     }
 }
 
 #[tokio::test]
 async fn a_trickling_head_does_not_extend_the_timeout() {
-    let server = server_with(LIMITS).await;
+    let server = server_with(TIMEOUTS).await;
     let mut connection = server.connect().await;
     connection.send("GET / HTTP/1.1\r\nx: ").await.expect("sent");
-    let pace = LIMITS.header_read_timeout / 8;
+    let pace = TIMEOUTS.request_head_timeout / 8;
     let started = Instant::now();
     while time::timeout(pace, connection.closed()).await.is_err() && connection.send("x").await.is_ok() {
-        assert!(started.elapsed() < LIMITS.header_read_timeout * 20, "the connection is still open");
+        assert!(started.elapsed() < TIMEOUTS.request_head_timeout * 20, "the connection is still open");
     }
 }
 
 #[tokio::test]
 async fn a_client_that_reads_nothing_is_disconnected() {
-    let server = server_with(LIMITS).await;
+    let server = server_with(TIMEOUTS).await;
     let mut client = server.connect().await;
     let requests = raw::get("/large").repeat(1000);
     let disconnected = async { while client.send(&requests).await.is_ok() {} };
@@ -43,7 +43,7 @@ async fn a_client_that_reads_nothing_is_disconnected() {
 async fn a_client_that_reads_slowly_gets_the_whole_response() {
     // Longer than a pause of the machine, which looks as if the client read nothing.
     let write_timeout = Duration::from_millis(2500);
-    let server = server_with(Limits { write_timeout, ..Limits::default() }).await;
+    let server = server_with(Timeouts { write_timeout, ..Timeouts::default() }).await;
     let mut slow = server.connect().await;
     slow.send(raw::get("/large").repeat(32)).await.expect("sent");
     let started = Instant::now();

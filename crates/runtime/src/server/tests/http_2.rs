@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn a_client_that_never_opens_its_window_is_disconnected() {
-    let server = server_with(Limits { http_2_age: Duration::from_millis(100), ..LIMITS }).await;
+    let server = server_with(Timeouts { http_2_age: Duration::from_millis(100), ..TIMEOUTS }).await;
     for window in [0, 1] {
         let (mut sender, connection) = server.http_2_with_window(Some(window)).await;
         let response = sender.send_request(request("/large")).await.expect("a response head");
@@ -18,15 +18,16 @@ async fn a_client_that_never_opens_its_window_is_disconnected() {
 /// A stream of events may be silent for hours.
 #[tokio::test]
 async fn a_stream_that_waits_for_the_service_outlives_the_max_age() {
-    let limits = Limits { http_2_age: Duration::from_millis(1), write_timeout: Duration::from_millis(20), ..LIMITS };
-    let server = server_with(limits).await;
+    let timeouts =
+        Timeouts { http_2_age: Duration::from_millis(1), write_timeout: Duration::from_millis(20), ..TIMEOUTS };
+    let server = server_with(timeouts).await;
     let (mut sender, connection) = server.http_2().await;
     let response = sender.send_request(request("/events")).await.expect("a response head");
     let mut events = response.into_body();
     for _ in 0..2 {
         // Meanwhile, other connections open and close.
         let started = Instant::now();
-        while started.elapsed() < limits.write_timeout * 5 {
+        while started.elapsed() < timeouts.write_timeout * 5 {
             let (mut sender, other) = server.http_2_with_window(Some(0)).await;
             let stuck = sender.send_request(request("/large")).await;
             time::timeout(TIMEOUT, other).await.expect("closed").expect("no panic").ok();
@@ -66,7 +67,7 @@ async fn http_2_without_tls_is_served_on_the_same_port() {
 /// Without waiting for the header timeout, and without a busy loop.
 #[tokio::test]
 async fn an_incomplete_preface_before_eof_closes_at_once() {
-    let server = server_with(Limits { header_read_timeout: TIMEOUT * 2, ..LIMITS }).await;
+    let server = server_with(Timeouts { request_head_timeout: TIMEOUT * 2, ..TIMEOUTS }).await;
     for part in ["", "PRI", &PREFACE[..23]] {
         let mut connection = server.connect().await;
         connection.send(part).await.expect("sent");

@@ -9,7 +9,7 @@ use k8s_openapi::api::{
 };
 use kube::{Resource, ResourceExt, core::PartialObjectMeta};
 
-use super::super::path::normalize;
+use super::super::prefix::normalize;
 
 /// The label that names the Service of a slice.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::proxy::{
     connect::connect,
-    request_body::{RequestBodyError, UpstreamBody},
+    replayable_body::{RequestBodyError, UpstreamBody},
 };
 
 /// How much is read at once, in bytes: at first, and at most, while the endpoint keeps the socket full.

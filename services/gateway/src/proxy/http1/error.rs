@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{metrics::UpstreamError, proxy::request_body::RequestBodyError};
+use crate::{metrics::UpstreamError, proxy::replayable_body::RequestBodyError};
 
 /// Why there is no response, or not all of it.
 #[derive(Debug, thiserror::Error)]

@@ -14,7 +14,7 @@ use tokio::{io::AsyncWrite, net::TcpStream};
 use tokio_util::io::poll_write_buf;
 
 use super::error::Error;
-use crate::proxy::request_body::{RequestBodyError, UpstreamBody};
+use crate::proxy::replayable_body::{RequestBodyError, UpstreamBody};
 
 /// What is being written: the head or a chunk size, a piece of the body, and the end of a chunk.
 type Pending = Chain<Chain<Cursor<Vec<u8>>, Bytes>, &'static [u8]>;

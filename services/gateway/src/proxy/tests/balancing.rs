@@ -158,7 +158,7 @@ async fn idle_connections_to_a_removed_endpoint_are_closed() {
 
 #[tokio::test]
 async fn idle_connections_are_closed_before_the_service_does() {
-    assert!(runtime::CLIENT_IDLE_TIMEOUT * 2 < runtime::HEADER_READ_TIMEOUT);
+    assert!(runtime::CLIENT_IDLE_TIMEOUT * 2 < runtime::REQUEST_HEAD_TIMEOUT);
     let stub = Stub::raw(async |mut stream, _| {
         while read_head(&mut stream).await.is_some() {
             write_response(&mut stream, "hello").await;

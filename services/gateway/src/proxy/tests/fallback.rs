@@ -73,6 +73,26 @@ async fn a_503_does_not_hide_an_attempt_without_response() {
     }
 }
 
+/// Two replicas share one database: the first loses its connection during COMMIT, and the second gets none.
+#[tokio::test]
+async fn a_plain_503_does_not_hide_an_unknown_outcome() {
+    let unsure = busy("x-outcome: unknown\r\ncontent-length: 6\r\n\r\nunsure").await;
+    let plain = busy("content-length: 4\r\n\r\nbusy").await;
+    for (method, expected) in [(Method::PUT, "outcome-unknown"), (Method::GET, "busy")] {
+        eventually("the unsure endpoint is tried first", TIMEOUT, async || {
+            let gateway = TestGateway::of(&[], both(unsure.address, plain.address));
+            let response = gateway.send(request(method.clone(), "/test", "")).await;
+            assert_eq!(response.status, 503);
+            let was_first = gateway.log(1).await[0]["upstream"] == plain.address.to_string();
+            // Otherwise it is the last one, and its own response is passed on.
+            let expected = if was_first { expected } else { "unsure" };
+            assert!(response.text().contains(expected), "{method}: {}", response.text());
+            was_first.then_some(())
+        })
+        .await;
+    }
+}
+
 /// Even though its endpoint did not get the whole request, because the rest went to another one.
 #[tokio::test]
 async fn a_fallback_response_is_used_if_no_endpoint_is_left() {

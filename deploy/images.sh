@@ -2,10 +2,10 @@
 # Builds the container images with docker, podman or buildah, whichever works: from one static release build, and for a
 # service with a Dockerfile in its folder from that.
 #
-#     deploy/images [build]            build the images
-#     deploy/images save FOLDER        save them as FOLDER/SERVICE.tar, for `kind load image-archive`
-#     deploy/images list               list the images
-#     deploy/images compile FOLDER     only compile the binaries and the CA bundle, into FOLDER
+#     deploy/images.sh [build]            build the images
+#     deploy/images.sh save FOLDER        save them as FOLDER/SERVICE.tar, for `kind load image-archive`
+#     deploy/images.sh list               list the images
+#     deploy/images.sh compile FOLDER     only compile the binaries and the CA bundle, into FOLDER
 #
 # Images are named IMAGE_REGISTRY/SERVICE:IMAGE_TAG; the defaults are localhost/hedgerow and the version of the
 # workspace. IMAGE_SERVICES lists the services to build. The same commit, compiler and folder produce the same bytes,
@@ -16,7 +16,7 @@ cd "$(dirname "$0")/.."
 # The maximum size of an image from the release build, in bytes.
 LIMIT=40000000
 
-read -ra services <<<"${IMAGE_SERVICES:-$(deploy/services images | tr '\n' ' ') operator e2e}"
+read -ra services <<<"${IMAGE_SERVICES:-$(deploy/services.sh images | tr '\n' ' ') operator e2e}"
 # Those of the release build.
 binaries=()
 for service in "${services[@]}"; do

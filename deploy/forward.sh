@@ -2,7 +2,7 @@
 # Forwards local ports to services in the current kube context, until Ctrl-C. When a pod terminates, its port is
 # forwarded to another pod; `kubectl port-forward` alone would exit.
 #
-#     deploy/forward SERVICE:PORT...
+#     deploy/forward.sh SERVICE:PORT...
 #
 # NAMESPACE is the namespace, by default that of the context.
 set -uo pipefail

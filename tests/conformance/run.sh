@@ -2,7 +2,7 @@
 # Tests the gateway and every service with an OpenAPI document, alone and through the gateway, against these documents
 # with all checks of schemathesis. HEDGEROW is the command line to test ($CARGO_TARGET_DIR/debug/hedgerow).
 #
-#     tests/conformance/run [ARGUMENT FOR `st run`]...      for example --max-examples 500 or --seed 1
+#     tests/conformance/run.sh [ARGUMENT FOR `st run`]...      for example --max-examples 500 or --seed 1
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
@@ -30,7 +30,7 @@ python3 -m venv "$cache" 2>"$scratch/venv" || {
 # Other ports than those of `make run`.
 declare -A addresses=()
 number=0
-for service in $(deploy/services); do
+for service in $(deploy/services.sh); do
     variable=${service^^}
     variable=${variable//-/_}
     addresses[$service]=127.0.0.1:$((18080 + number))

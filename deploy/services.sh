@@ -1,8 +1,8 @@
 #!/bin/sh
 # Lists services by name:
 #
-#     deploy/services            the binaries of this workspace: those whose files name no command to run instead
-#     deploy/services images     those whose images are built here: named localhost/hedgerow/NAME in their files
+#     deploy/services.sh            the binaries of this workspace: those whose files name no command to run instead
+#     deploy/services.sh images     those whose images are built here: named localhost/hedgerow/NAME in their files
 set -eu
 cd "$(dirname "$0")/.."
 case ${1:-} in

@@ -106,7 +106,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::policy::limit::gcra::Gcra;
+    use crate::policy::rate_limit::gcra::Gcra;
 
     fn size(state: &KeyedState) -> usize {
         let shards = state.shards.iter().map(|shard| shard.lock().expect("a lock"));

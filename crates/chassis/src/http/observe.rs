@@ -1,12 +1,11 @@
-//! The layer around every request: its id, span and metrics, a timeout, and a limit on the requests in flight. No label
-//! of a metric holds an id.
+//! The layer around every request: its id, span and metrics, a timeout, and a limit on the requests in flight.
 
 use std::{
     convert::Infallible,
     panic::AssertUnwindSafe,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use axum::{
@@ -16,10 +15,9 @@ use axum::{
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderValue, StatusCode, Uri};
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
 use runtime::{
     Cause, Problem,
-    metrics::{BUCKETS, InFlight},
+    metrics::InFlight,
     request::{
         REQUEST_ID, RequestContext, chain, method_label, record_status, request_id, server_span, should_log_refusal,
     },
@@ -28,13 +26,8 @@ use tokio::time;
 use tower::{Layer, Service};
 use tracing::Instrument;
 
-use super::query::KnownParameters;
-
-/// How long a request or a call may take, including its body.
-pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// The maximum number of requests or calls in flight. More are refused: they would only wait.
-pub(crate) const MAX_IN_FLIGHT: i64 = 2048;
+use super::{metrics::Metrics, query::KnownParameters};
+use crate::limits::{MAX_IN_FLIGHT, REQUEST_TIMEOUT};
 
 /// Adds the layer to the routes of a service, with problems for unknown paths, methods and query parameters.
 pub(crate) fn layer(routes: Router, metrics: Metrics, parameters: KnownParameters) -> Router {
@@ -53,39 +46,6 @@ fn not_found(uri: &Uri) -> Problem {
             Problem::not_found("no such path; try it without the trailing slash")
         }
         _ => Problem::not_found("no such path"),
-    }
-}
-
-/// The metrics of a service's requests.
-pub(crate) struct Metrics {
-    requests: IntCounterVec,
-    durations: HistogramVec,
-    /// Requests in flight.
-    in_flight: IntGauge,
-}
-
-impl Metrics {
-    /// Registers the metrics.
-    ///
-    /// # Errors
-    /// Returns an error if two metrics share a name, which is a bug.
-    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let labels = &["method", "route", "status"];
-        let requests = IntCounterVec::new(Opts::new("http_requests_total", "HTTP requests handled."), labels)?;
-        let options = HistogramOpts::new("http_request_duration_seconds", "Time to handle an HTTP request.");
-        let durations = HistogramVec::new(options.buckets(BUCKETS.into()), labels)?;
-        let in_flight = IntGauge::new("http_requests_in_flight", "HTTP requests being handled.")?;
-        registry.register(Box::new(requests.clone()))?;
-        registry.register(Box::new(durations.clone()))?;
-        registry.register(Box::new(in_flight.clone()))?;
-        Ok(Self { requests, durations, in_flight })
-    }
-
-    /// Counts a request that has its response.
-    fn responded(&self, method: &str, route: &str, status: &str, duration: Duration) {
-        let labels = &[method, route, status];
-        self.requests.with_label_values(labels).inc();
-        self.durations.with_label_values(labels).observe(duration.as_secs_f64());
     }
 }
 

@@ -9,16 +9,16 @@ cd "$(dirname "$0")/../.."
 cluster=${KIND_CLUSTER:-hedgerow}
 namespace=${NAMESPACE:-hedgerow}
 for program in kind helm kubectl; do
-    command -v "$program" >/dev/null || { echo "kind/up: $program is not installed" >&2; exit 1; }
+    command -v "$program" >/dev/null || { echo "kind/up.sh: $program is not installed" >&2; exit 1; }
 done
 
 grep -qxF "$cluster" <<<"$(kind get clusters 2>/dev/null)" ||
     kind create cluster --name "$cluster" --config deploy/kind/cluster.yaml
 
-deploy/images
+deploy/images.sh
 archives=$(mktemp -d)
 trap 'rm -rf "$archives"' EXIT
-deploy/images save "$archives"
+deploy/images.sh save "$archives"
 for archive in "$archives"/*.tar; do
     kind load image-archive --name "$cluster" "$archive"
 done

@@ -9,7 +9,7 @@ use super::{
     client::{Client, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PORT, FORWARDED_PROTO},
     header_filter::HeaderFilter,
 };
-use crate::grpc::Protocol;
+use crate::protocol::Protocol;
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 

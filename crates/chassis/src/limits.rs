@@ -1,0 +1,9 @@
+//! Limits that HTTP requests and gRPC calls share.
+
+use std::time::Duration;
+
+/// How long a request or a call may take, including its body.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The maximum number of requests or calls in flight. More are refused: they would only wait.
+pub(crate) const MAX_IN_FLIGHT: i64 = 2048;
