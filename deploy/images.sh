@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the container images with docker, podman or buildah, whichever works: from one static release build, and for a
-# service with a Dockerfile in its folder from that.
+# Builds the container images with docker, podman or buildah, whichever works. Most come from one static release build;
+# a service with its own Dockerfile is built from that.
 #
 #     deploy/images.sh [build]            build the images
 #     deploy/images.sh save FOLDER        save them as FOLDER/SERVICE.tar, for `kind load image-archive`

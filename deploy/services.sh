@@ -1,7 +1,7 @@
 #!/bin/sh
 # Lists services by name:
 #
-#     deploy/services.sh            the binaries of this workspace: those whose files name no command to run instead
+#     deploy/services.sh            the binaries of this workspace: services whose files have no `hedgerow.dev/command`
 #     deploy/services.sh images     those whose images are built here: named localhost/hedgerow/NAME in their files
 set -eu
 cd "$(dirname "$0")/.."

@@ -1,5 +1,4 @@
-//! Rebuilds the crate when a migration is added: `sqlx::migrate!` embeds them, but Cargo does not know. And for
-//! `migrations/queries.sh`, which collects the data of `sqlx::query!` in another folder each time.
+//! Makes Cargo rebuild the service after a new migration, and when `make queries` collects its queries.
 
 fn main() {
     println!("cargo:rerun-if-changed=../../migrations/inventory");

@@ -95,7 +95,7 @@ impl Cli {
         peers: &'static [&'static str],
         serves_grpc: bool,
     ) -> Result<Self, clap::Error> {
-        // The doc comment of flattened arguments would replace it.
+        // Kept because `augment_args` would replace it with the doc comment of the flattened arguments.
         let about = command.get_about().cloned().unwrap_or_default();
         let mut command = Self::augment_args(command).about(about).args(peers.iter().map(peer_flag));
         if !serves_grpc {

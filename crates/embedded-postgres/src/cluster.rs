@@ -24,7 +24,10 @@ pub fn prepare(data: &DataDir, fsync: bool) -> Result<(PathBuf, Installation), E
     let installation = match fs::read_to_string(cluster.join("PG_VERSION")) {
         Ok(made_by) => Installation::for_version(made_by.trim(), &cluster)?,
         Err(_) if cluster.exists() => {
-            return Err(Error::Init(format!("{} exists but holds no Postgres data: move it away", cluster.display())));
+            return Err(Error::Init(format!(
+                "{} exists but holds no Postgres data: move it out of the way",
+                cluster.display()
+            )));
         }
         Err(_) => {
             let newest = Installation::newest()?;

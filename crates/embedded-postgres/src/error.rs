@@ -20,7 +20,10 @@ pub enum Error {
     NoAccount,
 
     /// The account that would run the server cannot enter the folder.
-    #[error("Postgres runs as the user `{account}`, who cannot enter {}: choose another data folder", dir.display())]
+    #[error(
+        "Postgres runs as the user `{account}`, which has no access to {}: choose another data folder",
+        dir.display()
+    )]
     Unreachable {
         /// The account's name.
         account: String,
@@ -39,7 +42,7 @@ pub enum Error {
 
     /// The data was created by a major version that is not installed.
     #[error(
-        "{} was created by Postgres {made_by}, but only {installed} is installed: install Postgres {made_by}, or move the folder away to start with an empty database",
+        "{} was created by Postgres {made_by}, but only {installed} is installed: install Postgres {made_by}, or move the folder out of the way to start with an empty database",
         dir.display()
     )]
     OtherVersion {

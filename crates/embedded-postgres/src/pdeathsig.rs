@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
-/// Whether `setpriv` supports `--pdeathsig`: the one of util-linux does, the one of busybox does not.
+/// Whether `setpriv` supports `--pdeathsig`: that of util-linux does, that of `busybox` does not.
 static SETPRIV: LazyLock<bool> = LazyLock::new(|| {
     let mut probe = Command::new("setpriv");
     probe.args(["--pdeathsig", "TERM", "--", "true"]);

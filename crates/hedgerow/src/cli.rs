@@ -18,7 +18,8 @@ pub enum Cli {
     ///
     /// Each service is described by a Microservice object, as in a cluster. It gets a database of its own if it has
     /// spec.database, and is reachable through the gateway under the paths of spec.route. hedgerow runs the
-    /// binary with the service's name from its own folder, or the command in the annotation hedgerow.dev/command.
+    /// binary with the service's name in the folder of the hedgerow binary, or the command in the annotation
+    /// hedgerow.dev/command.
     Up(Up),
     /// Run a command with an ephemeral Postgres in its environment (`DATABASE_URL`, `PGHOST`, ...)
     Postgres(Postgres),

@@ -18,7 +18,7 @@ pub fn open(requested: &Path) -> anyhow::Result<DataDir> {
     let fallback = fallback(&requested);
     let (requested, account, path) = (requested.display(), account.name(), fallback.display());
     eprintln!(
-        "hedgerow: using the data folder {path}, because Postgres runs as the user `{account}`, who cannot enter {requested}"
+        "hedgerow: using the data folder {path}, because Postgres runs as the user `{account}`, which has no access to {requested}"
     );
     Ok(DataDir::open(&fallback)?)
 }

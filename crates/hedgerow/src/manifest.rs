@@ -138,7 +138,7 @@ fn example(line: &str) -> anyhow::Result<Example> {
     Ok(Example { method: method.to_owned(), path: path.to_owned(), body: body.map(str::to_owned) })
 }
 
-/// Checks what a single object cannot violate.
+/// Checks the rules that span several objects.
 fn check(manifests: &[Manifest]) -> anyhow::Result<()> {
     ensure!(!manifests.is_empty(), "no services: pass files or folders with -f");
     for (index, one) in manifests.iter().enumerate() {
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn errors_name_the_file_the_object_and_the_field() {
         for (annotations, spec, expected) in [
-            ("", "colour: red", "a.yaml: document 1: Microservice a: spec: unknown field colour"),
+            ("", "color: red", "a.yaml: document 1: Microservice a: spec: unknown field color"),
             (
                 "hedgerow.dev/local-port: '1000'",
                 "",

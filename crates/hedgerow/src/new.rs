@@ -90,7 +90,7 @@ fn check(root: &Path, name: &str, python: bool) -> anyhow::Result<()> {
     api::admit(&object, None).with_context(|| format!("{name:?} cannot be the name of a service"))?;
     ensure!(
         root.join("services").is_dir(),
-        "there is no `services` folder here: run this in the root of the workspace"
+        "there is no `services` folder here: run this from the root of the workspace"
     );
     for folder in [format!("services/{name}"), format!("migrations/{name}")] {
         ensure!(!root.join(&folder).exists(), "{folder} already exists: choose another name or remove it");
@@ -138,7 +138,7 @@ fn files(name: &str, python: bool) -> anyhow::Result<Vec<(PathBuf, String)>> {
     templates.iter().map(render).collect()
 }
 
-/// What sqlx calls the data of a query: the hash of its text.
+/// The name that sqlx gives to a query's data: the hash of the query's text.
 fn query_hash(data: &str) -> anyhow::Result<String> {
     let data: Value = serde_json::from_str(data)?;
     let query = data["query"].as_str().context("there is no query")?;
@@ -208,7 +208,7 @@ mod tests {
     fn a_name_that_does_not_work_is_refused_with_the_reason() {
         let root = tempfile::tempdir().unwrap();
         let refused = |name, python| format!("{:#}", check(root.path(), name, python).unwrap_err());
-        assert!(refused("orders", false).contains("run this in the root of the workspace"));
+        assert!(refused("orders", false).contains("run this from the root of the workspace"));
         fs::create_dir_all(root.path().join("services/users")).unwrap();
         fs::write(root.path().join("Cargo.lock"), "[[package]]\nname = \"serde\"\n").unwrap();
         for (name, expected) in [

@@ -13,7 +13,7 @@ use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
-/// A longer line is broken, in bytes.
+/// The length, in bytes, at which a line is broken.
 const MAX_LINE: usize = 1 << 20;
 
 /// How long to wait for the last output of a process that has exited: its own children may keep the terminal open.

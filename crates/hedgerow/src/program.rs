@@ -1,4 +1,4 @@
-//! What runs a service: by the same contract as in a cluster, which is arguments and environment.
+//! Runs the program of a service, under the same contract as in a cluster: arguments and environment.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The phases of a process: serving, draining, stopping.
+//! The phases of a process: serving, draining, stopping. [`process`](crate::process) advances them.
 
 use std::{future, sync::Arc};
 

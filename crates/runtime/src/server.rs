@@ -55,17 +55,17 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// nothing is written to it. The maximum age also moves clients to new replicas.
 const HTTP_2_AGE: Duration = Duration::from_mins(5);
 
-/// How long an idle connection may still deliver a request after the stop begins: its client may have sent one without
-/// knowing. It is far longer than a request travels within a cluster. An HTTP/2 connection that is accepted while
-/// draining is served for this long before GOAWAY.
+/// How long an idle connection may still deliver a request after the stop begins: its client may have sent one before
+/// it learned of the stop. It is far longer than a request travels within a cluster. An HTTP/2 connection that is
+/// accepted while draining is served for this long before GOAWAY.
 const STOP_GRACE: Duration = Duration::from_millis(250);
 
 /// The maximum number of headers of a request.
 const MAX_HEADERS: usize = 100;
 
 /// The maximum number of concurrent HTTP/2 streams of a connection. A client may reset as many at once before they are
-/// accepted, as a service does when it loses its own clients. hyper's default limit for that, 20, would close the
-/// connection and with it the streams of everyone else.
+/// accepted, as a service does when it loses its own clients. hyper's default of 20 such resets would close the
+/// connection, and all its other streams with it.
 const MAX_STREAMS: u32 = 256;
 
 /// The timeouts of a server. Only tests change them.

@@ -1,4 +1,4 @@
-//! An HTTP/1 client for tests on the level of bytes and connections.
+//! An HTTP/1 client for tests at the level of bytes and connections.
 
 use std::{io, net::SocketAddr};
 
@@ -102,7 +102,7 @@ impl Raw {
     /// Reads one whole response that has a `Content-Length`.
     ///
     /// # Errors
-    /// Returns `UnexpectedEof` if the connection is closed before, and `TimedOut` if nothing arrives.
+    /// Returns `UnexpectedEof` if the connection is closed before that, and `TimedOut` if nothing arrives.
     pub async fn response(&mut self) -> io::Result<Response> {
         loop {
             if let Some((response, length)) = parse(&self.received) {

@@ -34,7 +34,7 @@ pub async fn operations(app: &App, service: &str) -> BTreeSet<String> {
 ///
 /// # Panics
 /// Panics if one does not.
-pub async fn references_lead_somewhere(app: &App) {
+pub async fn references_resolve(app: &App) {
     fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
         match value {
             Value::Object(members) => {

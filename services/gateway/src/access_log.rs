@@ -30,7 +30,7 @@ const MAX_BUFFER: usize = 4 * 1024 * 1024;
 /// The capacity that a buffer keeps after it has been written, in bytes.
 const KEPT_CAPACITY: usize = 256 * 1024;
 
-/// How long the process waits at its end for the remaining lines to be written.
+/// How long the process waits at exit for the remaining lines to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Collects the lines.

@@ -46,7 +46,7 @@ struct ServeArgs {
     proxy: ProxyArgs,
     #[command(flatten)]
     policy: PolicyArgs,
-    /// Number of threads that serve connections; by default one per processor
+    /// Number of threads that serve connections [default: one per processor]
     #[arg(long, env, value_name = "N")]
     workers: Option<NonZeroUsize>,
     /// Whether to log every request
@@ -61,7 +61,7 @@ pub(crate) struct ProxyArgs {
     #[arg(long, env, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
     pub(crate) connect_timeout: Duration,
     /// How long to wait for response headers once a request has been sent, and for a client to send more of its body.
-    /// Keep it longer than the services' own request timeout (15 s)
+    /// gRPC is exempt. Keep it longer than the services' own request timeout (15 s)
     #[arg(long, env, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
     pub(crate) header_timeout: Duration,
     /// Timeout for a request as a whole, including retries and the response body. gRPC, server-sent events and

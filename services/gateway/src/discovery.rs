@@ -1,4 +1,6 @@
 //! Service discovery: from the Kubernetes API server in a cluster, from flags elsewhere.
+//!
+//! In a cluster, `kubernetes` reads the paths of each service from the route annotation of its Service.
 
 mod flags;
 mod kubernetes;
@@ -18,7 +20,7 @@ pub(crate) struct DiscoveryArgs {
     /// value may hold several routes separated by spaces. If unset, services are discovered through the Kubernetes API
     #[arg(long = "route", env = "ROUTES", value_name = "ROUTE")]
     routes: Vec<RouteFlags>,
-    /// Namespace in which services are discovered; defaults to the namespace of this pod
+    /// Namespace in which services are discovered [default: the namespace of this pod]
     #[arg(long, env)]
     namespace: Option<String>,
 }

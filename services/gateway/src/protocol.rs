@@ -8,7 +8,7 @@ use runtime::grpc;
 pub(crate) enum Protocol {
     /// Over HTTP/1.1.
     Http,
-    /// Over HTTP/2, exempt from the gateway's timeouts and body limit.
+    /// Over HTTP/2, exempt from the header timeout, the total timeout and the body limit.
     Grpc,
 }
 

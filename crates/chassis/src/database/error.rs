@@ -36,7 +36,7 @@ impl DatabaseError {
         error
     }
 
-    /// Returns whether it is unknown if a statement that changes something had its effect.
+    /// Returns whether a statement may have taken effect although its result is unknown.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         matches!(self, Self::Lost(_))
@@ -122,7 +122,7 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Returns whether the transaction was rolled back in favour of another one, by a serialization failure or a deadlock.
+/// Returns whether the transaction was rolled back in favor of another one, by a serialization failure or a deadlock.
 #[must_use]
 pub fn is_serialization_failure(error: &sqlx::Error) -> bool {
     matches!(sql_state(error).as_deref(), Some("40001" | "40P01"))

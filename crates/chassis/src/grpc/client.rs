@@ -33,7 +33,8 @@ use budget::Budget;
 use connection::{CallError, code};
 use pool::{Checkout, Pool};
 
-/// The maximum number of attempts of a call that was certainly not sent: its connection had just been closed.
+/// The maximum number of attempts for a call, including those that were not sent because the connection had just been
+/// closed.
 const MAX_ATTEMPTS: usize = 4;
 
 /// Marks a read-only call.
@@ -52,9 +53,11 @@ pub fn read<T>(message: T, limit: Duration) -> tonic::Request<T> {
 /// The channel to a peer, for clients generated from its API. It supports unary calls. A call without a deadline gets
 /// one of 15 s.
 ///
-/// A call that was certainly not sent is always sent again. A read-only call ([`read`]) is retried once, on another
-/// address if possible: if its connection was lost before the deadline, or, if another address is ready, if the
-/// response was UNAVAILABLE or half of the time has passed.
+/// A call that was certainly not sent is sent again, up to four attempts in total. A read-only call ([`read`]) is also
+/// retried once, if the retry budget allows it, and on another address if possible:
+///
+/// - after a lost connection
+/// - if another address is ready, after UNAVAILABLE or half of the time
 #[derive(Clone)]
 pub struct Channel(Arc<Peer>);
 

@@ -26,7 +26,8 @@ pub(crate) fn parse(text: &[u8]) -> Result<Value, Problem> {
     Ok(value)
 }
 
-/// `serde_json` reports a number out of range as a syntax error. Only its text tells it from others.
+/// `serde_json` reports a number out of range as a syntax error. Only the message distinguishes it from other
+/// syntax errors.
 const TOO_LARGE: &str = "number out of range";
 
 fn refusal(pointer: &str, error: &serde_json::Error) -> Problem {

@@ -36,7 +36,7 @@ pub(crate) fn layer(routes: Router, metrics: Metrics, parameters: KnownParameter
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; see the Allow header")
         })
-        // One layer, because axum boxes the handler once for each.
+        // A single layer, because axum boxes the handler once per layer.
         .layer((Observe(Arc::new(metrics)), parameters))
 }
 

@@ -24,7 +24,8 @@ use utoipa::openapi::{
 
 use super::message::reword;
 
-/// Extracts the parameters of the query string. Those that the operation does not document are refused before.
+/// Extracts the parameters of the query string. Those that the operation does not document have already been
+/// refused.
 pub struct Query<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {

@@ -1,18 +1,18 @@
 //! The words that a service's name becomes in the templates, and names that would not work.
 
-/// Names that Rust keeps for itself, as a crate or as a word.
+/// Names that Rust and Cargo reserve: for crates, folders or keywords.
 const RUST_WORDS: &str = " abstract alloc as async await become box break build const continue core crate deps do dyn \
     else enum examples extern false final fn for gen if impl in incremental let loop macro match mod move mut override \
     priv proc-macro pub ref return self static std struct super test trait true try type typeof unsafe unsized use \
     virtual where while yield ";
 
-/// Types that are in scope in the templates; a type of the service is called otherwise.
+/// Types that are in scope in the templates; the type of the service gets another name.
 const TYPES: &str = " App Box Database DatabaseError DateTime Deserialize Err Error Fields From FromFields IntoParams \
     IntoResponse Item Iterator Json Limit Migrator Name None Ok OpenApiRouter Option OriginalUri Page Parameters Path \
     PgConnection Problem Query Response Result Self Serialize Service Some State StatusCode String ToSchema TryFrom Utc \
     Uuid Vec ";
 
-/// Words that Postgres does not take as the name of a table.
+/// Words that Postgres does not accept as a table name.
 const SQL_WORDS: &str = " all analyse analyze and any array as asc asymmetric authorization binary both case cast check \
     collate collation column concurrently constraint create cross current_catalog current_date current_role \
     current_schema current_time current_timestamp current_user default deferrable desc distinct do else end except false \

@@ -1,4 +1,4 @@
-//! An ordinary user runs it, or root.
+//! `hedgerow up`, run by an ordinary user or by root.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};

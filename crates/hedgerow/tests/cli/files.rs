@@ -31,13 +31,13 @@ fn up_command(sandbox: &Sandbox, arguments: &[&str], names: &[&str]) -> Command 
 #[test]
 fn a_file_describes_a_service_in_any_language() {
     let sandbox = Sandbox::new();
-    let spec = "  calls: [inventory]\n  database: {name: my_greetings}\n  env: [{name: COLOUR, value: red}]\n";
+    let spec = "  calls: [inventory]\n  database: {name: my_greetings}\n  env: [{name: COLOR, value: red}]\n";
     add_service(&sandbox, "elsewhere/greeter", "greeter", spec);
     let up = Up::run_until(&mut up_command(&sandbox, &["-f", "elsewhere/greeter"], &["greeter"]), "Try:");
     // It has no route, and there is no gateway.
     assert!(up.wait_for_line("curl").ends_with(&format!("http://{}/greeter", sandbox.address(8085))));
     let environment = fs::read_to_string(sandbox.path("elsewhere/greeter/run me.json")).unwrap();
-    for variable in [r#""COLOUR": "red""#, r#""DATABASE_URL": "postgres://my_greetings:"#] {
+    for variable in [r#""COLOR": "red""#, r#""DATABASE_URL": "postgres://my_greetings:"#] {
         assert!(environment.contains(variable), "{variable}: {environment}");
     }
     assert_eq!(sandbox.sql("my_greetings", "SELECT count(*) FROM starts"), "1");
@@ -67,7 +67,7 @@ fn several_folders_and_files_are_combined() {
 }
 
 #[test]
-fn what_is_wrong_with_a_file_is_reported() {
+fn errors_in_a_file_are_reported() {
     let sandbox = Sandbox::new();
     let said = |arguments: &[&str]| failure(sandbox.up_command().args(arguments));
     assert_eq!(said(&["-f", "none"]), "hedgerow: cannot read none: No such file or directory (os error 2)\n");
@@ -96,7 +96,7 @@ fn a_new_service_is_written_once_and_runs() {
         command
     };
     let refused = failure(&mut new(&["notes", "--python"]));
-    assert!(refused.contains("run this in the root of the workspace"), "{refused}");
+    assert!(refused.contains("run this from the root of the workspace"), "{refused}");
     fs::create_dir(sandbox.path("services")).unwrap();
     assert!(new(&["notes", "--python"]).output().unwrap().status.success());
     let up = Up::run_until(&mut up_command(&sandbox, &[], &["notes"]), "Try:");

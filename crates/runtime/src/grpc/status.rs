@@ -108,7 +108,7 @@ impl Problem {
     }
 }
 
-/// Returns the code whose HTTP status `google.rpc.Code` gives as the problem's. A status that it does not list, such as
+/// Returns the code that `google.rpc.Code` maps to the problem's HTTP status. A status that it does not list, such as
 /// 405, 408 or 415, is UNKNOWN, as in gRPC's `http-grpc-status-mapping.md`.
 fn code(problem: &Problem) -> Code {
     match problem.status() {

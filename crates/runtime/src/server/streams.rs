@@ -42,7 +42,7 @@ impl Streams {
         stream
     }
 
-    /// Waits until no stream has waited for the service and the client has read nothing for this long.
+    /// Waits until, for this long, no stream has waited for the service and the client has read nothing.
     pub(super) async fn stalled(&self, limit: Duration) {
         loop {
             let before = self.0.frames.load(Ordering::Relaxed);

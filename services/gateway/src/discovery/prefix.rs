@@ -1,10 +1,10 @@
-//! The syntax of path prefixes that a service may claim. It is that of `route.paths` of the kind `Microservice`, except
-//! that trailing slashes are removed, and not refused.
+//! The syntax of path prefixes that a service may claim. It is the syntax of `route.paths` in a `Microservice`, but
+//! trailing slashes are removed instead of refused.
 
 /// Removes trailing slashes from a path prefix.
 ///
-/// Returns `None` if no request path can match the prefix, or only in another spelling. A prefix must start with a
-/// slash; its segments must not be empty, `.` or `..`, and consist of characters that are never percent-encoded.
+/// Returns `None` if no request path can match the prefix, or only after normalization. A prefix must start with a
+/// slash; its segments must not be empty, `.` or `..`, and must consist of characters that are never percent-encoded.
 pub(super) fn normalize(path: &str) -> Option<String> {
     let segments = path.strip_prefix('/')?.trim_end_matches('/');
     let is_unreserved = |character: char| character.is_ascii_alphanumeric() || "._~-".contains(character);

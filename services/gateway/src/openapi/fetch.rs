@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// asked at all.
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Services that are asked at the same time.
+/// The maximum number of services that are asked at once.
 const CONCURRENCY: usize = 64;
 
 /// The length limit of one document, in bytes.
@@ -35,9 +35,9 @@ const MAX_TOTAL_LENGTH: usize = 16 * 1024 * 1024;
 pub(super) enum DocumentError {
     #[error("no ready endpoint")]
     NoEndpoint,
-    /// No response in time, or not a valid one.
-    #[error("no response")]
-    NoResponse,
+    /// No endpoint sent a complete response in time, or the response was a 5xx.
+    #[error("document could not be fetched")]
+    NotFetched,
     /// A response other than 200 and 5xx.
     #[error("no document at /openapi.json")]
     NotFound,
@@ -55,7 +55,7 @@ pub(super) enum DocumentError {
 
 /// Fetches the documents of services, in the same order.
 pub(super) async fn all(services: &[Service]) -> Vec<Result<Bytes, DocumentError>> {
-    let mut documents = vec![Err(DocumentError::NoResponse); services.len()];
+    let mut documents = vec![Err(DocumentError::NotFetched); services.len()];
     let mut budget = MAX_TOTAL_LENGTH;
     let endpoints: Vec<_> = services.iter().map(|service| service.http.clone()).collect();
     let fetched = stream::iter(endpoints.into_iter().enumerate())
@@ -82,45 +82,45 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Value, DocumentError> {
     }
 }
 
-/// Asks one endpoint and, if it does not respond, another one.
+/// Asks one endpoint and, if the document could not be fetched from it, another one.
 async fn of_service(mut endpoints: Vec<SocketAddr>) -> Result<Bytes, DocumentError> {
     endpoints.shuffle(&mut rand::rng());
     let attempts = async {
         let mut outcome = Err(DocumentError::NoEndpoint);
         for endpoint in endpoints.into_iter().take(2) {
             outcome = of_endpoint(endpoint).await;
-            if !matches!(outcome, Err(DocumentError::NoResponse)) {
+            if !matches!(outcome, Err(DocumentError::NotFetched)) {
                 break;
             }
         }
         outcome
     };
-    time::timeout(TIMEOUT, attempts).await.unwrap_or(Err(DocumentError::NoResponse))
+    time::timeout(TIMEOUT, attempts).await.unwrap_or(Err(DocumentError::NotFetched))
 }
 
 async fn of_endpoint(endpoint: SocketAddr) -> Result<Bytes, DocumentError> {
-    let stream = TcpStream::connect(endpoint).await.map_err(|_| DocumentError::NoResponse)?;
+    let stream = TcpStream::connect(endpoint).await.map_err(|_| DocumentError::NotFetched)?;
     let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|_| DocumentError::NoResponse)?;
-    let host = HeaderValue::try_from(endpoint.to_string()).map_err(|_| DocumentError::NoResponse)?;
+        http1::handshake(TokioIo::new(stream)).await.map_err(|_| DocumentError::NotFetched)?;
+    let host = HeaderValue::try_from(endpoint.to_string()).map_err(|_| DocumentError::NotFetched)?;
     let request = Request::get("/openapi.json")
         .header(header::HOST, host)
         .header(header::ACCEPT, "application/json")
         .header(header::USER_AGENT, concat!("hedgerow-gateway/", env!("CARGO_PKG_VERSION")))
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
-        .map_err(|_| DocumentError::NoResponse)?;
+        .map_err(|_| DocumentError::NotFetched)?;
     let exchange = async {
-        let response = sender.send_request(request).await.map_err(|_| DocumentError::NoResponse)?;
+        let response = sender.send_request(request).await.map_err(|_| DocumentError::NotFetched)?;
         match response.status() {
             StatusCode::OK => {}
-            status if status.is_server_error() => return Err(DocumentError::NoResponse),
+            status if status.is_server_error() => return Err(DocumentError::NotFetched),
             _ => return Err(DocumentError::NotFound),
         }
         match Limited::new(response.into_body(), MAX_LENGTH).collect().await {
             Ok(body) => Ok(body.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => Err(DocumentError::TooLong),
-            Err(_) => Err(DocumentError::NoResponse),
+            Err(_) => Err(DocumentError::NotFetched),
         }
     };
     // The connection is polled alongside and dropped with the response, so that no task is left behind.

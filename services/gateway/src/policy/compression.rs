@@ -23,8 +23,8 @@ use super::request_head::has_token;
 /// Content shorter than this, in bytes, is not compressed: it fits into one packet anyway.
 const MIN_LENGTH: u64 = 1024;
 
-/// Responses that are compressed at the same time; further ones are sent uncompressed. Each needs about 320 KB, and
-/// clients decide how long a stream lasts.
+/// The maximum number of responses that are compressed at once; others are sent uncompressed. Each needs about 320 KB,
+/// and clients decide how long a stream lasts.
 const MAX_CONCURRENT: usize = 64;
 
 /// Digests of the content. Compression would make them wrong.
@@ -37,7 +37,7 @@ const DIGESTS: [HeaderName; 4] = [
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct CompressionArgs {
-    /// Compress responses with gzip if the client accepts it and the content type benefits from it
+    /// Whether to compress responses with gzip if the client accepts it and the content type benefits from it
     #[arg(long, env, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     compression: bool,
 }

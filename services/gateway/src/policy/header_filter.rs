@@ -47,7 +47,7 @@ impl FromStr for Pattern {
         let matches = |own: &&str| if is_prefix { own.starts_with(stem) } else { *own == stem };
         let mut required = [END_TO_END, END_TO_END_PREFIXES, HOP_BY_HOP].into_iter().flatten();
         if is_end_to_end(stem) || required.any(matches) {
-            return Err("HTTP gives this header a meaning, so it can be neither dropped nor kept");
+            return Err("the gateway's handling of this header cannot be changed");
         }
         Ok(if is_prefix { Self::Prefix(stem.to_owned()) } else { Self::Name(stem.to_owned()) })
     }

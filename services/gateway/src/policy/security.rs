@@ -9,8 +9,8 @@ use super::client::Scheme;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct SecurityArgs {
-    /// Add security headers to responses: X-Content-Type-Options, X-Frame-Options, Referrer-Policy and, over https,
-    /// Strict-Transport-Security. Headers that a service sets itself are kept
+    /// Whether to add security headers to responses: X-Content-Type-Options, X-Frame-Options, Referrer-Policy and, over
+    /// https, Strict-Transport-Security. Headers that a service sets itself are kept
     #[arg(long, env, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     security_headers: bool,
     /// Max-age of Strict-Transport-Security: how long browsers insist on https. With 0s the header is not sent

@@ -192,7 +192,7 @@ impl<B> RecordedBody<B> {
         recorded
     }
 
-    /// A body without a record, which something else has taken over.
+    /// A body whose record something else has taken over, such as a tunnel.
     pub(super) fn unrecorded(body: B) -> Self {
         Self { body, record: None }
     }

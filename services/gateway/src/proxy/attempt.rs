@@ -59,8 +59,8 @@ impl UpstreamRequest {
         self.is_repeatable && self.body.is_replayable()
     }
 
-    /// Sends the request to an endpoint, and waits for the head of the response: until `total`, or for as long as it
-    /// takes if it is gRPC.
+    /// Sends the request to an endpoint and waits for the response head: over HTTP until the header timeout or `total`,
+    /// for gRPC without a limit.
     pub(super) async fn attempt(
         &self,
         endpoint: &Arc<Endpoint>,

@@ -100,7 +100,7 @@ impl Exchange {
             return Ok(Filtered::Respond(response.map(ResponseBody::Own)));
         }
         let route = self.proxy.routes.load().find(parts.uri.path()).cloned();
-        let route = route.ok_or_else(|| Problem::not_found("no service has this path"))?;
+        let route = route.ok_or_else(|| Problem::not_found("no service serves this path"))?;
         self.record.route = Some(route.clone());
         Ok(match self.admit(parts, &route.upstream.name, &route.path)? {
             Some(preflight) => Filtered::Respond(preflight),

@@ -1,6 +1,6 @@
 //! Passive health checks: an endpoint whose requests fail is ejected for a while.
 //!
-//! One failed connection is enough, because nothing listens at the address. Otherwise it takes three failures in a row:
+//! One failed connection is enough, because no request could succeed. Otherwise it takes three failures in a row:
 //! requests that were sent and got no response, or one of 502 or 504. 503 does not count, because a service responds
 //! with it when it is overloaded or waits for its database, and ejecting one such endpoint would only overload the
 //! others. After the ejection, an endpoint gets one request at a time until one succeeds. If that request fails, the
@@ -86,8 +86,8 @@ impl Health {
         true
     }
 
-    /// Records a failure; returns how long to eject the endpoint for, if an ejection is due. `is_certain` means that
-    /// nothing listens at the address.
+    /// Records a failure; returns how long to eject the endpoint for, if an ejection is due. `is_certain` means that no
+    /// connection could be made.
     pub(super) fn failed(&self, is_certain: bool, now: Duration) -> Option<Duration> {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let state = self.state(now);

@@ -91,7 +91,7 @@ pub(super) fn problem(upstream: &Upstream, error: &AttemptError, may_have_effect
         _ if may_have_effects => Problem::outcome_unknown_as(StatusCode::BAD_GATEWAY),
         _ if error.is_unsent => Problem::unavailable(format!("{name} cannot be reached; try again in a moment")),
         UpstreamError::Timeout => Problem::new(StatusCode::GATEWAY_TIMEOUT, format!("{name} did not respond in time")),
-        _ => Problem::new(StatusCode::BAD_GATEWAY, format!("{name} did not respond")),
+        _ => Problem::new(StatusCode::BAD_GATEWAY, format!("{name} did not send a valid response")),
     };
     problem.caused_by(format!("{}: {}", error.kind.label(), error.reason))
 }

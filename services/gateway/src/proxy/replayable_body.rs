@@ -37,7 +37,7 @@ struct State<B> {
     body: B,
     /// Whether everything is kept once it is read, so that the request may be sent again.
     keep: bool,
-    /// The chunks that are kept. Once no more are, those that the current attempt has not got yet.
+    /// The buffered chunks. Once buffering has stopped, only those that the current attempt has yet to read.
     buffered: VecDeque<Bytes>,
     /// How many of the buffered chunks the current attempt has got.
     next: usize,

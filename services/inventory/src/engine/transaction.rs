@@ -1,7 +1,7 @@
 //! The transaction of a batch: claim keys, lock products, let requests join, decide, write, commit.
 //!
-//! Whatever depends on a lock is read in a later statement than the one that waits for the lock. Postgres shows a
-//! statement what was committed before it began; of what is committed while it waits, it shows only the locked row.
+//! A statement sees what was committed before it began, and the current version of the rows that it waited to lock.
+//! Everything else that a lock protects is therefore read by a later statement.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},

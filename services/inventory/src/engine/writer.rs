@@ -22,11 +22,11 @@ use crate::{
     store,
 };
 
-/// How long after its start a change that certainly had no effect is retried. Its requests must be answered in time.
+/// For how long after its start a change without effect is retried. Its requests must be answered in time.
 const RETRY_PERIOD: Duration = Duration::from_secs(4);
 
-/// How long to look for the outcome of a change whose connection was lost. Postgres ends a transaction sooner than that
-/// after its client has disappeared.
+/// How long to look for the outcome of a change whose connection was lost. Postgres ends the transaction of a lost
+/// client sooner.
 const OUTCOME_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The pause between two attempts to find the outcome while the database is unavailable.

@@ -15,7 +15,7 @@ use crate::model::{
 /// many holds expire at once.
 pub(crate) const MAX_OVERDUE_LINES: usize = 2000;
 
-/// Reads the products of these reservations, which never change.
+/// Reads the products of these reservations. A reservation's products never change.
 pub(crate) async fn products(
     connection: &mut PgConnection,
     ids: &[Uuid],

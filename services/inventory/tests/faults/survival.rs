@@ -11,7 +11,10 @@ use std::{
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, PgPool};
-use test_support::process::{TIMEOUT, eventually};
+use test_support::{
+    inventory::inconsistencies,
+    process::{TIMEOUT, eventually},
+};
 use tokio::{
     sync::watch,
     task::{JoinSet, yield_now},
@@ -127,21 +130,7 @@ async fn verify(connection: &mut PgConnection, tally: &Tally) {
         .await
         .expect("the counters");
     assert!(tally.acknowledged <= on_hand && on_hand <= tally.acknowledged + tally.unknown, "{on_hand}: {tally:?}");
-
-    let inconsistent: Vec<String> = sqlx::query_scalar(
-        "SELECT product_id FROM stock LEFT JOIN (
-             SELECT product_id, count(*) AS count, max(version) AS newest, sum(on_hand_delta) AS on_hand_sum,
-                    sum(reserved_delta) AS reserved_sum, bool_and(on_hand = running) AS runs
-             FROM (SELECT *, sum(on_hand_delta) OVER (PARTITION BY product_id ORDER BY version) AS running
-                   FROM movement) AS entry
-             GROUP BY product_id
-         ) AS ledger USING (product_id)
-         WHERE (count, newest, on_hand_sum, reserved_sum, runs) IS DISTINCT FROM (version, version, on_hand, reserved, true)",
-    )
-    .fetch_all(connection)
-    .await
-    .expect("the ledger");
-    assert!(inconsistent.is_empty(), "counters and ledger differ for {inconsistent:?}");
+    assert_eq!(inconsistencies(connection).await, Vec::<String>::new());
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]

@@ -62,8 +62,7 @@ fn container_problem(pod: &str, container: &ContainerStatus, age: SignedDuration
             if container.ready || ended.exit_code == 0 && reason != "CrashLoopBackOff" {
                 return None;
             }
-            let text =
-                format!("pod {pod} crashed (restarts: {}), last with {}", container.restart_count, describe(ended));
+            let text = format!("pod {pod} crashed (restarts: {}); last {}", container.restart_count, describe(ended));
             let stalled = container.restart_count >= STALLED_AFTER_CRASHES;
             Some(if stalled {
                 ConditionResult::stalled("Crashing", text)
@@ -128,7 +127,7 @@ mod tests {
         let waiting = serde_json::json!({ "waiting": { "reason": "CrashLoopBackOff", "message": "back-off" } });
         let ended =
             serde_json::json!({ "terminated": { "exitCode": 2, "reason": "Error", "message": "no DATABASE_URL\n" } });
-        let text = |times| format!("pod orders-1 crashed (restarts: {times}), last with exit code 2: no DATABASE_URL");
+        let text = |times| format!("pod orders-1 crashed (restarts: {times}); last exit code 2: no DATABASE_URL");
         let once = container(false, 1, &waiting, &ended);
         assert_eq!(find(&once, 60), Some(ConditionResult::pending("Crashing", text(1))));
         let often = container(false, 3, &waiting, &ended);
@@ -142,7 +141,7 @@ mod tests {
     fn running_out_of_memory_is_reported() {
         let ended = serde_json::json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } });
         let found = find(&container(false, 0, &ended, &serde_json::json!({})), 1);
-        let text = "pod orders-1 crashed (restarts: 0), last with exit code 137 (OOMKilled)";
+        let text = "pod orders-1 crashed (restarts: 0); last exit code 137 (OOMKilled)";
         assert_eq!(found, Some(ConditionResult::pending("Crashing", text)));
     }
 

@@ -158,7 +158,10 @@ fn route_result(claims: &routes::RouteClaims) -> ConditionResult {
     let conflicts: Vec<_> = claims.conflicts.iter().map(|(path, owner)| format!("{path} belongs to {owner}")).collect();
     ConditionResult::stalled(
         "RouteConflict",
-        format!("{}; older objects keep their paths: choose others, or delete the older object", conflicts.join(", ")),
+        format!(
+            "{}; older objects keep their paths: choose other paths, or delete the older object",
+            conflicts.join(", ")
+        ),
     )
 }
 

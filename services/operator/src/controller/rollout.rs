@@ -73,7 +73,7 @@ pub(crate) fn scaling(autoscaler: Option<&HorizontalPodAutoscaler>) -> Condition
         matches!(condition.type_.as_str(), "AbleToScale" | "ScalingActive") && condition.status == "False"
     });
     match (failed, conditions().any(|condition| condition.type_ == "ScalingActive")) {
-        (Some(failed), _) => ConditionResult::pending("AutoscalerTrouble", failed.message.clone().unwrap_or_default()),
+        (Some(failed), _) => ConditionResult::pending("AutoscalerFailing", failed.message.clone().unwrap_or_default()),
         (None, true) => ConditionResult::ready("Autoscaling", "the autoscaler controls the number of pods"),
         (None, false) => {
             ConditionResult::pending("AutoscalerStarting", "waiting for the autoscaler's first measurement")

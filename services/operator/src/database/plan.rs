@@ -1,8 +1,8 @@
 //! Checks that the current state permits a change, and plans the next statements. Pure.
 //!
-//! The plan is made anew after each batch, so it does not matter what an earlier attempt left behind. At no point is
-//! there anything that the next attempt would take for something else's: the role is created together with its
-//! ownership comment, and the role owns the database before the database has an ownership comment of its own.
+//! The plan is made anew after each batch, so it does not matter what an earlier attempt left behind. At no point does
+//! the next attempt find anything that looks like another owner's: the role is created together with its ownership
+//! comment, and the role owns the database before the database has an ownership comment of its own.
 
 use postgres_protocol::password::scram_sha_256;
 

@@ -17,7 +17,7 @@ use super::{
 /// The limit for logging in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The limit for one statement, in case the server has silently gone. It is longer than the server's own limit.
+/// The limit for one statement, in case the server has silently gone away. It is longer than the server's own limit.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(65);
 
 /// Creating or dropping a database copies or removes files and may wait for a checkpoint, so the limits are generous.
@@ -25,7 +25,7 @@ const SETTINGS: [(&str, &str); 5] = [
     ("statement_timeout", "60s"),
     ("lock_timeout", "10s"),
     ("idle_in_transaction_session_timeout", "10s"),
-    // Release the locks of a session whose operator has gone.
+    // Release the locks of a session whose operator is gone.
     ("tcp_keepalives_idle", "10"),
     ("tcp_keepalives_interval", "5"),
 ];

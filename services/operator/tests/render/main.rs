@@ -80,11 +80,11 @@ fn every_document_is_rendered_and_empty_ones_are_skipped() {
 #[test]
 fn error_names_document_object_and_field() {
     let input = "apiVersion: hedgerow.dev/v1alpha1\nkind: Microservice\nmetadata: {name: orders}\n\
-                 spec: {image: 'orders:1.0', colour: blue, env: [{name: A, valeu: x}], scaling: {min: 0}}\n";
+                 spec: {image: 'orders:1.0', color: blue, env: [{name: A, valeu: x}], scaling: {min: 0}}\n";
     let here = "operator: standard input: document 1: Microservice orders: ";
     let errors = error(input);
     assert!(errors.starts_with(here), "{errors}");
-    for part in ["spec: unknown field colour", "spec.env[0]: unknown field valeu", "spec.scaling.min: 0 is less than"] {
+    for part in ["spec: unknown field color", "spec.env[0]: unknown field valeu", "spec.scaling.min: 0 is less than"] {
         assert!(errors.contains(part), "{errors}");
     }
     let rule = "spec.scaling: scaling.min (default 2) must not be greater than scaling.max (default 10)";

@@ -47,7 +47,7 @@ impl TryFrom<String> for Name {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        // The information separators are not whitespace in Unicode, but invisible too.
+        // The information separators are not whitespace in Unicode, but are invisible too.
         let is_blank = |c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c);
         match text.chars().count() {
             0 => Err("must not be empty"),

@@ -22,7 +22,7 @@ async fn the_document_describes_every_operation(pool: PgPool) {
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
 async fn all_references_in_the_document_resolve(pool: PgPool) {
-    rules::references_lead_somewhere(&start(&pool).await).await;
+    rules::references_resolve(&start(&pool).await).await;
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]

@@ -52,7 +52,7 @@ async fn the_call_has_a_deadline_the_request_id_and_the_trace(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn a_slow_inventory_is_not_waited_for(pool: PgPool) {
+async fn the_response_does_not_wait_for_a_slow_inventory(pool: PgPool) {
     let inventory = Fake::start().await;
     let users = Users::start(&pool, &[inventory.address]).await;
     users.eventually_has_stock().await;
@@ -74,7 +74,7 @@ async fn a_slow_inventory_is_not_waited_for(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn an_unavailable_inventory_is_no_error_and_found_later(pool: PgPool) {
+async fn an_unavailable_inventory_is_not_an_error_and_is_found_later(pool: PgPool) {
     let port = Port::free();
     let users = Users::start(&pool, &[port.address]).await;
     for _ in 0..3 {

@@ -142,7 +142,7 @@ fn services_without_a_usable_document_are_listed_with_a_reason() {
     let services = names.map(|name| service(name, &[&format!("/{name}")]));
     let reference = |pointer: &str| json!({"get": {"responses": {"200": {"$ref": pointer}}}});
     let documents = vec![
-        Err(DocumentError::NoResponse),
+        Err(DocumentError::NotFetched),
         Ok(document(&json!({"/dangling": {"get": operation("Lost")}}), &json!({}))),
         Ok(document(&json!({"/deep": {"get": operation("A/properties/lost")}}), &json!({"A": {"properties": {}}}))),
         Ok(document(&json!({"/external": reference("https://example.org/a.json#/x")}), &json!({}))),
@@ -163,7 +163,7 @@ fn services_without_a_usable_document_are_listed_with_a_reason() {
         })
         .collect();
     let expected = [
-        ("absent", DocumentError::NoResponse),
+        ("absent", DocumentError::NotFetched),
         ("dangling", DocumentError::Dangling),
         ("deep", DocumentError::Dangling),
         ("odd", DocumentError::NothingRouted),
@@ -174,7 +174,7 @@ fn services_without_a_usable_document_are_listed_with_a_reason() {
     ];
     assert_eq!(unavailable, expected.map(|(service, error)| (service, error.to_string())));
     let description = document["info"]["description"].as_str().expect("text");
-    assert!(description.contains("**absent**: no response"), "{description}");
+    assert!(description.contains("**absent**: document could not be fetched"), "{description}");
 }
 
 #[test]

@@ -75,20 +75,21 @@ async fn services_without_a_document_do_not_delay_the_response() {
     let gone = Port::free();
     let cases = [
         ("endless", endless, "document is larger than 4 MiB"),
-        ("failing", failing, "no response"),
-        ("gone", gone.address, "no response"),
+        ("failing", failing, "document could not be fetched"),
+        ("gone", gone.address, "document could not be fetched"),
         ("good", good, ""),
-        ("noise", noise, "no response"),
+        ("noise", noise, "document could not be fetched"),
         ("page", page, "not an OpenAPI 3.0 or 3.1 document"),
-        ("silent", silent, "no response"),
-        ("stuck", stuck, "no response"),
+        ("silent", silent, "document could not be fetched"),
+        ("stuck", stuck, "document could not be fetched"),
         ("without", without, "no document at /openapi.json"),
     ];
     let (_services, mut docs) = api_docs(cases.iter().map(|(name, at, _)| service(name, vec![*at])).collect());
     docs.lifetime = Duration::ZERO;
     let expected: Vec<_> = cases.iter().filter(|case| case.0 != "good").map(|case| (case.0, case.2)).collect();
-    let missing =
-        |unavailable: &[(&str, &str)]| unavailable.iter().filter(|service| service.1 == "no response").count();
+    let missing = |unavailable: &[(&str, &str)]| {
+        unavailable.iter().filter(|service| service.1 == "document could not be fetched").count()
+    };
     // On a busy machine it may take longer, and other services may miss the timeout too.
     let document = eventually("a response without delay", TIMEOUT, async || {
         let start = Instant::now();
@@ -116,7 +117,7 @@ async fn the_total_length_of_documents_is_limited() {
     // On a busy machine, services may miss the timeout.
     let document = eventually("responses of all services in time", TIMEOUT, async || {
         let document = merged(&docs).await;
-        let is_late = unavailable(&document).iter().any(|(_, reason)| *reason == "no response");
+        let is_late = unavailable(&document).iter().any(|(_, reason)| *reason == "document could not be fetched");
         (!is_late).then_some(document)
     })
     .await;

@@ -28,8 +28,8 @@ struct Key {
 /// An entry that was not used for as long as a quota takes to become full equals no entry. So each shard has two
 /// generations. Used entries move to the young one; after that time the old generation is dropped as a whole, and the
 /// young one takes its place. That way expired entries need not be searched for. If too many clients arrive within that
-/// time, the generations change earlier, and clients that were not seen lately get a new quota. That is better than to
-/// refuse everybody or to grow without bound.
+/// time, the generations change earlier, and clients that were not seen recently get a new quota. That is better than
+/// refusing everybody or growing without bound.
 pub(super) struct KeyedState {
     start: Instant,
     lifetime: Duration,

@@ -65,8 +65,9 @@ impl Connection {
         }))
     }
 
-    /// Whether an idle connection can still be used: all that could be read from it is its end, or bytes that belong to
-    /// no request. With `ask_kernel` a system call also finds out what the runtime has not been notified of yet.
+    /// Whether an idle connection can still be used, that is, whether nothing can be read from it: the end of the
+    /// stream and unsolicited bytes both make it unusable. With `ask_kernel` a system call also finds out what the
+    /// runtime has not been notified of yet.
     pub(in crate::proxy) fn is_open(&self, ask_kernel: bool) -> bool {
         let is_silent = |read: io::Result<usize>| read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         let peek = || recv(self.stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);

@@ -96,7 +96,7 @@ async fn a_closed_idle_connection_fails_no_request() {
 }
 
 #[tokio::test]
-async fn connection_close_from_an_endpoint_is_honoured() {
+async fn connection_close_from_an_endpoint_is_honored() {
     let stub = Stub::responding(async |_| {
         Response::builder().header("connection", "close").body(full_body("hello")).expect("a response")
     })
