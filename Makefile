@@ -1,4 +1,4 @@
-# Development tasks. `make help` lists them, the most frequent first.
+# Development tasks. `make help` lists them, the most used first.
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # What runs without Kubernetes.
@@ -29,7 +29,7 @@ lint: ## Run every static check: format, clippy, docs, generated files, scripts,
 format: ## Format the Rust code
 	cargo fmt --all
 
-doc: ## Build the API documentation, without warnings
+doc: ## Build the Rust documentation; warnings are errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps
 
 queries: install-postgres hedgerow ## Regenerate the query data in .sqlx, after a change to SQL

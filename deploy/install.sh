@@ -42,7 +42,7 @@ install() {
 }
 
 case $what in
-postgres) by_hand='install the Postgres server and psql, and put postgres, initdb and psql on PATH' ;;
+postgres) by_hand='install the Postgres server (15 or later) and psql, and put postgres, initdb and psql on PATH' ;;
 promtool) by_hand='get it from a release of Prometheus and put it on PATH' ;;
 esac
 

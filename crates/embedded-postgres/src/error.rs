@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::installation::OLDEST;
+
 /// Why a server could not be started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -12,6 +14,13 @@ pub enum Error {
         "no Postgres server found on PATH or in /usr/lib/postgresql/*/bin: install one, such as Debian's `postgresql`"
     )]
     NotInstalled,
+
+    /// All installed versions are too old for the services.
+    #[error("the installed Postgres {newest} is too old: install Postgres {oldest} or later", oldest = OLDEST)]
+    TooOld {
+        /// The newest installed major version.
+        newest: u32,
+    },
 
     /// The current user is root, and there is no account to switch to.
     #[error(
@@ -38,6 +47,19 @@ pub enum Error {
         dir: PathBuf,
         /// The process that holds the lock, if it has recorded its pid.
         holder: Option<u32>,
+    },
+
+    /// The data was created by a major version that is too old for the services.
+    #[error(
+        "{} was created by Postgres {made_by}, which is too old: to start with an empty database on Postgres {oldest} or later, move the folder out of the way",
+        dir.display(),
+        oldest = OLDEST
+    )]
+    OldData {
+        /// The data folder.
+        dir: PathBuf,
+        /// The major version that created the data.
+        made_by: String,
     },
 
     /// The data was created by a major version that is not installed.

@@ -6,6 +6,9 @@ use std::{env, fs};
 
 use crate::Error;
 
+/// The oldest major version that the services support.
+pub const OLDEST: u32 = 15;
+
 /// The folder with the programs of one version.
 #[derive(Clone, Debug)]
 pub struct Installation {
@@ -16,7 +19,11 @@ pub struct Installation {
 impl Installation {
     /// Returns the newest installed version.
     pub fn newest() -> Result<Self, Error> {
-        all().into_iter().max_by_key(|found| found.major).ok_or(Error::NotInstalled)
+        all().into_iter().max_by_key(|found| found.major).ok_or(Error::NotInstalled)?.supported()
+    }
+
+    fn supported(self) -> Result<Self, Error> {
+        if self.major < OLDEST { Err(Error::TooOld { newest: self.major }) } else { Ok(self) }
     }
 
     /// Returns the version `made_by`, which created the cluster in `dir`.
@@ -24,6 +31,11 @@ impl Installation {
         let all = all();
         if all.is_empty() {
             return Err(Error::NotInstalled);
+        }
+        // Before version 10, two numbers named a major version, such as 9.6.
+        let major = made_by.split('.').next().and_then(|number| number.parse::<u32>().ok());
+        if major.is_some_and(|major| major < OLDEST) {
+            return Err(Error::OldData { dir: dir.to_owned(), made_by: made_by.to_owned() });
         }
         let installed = all.iter().map(|found| found.major.to_string()).collect::<Vec<_>>().join(", ");
         all.into_iter().find(|found| found.major.to_string() == made_by).ok_or_else(|| Error::OtherVersion {
@@ -70,5 +82,13 @@ mod tests {
         assert_eq!(parse_major("postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)\n"), Some(15));
         assert_eq!(parse_major("postgres (PostgreSQL) 18beta1\n"), Some(18));
         assert_eq!(parse_major("something else"), None);
+    }
+
+    #[test]
+    fn a_version_before_15_is_refused() {
+        let installed = |major| Installation { bin: PathBuf::new(), major };
+        let refusal = installed(14).supported().unwrap_err().to_string();
+        assert_eq!(refusal, "the installed Postgres 14 is too old: install Postgres 15 or later");
+        assert_eq!(installed(15).supported().unwrap().major, 15);
     }
 }

@@ -175,13 +175,16 @@ fn an_interrupted_initdb_is_repeated() {
 
 #[test]
 fn data_of_another_major_version_is_refused() {
-    let parent = scratch();
-    let cluster = parent.path().join("data/pgdata");
-    fs::create_dir_all(&cluster).unwrap();
-    fs::write(cluster.join("PG_VERSION"), "9.6\n").unwrap();
-    let refusal = Server::open(&parent.path().join("data"), &Settings::for_tests()).unwrap_err().to_string();
-    assert!(refusal.contains("was created by Postgres 9.6, but only"), "{refusal}");
-    assert_eq!(refusal.lines().count(), 1);
+    for (made_by, reason) in [("9.6", "9.6, which is too old"), ("14", "14, which is too old"), ("99", "99, but only")]
+    {
+        let parent = scratch();
+        let cluster = parent.path().join("data/pgdata");
+        fs::create_dir_all(&cluster).unwrap();
+        fs::write(cluster.join("PG_VERSION"), format!("{made_by}\n")).unwrap();
+        let refusal = Server::open(&parent.path().join("data"), &Settings::for_tests()).unwrap_err().to_string();
+        assert!(refusal.contains(&format!("was created by Postgres {reason}")), "{refusal}");
+        assert_eq!(refusal.lines().count(), 1);
+    }
 }
 
 #[test]

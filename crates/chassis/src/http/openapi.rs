@@ -54,7 +54,11 @@ fn complete(operation: &mut Operation) {
     let mut common = vec![
         ("400", "The request is malformed."),
         ("500", "The service failed. Its log has the cause."),
-        ("503", "The database is unavailable or the service is overloaded. Retry after `Retry-After` seconds."),
+        (
+            "503",
+            "The database is unavailable or the service is overloaded; retry after `Retry-After` seconds. With the \
+             type `outcome-unknown`, a change may have taken effect: check before you repeat it.",
+        ),
         // Unknown query parameters are refused by every operation.
         ("422", "The request is invalid; `errors` lists the reasons."),
     ];

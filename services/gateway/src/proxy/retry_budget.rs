@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-/// The cost of a retry. Each request deposits one, so that retries stay below 20 % of requests.
+/// The cost of a retry. Each request deposits one, so that retries stay below 20% of requests.
 const RETRY: i64 = 5;
 
 /// The maximum balance: a burst of retries when an endpoint dies under load.

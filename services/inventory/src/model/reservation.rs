@@ -65,7 +65,7 @@ pub(crate) struct NewReservation {
 pub enum ReservationState {
     /// Its items are reserved.
     Held,
-    /// Its items were taken from stock.
+    /// Its items were removed from the quantity on hand.
     Committed,
     /// Its items were returned to stock.
     Released,
@@ -113,7 +113,7 @@ impl Reservation {
 /// How a client ends a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Transition {
-    /// Take the items from stock.
+    /// Remove the items from the quantity on hand.
     Commit,
     /// Return the items to stock.
     Release,

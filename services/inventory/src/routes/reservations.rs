@@ -149,7 +149,7 @@ transition_route!(
     "/reservations/{id}/commit",
     "commitReservation",
     Transition::Commit,
-    "Commit a reservation: take its items from stock",
+    "Commit a reservation: remove its items from the quantity on hand",
     "The committed reservation.",
     "The reservation was released or has expired."
 );

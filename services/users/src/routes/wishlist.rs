@@ -51,7 +51,7 @@ pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> R
         ("product_id" = inline(ProductId), Path, description = "The product's id."),
     ),
     responses(
-        (status = NO_CONTENT, description = "The product is on the wishlist."),
+        (status = NO_CONTENT, description = "The product is now on the wishlist."),
         (status = NOT_FOUND, description = "The user does not exist."),
         (status = CONFLICT, description = "The wishlist is full: it has 200 other products."),
     ),
@@ -77,7 +77,7 @@ pub(super) async fn put(State(users): State<Users>, Path(path): Path<(String, St
         ("product_id" = inline(ProductId), Path, description = "The product's id."),
     ),
     responses(
-        (status = NO_CONTENT, description = "The product is not on the wishlist."),
+        (status = NO_CONTENT, description = "The product is no longer on the wishlist."),
         (status = NOT_FOUND, description = "The user does not exist."),
     ),
 )]
