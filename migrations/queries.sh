@@ -32,7 +32,7 @@ for migrations in migrations/*/; do
     DATABASE_URL="${DATABASE_URL%/postgres\?*}/$name?${DATABASE_URL#*\?}" \
         SQLX_OFFLINE=false SQLX_OFFLINE_DIR="$fresh" cargo check --quiet --package "$name" --all-targets \
         --config "profile.dev.package.$name.codegen-units=1"
-    [ -n "$(ls "$fresh")" ] || {
+    [ -n "$(ls "$fresh")" ] || ! grep -rqE '\bquery(_as|_scalar)?!' "services/$name/src" || {
         echo "no query found in services/$name: its build.rs must watch SQLX_OFFLINE_DIR, as that of users does" >&2
         exit 1
     }
