@@ -14,24 +14,38 @@ use nix::{
 use serde_json::Value;
 use test_support::process::{TIMEOUT, eventually};
 
-/// More than fits into a pipe, which holds 64 KiB: a line of the access log has more than 200 bytes.
-const REQUESTS: usize = 500;
+/// Requests between two looks at the metrics.
+const REQUESTS: usize = 100;
 
 #[tokio::test]
 async fn the_gateway_stops_even_if_nobody_reads_its_output() {
     let mut command = with_pdeathsig("KILL", env!("CARGO_BIN_EXE_gateway"));
     command.envs([("HTTP_ADDR", "127.0.0.1:0"), ("ADMIN_ADDR", "127.0.0.1:0"), ("DRAIN_DELAY", "0s")]);
+    command.env("ROUTES", "users:/users=http://127.0.0.1:1");
     let mut gateway = command.stdout(Stdio::piped()).spawn().expect("the gateway starts");
     // Open until the end, but read only up to this line.
     let mut output = BufReader::new(gateway.stdout.take().expect("an output"));
-    let mut line = String::new();
-    output.read_line(&mut line).expect("a line");
-    let listening: Value = serde_json::from_str(&line).expect("JSON");
-    let mut stream = TcpStream::connect(listening["http"].as_str().expect("an address")).expect("a connection");
-    for _ in 0..REQUESTS {
-        stream.write_all(b"GET /nobody HTTP/1.1\r\nhost: a\r\n\r\n").expect("sent");
-        assert!(stream.read(&mut [0; 4096]).expect("a response") > 0);
-    }
+    let mut lines = (&mut output).lines().map(|line| serde_json::from_str(&line.expect("a line")).expect("JSON"));
+    let listening: Value = lines.find(|line: &Value| line["message"] == "listening").expect("a line");
+    let connect = |name: &str| TcpStream::connect(listening[name].as_str().expect("an address"));
+
+    // The path is part of the line in the access log.
+    let request = format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "n".repeat(6000));
+    let mut stream = connect("http").expect("a connection");
+    eventually("lines of the access log are dropped", TIMEOUT, async || {
+        for _ in 0..REQUESTS {
+            stream.write_all(request.as_bytes()).expect("sent");
+            assert!(stream.read(&mut [0; 4096]).expect("a response") > 0);
+        }
+        let mut metrics = String::new();
+        let mut admin = connect("admin").expect("a connection");
+        admin.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").expect("sent");
+        admin.read_to_string(&mut metrics).expect("the metrics");
+        let dropped = metrics.lines().find_map(|line| line.strip_prefix("gateway_access_log_dropped_total "));
+        (dropped.expect("the metric") != "0").then_some(())
+    })
+    .await;
+
     drop(stream);
     kill(Pid::from_raw(gateway.id().cast_signed()), Signal::SIGTERM).expect("a signal");
     let status = eventually("the gateway exits", TIMEOUT, async || gateway.try_wait().expect("a status")).await;
