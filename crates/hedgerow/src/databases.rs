@@ -1,4 +1,4 @@
-//! A role and a database for each service. Each role can open its own database only.
+//! A role and a database for each service. Each role can connect only to its own database.
 
 use embedded_postgres::Server;
 use postgres_protocol::escape::{escape_identifier, escape_literal};

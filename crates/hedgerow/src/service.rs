@@ -88,8 +88,8 @@ pub fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Puts callees before their callers and the gateway last: so they are started, and no service logs a failure because a
-/// peer is not up yet.
+/// Puts callees before their callers and the gateway last. This is the order in which they are started, so that no
+/// service logs a failure because a peer is not up yet.
 pub fn in_start_order(mut waiting: Vec<Service>) -> Vec<Service> {
     let mut ordered = Vec::new();
     while !waiting.is_empty() {

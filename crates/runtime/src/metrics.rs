@@ -25,7 +25,7 @@ pub(crate) fn render(registry: &Registry) -> Result<(String, String), prometheus
 }
 
 /// Counts a request as in flight for as long as this value lives. It is dropped with the request's future, so a request
-/// whose client disconnects is not counted for ever.
+/// whose client disconnects is not counted forever.
 pub struct InFlight(IntGauge);
 
 impl InFlight {

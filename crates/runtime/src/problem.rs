@@ -17,7 +17,7 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 /// The type of a problem that leaves open whether the request took effect.
 const OUTCOME_UNKNOWN: &str = "outcome-unknown";
 
-/// Repeats that type for the gateway, which does not read bodies.
+/// The header that says the same as that type, for the gateway, which does not read bodies.
 const OUTCOME: HeaderName = HeaderName::from_static("x-outcome");
 const UNKNOWN: HeaderValue = HeaderValue::from_static("unknown");
 

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn usage_error_is_one_line_with_all_that_is_wrong() {
+    fn a_usage_error_is_one_line_with_all_that_is_wrong() {
         assert_eq!(message(&[]), "the following required arguments were not provided: --file <FILE>");
         assert_eq!(
             message(&["--file", "a", "--count", "b"]),

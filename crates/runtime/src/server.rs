@@ -56,7 +56,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 const HTTP_2_AGE: Duration = Duration::from_mins(5);
 
 /// How long an idle connection may still deliver a request after the stop begins: its client may have sent one before
-/// it learned of the stop. It is far longer than a request travels within a cluster. An HTTP/2 connection that is
+/// it learned of the stop. It is far longer than a request takes to cross a cluster. An HTTP/2 connection that is
 /// accepted while draining is served for this long before GOAWAY.
 const STOP_GRACE: Duration = Duration::from_millis(250);
 

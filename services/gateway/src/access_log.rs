@@ -106,7 +106,7 @@ impl Shared {
                 std::mem::swap(&mut lines, &mut shard.lock().unwrap_or_else(PoisonError::into_inner).lines);
                 if !lines.is_empty() {
                     idle = false;
-                    // Requests go on even if nobody reads the log any more.
+                    // Requests go on even if nobody reads the log anymore.
                     let _ = sink.write_all(&lines).and_then(|()| sink.flush());
                     lines.clear();
                     lines.shrink_to(KEPT_CAPACITY);

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parses_the_forms_of_the_specification() {
+    fn all_forms_of_the_specification_are_parsed() {
         assert_eq!(parse("300m"), Some(Duration::from_millis(300)));
         assert_eq!(parse("1H"), Some(Duration::from_hours(1)));
         assert_eq!(parse("00000002S"), Some(Duration::from_secs(2)));

@@ -52,7 +52,7 @@ impl RequestContext {
     }
 }
 
-/// Returns the client's id of the request if it is safe to log and to pass on, else a new one.
+/// Returns the client's id of the request if it is safe to log and to pass on, and otherwise a new one.
 #[must_use]
 pub fn request_id(headers: &HeaderMap) -> HeaderValue {
     let given = headers

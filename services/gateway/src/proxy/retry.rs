@@ -10,12 +10,12 @@
 //!    it is not gRPC. The part of its body that was read must still be buffered (at most 64 KiB), and the client must
 //!    not be the cause.
 //! 3. The response is 502 or 503, under the conditions of case 2, and another healthy endpoint exists that has not been
-//!    tried. A service responds with 503 if it did nothing, or if a repetition with the same key finds out what it did.
-//!    The response is kept, and goes to the client if no other endpoint responds.
+//!    tried. A service responds with 503 if it did nothing, or adds `x-outcome: unknown` if it does not know. The
+//!    response is kept, and goes to the client if no other endpoint responds.
 //!
 //! The client learns the outcome of all attempts. If something was sent that got no response, or one that says that its
 //! outcome is unknown, the request may have taken effect, whatever followed. Then, unless its method is safe, the client
-//! gets `outcome-unknown` instead of a 502 or 503.
+//! gets `outcome-unknown` instead of any other 502, 503 or 504.
 //!
 //! Each retry is paid for out of the service's retry budget. A reused connection that turns out to be closed says
 //! nothing about its endpoint, so sending the request on a new connection to the same endpoint is free and does not
@@ -157,7 +157,7 @@ impl Attempts<'_> {
     fn pass_on(&self, response: UpstreamResponse) -> Result<UpstreamResponse, Problem> {
         let status = response.status();
         if is_unavailable(status) && !response.has_unknown_outcome() && self.may_have_effects() {
-            return Err(Problem::outcome_unknown_as(status).caused_by("the outcome of an earlier attempt is unknown"));
+            return Err(Problem::outcome_unknown_as(status).caused_by("the outcome of another attempt is unknown"));
         }
         Ok(response)
     }

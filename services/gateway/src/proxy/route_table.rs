@@ -2,8 +2,8 @@
 //! prefixes, from annotations or flags, and [`route_updater`](super::route_updater) puts them into the table.
 //!
 //! Paths are neither decoded nor normalized, so `/%75sers` does not match `/users`. That makes routing safe: the
-//! gateway and the service cannot read different things into one path. [`dot_segments`](super::dot_segments) says which paths are
-//! refused.
+//! gateway and the service cannot read different things into one path. [`dot_segments`](super::dot_segments)
+//! says which paths are refused.
 
 use std::{collections::HashMap, sync::Arc};
 

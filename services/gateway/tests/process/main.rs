@@ -1,6 +1,7 @@
 //! The gateway as a process.
 
 use std::{
+    env,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     process::Stdio,
@@ -14,16 +15,17 @@ use nix::{
 use serde_json::Value;
 use test_support::process::{TIMEOUT, eventually};
 
-/// Requests between two looks at the metrics.
+/// Requests between two checks of the metrics.
 const REQUESTS: usize = 100;
 
 #[tokio::test]
 async fn the_gateway_stops_even_if_nobody_reads_its_output() {
     let mut command = with_pdeathsig("KILL", env!("CARGO_BIN_EXE_gateway"));
+    command.env_clear().env("PATH", env::var_os("PATH").unwrap_or_default());
     command.envs([("HTTP_ADDR", "127.0.0.1:0"), ("ADMIN_ADDR", "127.0.0.1:0"), ("DRAIN_DELAY", "0s")]);
     command.env("ROUTES", "users:/users=http://127.0.0.1:1");
     let mut gateway = command.stdout(Stdio::piped()).spawn().expect("the gateway starts");
-    // Open until the end, but read only up to this line.
+    // The pipe stays open until the end, but nothing after the line "listening" is read from it.
     let mut output = BufReader::new(gateway.stdout.take().expect("an output"));
     let mut lines = (&mut output).lines().map(|line| serde_json::from_str(&line.expect("a line")).expect("JSON"));
     let listening: Value = lines.find(|line: &Value| line["message"] == "listening").expect("a line");

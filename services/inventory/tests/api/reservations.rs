@@ -78,7 +78,7 @@ async fn all_items_are_reserved_or_none(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn commit_takes_the_items_from_stock_once(pool: PgPool) {
+async fn a_commit_reduces_the_quantity_on_hand_once(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "a", 5).await.json(201);
     let held = reserve(&app, &[("a", 2)]).await;

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn entry_is_the_spec_with_its_comments_and_without_its_image() {
+    fn an_entry_is_the_spec_with_comments_and_without_the_image() {
         let text = format!(
             "# Orders.\n{HEAD}spec:\n  image: localhost/hedgerow/orders:{}\n  # One a team.\n  database: {{}}\n\n  \
              scaling:\n    min: 3 # Never fewer.\n  # env: []\n",
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn spec_in_flow_style_is_written_anew() {
+    fn a_spec_in_flow_style_is_rewritten() {
         let text = format!("{HEAD}spec: {{image: 'registry.example/orders:1.0', database: {{}}}}\n");
         assert_eq!(entry(&text), "  orders:\n    database: {}\n    image: registry.example/orders:1.0\n");
     }

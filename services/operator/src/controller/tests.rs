@@ -260,7 +260,7 @@ async fn the_bundled_server_gets_one_permanent_password() {
 }
 
 #[tokio::test]
-async fn policy_of_a_callee_follows_its_callers() {
+async fn the_policy_of_a_callee_follows_its_callers() {
     let policy = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies/orders";
     let mut fixture = Fixture::new(plain());
     let admits_users = |fixture: &Fixture| {

@@ -58,8 +58,8 @@ pub(super) fn check_ownership(
     Ok(())
 }
 
-/// The next batch of statements towards the specified role and database; empty when both are as specified.
-pub(super) fn towards(state: &State, name: &Identifier, spec: &DatabaseSpec) -> Vec<Step> {
+/// The next batch of statements toward the specified role and database; empty when both are as specified.
+pub(super) fn toward(state: &State, name: &Identifier, spec: &DatabaseSpec) -> Vec<Step> {
     let Some(role) = &state.role else { return create_role(name, spec) };
     let steps = repair_role(role, state, name, spec);
     if !steps.is_empty() {

@@ -23,7 +23,7 @@ fn with_database() -> Value {
 }
 
 #[test]
-fn stored_object_owns_its_children() {
+fn a_stored_object_owns_its_children() {
     let mut object = object(&with_database());
     assert_eq!(render(&object, &RenderInputs::default()).deployment.owner_references(), []);
     object.metadata.uid = Some("1f0".to_owned());
@@ -176,7 +176,7 @@ fn settings_of_the_installation_apply_to_each_service() {
 }
 
 #[test]
-fn longest_name_leaves_room_for_all_children() {
+fn the_longest_name_leaves_room_for_all_children() {
     let name = "o".repeat(40);
     let mut object = object(&with_database());
     object.metadata.name = Some(name);

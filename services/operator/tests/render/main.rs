@@ -94,7 +94,7 @@ fn error_names_document_object_and_field() {
 }
 
 #[test]
-fn file_with_anything_but_microservices_is_refused() {
+fn a_file_with_anything_but_microservices_is_refused() {
     let error = |input| error(input).trim_start_matches("operator: standard input: ").to_owned();
     assert_eq!(
         error("---\n---\nkind: Pod\napiVersion: v1\n"),

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn resolves_all_hosts_that_have_addresses() {
+    async fn all_hosts_that_have_addresses_are_resolved() {
         let url: PeerUrl = "http://127.0.0.1:1,no-such-host.invalid:2,127.0.0.2:3".parse().expect("a URL");
         let found = Hosts::new("peer", url).resolve().await;
         let found: Vec<_> = found.into_keys().map(|address| address.to_string()).collect();

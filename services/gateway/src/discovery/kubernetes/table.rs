@@ -82,7 +82,7 @@ pub(super) struct Conflict {
     pub(super) path: String,
     /// The service that the path is routed to.
     pub(super) owner: String,
-    /// The service that claims it in vain.
+    /// The service whose claim to it is ignored.
     pub(super) service: String,
 }
 

@@ -125,7 +125,7 @@ fn operation_ids(fragment: &mut Fragment) -> HashSet<String> {
     ids
 }
 
-/// A document that repeats an operation id is invalid. The first operation keeps the id, the others lose it.
+/// A document that repeats an operation id is invalid. The first operation keeps the id; the others lose it.
 fn drop_repeated_operation_ids(fragment: &mut Fragment) {
     let mut seen = HashSet::new();
     for operation in fragment.operations() {

@@ -19,7 +19,7 @@ async fn shutdown_under_load_fails_no_request() {
         let lifecycle = gateway.lifecycle.clone();
         clients.spawn(async move {
             let mut count = 0;
-            // Reconnects after `connection: close`, until nothing listens any more.
+            // Reconnects after `connection: close`, until nothing listens anymore.
             while let Ok(mut raw) = Raw::connect(address).await {
                 loop {
                     let body = format!("{number} {count}");

@@ -28,7 +28,7 @@ async fn the_outcome_is_that_of_all_attempts() {
     }
 }
 
-/// The request is resent because the connection was idle, and then nothing listens any more.
+/// The request is resent because the connection was idle, and then nothing listens anymore.
 #[tokio::test]
 async fn the_outcome_includes_what_was_sent_on_an_idle_connection() {
     let got = Arc::new(Notify::new());

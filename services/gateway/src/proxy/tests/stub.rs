@@ -125,7 +125,7 @@ impl Stub {
         self.requests.load(Ordering::SeqCst)
     }
 
-    /// Ends abruptly, like a killed process. Returns the port once nothing listens on it any more.
+    /// Ends abruptly, like a killed process. Returns the port once nothing listens on it anymore.
     pub(super) async fn kill(self) -> Port {
         self.end.send_replace(true);
         self.end.closed().await;

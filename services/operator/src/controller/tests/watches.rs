@@ -44,7 +44,7 @@ async fn deletion_during_a_watch_outage_is_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn child_triggers_the_object_that_controls_it() {
+async fn a_child_triggers_the_object_that_controls_it() {
     let fixture = Fixture::new(super::plain());
     let owner = |name: &str, controller: bool| {
         json!({
