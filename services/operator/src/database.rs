@@ -38,7 +38,7 @@ impl Server {
         let mut changes = Vec::new();
         let plan = |state: &State| {
             plan::check_ownership(state, &name, &spec.owner, &spec.adoption)?;
-            Ok(plan::towards(state, &name, spec))
+            Ok(plan::toward(state, &name, spec))
         };
         let state = run_plan(&mut admin, &name, &mut changes, plan).await?;
         if let Some(session) = self.log_in_as(spec, &name, &mut admin, &mut changes).await? {
