@@ -97,7 +97,7 @@ test-kind: ## Run check-chart, test-cluster and e2e on a kind cluster of their o
 fuzz: ## Run the property tests of the parsers with random input for 5 minutes (MINUTES=60 for an hour)
 	@.ci/fuzz.sh
 
-conformance: install-postgres ## Test the services and the gateway against their OpenAPI documents (needs python3)
+conformance: install-postgres ## Test the services and the gateway against their OpenAPI documents (needs python3 with venv)
 	cargo build --workspace
 	tests/conformance/run.sh
 

@@ -106,11 +106,13 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60
 
-    def reply(self, status, text, content_type="text/plain"):
+    def reply(self, status, text, content_type="text/plain", headers=()):
         body = text.encode()
         self.send_response(status)
         self.send_header("content-type", content_type)
         self.send_header("content-length", str(len(body)))
+        for name, value in headers:
+            self.send_header(name, value)
         has_body = self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers
         # While draining, clients must reconnect to another pod. An unread body would be taken for the next request.
         if draining.is_set() or has_body:
@@ -142,6 +144,7 @@ class Api(Handler):
             return self.reply(200, json.dumps(OPENAPI), "application/json")
         # The gateway does not change the path of a request.
         name = unquote(self.path.partition("?")[0].removeprefix("/greetings")).strip("/") or "world"
+        is_committing = False
         try:
             with transaction() as cursor:
                 cursor.execute(
@@ -149,10 +152,13 @@ class Api(Handler):
                     (name,),
                 )
                 count = cursor.fetchone()[0]
+                is_committing = True
             self.reply(200, f"Hello, {name}! ({count})\n")
         except (psycopg2.Error, queue.Empty) as error:
             log("error", f"no connection or no result: {error!r}")
-            self.reply(503, "the database is unavailable\n")
+            # Before COMMIT is sent, nothing is changed. After that, the greeting may have been counted.
+            headers = [("x-outcome", "unknown")] if is_committing else []
+            self.reply(503, "the database is unavailable\n", headers=headers)
         except ValueError:
             self.reply(400, "a name must not contain a NUL character\n")
 

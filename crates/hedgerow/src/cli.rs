@@ -54,7 +54,7 @@ pub struct Postgres {
 
 #[derive(Debug, Args)]
 pub struct New {
-    /// The name of the service, such as orders: lower-case letters, digits and hyphens, starting with a letter
+    /// The name of the service, such as orders: lowercase letters, digits and hyphens, starting with a letter
     #[arg(value_name = "NAME")]
     pub name: String,
     /// Generate it in Python, using only the standard library and no database

@@ -54,7 +54,7 @@ impl FromStr for RouteFlag {
         let ((name, paths), urls) = parts.ok_or_else(|| format!("{text:?} is not a route; expected {FORM}"))?;
         if !is_service_name(name) {
             return Err(format!(
-                "invalid service name {name:?}: use up to 63 lower-case letters, digits and hyphens, starting with a letter"
+                "invalid service name {name:?}: use up to 63 lowercase letters, digits and hyphens, starting with a letter"
             ));
         }
         let path =
