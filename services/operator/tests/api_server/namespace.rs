@@ -103,6 +103,7 @@ impl Cluster {
             return Ok(warnings.map(|warning| warning.to_str().expect("text").to_owned()).collect());
         }
         let body = body.collect_bytes().await.expect("a body");
-        Err(String::from_utf8_lossy(&body).into_owned())
+        let status: Value = serde_json::from_slice(&body).expect("a Status");
+        Err(status["message"].as_str().expect("a message").to_owned())
     }
 }
