@@ -1,5 +1,6 @@
 //! `/openapi.json` merges the OpenAPI documents of all services into one; `/docs` is a page that shows it.
 
+mod budget;
 mod fetch;
 mod file;
 mod merge;
@@ -99,8 +100,6 @@ impl ApiDocs {
 async fn fetch_and_merge(services: Arc<[Service]>) -> Result<File, JoinError> {
     let documents = fetch::all(&services).await;
     let merge = spawn_blocking(move || {
-        // Documents are parsed lazily, one at a time: only what is merged of each stays in memory.
-        let documents = documents.into_iter().map(|document| document.and_then(|bytes| fetch::parse(&bytes)));
         let document = merge::merge(&services, documents);
         File::new(HeaderValue::from_static("application/json"), document.to_string().into())
     });

@@ -1,6 +1,6 @@
 //! Identifies the client of a request: the TCP peer or, behind trusted proxies, the client that they report.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, uri::Authority};
 
@@ -60,6 +60,11 @@ impl Scheme {
 }
 
 impl Client {
+    /// The network that counts as one client.
+    pub(crate) fn network(&self) -> u128 {
+        network(self.address)
+    }
+
     /// Identifies the client behind `hops` trusted proxies, the nearest of which is the peer.
     ///
     /// Each proxy appends the address of its own peer to X-Forwarded-For, so the client is the `hops`-th address from
@@ -95,6 +100,14 @@ impl Client {
             host: host.and_then(|host| HeaderValue::from_str(host).ok()),
             port,
         }
+    }
+}
+
+/// The network that counts as one client. For IPv6 it is a /64, since every customer has at least one.
+pub(super) fn network(client: IpAddr) -> u128 {
+    match client {
+        IpAddr::V4(address) => address.to_ipv6_mapped().into(),
+        IpAddr::V6(address) => u128::from(address) & u128::from(Ipv6Addr::new(!0, !0, !0, !0, 0, 0, 0, 0)),
     }
 }
 

@@ -1,25 +1,31 @@
 //! One attempt to have a request served by one endpoint.
 
 use std::{
+    future,
     io::ErrorKind,
     mem,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header, request::Parts, response};
-use runtime::Problem;
-use tokio::{net::TcpStream, time::Instant};
+use runtime::{Problem, server::ReadDeadline};
+use tokio::{
+    net::TcpStream,
+    select,
+    time::{Instant, sleep},
+};
 
 use super::{
     endpoint::{Endpoint, InFlightGuard},
     http1::{Connection, Deadlines, SendError},
     http2,
     outcome::AttemptError,
-    replayable_body::{ReplayableBody, UpstreamBody},
+    replayable_body::{ReplayableBody, RequestBodyError, UpstreamBody},
     response_body::ResponseBody,
     state::Timeouts,
     upstream::Upstream,
@@ -126,7 +132,16 @@ impl UpstreamRequest {
         loop {
             let sender = endpoint.http2(self.worker).get(endpoint.address, timeouts.connect).await;
             let mut sender = sender.map_err(|error| AttemptError::new(UpstreamError::Connect, &error, true))?;
-            let http2::SendError { error, is_unsent } = match http2::send(&mut sender, self.http2_request()).await {
+            let sent = select! {
+                biased;
+                sent = http2::send(&mut sender, self.http2_request()) => sent,
+                () = self.nothing_arrives(timeouts.header) => {
+                    let late = RequestBodyError::Timeout;
+                    self.body.fail(late);
+                    return Err(AttemptError::new(UpstreamError::Timeout, &late, false));
+                }
+            };
+            let http2::SendError { error, is_unsent } = match sent {
                 Ok(response) => {
                     let upstream = self.upstream.clone();
                     return Ok(UpstreamResponse::Http(response.map(|body| ResponseBody::grpc(body, guard, upstream))));
@@ -137,6 +152,14 @@ impl UpstreamRequest {
             if !(is_unsent && mem::take(&mut may_reconnect)) {
                 return Err(AttemptError::new(http2::kind(&error), &error, is_unsent));
             }
+        }
+    }
+
+    /// Waits until the client is late with the first byte of the body. Later, a stream may be silent.
+    async fn nothing_arrives(&self, limit: Duration) {
+        sleep(limit).await;
+        if self.body.has_begun() {
+            future::pending::<()>().await;
         }
     }
 
@@ -193,6 +216,7 @@ impl UpstreamResponse {
         let media_type = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
         if !media_type.starts_with(b"text/event-stream") {
             response.body_mut().set_deadline(deadline);
+            response.extensions_mut().insert(ReadDeadline(deadline));
         }
     }
 }

@@ -8,8 +8,9 @@ use hyper::upgrade::OnUpgrade;
 use runtime::{
     Problem,
     request::{REQUEST_ID, request_id},
-    server::{Peer, RequestBody},
+    server::{Peer, ReadDeadline, RequestBody},
 };
+use tokio::time::Instant;
 
 use super::{
     access_record::{AccessRecord, RecordedBody},
@@ -67,7 +68,7 @@ impl Exchange {
         let context = proxy.policy.response_context(parts, &client);
         let request_id = request_id(&parts.headers);
         parts.headers.insert(REQUEST_ID, request_id.clone());
-        let record = AccessRecord::begin(proxy.clone(), peer.worker, parts, client.address, request_id);
+        let record = AccessRecord::begin(proxy.clone(), peer.worker, parts, &client, request_id);
         Self { proxy, client, protocol: Protocol::of(parts), context, quota: None, record }
     }
 
@@ -83,7 +84,7 @@ impl Exchange {
 
     /// Refuses requests that must not be passed on, serves what the gateway serves itself, and routes the rest.
     async fn request_filter(&mut self, parts: &mut Parts) -> Result<Filtered, Problem> {
-        self.proxy.check_load()?;
+        self.record.check_load()?;
         if parts.method == Method::CONNECT {
             return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "CONNECT is not supported"));
         }
@@ -108,16 +109,13 @@ impl Exchange {
         })
     }
 
-    /// Counts a request against its client's quota, or returns the response to a CORS preflight, which is not counted.
+    /// Counts a request against its client's quota. Returns the response if it is a CORS preflight.
     fn admit(&mut self, parts: &Parts, service: &str, route: &str) -> Result<Option<Response<ResponseBody>>, Problem> {
-        if let Some(preflight) = self.proxy.policy.preflight(parts) {
-            return Ok(Some(preflight.map(|()| ResponseBody::default())));
-        }
         self.quota = self.proxy.policy.limit(service, route, &self.client);
-        match &self.quota {
-            Some(quota) if !quota.allowed => Err(quota.problem()),
-            _ => Ok(None),
+        if let Some(quota) = self.quota.as_ref().filter(|quota| !quota.allowed) {
+            return Err(quota.problem());
         }
+        Ok(self.proxy.policy.preflight(parts).map(|preflight| preflight.map(|()| ResponseBody::default())))
     }
 
     /// Prepares the request for its service, and sends it until an endpoint responds or no further attempt is allowed.
@@ -169,7 +167,10 @@ impl Exchange {
         }
     }
 
-    fn respond(mut self, response: Response<ResponseBody>) -> Response<ExchangeBody> {
+    fn respond(mut self, mut response: Response<ResponseBody>) -> Response<ExchangeBody> {
+        if matches!(response.body(), ResponseBody::Own(_)) {
+            response.extensions_mut().insert(ReadDeadline(Instant::now() + self.proxy.timeouts.total));
+        }
         let response = self.filter_response(response);
         response.map(|body| RecordedBody::new(body, self.record))
     }

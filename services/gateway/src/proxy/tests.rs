@@ -8,6 +8,7 @@ mod connections;
 mod ejections;
 mod fallback;
 mod grpc;
+mod hostile;
 mod limits;
 mod observing;
 mod outcomes;

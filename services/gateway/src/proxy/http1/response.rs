@@ -10,8 +10,8 @@ use runtime::chunked::{Chunked, Part};
 
 use super::error::Error;
 
-/// Limits of a head, and of trailers: the size in bytes, and the number of headers.
-const MAX_HEAD: usize = 64 * 1024;
+/// Limits of a head, of all interim heads, and of trailers: the size in bytes, and the number of headers.
+pub(super) const MAX_HEAD: usize = 64 * 1024;
 const MAX_HEADERS: usize = 200;
 
 pub(super) struct ResponseHead {
