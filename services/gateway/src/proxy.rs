@@ -13,6 +13,7 @@ mod health;
 mod host;
 mod http1;
 mod http2;
+mod max_forwards;
 mod outcome;
 mod replayable_body;
 mod response_body;

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::{
-    known::{IDENTITY, IDENTITY_PREFIXES},
+    known::{FORBIDDEN_TRAILERS, IDENTITY, IDENTITY_PREFIXES},
     *,
 };
 
@@ -84,6 +84,15 @@ fn hop_by_hop_and_identity_headers_are_dropped() {
         "WL-Proxy-Client-IP",
         "Front-End-Https",
         "X-Originating-IP",
+        "Client-Cert",
+        "Client-Cert-Chain",
+        "X-Amzn-Mtls-Clientcert",
+        "X-Amzn-Mtls-Clientcert-Subject",
+        "X-ARR-ClientCert",
+        "Incap-Client-IP",
+        "DO-Connecting-IP",
+        "X-Appengine-User-IP",
+        "CloudFront-Viewer-Address",
     ] {
         assert!(!is_forwarded(name), "{name}");
     }
@@ -198,6 +207,38 @@ fn connection_options_are_dropped_except_end_to_end_headers() {
     assert_eq!(forwarded(&filter(&[], &[]), &lines), expected);
 }
 
+/// The proxy in front sets the exact name, so a client could add its own under another spelling.
+#[test]
+fn only_the_exact_name_of_a_kept_header_is_forwarded() {
+    let filter = filter(&[], &["x-remote-user", "x_auth_request_*", "x-own"]);
+    for name in ["x_remote_user", "X_Remote_User", "x-remote_user", "x.remote.user", "x_auth_request_user", "x_own"] {
+        assert!(forwarded(&filter, &[(name, "1")]).is_empty(), "{name}");
+    }
+    let lines = [
+        ("connection", "x-remote-user, X-Auth-Request-User, x-own"),
+        ("x-remote-user", "1"),
+        ("x-auth-request-user", "1"),
+        ("x-own", "1"),
+    ];
+    assert_eq!(forwarded(&filter, &lines), ["x-auth-request-user", "x-own", "x-remote-user"]);
+}
+
+#[test]
+fn trailers_are_filtered_like_headers() {
+    let mut trailers = headers(&[
+        ("connection", "x-hop"),
+        ("x-hop", "1"),
+        ("server", "uvicorn"),
+        ("grpc-status", "0"),
+        ("x-checksum", "1"),
+        ("etag", "\"1\""),
+    ]);
+    trailers
+        .extend(FORBIDDEN_TRAILERS.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1"))));
+    strip_trailers(&mut trailers);
+    assert_eq!(trailers, headers(&[("grpc-status", "0"), ("x-checksum", "1"), ("etag", "\"1\"")]));
+}
+
 #[test]
 fn hop_by_hop_and_software_headers_of_responses_are_dropped() {
     let mut response = headers(&[
@@ -226,6 +267,9 @@ fn an_upgrade_keeps_its_headers() {
     assert_eq!(response.get(header::CONNECTION), Some(&HeaderValue::from_static("upgrade")));
     strip_response(StatusCode::OK, &mut response);
     assert_eq!(response, headers(&lines[2..]));
+    let mut required = headers(&[("connection", "Upgrade"), ("upgrade", "TLS/1.0, HTTP/1.1")]);
+    strip_response(StatusCode::UPGRADE_REQUIRED, &mut required);
+    assert_eq!(required, headers(&[("upgrade", "TLS/1.0, HTTP/1.1"), ("connection", "upgrade")]));
 }
 
 proptest! {
