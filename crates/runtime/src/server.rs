@@ -32,7 +32,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::lifecycle::{Lifecycle, Phase};
 use connection_timer::ConnectionTimer;
-use framing::MAX_HEAD;
+use framing::{MAX_HEAD, Progress};
 use io::Connection;
 use streams::{PIECE, ResponseBody, Stream, Streams};
 
@@ -181,14 +181,15 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecyc
         () = &mut grace_over => return,
     };
     let Ok(Ok(version)) = sniffed else { return };
+    let progress = Progress::default();
     if strict && version < Version::HTTP_2 {
-        connection.watch_framing();
+        connection.watch_framing(progress.clone());
     }
     let streams = (version == Version::HTTP_2).then(|| Streams::new(timeouts.write_timeout));
     let service = service_fn({
         let lifecycle = lifecycle.clone();
         move |request: Request<Incoming>| {
-            let (app, lifecycle) = (app.clone(), lifecycle.clone());
+            let (app, lifecycle, progress) = (app.clone(), lifecycle.clone(), progress.clone());
             let (upgraded, deadline) = (upgraded.clone(), deadline.clone());
             let version = request.version();
             async move {
@@ -201,10 +202,13 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecyc
                 let (parts, body) = request.into_parts();
                 let (body, ended) = RequestBody::new(body);
                 let mut response = app.respond(Request::from_parts(parts, body), peer).await;
+                let has_unchecked = progress.respond();
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     upgraded.set();
                 // hyper closes the connection if the body was not read to its end, but does not announce it.
-                } else if version < Version::HTTP_2 && (lifecycle.phase() > Phase::Serving || !ended.get()) {
+                } else if version < Version::HTTP_2
+                    && (lifecycle.phase() > Phase::Serving || !ended.get() || has_unchecked)
+                {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
                 let read_by = response.extensions().get::<ReadDeadline>().map(|deadline| deadline.0);

@@ -20,7 +20,7 @@ use tokio::{
     time::{self, Instant, Sleep},
 };
 
-use super::framing::Framing;
+use super::framing::{Framing, Progress};
 
 /// How long a closing connection keeps reading while the client pauses. If it were closed at once, the kernel would
 /// respond to further bytes with a reset, and the client could lose the response, such as a 413.
@@ -106,8 +106,8 @@ impl Connection {
     }
 
     /// Rejects ambiguous framing from here on.
-    pub(super) fn watch_framing(&mut self) {
-        self.framing = Some(Framing::default());
+    pub(super) fn watch_framing(&mut self, progress: Progress) {
+        self.framing = Some(Framing::new(progress));
     }
 
     /// Detects the HTTP version from the first bytes.
@@ -150,10 +150,12 @@ impl AsyncRead for Connection {
             buf.put_slice(&std::mem::replace(&mut self.head, rest));
         }
         let this = &mut *self;
-        match &mut this.framing {
-            Some(framing) if !this.upgraded.get() => Poll::Ready(framing.check(buf, before)),
-            _ => Poll::Ready(Ok(())),
+        if let Some(framing) = &mut this.framing
+            && !this.upgraded.get()
+        {
+            framing.check(buf, before);
         }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) enum DocumentError {
     TooMuchMemory,
     #[error("not an OpenAPI 3.0 or 3.1 document")]
     NotOpenApi,
-    #[error("document has references that cannot be resolved")]
+    #[error("document has references that cannot be resolved within it")]
     Dangling,
     #[error("document has no path that is routed to this service")]
     NothingRouted,

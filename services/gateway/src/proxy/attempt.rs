@@ -6,7 +6,7 @@ use std::{
     mem,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -32,6 +32,9 @@ use super::{
 };
 use crate::{metrics::UpstreamError, protocol::Protocol};
 
+/// How often a request is sent at most.
+const MAX_TRIES: usize = 3;
+
 /// A request as its service gets it.
 pub(super) struct UpstreamRequest {
     pub(super) parts: Parts,
@@ -45,6 +48,9 @@ pub(super) struct UpstreamRequest {
     /// Whether an attempt may have taken effect: something was sent, and it got no response or one that says that the
     /// outcome is unknown.
     pub(super) outcome_unknown: AtomicBool,
+    /// How often it was sent or could not be sent, without idle connections that were found closed before anything
+    /// was written.
+    pub(super) tries: AtomicUsize,
 }
 
 pub(super) enum UpstreamResponse {
@@ -60,6 +66,11 @@ pub(super) enum UpstreamResponse {
 }
 
 impl UpstreamRequest {
+    /// Whether another try is left.
+    pub(super) fn has_try(&self) -> bool {
+        self.tries.load(Ordering::Relaxed) < MAX_TRIES
+    }
+
     /// Whether the request may be repeated even though it was sent.
     pub(super) fn may_repeat(&self) -> bool {
         self.is_repeatable && self.body.is_replayable()
@@ -73,6 +84,7 @@ impl UpstreamRequest {
         timeouts: Timeouts,
         total: Instant,
     ) -> Result<UpstreamResponse, AttemptError> {
+        self.tries.fetch_add(1, Ordering::Relaxed);
         let guard = InFlightGuard::new(endpoint.clone(), &self.upstream.metrics.in_flight);
         match self.protocol {
             Protocol::Http => self.attempt_http(guard, timeouts, total).await,
@@ -117,9 +129,10 @@ impl UpstreamRequest {
             };
             let kind = error.kind();
             let was_closed = was_idle && kind == UpstreamError::Reset && self.body.error().is_none();
-            if was_closed && self.may_repeat() {
+            if was_closed && self.may_repeat() && self.has_try() {
                 // The endpoint closed an idle connection while the request was on its way, as it may.
                 is_resent = true;
+                self.tries.fetch_add(1, Ordering::Relaxed);
                 self.outcome_unknown.store(true, Ordering::Relaxed);
                 continue;
             }

@@ -1,6 +1,9 @@
 //! One request and its response, from the first header to the last byte.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize},
+};
 
 use http::{Method, Response, StatusCode, Version, request::Parts};
 use http_body::Body as _;
@@ -15,7 +18,7 @@ use tokio::time::Instant;
 use super::{
     access_record::{AccessRecord, RecordedBody},
     attempt::{UpstreamRequest, UpstreamResponse},
-    dot_segments, host,
+    dot_segments, host, max_forwards,
     replayable_body::ReplayableBody,
     response_body::ResponseBody,
     retry,
@@ -93,6 +96,9 @@ impl Exchange {
             let detail = "the path has a dot segment; resolve it before sending the request";
             return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
         }
+        if let Some(response) = max_forwards::respond(parts) {
+            return Ok(Filtered::Respond(response));
+        }
         if let Some(own) = self.proxy.api_docs.route(parts.uri.path()) {
             if let Some(preflight) = self.admit(parts, "gateway", own)? {
                 return Ok(Filtered::Respond(preflight));
@@ -133,7 +139,7 @@ impl Exchange {
         } else {
             host::set_default(&mut parts.headers, &route.upstream.name)?;
         }
-        let is_repeatable = !is_grpc && retry::is_repeatable(&parts);
+        let is_repeatable = !is_grpc && retry::is_repeatable(&parts, &route.upstream);
         let request = UpstreamRequest {
             parts,
             body: ReplayableBody::new(body, limit, is_repeatable),
@@ -142,6 +148,7 @@ impl Exchange {
             protocol: self.protocol,
             is_repeatable,
             outcome_unknown: AtomicBool::new(false),
+            tries: AtomicUsize::new(0),
         };
         match (retry::send(&self.proxy, &request, &mut self.record).await?, upgrade) {
             (UpstreamResponse::Http(response), _) => Ok(Reply::Response(response)),

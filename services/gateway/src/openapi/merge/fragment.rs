@@ -171,8 +171,9 @@ fn references(value: &mut Value, document: &Value) -> Result<BTreeSet<Key>, Docu
                 all_resolve &= target.is_some();
                 keys.insert((section, name));
             }
-            // Absolute URLs still resolve. Relative ones would be relative to the gateway, which has no such files.
-            None => all_resolve &= pointer.contains("://"),
+            // Relative URLs would be relative to the gateway, which has no such files. Absolute ones would have those
+            // who read the document fetch what a service chooses, from inside their network.
+            None => all_resolve = false,
         },
         Reference::Scheme(scheme) => {
             keys.insert(("securitySchemes".to_owned(), scheme.clone()));
