@@ -9,7 +9,7 @@ mod writer;
 
 use std::sync::Arc;
 
-use chassis::{Context, Database, batch::Batcher};
+use chassis::{Context, Database, Preconditions, batch::Batcher};
 use tokio::runtime::Handle;
 
 use crate::{
@@ -71,9 +71,14 @@ impl Inventory {
     }
 
     /// Sets the quantity on hand.
-    pub(crate) async fn set(&self, product_id: ProductId, quantity: Quantity) -> Result<Stock, Error> {
+    pub(crate) async fn set(
+        &self,
+        product_id: ProductId,
+        quantity: Quantity,
+        preconditions: Preconditions,
+    ) -> Result<Stock, Error> {
         let change = Change { product_id, action: Action::Set(quantity) };
-        send(&self.0.changes, |reply| Request::Change { change, claim: None, reply }).await
+        send(&self.0.changes, |reply| Request::Change { change, preconditions, claim: None, reply }).await
     }
 
     /// Adjusts the quantity on hand; with a key at most once.
@@ -82,11 +87,12 @@ impl Inventory {
         product_id: ProductId,
         delta: Delta,
         reason: Option<Reason>,
+        preconditions: Preconditions,
         key: Option<&IdempotencyKey>,
     ) -> Result<Stock, Error> {
         let claim = key.map(|key| Claim::for_adjustment(&product_id, delta, reason.as_ref(), key));
         let change = Change { product_id, action: Action::Adjust(delta, reason) };
-        send(&self.0.changes, |reply| Request::Change { change, claim, reply }).await
+        send(&self.0.changes, |reply| Request::Change { change, preconditions, claim, reply }).await
     }
 
     /// Reserves all items or none; with a key at most once.
@@ -100,8 +106,13 @@ impl Inventory {
     }
 
     /// Commits or releases a reservation. Repeating a transition has no effect.
-    pub(crate) async fn transition(&self, id: ReservationId, transition: Transition) -> Result<Reservation, Error> {
-        send(&self.0.changes, |reply| Request::Transition { id, transition, reply }).await
+    pub(crate) async fn transition(
+        &self,
+        id: ReservationId,
+        transition: Transition,
+        preconditions: Preconditions,
+    ) -> Result<Reservation, Error> {
+        send(&self.0.changes, |reply| Request::Transition { id, transition, preconditions, reply }).await
     }
 
     /// Returns a reservation.

@@ -5,6 +5,7 @@ mod tests;
 
 use std::collections::HashMap;
 
+use chassis::Preconditions;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::request::Request;
@@ -42,6 +43,11 @@ pub(super) fn decide(requests: &mut [Request], rows: LockedRows) -> Changeset {
     changeset
 }
 
+/// Checks the preconditions against a version that cannot change before the batch is committed.
+fn check(preconditions: &Preconditions, version: i64) -> Result<(), Refusal> {
+    if preconditions.allow(version) { Ok(()) } else { Err(Refusal::PreconditionFailed) }
+}
+
 struct Decider {
     rows: LockedRows,
     changeset: Changeset,
@@ -72,13 +78,18 @@ impl Decider {
 
     fn decide(&mut self, request: &mut Request) {
         match request {
-            Request::Change { change, claim, reply } => {
-                reply.set(self.decide_once(claim.as_ref(), |decider| decider.change(change)));
+            Request::Change { change, preconditions, claim, reply } => {
+                reply.set(self.decide_once(claim.as_ref(), |decider| {
+                    check(preconditions, decider.counters(&change.product_id).version)?;
+                    decider.change(change)
+                }));
             }
             Request::Reserve { id, new, claim, reply } => {
                 reply.set(self.decide_once(claim.as_ref(), |decider| decider.reserve(*id, new)));
             }
-            Request::Transition { id, transition, reply } => reply.set(self.transition(*id, *transition)),
+            Request::Transition { id, transition, preconditions, reply } => {
+                reply.set(self.transition(*id, *transition, preconditions));
+            }
             // The overdue lines of all locked products have been settled.
             Request::Settle { reply, .. } => reply.set(Ok::<(), Refusal>(())),
         }
@@ -147,7 +158,12 @@ impl Decider {
     }
 
     /// Commits or releases a reservation, unless that has already happened.
-    fn transition(&mut self, id: ReservationId, transition: Transition) -> Result<Reservation, Refusal> {
+    fn transition(
+        &mut self,
+        id: ReservationId,
+        transition: Transition,
+        preconditions: &Preconditions,
+    ) -> Result<Reservation, Refusal> {
         let locked = self.rows.reservations.get(&id).ok_or(Refusal::NoSuchReservation)?;
         let mut reservation = locked.reservation.clone();
         // A reservation has expired once its time is up or one of its lines is settled, even if its own row does not
@@ -156,6 +172,7 @@ impl Decider {
         if reservation.state == ReservationState::Held && is_expired {
             reservation.state = ReservationState::Expired;
         }
+        check(preconditions, reservation.version())?;
         let (state, kind) = match (reservation.state, transition) {
             (ReservationState::Held, Transition::Commit) => (ReservationState::Committed, "commit"),
             (ReservationState::Held, Transition::Release) => (ReservationState::Released, "release"),

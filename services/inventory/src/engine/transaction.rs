@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     decide::{LockedRows, decide},
-    request::{Request, join},
+    request::{MAX_WEIGHT, Request, join},
 };
 use crate::{
     model::{Changeset, Claim, CommitMarker, Digest, IdempotencyRecord, ProductId, ProductRow, ReservationId},
@@ -43,6 +43,8 @@ pub(super) struct Attempt<'a, 'q, H: OpenHandler> {
     pub(super) batch: &'a mut Vec<Request>,
     /// The requests that may join the batch.
     pub(super) arrivals: Option<&'a mut Arrivals<'q, H>>,
+    /// Requests of the batch that are left to the next transaction, because this one would change too many products.
+    pub(super) rest: &'a mut Vec<Request>,
     pub(super) commit: Commit,
 }
 
@@ -58,8 +60,9 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
     if let Some(arrivals) = arrivals {
         join(batch, arrivals, |_| true);
     }
+    batch.retain(|request| !request.is_abandoned());
     let records = claim_keys(&mut transaction, batch).await?;
-    let (reservations, products) = affected(&mut transaction, batch, &records).await?;
+    let (reservations, products) = affected(&mut transaction, batch, attempt.rest, &records).await?;
     let ids: Vec<&str> = products.iter().map(ProductId::as_str).collect();
     let sent_at = Instant::now();
     let (rows, started_at) =
@@ -79,6 +82,8 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
         locked.reservations = store::reservations(&mut transaction, &reservations).await?;
     }
 
+    // Nothing has been changed yet, so this is the last chance to drop a request.
+    batch.retain(|request| !request.is_abandoned());
     // If too many lines are overdue, they are settled first, in transactions of limited size.
     let has_backlog = locked.overdue.len() >= store::MAX_OVERDUE_LINES;
     let requests: &mut [Request] = if has_backlog { &mut [] } else { batch };
@@ -131,26 +136,46 @@ async fn claim_keys(
     if others.is_empty() { Ok(HashMap::new()) } else { store::stored_responses(connection, &others).await }
 }
 
-/// The reservations and products that the batch changes. Requests with a stored response change nothing.
+/// The reservations and products that the batch changes. Requests with a stored response change nothing. Requests
+/// beyond the maximum weight are moved to `rest`.
 async fn affected(
     connection: &mut PgConnection,
-    batch: &[Request],
+    batch: &mut Vec<Request>,
+    rest: &mut Vec<Request>,
     records: &HashMap<Digest, IdempotencyRecord>,
 ) -> Result<(Vec<Uuid>, BTreeSet<ProductId>), sqlx::Error> {
-    let mut reservations = BTreeSet::new();
-    let mut products = BTreeSet::new();
-    let is_stored = |request: &Request| request.claim().is_some_and(|claim| records.contains_key(&claim.id));
-    for request in batch.iter().filter(|request| !is_stored(request)) {
-        if let Request::Transition { id: ReservationId(id), .. } = request {
-            reservations.insert(*id);
+    let reservations = |batch: &[Request]| -> BTreeSet<Uuid> { batch.iter().filter_map(reservation_id).collect() };
+    let mut products_of: HashMap<Uuid, Vec<ProductId>> = HashMap::new();
+    let ids: Vec<Uuid> = reservations(batch).into_iter().collect();
+    if !ids.is_empty() {
+        for (ReservationId(id), product_id) in store::products(connection, &ids).await? {
+            products_of.entry(id).or_default().push(product_id);
         }
-        products.extend(request.product_ids().cloned());
     }
-    let reservations: Vec<Uuid> = reservations.into_iter().collect();
-    if !reservations.is_empty() {
-        products.extend(store::products(connection, &reservations).await?.into_iter().map(|(_, product)| product));
+    let mut weight = 0;
+    let fits = batch.iter().take_while(|request| {
+        let products = reservation_id(request).and_then(|id| products_of.get(&id));
+        weight += products.map_or_else(|| request.weight(), Vec::len);
+        weight <= MAX_WEIGHT
+    });
+    // A single request is never too heavy.
+    let count = fits.count().max(1).min(batch.len());
+    rest.splice(0..0, batch.drain(count..));
+
+    let is_stored = |request: &&Request| request.claim().is_some_and(|claim| records.contains_key(&claim.id));
+    let named = batch.iter().filter(|request| !is_stored(request)).flat_map(Request::product_ids);
+    let mut products: BTreeSet<ProductId> = named.cloned().collect();
+    let reservations = reservations(batch);
+    products.extend(reservations.iter().filter_map(|id| products_of.remove(id)).flatten());
+    Ok((reservations.into_iter().collect(), products))
+}
+
+/// The reservation that the request commits or releases.
+fn reservation_id(request: &Request) -> Option<Uuid> {
+    match request {
+        Request::Transition { id: ReservationId(id), .. } => Some(*id),
+        _ => None,
     }
-    Ok((reservations, products))
 }
 
 /// Whether a request needs only the locks on these products. A request with a key also locks the key, and a transition

@@ -106,9 +106,13 @@ impl IdempotencyRecord {
                 StoredResponse::InsufficientStock { left: *left, reserved: *reserved }
             }
             Err(Refusal::Shortage(shortages)) => StoredResponse::Shortage(shortages.clone()),
-            Err(Refusal::TooLarge | Refusal::NoSuchReservation | Refusal::WrongState(_) | Refusal::KeyReused) => {
-                return None;
-            }
+            Err(
+                Refusal::TooLarge
+                | Refusal::PreconditionFailed
+                | Refusal::NoSuchReservation
+                | Refusal::WrongState(_)
+                | Refusal::KeyReused,
+            ) => return None,
         };
         Some(Self { fingerprint: claim.fingerprint, response })
     }

@@ -25,13 +25,16 @@ impl Items {
     /// The maximum number of items in a request.
     pub(crate) const MAX: usize = 100;
 
+    /// The error of a wrong number of items.
+    pub(crate) const WRONG_COUNT: &str = "must contain 1 to 100 items";
+
     /// Merges items: the quantities of a product that occurs several times are added up.
     ///
     /// # Errors
     /// Returns an error if there are no items or more than [`Self::MAX`].
     pub(crate) fn merge(items: Vec<Item>) -> Result<Self, &'static str> {
         if items.is_empty() || items.len() > Self::MAX {
-            return Err("must contain 1 to 100 items");
+            return Err(Self::WRONG_COUNT);
         }
         let mut merged: BTreeMap<ProductId, i64> = BTreeMap::new();
         for Item { product_id, quantity } in items {

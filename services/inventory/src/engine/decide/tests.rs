@@ -45,13 +45,16 @@ fn request((operation, key): &Call) -> Request {
                 }
                 Action::Set(_) => panic!("a set has no key"),
             });
-            Request::Change { change, claim, reply: Reply::channel().0 }
+            Request::Change { change, preconditions: Preconditions::default(), claim, reply: Reply::channel().0 }
         }
         Operation::Reserve(id, new) => {
             let claim = key.map(|key| Claim::for_reservation(&new, &key));
             Request::Reserve { id, new, claim, reply: Reply::channel().0 }
         }
-        Operation::Transition(id, transition) => Request::Transition { id, transition, reply: Reply::channel().0 },
+        Operation::Transition(id, transition) => {
+            let preconditions = Preconditions::default();
+            Request::Transition { id, transition, preconditions, reply: Reply::channel().0 }
+        }
     }
 }
 
