@@ -8,7 +8,9 @@ mod refusal;
 mod reservation;
 mod stock;
 
-pub(crate) use changeset::{Changeset, CommitMarker, Hold, LockedReservation, NewMovement, OverdueLine, ProductRow};
+#[cfg(test)]
+pub(crate) use changeset::ExpiryChange;
+pub(crate) use changeset::{Cause, Changeset, CommitMarker, DueExpiries, NewMovement, ProductRow};
 pub(crate) use contracts::{InvalidId, ProductId, ResourceId as ReservationId};
 pub(crate) use idempotency::{Claim, Digest, IdempotencyKey, IdempotencyRecord, RETENTION_HOURS, Replayable};
 pub(crate) use movement::{Movement, Reason};

@@ -41,9 +41,8 @@ impl Items {
         Ok(Self(merged.into_iter().map(|(product_id, quantity)| Item { product_id, quantity }).collect()))
     }
 
-    /// The items of a stored reservation.
-    pub(crate) fn from_lines(mut items: Vec<Item>) -> Self {
-        items.sort_unstable_by(|one, other| one.product_id.cmp(&other.product_id));
+    /// The items of a stored reservation, which are merged and sorted.
+    pub(crate) fn stored(items: Vec<Item>) -> Self {
         Self(items)
     }
 
@@ -74,7 +73,7 @@ pub enum ReservationState {
 }
 
 impl ReservationState {
-    /// The name in the database and in JSON.
+    /// The name in the database and in JSON. The database has no `expired`: a hold that is past its expiry is.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Held => "held",
