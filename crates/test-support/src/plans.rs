@@ -58,6 +58,8 @@ fn judge(node: &Value, query: &str, nodes: &mut Vec<String>) {
     }
     nodes.push(summary);
     for child in node["Plans"].as_array().into_iter().flatten() {
+        let sorts = kind == "Limit" && child["Node Type"] == "Sort";
+        assert!(!sorts, "reads more rows than its limit: {child}\n{query}");
         judge(child, query, nodes);
     }
 }

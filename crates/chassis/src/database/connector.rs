@@ -24,7 +24,7 @@ const MAX_AGE: Duration = Duration::from_mins(30);
 
 /// Settings of each session: limits, so that neither a lost client nor a lost lock holder blocks others for long, and
 /// plans that do not depend on statistics, and so not on when they were made.
-pub const SESSION: [(&str, &str); 11] = [
+pub const SESSION: [(&str, &str); 12] = [
     ("statement_timeout", "5s"),
     ("lock_timeout", "4s"),
     // Shorter than the lock timeout: a session that waits for a lock of a lost client still gets it.
@@ -36,6 +36,7 @@ pub const SESSION: [(&str, &str); 11] = [
     // a table that is small when the plan is made, and are used until the connection is closed.
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
     // Compiling a plan takes longer than any statement does.

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::model::{Cause, Changeset, CommitMarker, ProductId, Reason};
+use crate::model::{Cause, Changeset, CommitMarker, ProductId, Reason, ReservationState};
 
 /// Writes the movements of locked products, the counters they lead to, new reservations, and the sums of expiries. The
 /// first movement carries the batch's id.
@@ -54,11 +54,12 @@ pub(crate) async fn write_movements(
     }
     sqlx::query!(
         "WITH product AS (
-             UPDATE stock SET on_hand = new.on_hand, reserved = new.reserved, version = new.version,
-                              next_expiry = new.next_expiry, settled_until = new.settled_until
-             FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::timestamptz[])
-                  AS new (product_id, on_hand, reserved, version, next_expiry, settled_until)
-             WHERE stock.product_id = new.product_id
+             -- The rows exist. Unlike a join, this can be planned in one way only.
+             INSERT INTO stock (product_id, on_hand, reserved, version, next_expiry, settled_until)
+             SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::timestamptz[])
+             ON CONFLICT (product_id) DO UPDATE
+                 SET on_hand = excluded.on_hand, reserved = excluded.reserved, version = excluded.version,
+                     next_expiry = excluded.next_expiry, settled_until = excluded.settled_until
          ), held AS (
              -- The items of all reservations are two arrays, of which each reservation takes a slice.
              INSERT INTO reservation (id, state, expires_at, product_ids, quantities)
@@ -142,16 +143,15 @@ impl<'a> Holds<'a> {
 
 /// Sets the states of reservations that were committed or released.
 pub(crate) async fn end_reservations(connection: &mut PgConnection, changeset: &Changeset) -> Result<(), sqlx::Error> {
-    let ids: Vec<Uuid> = changeset.ended.iter().map(|(id, _)| id.0).collect();
-    let states: Vec<&str> = changeset.ended.iter().map(|(_, state)| state.name()).collect();
-    sqlx::query!(
-        "UPDATE reservation SET state = ended.state FROM unnest($1::uuid[], $2::text[]) AS ended (id, state)
-         WHERE reservation.id = ended.id",
-        &ids,
-        &states as &[&str],
-    )
-    .execute(connection)
-    .await?;
+    for state in [ReservationState::Committed, ReservationState::Released] {
+        let ended = changeset.ended.iter().filter(|(_, ended)| *ended == state);
+        let ids: Vec<Uuid> = ended.map(|(id, _)| id.0).collect();
+        if !ids.is_empty() {
+            sqlx::query!("UPDATE reservation SET state = $2 WHERE id = ANY ($1)", &ids, state.name())
+                .execute(&mut *connection)
+                .await?;
+        }
+    }
     Ok(())
 }
 

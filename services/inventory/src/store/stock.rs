@@ -16,8 +16,9 @@ macro_rules! settled_stock {
                       version + coalesce(due.holds, 0) AS "version!"
                FROM stock, LATERAL (
                    SELECT sum(quantity)::bigint AS quantity, sum(holds)::bigint AS holds FROM expiry
-                   WHERE next_expiry <= statement_timestamp() AND expiry.product_id = stock.product_id
-                     AND expires_at > settled_until AND expires_at <= statement_timestamp()
+                   WHERE next_expiry <= statement_timestamp()
+                     AND (expiry.product_id, expires_at) > (stock.product_id, settled_until)
+                     AND (expiry.product_id, expires_at) <= (stock.product_id, statement_timestamp())
                ) AS due
                "# + $condition,
             $($arguments)*

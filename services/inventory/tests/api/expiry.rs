@@ -270,3 +270,40 @@ async fn a_reservation_committed_in_time_is_not_read_as_expired(pool: PgPool) {
     assert_eq!(read.json(200)["state"], "committed");
     audit(&pool).await;
 }
+
+/// A hundred thousand holds have expired. Requests for other products do not notice; one for such a product settles what
+/// it needs, and the sweeper settles the rest.
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_backlog_of_expired_holds_holds_up_no_request(pool: PgPool) {
+    const PRODUCTS: i64 = 100;
+    let app = start(&pool).await;
+    set(&app, "other", 1000).await.json(201);
+    for number in 0..PRODUCTS {
+        let product = format!("p{number}");
+        set(&app, &product, 1000).await.json(201);
+        holds(&pool, &product, 1000).await;
+    }
+    expire(&pool).await;
+    let busy = async {
+        for _ in 0..300 {
+            reserve(&app, &[("other", 1)]).await.json(201);
+        }
+        for number in (0..PRODUCTS).rev() {
+            reserve(&app, &[(format!("p{number}").as_str(), 1000)]).await.json(201);
+        }
+    };
+    busy.await;
+    let left = "SELECT count(*) FROM expiry WHERE expires_at < clock_timestamp()";
+    eventually("the backlog is gone", TIMEOUT, async || {
+        let left: i64 = sqlx::query_scalar(left).fetch_one(&pool).await.expect("a count");
+        (left == 0).then_some(())
+    })
+    .await;
+    let movements: Vec<(i64, i64)> =
+        sqlx::query_as("SELECT count(*), sum(holds)::bigint FROM movement WHERE kind = 'expire'")
+            .fetch_all(&pool)
+            .await
+            .expect("sums");
+    assert_eq!(movements, [(PRODUCTS, 1000 * PRODUCTS)], "one movement for each product");
+    audit(&pool).await;
+}
