@@ -18,5 +18,5 @@ pub(crate) use number::{Amount, Delta, MAX_QUANTITY, Quantity, TimeToLive};
 pub use refusal::Refusal;
 pub(crate) use refusal::Shortage;
 pub use reservation::ReservationState;
-pub(crate) use reservation::{Item, Items, NewReservation, Reservation, Transition};
+pub(crate) use reservation::{Item, Items, NewReservation, RETENTION_DAYS, Reservation, Transition};
 pub(crate) use stock::{Action, Change, Counters, Stock};

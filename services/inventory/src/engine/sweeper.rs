@@ -1,5 +1,5 @@
-//! Settles expired holds of products that nobody asks for, and deletes what is no longer needed: settled expiries and
-//! stored responses.
+//! Settles expired holds of products that nobody asks for, and deletes what is no longer needed: settled expiries, old
+//! reservations and stored responses.
 //!
 //! Requests do not depend on it: they settle what they touch. So it works in small steps on a connection of the pool,
 //! never waits for a lock, and rests as long as it worked. Every replica sweeps.
@@ -52,8 +52,8 @@ async fn round(database: &Database) {
     }
 }
 
-/// Settles and deletes a limited number of expiries, and deletes stored responses. Returns until when expiries were
-/// deleted, and whether little is left.
+/// Settles and deletes a limited number of expiries, and deletes stored responses and reservations. Returns until when
+/// expiries were deleted, and whether little is left.
 async fn sweep(database: &Database, from: DateTime<Utc>) -> Result<(DateTime<Utc>, bool), DatabaseError> {
     let find = async |connection: &mut _| store::unsettled_products(connection, from, DELAY, MAX_ROWS).await;
     let unsettled = database.run(find).await?;
@@ -65,5 +65,7 @@ async fn sweep(database: &Database, from: DateTime<Utc>) -> Result<(DateTime<Utc
     let prune = async |connection: &mut _| store::prune_expiries(connection, from, DELAY, MAX_ROWS).await;
     let (expiries, last) = database.run(prune).await?;
     let responses = database.run(async |connection| store::prune(connection, MAX_ROWS).await).await?;
-    Ok((last.unwrap_or(from), expiries < MAX_ROWS && responses < MAX_ROWS.unsigned_abs()))
+    let reservations = database.run(async |connection| store::prune_reservations(connection, MAX_ROWS).await).await?;
+    let is_done = expiries < MAX_ROWS && responses.max(reservations) < MAX_ROWS.unsigned_abs();
+    Ok((last.unwrap_or(from), is_done))
 }

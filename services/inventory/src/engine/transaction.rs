@@ -95,20 +95,18 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
     Ok(Progress::Done)
 }
 
-/// Settles products on their own, except those that another transaction has locked: it never waits. Returns how many it
-/// settled.
-pub(super) async fn settle(connection: &mut PgConnection, products: &[ProductId]) -> Result<usize, sqlx::Error> {
+/// Settles products on their own, except those that another transaction has locked: it never waits.
+pub(super) async fn settle(connection: &mut PgConnection, products: &[ProductId]) -> Result<(), sqlx::Error> {
     let ids: Vec<&str> = products.iter().map(ProductId::as_str).collect();
     let mut transaction = connection.begin().await?;
     let sent_at = Instant::now();
     let (rows, started_at) = store::lock_free(&mut transaction, &ids).await?;
-    let Some(started_at) = started_at else { return Ok(0) };
-    let mut locked = LockedRows { products: rows, ..LockedRows::default() };
-    read_due_expiries(&mut transaction, &mut locked, latest_time(started_at, sent_at)).await?;
-    let changeset = decide(&mut [], locked);
-    write(&mut transaction, &changeset).await?;
-    transaction.commit().await?;
-    Ok(changeset.products.len())
+    if let Some(started_at) = started_at {
+        let mut locked = LockedRows { products: rows, ..LockedRows::default() };
+        read_due_expiries(&mut transaction, &mut locked, latest_time(started_at, sent_at)).await?;
+        write(&mut transaction, &decide(&mut [], locked)).await?;
+    }
+    transaction.commit().await
 }
 
 /// The latest time that the server's clock may show now, given that it started a statement at `started_at` and the

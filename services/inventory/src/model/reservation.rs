@@ -9,6 +9,9 @@ use utoipa::ToSchema;
 
 use super::number::TimeToLive;
 
+/// How long a reservation can be read, at least.
+pub(crate) const RETENTION_DAYS: i32 = 30;
+
 /// A quantity of a product.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Item {
@@ -98,7 +101,7 @@ pub(crate) struct Reservation {
     /// Each product once, sorted by id.
     #[schema(value_type = Vec<Item>)]
     pub(crate) items: Items,
-    /// When the reservation expires, or would have expired.
+    /// When the reservation expires, or would have expired; a full second.
     pub(crate) expires_at: DateTime<Utc>,
 }
 

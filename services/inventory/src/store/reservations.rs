@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::stock::product_id;
-use crate::model::{Item, Items, ProductId, Reservation, ReservationId, ReservationState, TimeToLive};
+use crate::model::{Item, Items, ProductId, RETENTION_DAYS, Reservation, ReservationId, ReservationState, TimeToLive};
 
 /// Reads the products of these reservations. A reservation's products never change.
 pub(crate) async fn products(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<ProductId>, sqlx::Error> {
@@ -147,4 +147,23 @@ pub(crate) async fn void(
     // A separate statement: the previous one does not see a row committed while it waited.
     let expires_at = sqlx::query_scalar!("SELECT expires_at FROM reservation WHERE id = $1 AND state <> 'void'", id.0);
     expires_at.fetch_optional(connection).await.map(Option::flatten)
+}
+
+/// Deletes up to `limit` reservations that were made more than [`RETENTION_DAYS`] ago, the oldest first, and returns how
+/// many. They have ended: a hold lasts a day at most. It skips locked rows, so it never waits.
+pub(crate) async fn prune_reservations(connection: &mut PgConnection, limit: i64) -> Result<u64, sqlx::Error> {
+    // Ids start with the time, so old ones are found by the primary key. The server's clock decides.
+    let before = Utc::now() - TimeDelta::days(RETENTION_DAYS.into());
+    let before = u64::try_from(before.timestamp_millis()).unwrap_or_default();
+    let pruned = sqlx::query!(
+        "DELETE FROM reservation WHERE id = ANY (ARRAY(
+             SELECT id FROM reservation
+             WHERE id < $1 AND created_at <= statement_timestamp() - make_interval(days => $2)
+             ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED
+         ))",
+        uuid::Builder::from_unix_timestamp_millis(before, &[0; 10]).into_uuid(),
+        RETENTION_DAYS,
+        limit,
+    );
+    Ok(pruned.execute(connection).await?.rows_affected())
 }

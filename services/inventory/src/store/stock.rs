@@ -38,12 +38,11 @@ pub(crate) async fn counters(
     Ok(counters.collect())
 }
 
-/// Locks products in order of their ids and reads those that exist. Also returns the server's time at which the
-/// statement started.
-pub(crate) async fn lock(
-    connection: &mut PgConnection,
-    ids: &[&str],
-) -> Result<(HashMap<ProductId, ProductRow>, Option<DateTime<Utc>>), sqlx::Error> {
+/// Locked products, and the server's time at which the statement that locked them started.
+type Locked = (HashMap<ProductId, ProductRow>, Option<DateTime<Utc>>);
+
+/// Locks products in order of their ids and reads those that exist.
+pub(crate) async fn lock(connection: &mut PgConnection, ids: &[&str]) -> Result<Locked, sqlx::Error> {
     let rows = sqlx::query_as!(
         LockedRow,
         r#"SELECT product_id, on_hand, reserved, version, next_expiry, settled_until, statement_timestamp() AS "now!"
@@ -54,10 +53,7 @@ pub(crate) async fn lock(
 }
 
 /// The same, without those that another transaction has locked; it never waits.
-pub(crate) async fn lock_free(
-    connection: &mut PgConnection,
-    ids: &[&str],
-) -> Result<(HashMap<ProductId, ProductRow>, Option<DateTime<Utc>>), sqlx::Error> {
+pub(crate) async fn lock_free(connection: &mut PgConnection, ids: &[&str]) -> Result<Locked, sqlx::Error> {
     let rows = sqlx::query_as!(
         LockedRow,
         r#"SELECT product_id, on_hand, reserved, version, next_expiry, settled_until, statement_timestamp() AS "now!"
@@ -79,7 +75,7 @@ struct LockedRow {
 }
 
 impl LockedRow {
-    fn collect(rows: Vec<Self>) -> Result<(HashMap<ProductId, ProductRow>, Option<DateTime<Utc>>), sqlx::Error> {
+    fn collect(rows: Vec<Self>) -> Result<Locked, sqlx::Error> {
         let now = rows.first().map(|row| row.now);
         let locked = rows.into_iter().map(|row| {
             let counters = Counters { on_hand: row.on_hand, reserved: row.reserved, version: row.version };

@@ -84,7 +84,7 @@ async fn the_first_schema_is_migrated_for_reservations(pool: PgPool) {
     let reservation = "INSERT INTO reservation (id, state, expires_at, product_ids, quantities)
                        VALUES (gen_random_uuid(), $1, $2, $3, $4)";
     let reserve = async |state, expires_at: Option<DateTime<Utc>>, quantities: Option<Vec<i64>>| {
-        let reserve = sqlx::query(reservation).bind(state).bind(expires_at).bind(quantities.is_some().then(|| ["p"]));
+        let reserve = sqlx::query(reservation).bind(state).bind(expires_at).bind(quantities.is_some().then_some(["p"]));
         reserve.bind(quantities).execute(&pool).await.is_ok()
     };
     let now = Some(Utc::now());
