@@ -18,7 +18,7 @@ use crate::{
         Action, Change, Claim, Delta, IdempotencyKey, NewReservation, ProductId, Quantity, Reason, Refusal,
         Reservation, ReservationId, ReservationState, Stock, Transition,
     },
-    store,
+    store::{self, Expiry},
 };
 use reader::{Reader, StockQuery};
 use request::{MAX_BATCH, Request};
@@ -34,7 +34,7 @@ pub struct Inventory(Arc<Engine>);
 struct Engine {
     database: Database,
     reads: Batcher<Reader>,
-    changes: Arc<Batcher<Writer>>,
+    changes: Batcher<Writer>,
 }
 
 impl Inventory {
@@ -44,9 +44,9 @@ impl Inventory {
         let database = context.database.clone();
         // A read batch starts with one request; the others join it, up to the reader's own limits.
         let reads = Batcher::spawn(&context.requests, Reader::new(&database), QUEUE, 1);
-        let changes = Arc::new(Batcher::spawn(&Handle::current(), Writer::new(&database), QUEUE, MAX_BATCH));
+        let changes = Batcher::spawn(&Handle::current(), Writer::new(&database), QUEUE, MAX_BATCH);
         // The sweeper uses the pool, whose connections belong to the thread that serves requests.
-        context.requests.spawn(sweeper::run(database.clone(), changes.clone()));
+        context.requests.spawn(sweeper::run(database.clone()));
         Self(Arc::new(Engine { database, reads, changes }))
     }
 
@@ -117,21 +117,24 @@ impl Inventory {
 
     /// Returns a reservation.
     pub(crate) async fn reservation(&self, id: ReservationId) -> Result<Reservation, Error> {
-        let (reservation, is_overdue) = self.find(id).await?;
-        let first = reservation.items.as_slice().first();
-        let (true, ReservationState::Held, Some(first)) = (is_overdue, reservation.state, first) else {
-            return Ok(reservation);
-        };
-        // A commit that began in time may still be in progress. The final state is certain only after its lock is
-        // released.
-        let product_id = first.product_id.clone();
-        send(&self.0.changes, |reply| Request::Settle { product_id, reply }).await?;
-        let (reservation, _) = self.find(id).await?;
+        let (mut reservation, mut expiry) = self.find(id).await?;
+        if reservation.state == ReservationState::Held
+            && expiry == Expiry::Due
+            && let Some(first) = reservation.items.as_slice().first()
+        {
+            // A commit that began in time may still be in progress. The state is final once its lock is released.
+            let product_id = first.product_id.clone();
+            send(&self.0.changes, |reply| Request::Settle { product_id, reply }).await?;
+            (reservation, expiry) = self.find(id).await?;
+        }
+        if reservation.state == ReservationState::Held && expiry == Expiry::Settled {
+            reservation.state = ReservationState::Expired;
+        }
         Ok(reservation)
     }
 
-    /// Reads a reservation, and whether it is past its expiry.
-    async fn find(&self, id: ReservationId) -> Result<(Reservation, bool), Error> {
+    /// Reads a reservation as it is stored, and how far its expiry is.
+    async fn find(&self, id: ReservationId) -> Result<(Reservation, Expiry), Error> {
         let found = self.0.database.run(async |connection| store::reservation(connection, id).await).await;
         let found = found.map_err(|failure| Error::Database(Arc::new(failure)))?;
         Ok(found.ok_or(Refusal::NoSuchReservation)?)

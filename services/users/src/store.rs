@@ -29,8 +29,9 @@ pub(crate) async fn insert(
                RETURNING id, name, email, created_at, updated_at, version
            ), wished AS (
                INSERT INTO wishlist (user_id, product_id)
-               SELECT id, product_id
-               FROM unnest($4::uuid[], $5::text[]) AS wish (user_id, product_id) JOIN created ON id = user_id
+               SELECT user_id, product_id FROM unnest($4::uuid[], $5::text[]) AS wish (user_id, product_id)
+               -- IS TRUE keeps this from being planned as a join, which would compare each pair.
+               WHERE (user_id IN (SELECT id FROM created)) IS TRUE
            )
            SELECT id AS "id!", name AS "name!", email AS "email!", created_at AS "created_at!",
                   updated_at AS "updated_at!", version AS "version!"

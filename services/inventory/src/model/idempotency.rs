@@ -169,7 +169,7 @@ impl Replayable for Reservation {
 
     fn from_stored(stored: StoredResponse) -> Option<Self> {
         let StoredResponse::Reservation { id, state, items, expires_at } = stored else { return None };
-        Some(Self { id, state, items: Items::from_lines(items), expires_at })
+        Some(Self { id, state, items: Items::stored(items), expires_at })
     }
 }
 

@@ -9,6 +9,9 @@ use utoipa::ToSchema;
 
 use super::number::TimeToLive;
 
+/// How long a reservation can be read, at least.
+pub(crate) const RETENTION_DAYS: i32 = 30;
+
 /// A quantity of a product.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Item {
@@ -44,9 +47,8 @@ impl Items {
         Ok(Self(merged.into_iter().map(|(product_id, quantity)| Item { product_id, quantity }).collect()))
     }
 
-    /// The items of a stored reservation.
-    pub(crate) fn from_lines(mut items: Vec<Item>) -> Self {
-        items.sort_unstable_by(|one, other| one.product_id.cmp(&other.product_id));
+    /// The items of a stored reservation, which are merged and sorted.
+    pub(crate) fn stored(items: Vec<Item>) -> Self {
         Self(items)
     }
 
@@ -77,7 +79,7 @@ pub enum ReservationState {
 }
 
 impl ReservationState {
-    /// The name in the database and in JSON.
+    /// The name in the database and in JSON. The database has no `expired`: a hold that is past its expiry is.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Held => "held",
@@ -102,7 +104,7 @@ pub(crate) struct Reservation {
     /// Each product once, sorted by id.
     #[schema(value_type = Vec<Item>)]
     pub(crate) items: Items,
-    /// When the reservation expires, or would have expired.
+    /// When the reservation expires, or would have expired; a full second.
     pub(crate) expires_at: DateTime<Utc>,
 }
 

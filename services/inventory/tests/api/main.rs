@@ -13,6 +13,7 @@ mod list;
 mod locks;
 mod observed;
 mod parameters;
+mod plans;
 mod preconditions;
 mod product_ids;
 mod queue;
