@@ -116,8 +116,8 @@ async fn a_client_has_only_a_share_of_what_is_in_flight() {
     let mut send = async |client: &str, count: usize| {
         for _ in 0..count {
             let mut stream = TcpStream::connect(gateway.address).await.expect("a connection");
-            let head = format!("GET /test HTTP/1.1\r\nhost: a\r\nx-forwarded-for: {client}\r\n\r\n");
-            stream.write_all(head.as_bytes()).await.expect("sent");
+            let request = format!("GET /test HTTP/1.1\r\nhost: a\r\nx-forwarded-for: {client}\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.expect("sent");
             held.push(stream);
         }
     };
