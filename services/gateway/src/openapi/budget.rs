@@ -30,9 +30,9 @@ impl Budget {
     ) -> Result<T, DocumentError> {
         let limit = self.0.min(MAX_DOCUMENT);
         let mut of_document = Self(limit);
-        let built = build(&mut of_document)?;
+        let result = build(&mut of_document)?;
         self.0 -= limit - of_document.0;
-        Ok(built)
+        Ok(result)
     }
 
     /// Takes a number of bytes.

@@ -116,8 +116,8 @@ async fn a_client_has_only_a_share_of_what_is_in_flight() {
     let mut send = async |client: &str, count: usize| {
         for _ in 0..count {
             let mut stream = TcpStream::connect(gateway.address).await.expect("a connection");
-            let head = format!("GET /test HTTP/1.1\r\nhost: a\r\nx-forwarded-for: {client}\r\n\r\n");
-            stream.write_all(head.as_bytes()).await.expect("sent");
+            let request = format!("GET /test HTTP/1.1\r\nhost: a\r\nx-forwarded-for: {client}\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.expect("sent");
             held.push(stream);
         }
     };
@@ -160,25 +160,28 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn streams_that_are_reset_at_once_cost_no_connections() {
-    const STREAMS: u32 = 100;
+    const STREAMS: u32 = 200;
     let stub = Stub::text("hello").await;
     let gateway = TestGateway::with(&[], &[&stub]);
     let mut attacker = TcpStream::connect(gateway.address).await.expect("a connection");
-    // The preface, and empty settings.
-    let mut sent = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, b"")].concat();
+    attacker.set_nodelay(true).expect("set");
+    // The preface, and empty settings. Those of the gateway show that the connection is served.
+    let start = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, b"")].concat();
+    attacker.write_all(&start).await.expect("sent");
+    attacker.read_exact(&mut [0; 9]).await.expect("a frame");
+    // GET, http, /test and the authority (RFC 7541, appendix A and section 6.2).
+    let get = |stream| frame(1, 0b101, stream, b"\x82\x86\x04\x05/test\x41\x04shop");
     for stream in (0..STREAMS).map(|number| 2 * number + 1) {
-        // GET, http, /test and the authority (RFC 7541, appendix A and section 6.2), and RST_STREAM.
-        sent.extend(frame(1, 0b101, stream, b"\x82\x86\x04\x05/test\x41\x04shop"));
-        sent.extend(frame(3, 0, stream, &8_u32.to_be_bytes()));
+        let reset = frame(3, 0, stream, &8_u32.to_be_bytes());
+        attacker.write_all(&[get(stream), reset].concat()).await.expect("sent");
     }
-    sent.extend(frame(1, 0b101, 2 * STREAMS + 1, b"\x82\x86\x04\x05/test\x41\x04shop"));
-    attacker.write_all(&sent).await.expect("sent");
+    attacker.write_all(&get(2 * STREAMS + 1)).await.expect("sent");
     let mut received = Vec::new();
     while !received.windows(5).any(|window| window == b"hello") {
         let read = tokio::time::timeout(TIMEOUT, attacker.read_buf(&mut received)).await;
         assert!(read.expect("a response in time").expect("a response") > 0);
     }
-    // A stream that arrives in the middle of a read may be served.
+    // One whose reset arrives later may be served.
     let connections = stub.connections();
-    assert!(connections < 10, "{connections} connections for {STREAMS} streams");
+    assert!(connections < 20, "{connections} connections for {STREAMS} streams");
 }

@@ -161,7 +161,7 @@ async fn requests_beyond_the_limit_are_refused_immediately() {
         }
     })
     .await;
-    let gateway = Arc::new(TestGateway::with(&["--max-in-flight=5", "--max-in-flight-per-client=5"], &[&stub]));
+    let gateway = Arc::new(TestGateway::with(&["--max-in-flight=5", "--max-in-flight-per-client=100"], &[&stub]));
     let mut waiting = JoinSet::new();
     for _ in 0..5 {
         let gateway = gateway.clone();
