@@ -85,15 +85,12 @@ pub fn missing_callees<'a>(service: &'a Service, all: &'a [Service]) -> impl Ite
 /// A service and its paths, in the form of `ROUTES`.
 fn route(service: &Service) -> String {
     let (name, paths, http) = (service.name(), service.paths().join(","), reachable(service.http));
-    let mut text = format!("{name}:{paths}=http://{http}");
-    let Some(route) = &service.manifest.spec.route else { return text };
-    if let Some(address) = service.grpc.filter(|_| route.grpc) {
-        text += &format!(",grpc://{}", reachable(address));
-    }
-    for path in &route.idempotency_keys {
-        text += &format!(",idempotency-keys:{path}");
-    }
-    text
+    let route = service.manifest.spec.route.as_ref();
+    let grpc = service.grpc.filter(|_| route.is_some_and(|route| route.grpc));
+    let grpc = grpc.map(|address| format!(",grpc://{}", reachable(address))).unwrap_or_default();
+    let keys = route.iter().flat_map(|route| &route.idempotency_keys);
+    let keys: String = keys.flat_map(|path| [",idempotency-keys:", path]).collect();
+    format!("{name}:{paths}=http://{http}{grpc}{keys}")
 }
 
 /// Replaces `$(NAME)` by the value of a variable that is already defined, as Kubernetes does; `$$` is a dollar sign.
