@@ -7,7 +7,7 @@
 use std::str;
 
 use axum::{
-    body::Body,
+    body::{Body, HttpBody},
     extract::FromRequestParts,
     response::{IntoResponse, Response},
 };
@@ -126,10 +126,14 @@ impl Preconditions {
                 Problem::new(StatusCode::PRECONDITION_FAILED, detail).into_response()
             }
             Err(Failed::IfNoneMatch) => {
+                let length = response.body().size_hint().exact();
                 *response.status_mut() = StatusCode::NOT_MODIFIED;
                 *response.body_mut() = Body::empty();
                 response.headers_mut().remove(header::CONTENT_TYPE);
-                response.headers_mut().remove(header::CONTENT_LENGTH);
+                // The length must be that of the 200 (RFC 9110, section 8.6). axum would set it to 0.
+                if let Some(length) = length {
+                    response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+                }
                 response
             }
         }
@@ -254,7 +258,7 @@ mod tests {
         let lines = lines.chain(if_none_match.iter().map(|line| (header::IF_NONE_MATCH, *line)));
         let mut headers = HeaderMap::new();
         for (name, line) in lines {
-            headers.append(name, HeaderValue::from_static(line));
+            headers.append(name, HeaderValue::from_bytes(line.as_bytes()).expect("a valid value"));
         }
         Preconditions::from_headers(&headers)
     }
@@ -343,6 +347,7 @@ mod tests {
     fn a_304_keeps_its_tag_and_has_no_content() {
         let response = get("\"3\"", &[], &["\"3\""]);
         assert_eq!(response.headers().get(header::ETAG).expect("a tag"), "\"3\"");
-        assert_eq!(response.headers().len(), 1);
+        assert_eq!(response.headers().get(header::CONTENT_LENGTH).expect("a length"), "4", "that of the 200");
+        assert_eq!(response.headers().len(), 2);
     }
 }

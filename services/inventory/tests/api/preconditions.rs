@@ -91,7 +91,9 @@ async fn a_get_with_the_current_etag_is_304(pool: PgPool) {
             let unchanged = app.send(request).await;
             assert_eq!((unchanged.status, unchanged.body.len()), (304, 0));
             assert_eq!(unchanged.etag(), current.etag());
-            assert_eq!((unchanged.header("content-type"), unchanged.header("content-length")), (None, None));
+            assert_eq!(unchanged.header("content-type"), None);
+            let length = unchanged.header("content-length");
+            assert!(length.is_none() || length == current.header("content-length"), "{length:?}");
             assert!(unchanged.header("x-request-id").is_some());
         }
         assert_eq!(get_if(&app, path, ("if-none-match", "\"x\"")).await.json(200), current.json(200));

@@ -291,7 +291,7 @@ async fn a_panic_after_the_commit_is_an_unknown_outcome(pool: PgPool) {
     assert_eq!(response.header("x-outcome"), Some("unknown"));
     let reserved: i64 = sqlx::query_scalar("SELECT reserved FROM stock").fetch_one(&pool).await.expect("a number");
     assert_eq!(reserved, 1, "it took effect");
-    adjust(&app, "p", 1).await.json(200);
+    adjust(&app, "q", 1).await.json(200);
 }
 
 /// Makes this many of the next transactions that write the ledger fail with a SQLSTATE.
