@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 /// The base of the URIs of Hedgerow's problem types, which `docs/api.md` lists.
 const TYPE_BASE: &str = "https://hedgerow.dev/problems/";
 
-/// How long a client should wait after a 503, in seconds.
+/// How long a client should wait after a 503 for a request that had no effect, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 /// The type of a problem that leaves open whether the request took effect.
@@ -134,7 +134,7 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 
-    /// 503 for a request that may or may not have taken effect.
+    /// 503 for a request that may or may not have taken effect, without `Retry-After`.
     #[must_use]
     pub fn outcome_unknown() -> Self {
         Self::outcome_unknown_as(StatusCode::SERVICE_UNAVAILABLE)
@@ -226,11 +226,11 @@ impl Problem {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
-        }
         if self.kind == Some(OUTCOME_UNKNOWN) {
+            // No `Retry-After`: repeating the request could double its effect.
             headers.insert(OUTCOME, UNKNOWN);
+        } else if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
         if let Some(cause) = self.cause {
             response.extensions_mut().insert(cause);
@@ -303,7 +303,10 @@ mod tests {
             (Problem::outcome_unknown_as(StatusCode::BAD_GATEWAY), true),
             (Problem::unavailable("busy"), false),
         ] {
-            assert_eq!(Problem::has_unknown_outcome(problem.into_http().headers()), expected);
+            let response = problem.into_http();
+            assert_eq!(Problem::has_unknown_outcome(response.headers()), expected);
+            // Repeating such a request could double its effect.
+            assert_eq!(response.headers().contains_key(header::RETRY_AFTER), !expected);
         }
     }
 }

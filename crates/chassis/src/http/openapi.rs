@@ -63,7 +63,8 @@ fn complete(operation: &mut Operation) {
         (
             "503",
             "The database is unavailable or the service is overloaded; retry after `Retry-After` seconds. With the \
-             type `outcome-unknown`, a change may have taken effect: check before you repeat it.",
+             type `outcome-unknown`, which has no `Retry-After`, a change may have taken effect: check before you \
+             repeat it.",
         ),
         // Unknown query parameters are refused by every operation.
         ("422", "The request is invalid; `errors` lists the reasons."),
