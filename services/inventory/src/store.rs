@@ -6,11 +6,13 @@
 
 mod batch;
 mod idempotency;
+mod locks;
 mod reservations;
 mod stock;
 
 pub(crate) use batch::{close_reservations, was_committed, write_movements};
 pub(crate) use idempotency::{claim, prune, store_responses, stored_responses};
+pub(crate) use locks::lock_available;
 pub(crate) use reservations::{
     MAX_OVERDUE_LINES, hold, next_expiries, overdue_lines, overdue_products, products, reservation, reservations, void,
 };

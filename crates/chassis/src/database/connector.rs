@@ -48,6 +48,12 @@ impl Connector {
         Self { options: options.options(SESSION), wait }
     }
 
+    /// Replaces the session's limit for waiting for a lock.
+    pub(super) fn set_lock_timeout(&mut self, timeout: &str) {
+        // Of two values for a setting, the later one counts.
+        self.options = self.options.clone().options([("lock_timeout", timeout)]);
+    }
+
     /// Opens a connection outside of the pool.
     pub(super) async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         let _timer = self.wait.start_timer();

@@ -26,6 +26,13 @@ impl DedicatedConnection {
         Self { connector, kept: None, opened: Instant::now() }
     }
 
+    /// Sets how long a statement waits for a lock, such as `150ms`.
+    #[must_use]
+    pub fn with_lock_timeout(mut self, timeout: &str) -> Self {
+        self.connector.set_lock_timeout(timeout);
+        self
+    }
+
     /// Runs work on the connection, within 6 s. After a deadlock or a serialization failure the work runs again, up to
     /// three times.
     ///

@@ -1,10 +1,12 @@
 //! Requests to change stock, each with the channel for its reply.
 
+use std::time::Duration;
+
 use chassis::{
     Preconditions,
     batch::{self, Arrivals, OpenHandler},
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     error::Error,
@@ -81,6 +83,15 @@ impl Request {
         }
     }
 
+    /// How long the request has waited.
+    pub(super) fn age(&self) -> Duration {
+        match self {
+            Self::Change { reply, .. } => reply.created.elapsed(),
+            Self::Reserve { reply, .. } | Self::Transition { reply, .. } => reply.created.elapsed(),
+            Self::Settle { reply, .. } => reply.created.elapsed(),
+        }
+    }
+
     /// The approximate number of products that the request changes.
     pub(super) fn weight(&self) -> usize {
         match self {
@@ -99,12 +110,13 @@ pub(super) struct Replied;
 pub(super) struct Reply<T> {
     sender: oneshot::Sender<Result<T, Error>>,
     result: Option<Result<T, Error>>,
+    created: Instant,
 }
 
 impl<T> Reply<T> {
     pub(super) fn channel() -> (Self, oneshot::Receiver<Result<T, Error>>) {
         let (sender, receiver) = oneshot::channel();
-        (Self { sender, result: None }, receiver)
+        (Self { sender, result: None, created: Instant::now() }, receiver)
     }
 
     pub(super) fn set<E: Into<Error>>(&mut self, result: Result<T, E>) {

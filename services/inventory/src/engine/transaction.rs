@@ -45,6 +45,8 @@ pub(super) struct Attempt<'a, 'q, H: OpenHandler> {
     pub(super) arrivals: Option<&'a mut Arrivals<'q, H>>,
     /// Requests of the batch that are left to the next transaction, because this one would change too many products.
     pub(super) rest: &'a mut Vec<Request>,
+    /// With this list, the transaction does not wait for products that are locked: their requests are moved here.
+    pub(super) locked: Option<&'a mut Vec<Request>>,
     pub(super) commit: Commit,
 }
 
@@ -62,7 +64,8 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
     }
     batch.retain(|request| !request.is_abandoned());
     let records = claim_keys(&mut transaction, batch).await?;
-    let (reservations, products) = affected(&mut transaction, batch, attempt.rest, &records).await?;
+    let (reservations, products) =
+        affected(&mut transaction, batch, attempt.rest, attempt.locked.as_deref_mut(), &records).await?;
     let ids: Vec<&str> = products.iter().map(ProductId::as_str).collect();
     let sent_at = Instant::now();
     let (rows, started_at) =
@@ -137,11 +140,13 @@ async fn claim_keys(
 }
 
 /// The reservations and products that the batch changes. Requests with a stored response change nothing. Requests
-/// beyond the maximum weight are moved to `rest`.
+/// beyond the maximum weight are moved to `rest`. With `locked`, locks the products that are available, and moves the
+/// requests that need others there.
 async fn affected(
     connection: &mut PgConnection,
     batch: &mut Vec<Request>,
     rest: &mut Vec<Request>,
+    locked: Option<&mut Vec<Request>>,
     records: &HashMap<Digest, IdempotencyRecord>,
 ) -> Result<(Vec<Uuid>, BTreeSet<ProductId>), sqlx::Error> {
     let reservations = |batch: &[Request]| -> BTreeSet<Uuid> { batch.iter().filter_map(reservation_id).collect() };
@@ -163,6 +168,20 @@ async fn affected(
     rest.splice(0..0, batch.drain(count..));
 
     let is_stored = |request: &&Request| request.claim().is_some_and(|claim| records.contains_key(&claim.id));
+    if let Some(locked) = locked {
+        let needed = |request: &Request| -> Vec<ProductId> {
+            let lines = reservation_id(request).and_then(|id| products_of.get(&id)).into_iter().flatten();
+            request.product_ids().chain(lines).cloned().collect()
+        };
+        let products: BTreeSet<ProductId> =
+            batch.iter().filter(|request| !is_stored(request)).flat_map(needed).collect();
+        let ids: Vec<&str> = products.iter().map(ProductId::as_str).collect();
+        let unavailable = store::lock_available(connection, &ids).await?;
+        let is_locked = |request: &mut Request| {
+            !is_stored(&&*request) && needed(request).iter().any(|product| unavailable.contains(product.as_str()))
+        };
+        locked.extend(batch.extract_if(.., is_locked));
+    }
     let named = batch.iter().filter(|request| !is_stored(request)).flat_map(Request::product_ids);
     let mut products: BTreeSet<ProductId> = named.cloned().collect();
     let reservations = reservations(batch);

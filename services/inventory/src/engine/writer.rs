@@ -6,14 +6,17 @@ use std::{sync::Arc, time::Duration};
 use chassis::{
     Database,
     batch::{Arrivals, BatchError, Batcher, OpenHandler},
-    database::{DatabaseError, DedicatedConnection, sql_state},
+    database::{DatabaseError, DedicatedConnection, is_lock_timeout, sql_state},
 };
 use futures_util::future::BoxFuture;
 use sqlx::PgConnection;
-use tokio::time::{self, Instant};
+use tokio::{
+    select,
+    time::{self, Instant},
+};
 
 use super::{
-    request::{Replied, Reply, Request, split},
+    request::{Replied, Reply, Request, join, split},
     transaction::{self, Attempt, Commit, Progress},
 };
 use crate::{
@@ -25,6 +28,10 @@ use crate::{
 /// For how long after its start a change without effect is retried. Its requests must be answered in time.
 const RETRY_PERIOD: Duration = Duration::from_secs(4);
 
+/// How long a transaction waits for a lock. Longer than other writers usually hold one; but somebody may hold it for
+/// long, and then the requests for other products in the batch must not wait.
+const LOCK_TIMEOUT: &str = "150ms";
+
 /// How long to look for the outcome of a change whose connection was lost. Postgres ends the transaction of a lost
 /// client sooner.
 const OUTCOME_TIMEOUT: Duration = Duration::from_secs(4);
@@ -35,16 +42,24 @@ const OUTCOME_PAUSE: Duration = Duration::from_millis(20);
 /// Changes the stock of products.
 pub(super) struct Writer {
     connection: DedicatedConnection,
+    /// Requests for products that somebody holds locked. They are part of the next transaction.
+    locked: Vec<Request>,
 }
 
 /// Sends a request to the writer and waits for its reply.
 pub(super) async fn send<T>(changes: &Batcher<Writer>, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
-    let (reply, result) = Reply::channel();
-    if let Err(BatchError::Overloaded) = changes.submit(request(reply)).await {
-        return Err(BatchError::Overloaded.into());
-    }
+    let (reply, mut result) = Reply::channel();
+    // The batch may end later than the request.
+    let result = select! {
+        biased;
+        result = &mut result => result,
+        batch = changes.submit(request(reply)) => match batch {
+            Err(BatchError::Overloaded) => return Err(BatchError::Overloaded.into()),
+            Err(BatchError::Lost) | Ok(Replied) => result.await,
+        },
+    };
     // The channel is closed if the writer panicked. How far it got is not known.
-    result.await.unwrap_or(Err(Error::Lost))
+    result.unwrap_or(Err(Error::Lost))
 }
 
 impl OpenHandler for Writer {
@@ -53,13 +68,20 @@ impl OpenHandler for Writer {
 
     async fn handle(&mut self, batch: Vec<Request>, arrivals: &mut Arrivals<'_, Self>) -> Vec<Replied> {
         let mut replied = Vec::new();
-        let mut parts = split(batch);
-        let last = parts.pop();
-        for part in parts {
-            replied.extend(self.process(part, None).await);
-        }
-        if let Some(last) = last {
-            replied.extend(self.process(last, Some(arrivals)).await);
+        let mut batch = batch;
+        while !batch.is_empty() {
+            let mut parts = split(batch);
+            let last = parts.pop();
+            for part in parts {
+                replied.extend(self.process(part, None).await);
+            }
+            if let Some(last) = last {
+                replied.extend(self.process(last, Some(arrivals)).await);
+            }
+            batch = std::mem::take(&mut self.locked);
+            if !batch.is_empty() {
+                join(&mut batch, arrivals, |_| true);
+            }
         }
         replied
     }
@@ -67,7 +89,7 @@ impl OpenHandler for Writer {
 
 impl Writer {
     pub(super) fn new(database: &Database) -> Self {
-        Self { connection: database.dedicate() }
+        Self { connection: database.dedicate().with_lock_timeout(LOCK_TIMEOUT), locked: Vec::new() }
     }
 
     /// Processes a batch and the requests that join it, and sends their replies.
@@ -127,14 +149,25 @@ impl Writer {
         rest: &mut Vec<Request>,
     ) -> Result<(), Error> {
         let started = Instant::now();
+        let mut locked = Vec::new();
+        let mut lock_failure = None;
         loop {
-            let mut attempt = Attempt { batch, arrivals: arrivals.as_deref_mut(), rest, commit: Commit::NotSent };
+            let mut attempt = Attempt {
+                batch,
+                arrivals: arrivals.as_deref_mut(),
+                rest,
+                locked: lock_failure.is_some().then_some(&mut locked),
+                commit: Commit::NotSent,
+            };
             let result = self
                 .connection
                 .run(&mut attempt, |connection, attempt| Box::pin(transaction::run(connection, attempt)))
                 .await;
             match (result, attempt.commit) {
-                (Ok(Progress::Done), _) => return Ok(()),
+                (Ok(Progress::Done), _) => {
+                    self.set_aside(batch, locked, lock_failure);
+                    return Ok(());
+                }
                 (Ok(Progress::Repeat), _) => {}
                 (Err(failure), Commit::Sent(marker)) if failure.is_lost() => {
                     let failure = Arc::new(failure);
@@ -143,13 +176,41 @@ impl Writer {
                         None => Some(false),
                     };
                     match was_committed {
-                        Some(true) => return Ok(()),
+                        Some(true) => {
+                            self.set_aside(batch, locked, lock_failure);
+                            return Ok(());
+                        }
                         Some(false) if started.elapsed() < RETRY_PERIOD => {}
-                        Some(false) => return Err(Error::Database(failure)),
-                        None => return Err(Error::OutcomeUnknown(failure)),
+                        Some(false) => {
+                            self.locked.append(&mut locked);
+                            return Err(Error::Database(failure));
+                        }
+                        None => {
+                            self.locked.append(&mut locked);
+                            return Err(Error::OutcomeUnknown(failure));
+                        }
                     }
                 }
-                (Err(failure), _) => return Err(Error::Database(Arc::new(failure))),
+                (Err(failure), _) if is_lock_timeout(failure.error()) && started.elapsed() < RETRY_PERIOD => {
+                    lock_failure = Some(Arc::new(failure));
+                }
+                (Err(failure), _) => {
+                    batch.append(&mut locked);
+                    return Err(Error::Database(Arc::new(failure)));
+                }
+            }
+        }
+    }
+
+    /// Sets requests for locked products aside, for the next transaction. Those that have waited for too long fail.
+    fn set_aside(&mut self, batch: &mut Vec<Request>, locked: Vec<Request>, failure: Option<Arc<DatabaseError>>) {
+        for mut request in locked {
+            match &failure {
+                Some(failure) if request.age() >= RETRY_PERIOD => {
+                    request.fail(Error::Database(failure.clone()));
+                    batch.push(request);
+                }
+                _ => self.locked.push(request),
             }
         }
     }
@@ -186,6 +247,8 @@ impl Writer {
                         None => return Some(Err(Error::OutcomeUnknown(failure))),
                     }
                 }
+                // The transaction sets the request aside.
+                Err(failure) if is_lock_timeout(failure.error()) => return None,
                 Err(failure) => return Some(Err(Error::Database(Arc::new(failure)))),
             }
         };

@@ -9,9 +9,58 @@ use crate::{
     adjust, audit,
     expiry::waits_for_a_lock,
     queue::{hold_up, in_flight},
-    reservations::reserve,
+    reservations::{end, location, reserve},
     set, start,
 };
+
+/// Somebody holds one row, in psql for example.
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_locked_product_holds_up_only_its_own_requests(pool: PgPool) {
+    const OTHERS: usize = 200;
+    const WAITING: usize = 10;
+    let app = start(&pool).await;
+    // Some sort before the locked product, some after it.
+    let products: Vec<String> =
+        ["a", "p", "z"].iter().flat_map(|name| [format!("{name}0"), format!("{name}1")]).collect();
+    for product in &products {
+        set(&app, product, 1000).await.json(201);
+    }
+    set(&app, "locked", 1000).await.json(201);
+    let held = location(&reserve(&app, &[("a0", 1)]).await);
+    let lock = hold_up(&pool, "locked").await;
+    let waiting = join_all((0..WAITING).map(|number| {
+        let app = &app;
+        async move {
+            match number % 3 {
+                0 => adjust(app, "locked", 1).await,
+                1 => reserve(app, &[("locked", 1)]).await,
+                _ => reserve(app, &[("a0", 1), ("locked", 1)]).await,
+            }
+        }
+    }));
+    let others = async {
+        waits_for_a_lock(&pool).await;
+        let others =
+            join_all((0..OTHERS).map(|number| {
+                let (app, product) = (&app, products[number % products.len()].as_str());
+                async move {
+                    if number % 2 == 0 { adjust(app, product, 1).await } else { reserve(app, &[(product, 1)]).await }
+                }
+            }));
+        let (others, ended) = tokio::join!(others, end(&app, &held, "commit"));
+        for response in others.into_iter().chain([ended]) {
+            assert!(response.status < 300, "{}", response.text());
+        }
+        // Only now is the product unlocked.
+        in_flight(&app, WAITING).await;
+        lock.rollback().await.expect("unlocked");
+    };
+    let (waiting, ()) = tokio::join!(waiting, others);
+    for response in waiting {
+        assert!(response.status < 300, "{}", response.text());
+    }
+    audit(&pool).await;
+}
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
 async fn products_are_locked_in_the_order_of_their_ids(pool: PgPool) {
