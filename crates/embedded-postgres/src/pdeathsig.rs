@@ -39,6 +39,12 @@ pub fn with_pdeathsig_as(ids: Option<(Uid, Gid)>, signal: &str, program: impl As
     if let Some((uid, gid)) = ids {
         command.args(["--reuid", &uid.to_string(), "--regid", &gid.to_string(), "--clear-groups"]);
     }
-    command.args(["--pdeathsig", signal, "--"]).arg(program);
+    command.args(["--pdeathsig", signal, "--"]);
+    if ids.is_some() {
+        // `setpriv` has the capabilities of root until it executes a program, so it would find one that the user may not
+        // read. `env` searches `PATH` with the rights of the user.
+        command.args(["env", "--"]);
+    }
+    command.arg(program);
     command
 }

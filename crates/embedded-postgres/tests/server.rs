@@ -214,7 +214,7 @@ fn a_long_data_path_gets_a_short_socket_path() {
 fn is_root(test: &str) -> bool {
     let is_root = Uid::effective().is_root();
     if !is_root {
-        writeln!(stderr(), "skipped: {test} needs root").unwrap();
+        stderr().write_all(format!("skipped: {test} needs root\n").as_bytes()).unwrap();
     }
     is_root
 }

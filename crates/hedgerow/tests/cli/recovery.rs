@@ -73,7 +73,8 @@ fn a_second_signal_works_while_nobody_reads_the_output() {
     while (&full).write(&[0; 4096]).is_ok() {}
     fcntl(&full, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
     let mut up = sandbox.up_command().stdout(full).stderr(Stdio::null()).spawn().unwrap();
-    wait_until("the gateway serves", || sandbox.noted(GATEWAY, "serving").len() == 1);
+    let waits_for = format!("/proc/{}/wchan", up.id());
+    wait_until("the output blocks", || fs::read_to_string(&waits_for).unwrap().contains("pipe_write"));
     // Two signals of the same kind could be merged into one.
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         send(up.id().cast_signed(), signal);
@@ -132,6 +133,7 @@ fn services_that_outlive_a_killed_run_are_ended() {
     assert!(lives(orphan));
     let _up = sandbox.up();
     assert!(!lives(orphan));
+    fs::remove_file(sandbox.path("users.stubborn")).unwrap();
 }
 
 #[test]

@@ -183,7 +183,7 @@ pub fn open_to_all(folder: &Path) {
 pub fn is_root(test: &str) -> bool {
     let is_root = Uid::effective().is_root();
     if !is_root {
-        writeln!(stderr(), "skipped: {test} needs root").unwrap();
+        stderr().write_all(format!("skipped: {test} needs root\n").as_bytes()).unwrap();
     }
     is_root
 }
