@@ -1,8 +1,11 @@
 //! Isolation of databases and networks, and the Pod Security Standard `restricted`.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use k8s_openapi::api::core::v1::{Event, Secret};
+use k8s_openapi::api::{
+    apps::v1::ReplicaSet,
+    core::v1::{Event, Secret},
+};
 use kube::{ResourceExt, api::ListParams};
 
 use crate::{release::Release, tool::probe};
@@ -46,13 +49,21 @@ pub async fn only_admitted_pods_can_connect(on: Arc<Release>) {
     }
 }
 
-/// The namespace enforces `restricted`. Pods that violate it appear in the events of their owners.
+/// The namespace enforces `restricted`. Pods that violate it, or are refused otherwise, appear in the events of their
+/// owners.
 pub async fn no_pod_was_rejected(on: Arc<Release>) {
     let events = on.api::<Event>().list(&ListParams::default()).await.expect("events");
     assert!(!events.items.is_empty(), "there are no events");
-    // Other refusals do not count: the pods of a deleted service may be recreated for a moment, without its account.
-    let rejected =
-        events.iter().filter(|event| event.message.as_deref().is_some_and(|message| message.contains("PodSecurity")));
+    let replica_sets = on.api::<ReplicaSet>().list(&ListParams::default()).await.expect("ReplicaSets");
+    let uids: BTreeSet<_> = replica_sets.iter().filter_map(ResourceExt::uid).collect();
+    let rejected = events.iter().filter(|event| {
+        let message = event.message.as_deref().unwrap_or_default();
+        // The pods of a deleted ReplicaSet may be recreated for a moment, when its ServiceAccount is already gone.
+        let is_deleted = event.involved_object.kind.as_deref() == Some("ReplicaSet")
+            && event.involved_object.uid.as_ref().is_some_and(|uid| !uids.contains(uid));
+        let lacks_account = message.contains("error looking up service account") && message.ends_with("not found");
+        message.contains("PodSecurity") || message.contains("is forbidden") && !(is_deleted && lacks_account)
+    });
     let rejected: Vec<_> = rejected.map(|event| (event.name_any(), &event.message)).collect();
     assert!(rejected.is_empty(), "{rejected:#?}");
 }
