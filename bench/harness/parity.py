@@ -62,8 +62,11 @@ ROWS = {
         "SELECT product_id, on_hand, reserved, version, next_expiry IS NULL FROM stock ORDER BY 1",
         "SELECT product_id, version, kind, on_hand_delta, reserved_delta, on_hand, reserved, reason,"
         " reservation_id IS NULL FROM movement ORDER BY 1, 2",
-        "SELECT product_id, quantity, live, state, line.expires_at = reservation.expires_at"
-        " FROM reservation_line AS line JOIN reservation ON id = reservation_id ORDER BY 1, 2",
+        "SELECT product_ids, quantities, state, expires_at = date_trunc('second', expires_at)"
+        " FROM reservation ORDER BY 1, 2",
+        # The two sides may work in different seconds.
+        "SELECT product_id, sum(quantity), sum(holds), bool_and(expires_at IN (SELECT expires_at FROM reservation))"
+        " FROM expiry GROUP BY 1 ORDER BY 1",
     ],
     "users": ["SELECT name, email, version FROM users ORDER BY email"],
 }

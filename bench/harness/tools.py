@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,9 +26,9 @@ def find(program: str) -> str | None:
     return found
 
 
-def require() -> None:
-    """Installs what is missing if possible, or exits with the command that does."""
-    missing = [package for program, package in PROGRAMS.items() if find(program) is None]
+def require(programs: Iterable[str] = PROGRAMS) -> None:
+    """Installs what is missing of these programs if possible, or exits with the command that does."""
+    missing = [PROGRAMS[program] for program in programs if find(program) is None]
     if not missing:
         return
     install = f"apt-get install -y --no-install-recommends {' '.join(missing)}"

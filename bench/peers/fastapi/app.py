@@ -45,17 +45,19 @@ ADD_STOCK = "INSERT INTO stock (product_id) VALUES ($1) ON CONFLICT DO NOTHING"
 # Like load/reserve.sql, for one item.
 RESERVE = """
 WITH clock AS MATERIALIZED (
-    SELECT clock_timestamp() + make_interval(secs => $4) AS expires_at
+    SELECT date_trunc('second', clock_timestamp() + make_interval(secs => $4) + interval '999999 us') AS expires_at
 ), product AS (
     UPDATE stock SET reserved = reserved + $3, version = version + 1,
                      next_expiry = least(next_expiry, (SELECT expires_at FROM clock))
     WHERE product_id = $2 AND on_hand - reserved >= $3 AND (next_expiry IS NULL OR next_expiry > clock_timestamp())
     RETURNING product_id, on_hand, reserved, version
 ), held AS (
-    INSERT INTO reservation (id, state, expires_at) SELECT $1, 'held', expires_at FROM clock, product
-), line AS (
-    INSERT INTO reservation_line (reservation_id, product_id, quantity, expires_at)
-    SELECT $1, product_id, $3, expires_at FROM clock, product
+    INSERT INTO reservation (id, state, expires_at, product_ids, quantities)
+    SELECT $1, 'held', expires_at, ARRAY[product_id], ARRAY[$3::bigint] FROM clock, product
+), expiring AS (
+    INSERT INTO expiry (product_id, expires_at, quantity, holds) SELECT product_id, expires_at, $3, 1 FROM clock, product
+    ON CONFLICT (product_id, expires_at) DO UPDATE
+        SET quantity = expiry.quantity + excluded.quantity, holds = expiry.holds + excluded.holds
 ), entry AS (
     INSERT INTO movement (product_id, version, kind, on_hand_delta, reserved_delta, on_hand, reserved, reservation_id)
     SELECT product_id, version, 'hold', 0, $3, on_hand, reserved, $1 FROM clock, product

@@ -84,4 +84,7 @@ pub struct RouteAnnotation {
     pub grpc: bool,
     /// The path prefixes that the Service claims.
     pub paths: Vec<String>,
+    /// The path prefixes below which the Service honors `Idempotency-Key`.
+    #[serde(default, rename = "idempotencyKeys", skip_serializing_if = "Vec::is_empty")]
+    pub idempotency_keys: Vec<String>,
 }

@@ -5,4 +5,4 @@ mod batcher;
 mod handler;
 
 pub use batcher::{BatchError, Batcher};
-pub use handler::{Arrivals, Handler, OpenHandler};
+pub use handler::{Arrivals, Handler, OpenHandler, split};

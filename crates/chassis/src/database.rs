@@ -7,8 +7,9 @@ mod health;
 pub(crate) mod migrations;
 mod pool;
 
+pub use connector::SESSION;
 pub use dedicated::DedicatedConnection;
-pub use error::{DatabaseError, is_serialization_failure, is_unavailable, sql_state, with_timeout};
+pub use error::{DatabaseError, is_lock_timeout, is_serialization_failure, is_unavailable, sql_state, with_timeout};
 pub use pool::Database;
 
 pub(crate) use health::Health;

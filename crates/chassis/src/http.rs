@@ -11,9 +11,10 @@ pub(crate) mod openapi;
 mod page;
 mod path;
 pub(crate) mod query;
+mod unsent;
 
 pub use body::{Fields, FromFields, Json};
-pub use conditional::{IfMatch, Tagged};
+pub use conditional::{Preconditions, Tagged};
 pub use page::{Limit, Page};
 pub use path::Path;
 pub use query::Query;

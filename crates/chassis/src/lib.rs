@@ -18,7 +18,7 @@ pub mod http;
 mod limits;
 mod service;
 
-pub use self::http::{Fields, FromFields, IfMatch, Json, Limit, Page, Path, Query, Tagged};
+pub use self::http::{Fields, FromFields, Json, Limit, Page, Path, Preconditions, Query, Tagged};
 pub use cli::{DatabaseUrl, ServeArgs};
 pub use database::Database;
 pub use runtime::{FieldError, Problem, ProblemBody, Running, process};

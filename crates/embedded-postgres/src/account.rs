@@ -1,12 +1,13 @@
 //! The OS account a server runs as: Postgres refuses to run as root.
 
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::unistd::{Gid, Uid, User};
 
+use crate::folder::Folder;
+use crate::pdeathsig::with_pdeathsig_as;
 use crate::{CLUSTER, Error};
 
 /// The account that runs the server: the current user, or an unprivileged account if the current user is root.
@@ -23,15 +24,17 @@ impl Account {
     /// existing data, else `postgres`, else `nobody`.
     ///
     /// # Errors
-    /// Returns [`Error::NoAccount`] if the current user is root and none of these accounts exists.
+    /// Returns [`Error::NoAccount`] if the current user is root and none of these accounts exists, and an error if the
+    /// owner of the data cannot be determined.
     pub fn for_data_dir(data_dir: &Path) -> Result<Self, Error> {
         let me = Uid::effective();
         if !me.is_root() {
             let name = user(User::from_uid(me))?.map_or(me.to_string(), |user| user.name);
             return Ok(Self { name, uid: me, gid: Gid::effective(), dropped: false });
         }
-        let owner = std::fs::metadata(data_dir.join(CLUSTER)).ok().map(|data| Uid::from_raw(data.uid()));
-        let owner = match owner {
+        let data_dir = std::path::absolute(data_dir).map_err(Error::io(format!("open {}", data_dir.display())))?;
+        let cluster = Folder::find(&data_dir.join(CLUSTER))?;
+        let owner = match cluster.map(|cluster| cluster.owner()).transpose()? {
             Some(uid) if !uid.is_root() => user(User::from_uid(uid))?,
             _ => None,
         };
@@ -55,8 +58,8 @@ impl Account {
         let nearest = path.ancestors().find(|ancestor| ancestor.is_dir());
         let Some(nearest) = nearest.filter(|_| self.dropped) else { return true };
         // Ask the kernel: access control lists and mount options matter as well as the mode.
-        let mut probe = Command::new("test");
-        self.run_as(probe.arg("-x").arg(nearest)).stdin(Stdio::null());
+        let mut probe = self.command("KILL", "test");
+        probe.arg("-x").arg(nearest).stdin(Stdio::null());
         probe.status().is_ok_and(|status| status.success())
     }
 
@@ -65,12 +68,12 @@ impl Account {
         self.dropped
     }
 
-    /// Makes `command` run as the account. For root, setting the uid also drops supplementary groups.
-    pub(crate) fn run_as<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        if self.dropped {
-            command.uid(self.uid.as_raw()).gid(self.gid.as_raw());
-        }
-        command
+    /// Returns a command for `program`, run as the account, with a parent-death signal as in
+    /// [`with_pdeathsig`](crate::with_pdeathsig).
+    #[must_use]
+    pub fn command(&self, signal: &str, program: impl AsRef<OsStr>) -> Command {
+        let ids = self.dropped.then_some((self.uid, self.gid));
+        with_pdeathsig_as(ids, signal, program)
     }
 }
 

@@ -1,11 +1,12 @@
 //! The database cluster in the data folder, created by `initdb` in one atomic step.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::folder::Folder;
 use crate::installation::Installation;
-use crate::pdeathsig::with_pdeathsig;
 use crate::{Account, CLUSTER, DataDir, Error, SUPERUSER};
 
 /// Client authentication. The server listens on a Unix socket in a private folder only, so anyone who can connect as
@@ -17,49 +18,57 @@ local  all  all       scram-sha-256
 ";
 
 /// Creates the cluster in `data` if it is missing, and finds a Postgres that can run it.
-pub fn prepare(data: &DataDir, fsync: bool) -> Result<(PathBuf, Installation), Error> {
-    let cluster = data.path().join(CLUSTER);
-    let hba = data.path().join("pg_hba.conf");
-    fs::write(&hba, HBA).map_err(Error::io(format!("write {}", hba.display())))?;
-    let installation = match fs::read_to_string(cluster.join("PG_VERSION")) {
-        Ok(made_by) => Installation::for_version(made_by.trim(), &cluster)?,
-        Err(_) if cluster.exists() => {
-            return Err(Error::Init(format!(
-                "{} exists but holds no Postgres data: move it out of the way",
-                cluster.display()
-            )));
-        }
-        Err(_) => {
-            let newest = Installation::newest()?;
-            create(&cluster, &newest, &data.account, fsync)?;
-            newest
-        }
-    };
-    Ok((cluster, installation))
+pub fn prepare(data: &DataDir, fsync: bool) -> Result<Installation, Error> {
+    write_hba(&data.folder)?;
+    if fs::symlink_metadata(data.folder.at(CLUSTER)).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+        let newest = Installation::newest()?;
+        create(&data.folder, &newest, data.account(), fsync)?;
+        return Ok(newest);
+    }
+    let cluster = data.cluster()?;
+    let mut made_by = String::new();
+    let opened = cluster.open_file("PG_VERSION", OpenOptions::new().read(true));
+    match opened.and_then(|mut file| file.read_to_string(&mut made_by)) {
+        Ok(_) => Installation::for_version(made_by.trim(), cluster.path()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::Init(format!(
+            "{} exists but holds no Postgres data: move it out of the way",
+            cluster.path().display()
+        ))),
+        Err(error) => Err(Error::io(format!("read {}", cluster.path().join("PG_VERSION").display()))(error)),
+    }
+}
+
+fn write_hba(folder: &Folder) -> Result<(), Error> {
+    let mut options = OpenOptions::new();
+    let file = folder.open_file("pg_hba.conf", options.write(true).create(true).truncate(true));
+    file.and_then(|mut file| file.write_all(HBA.as_bytes()))
+        .map_err(Error::io(format!("write {}", folder.path().join("pg_hba.conf").display())))
 }
 
 /// Initializes a temporary folder, then renames it, so that a killed `initdb` leaves nothing that looks like data.
-fn create(cluster: &Path, installation: &Installation, account: &Account, fsync: bool) -> Result<(), Error> {
-    let draft = cluster.with_extension("new");
-    if draft.exists() {
-        fs::remove_dir_all(&draft).map_err(Error::io(format!("remove {}", draft.display())))?;
+fn create(folder: &Folder, installation: &Installation, account: &Account, fsync: bool) -> Result<(), Error> {
+    let name = format!("{CLUSTER}.new");
+    match fs::remove_dir_all(folder.at(&name)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(Error::io(format!("remove {}", folder.path().join(name).display()))(error));
+        }
+        _ => {}
     }
-    fs::create_dir(&draft).map_err(Error::io(format!("create {}", draft.display())))?;
+    let draft = folder.create(&name, 0o700)?;
     if account.is_different() {
-        std::os::unix::fs::chown(&draft, Some(account.uid.as_raw()), Some(account.gid.as_raw()))
-            .map_err(Error::io(format!("change the owner of {} to {}", draft.display(), account.name)))?;
+        draft.set_owner(account)?;
     }
     // The locale of the official image: case rules beyond ASCII, sorted by code point.
-    let mut result = initdb(&draft, "C.UTF-8", installation, account, fsync);
+    let mut result = initdb(draft.path(), "C.UTF-8", installation, account, fsync);
     if matches!(&result, Err(Error::Init(output)) if output.contains("invalid locale")) {
-        result = initdb(&draft, "C", installation, account, fsync);
+        result = initdb(draft.path(), "C", installation, account, fsync);
     }
     result?;
-    fs::rename(&draft, cluster).map_err(Error::io(format!("rename {}", draft.display())))?;
-    let parent = cluster.parent().unwrap_or(cluster);
-    fs::File::open(parent)
-        .and_then(|folder| if fsync { folder.sync_all() } else { Ok(()) })
-        .map_err(Error::io(format!("sync {}", parent.display())))
+    fs::rename(folder.at(&name), folder.at(CLUSTER))
+        .map_err(Error::io(format!("rename {}", draft.path().display())))?;
+    File::open(folder.at("."))
+        .and_then(|opened| if fsync { opened.sync_all() } else { Ok(()) })
+        .map_err(Error::io(format!("sync {}", folder.path().display())))
 }
 
 fn initdb(
@@ -70,15 +79,14 @@ fn initdb(
     fsync: bool,
 ) -> Result<(), Error> {
     // If this process is killed, initdb must not keep running next to the one of the next start.
-    let mut command = with_pdeathsig("KILL", installation.bin.join("initdb"));
+    let mut command = account.command("KILL", installation.bin.join("initdb"));
     command.arg("--pgdata").arg(folder).args(["--username", SUPERUSER, "--encoding", "UTF8"]);
     // Only for a server that is started by hand: ours reads its own pg_hba.conf.
     command.args(["--locale", locale, "--auth-local", "peer", "--auth-host", "scram-sha-256"]);
     if !fsync {
         command.arg("--no-sync");
     }
-    let output = account
-        .run_as(with_clean_environment(&mut command))
+    let output = with_clean_environment(&mut command)
         .stdin(Stdio::null())
         .output()
         .map_err(Error::io(format!("run {}", installation.bin.join("initdb").display())))?;

@@ -30,7 +30,7 @@ pub enum Error {
 
     /// The account that would run the server cannot enter the folder.
     #[error(
-        "Postgres runs as the user `{account}`, which has no access to {}: choose another data folder",
+        "Postgres runs as the user `{account}`, which has no access to {}: give it access, or choose another data folder",
         dir.display()
     )]
     Unreachable {
@@ -39,6 +39,10 @@ pub enum Error {
         /// The folder it cannot enter.
         dir: PathBuf,
     },
+
+    /// Root would follow a symbolic link that another user can have made.
+    #[error("{} is a symbolic link in a folder of another user, which root does not follow: use the path it refers to", .0.display())]
+    Link(PathBuf),
 
     /// Another process has locked the data folder.
     #[error("{} is in use by {}", dir.display(), holder.map_or("another process".to_owned(), |pid| format!("process {pid}")))]

@@ -18,6 +18,7 @@ mod account;
 mod cluster;
 mod data_dir;
 mod error;
+mod folder;
 mod installation;
 mod log;
 mod pdeathsig;

@@ -1,11 +1,13 @@
 //! The server's log file, and the part of it that explains a failure.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
 
 use crate::Error;
+use crate::folder::Folder;
+
+const NAME: &str = "postgres.log";
 
 /// The size in bytes beyond which the log is rotated at the next start.
 const MAX_SIZE: u64 = 8 << 20;
@@ -21,25 +23,31 @@ pub struct Log {
 }
 
 impl Log {
-    pub fn open(dir: &Path) -> Result<Self, Error> {
-        let path = dir.join("postgres.log");
-        if fs::metadata(&path).is_ok_and(|log| log.len() > MAX_SIZE) {
-            let _ = fs::rename(&path, dir.join("postgres.log.1"));
+    pub fn open(folder: &Folder) -> Result<Self, Error> {
+        let path = folder.path().join(NAME);
+        if fs::symlink_metadata(folder.at(NAME)).is_ok_and(|log| log.len() > MAX_SIZE) {
+            let _ = fs::rename(folder.at(NAME), folder.at(format!("{NAME}.1")));
         }
         let failed = || Error::io(format!("open {}", path.display()));
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(failed())?;
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).create(true).mode(0o600);
+        let file = folder.open_file(NAME, &mut options).map_err(failed())?;
         let start = file.metadata().map_err(failed())?.len();
         Ok(Self { path, file, start })
     }
 
     /// Returns what the server has logged since it was started.
     pub fn read(&self) -> String {
-        let mut text = Vec::new();
-        let _ = File::open(&self.path).and_then(|mut log| {
-            log.seek(SeekFrom::Start(self.start))?;
-            log.read_to_end(&mut text)
-        });
+        let length = self.file.metadata().map_or(0, |log| log.len().saturating_sub(self.start));
+        let mut text = vec![0; usize::try_from(length).unwrap_or_default()];
+        let read = self.file.read_at(&mut text, self.start).unwrap_or_default();
+        text.truncate(read);
         String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// Returns the last line that the server has logged since it was started.
+    pub fn last_line(&self) -> Option<String> {
+        self.read().lines().last().map(str::to_owned)
     }
 
     /// Returns the error for a failed start.

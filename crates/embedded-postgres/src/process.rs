@@ -1,5 +1,7 @@
 //! Postgres processes, including those that this process did not start.
 
+use std::fs::OpenOptions;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::thread;
@@ -10,6 +12,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::Error;
+use crate::folder::Folder;
+
+const PID_FILE: &str = "postmaster.pid";
 
 /// How often a condition is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
@@ -23,8 +28,10 @@ pub struct PidFile {
 
 impl PidFile {
     /// Reads the file of the server on `cluster`. Returns `None` if it is missing or incomplete.
-    pub fn read(cluster: &Path) -> Option<Self> {
-        Self::parse(&fs::read_to_string(cluster.join("postmaster.pid")).ok()?)
+    pub fn read(cluster: &Folder) -> Option<Self> {
+        let mut text = String::new();
+        cluster.open_file(PID_FILE, OpenOptions::new().read(true)).ok()?.read_to_string(&mut text).ok()?;
+        Self::parse(&text)
     }
 
     /// Line 1 is the pid; line 8 is the state, since Postgres 10.
@@ -35,17 +42,18 @@ impl PidFile {
 }
 
 /// Stops a server that an earlier supervisor left running on `cluster`, and removes a stale pid file.
-pub fn stop_orphan(cluster: &Path) -> Result<(), Error> {
+pub fn stop_orphan(cluster: &Folder) -> Result<(), Error> {
     let Some(PidFile { pid, .. }) = PidFile::read(cluster) else { return Ok(()) };
-    if serves(pid, cluster) {
-        let gone = || (!serves(pid, cluster)).then_some(());
+    let path = cluster.path();
+    if serves(pid, path) {
+        let gone = || (!serves(pid, path)).then_some(());
         return shut_down(pid, gone).ok_or(Error::Orphan(pid));
     }
     if kill(Pid::from_raw(pid), None).is_ok() {
         // The pid has been reused by another process, which Postgres would take for a running server. If the pid is
         // unused, keep the file: Postgres uses it to check for remaining children of the dead server.
-        let file = cluster.join("postmaster.pid");
-        fs::remove_file(&file).map_err(Error::io(format!("remove {}", file.display())))?;
+        fs::remove_file(cluster.at(PID_FILE))
+            .map_err(Error::io(format!("remove {}", path.join(PID_FILE).display())))?;
     }
     Ok(())
 }

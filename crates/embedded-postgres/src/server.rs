@@ -12,12 +12,12 @@ use nix::sys::signal::Signal;
 
 use crate::installation::Installation;
 use crate::log::Log;
-use crate::pdeathsig::with_pdeathsig;
 use crate::process::{self, PidFile};
 use crate::{DataDir, Error, PORT, SUPERUSER, cluster, socket, url};
 
-/// How long a server may take to become ready. After a crash it replays its write-ahead log first.
-const START_DEADLINE: Duration = Duration::from_mins(1);
+/// How often to say what a server that is starting does. After a crash it replays its write-ahead log first, which can
+/// take an hour; from version 15 on it logs its progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long the children of a killed server may take to release its shared memory.
 const ORPHANS_DEADLINE: Duration = Duration::from_secs(10);
@@ -29,11 +29,13 @@ pub struct Settings {
     pub fsync: bool,
     /// The maximum number of concurrent connections.
     pub max_connections: u16,
+    /// Called every ten seconds while the server starts, with the last line of its log.
+    pub progress: fn(&str),
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { fsync: true, max_connections: 100 }
+        Self { fsync: true, max_connections: 100, progress: |_| {} }
     }
 }
 
@@ -41,7 +43,7 @@ impl Settings {
     /// Settings for disposable data and tests that run in parallel.
     #[must_use]
     pub fn for_tests() -> Self {
-        Self { fsync: false, max_connections: 300 }
+        Self { fsync: false, max_connections: 300, ..Self::default() }
     }
 }
 
@@ -51,7 +53,6 @@ pub struct Server {
     running: Option<Running>,
     installation: Installation,
     settings: Settings,
-    cluster: PathBuf,
     socket_dir: PathBuf,
     data: DataDir,
 }
@@ -70,11 +71,11 @@ impl Server {
     /// # Errors
     /// Returns an error if the server cannot be started; see [`Error`].
     pub fn start(data: DataDir, settings: &Settings) -> Result<Self, Error> {
-        let (cluster, installation) = cluster::prepare(&data, settings.fsync)?;
-        process::stop_orphan(&cluster)?;
+        let installation = cluster::prepare(&data, settings.fsync)?;
+        process::stop_orphan(&data.cluster()?)?;
         let socket_dir = socket::prepare(&data)?;
         let settings = settings.clone();
-        let mut server = Self { running: None, installation, settings, cluster, socket_dir, data };
+        let mut server = Self { running: None, installation, settings, socket_dir, data };
         server.start_again()?;
         Ok(server)
     }
@@ -114,29 +115,29 @@ impl Server {
         Ok(())
     }
 
+    /// Starts the server and waits until it is ready, as long as it runs.
     fn launch(&self) -> Result<Running, Error> {
-        let log = Log::open(self.data.path())?;
-        let mut running = self.spawn(&log).map_err(Error::io("run postgres"))?;
+        let log = Log::open(&self.data.folder)?;
+        let cluster = self.data.cluster()?;
+        let mut running = self.spawn(&log, cluster.path()).map_err(Error::io("run postgres"))?;
         let pid = running.pid();
-        let up = process::wait_for(START_DEADLINE, || match running.child.try_wait() {
-            Ok(None) => (PidFile::read(&self.cluster)? == PidFile { pid, ready: true }).then_some(Ok(())),
-            Ok(Some(status)) => Some(Err(format!("it exited ({status})"))),
-            Err(error) => Some(Err(error.to_string())),
-        });
-        match up {
-            Some(Ok(())) => Ok(running),
-            Some(Err(reason)) => Err(log.failure(reason)),
-            None => {
-                let failure = log.failure(format!("it was not ready after {} s", START_DEADLINE.as_secs()));
-                running.stop();
-                Err(failure)
+        loop {
+            let up = process::wait_for(PROGRESS_INTERVAL, || match running.child.try_wait() {
+                Ok(None) => (PidFile::read(&cluster)? == PidFile { pid, ready: true }).then_some(Ok(())),
+                Ok(Some(status)) => Some(Err(format!("it exited ({status})"))),
+                Err(error) => Some(Err(error.to_string())),
+            });
+            match up {
+                Some(Ok(())) => return Ok(running),
+                Some(Err(reason)) => return Err(log.failure(reason)),
+                None => (self.settings.progress)(&log.last_line().unwrap_or_default()),
             }
         }
     }
 
-    fn spawn(&self, log: &Log) -> io::Result<Running> {
-        let mut command = with_pdeathsig("INT", self.installation.bin.join("postgres"));
-        command.arg("-D").arg(&self.cluster).args(["-p", &PORT.to_string()]);
+    fn spawn(&self, log: &Log, cluster: &Path) -> io::Result<Running> {
+        let mut command = self.data.account().command("INT", self.installation.bin.join("postgres"));
+        command.arg("-D").arg(cluster).args(["-p", &PORT.to_string()]);
         let on = |yes| if yes { "on" } else { "off" };
         for (name, value) in [
             ("listen_addresses", ""),
@@ -151,7 +152,7 @@ impl Server {
             command.arg("-c").arg(format!("{name}={value}"));
         }
         // Its own process group, so that Ctrl-C in a terminal reaches the supervisor only.
-        self.data.account.run_as(cluster::with_clean_environment(&mut command)).process_group(0);
+        cluster::with_clean_environment(&mut command).process_group(0);
         command.stdin(Stdio::null()).stdout(log.file.try_clone()?).stderr(log.file.try_clone()?);
         spawn_from_thread(command)
     }

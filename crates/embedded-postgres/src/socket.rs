@@ -1,15 +1,12 @@
 //! The socket's folder: inside the data folder, or elsewhere if that path would be too long.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use nix::fcntl::OFlag;
 use nix::unistd::Uid;
 
+use crate::folder::Folder;
 use crate::{Account, DataDir, Error, PORT};
 
 /// The longest path of a Unix socket, in bytes.
@@ -18,13 +15,13 @@ const MAX_PATH: usize = 107;
 /// Prepares an empty folder for the socket that only the server's account (and root) can enter.
 pub fn prepare(data: &DataDir) -> Result<PathBuf, Error> {
     let inside = data.path().join("run");
-    let folder = if is_usable(&inside) { inside } else { outside(data.path(), &data.account) };
-    make_private(&folder, &data.account)?;
+    let path = if is_usable(&inside) { inside } else { outside(data.path(), data.account()) };
+    let folder = make_private(&path, data.account())?;
     // The lock file of a killed server may contain a pid that has been reused.
     for name in [format!(".s.PGSQL.{PORT}"), format!(".s.PGSQL.{PORT}.lock")] {
-        let _ = fs::remove_file(folder.join(name));
+        let _ = fs::remove_file(folder.at(name));
     }
-    Ok(folder)
+    Ok(path)
 }
 
 /// Clients would split a path with a comma into two hosts.
@@ -45,35 +42,31 @@ fn outside(data: &Path, account: &Account) -> PathBuf {
         .unwrap_or_else(|| format!("/tmp/hedgerow-{}-{:016x}", account.uid, hasher.finish()).into())
 }
 
-fn make_private(folder: &Path, account: &Account) -> Result<(), Error> {
-    let failed = || Error::io(format!("create {}", folder.display()));
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed()(error)),
-        _ => {}
+/// In /tmp anyone could have created the folder, or a link in its place.
+fn make_private(path: &Path, account: &Account) -> Result<Folder, Error> {
+    let not_private = || Error::NotPrivate(path.to_owned());
+    let (parent, name) = path.parent().zip(path.file_name()).ok_or_else(not_private)?;
+    let parent = Folder::open(parent, None)?;
+    if fs::symlink_metadata(parent.at(name)).is_ok_and(|found| !found.is_dir()) {
+        return Err(not_private());
     }
-    // In /tmp anyone could have created the folder, or a link in its place. Open it once, then check the owner and
-    // change owner and mode on the open handle.
-    let flags = (OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits();
-    let Ok(opened) = OpenOptions::new().read(true).custom_flags(flags).open(folder) else {
-        return Err(Error::NotPrivate(folder.to_owned()));
-    };
-    let owner = owner(&opened).map_err(failed())?;
+    let folder = parent.create(name, 0o700)?;
+    let owner = folder.owner()?;
     if owner != account.uid && owner != Uid::effective() {
-        return Err(Error::NotPrivate(folder.to_owned()));
+        return Err(not_private());
     }
     if owner != account.uid {
-        let (uid, gid) = (account.uid.as_raw(), account.gid.as_raw());
-        fchown(&opened, Some(uid), Some(gid)).map_err(failed())?;
+        folder.set_owner(account)?;
     }
-    opened.set_permissions(Permissions::from_mode(0o700)).map_err(failed())
-}
-
-fn owner(folder: &File) -> std::io::Result<Uid> {
-    Ok(Uid::from_raw(folder.metadata()?.uid()))
+    folder.set_mode(0o700)?;
+    Ok(folder)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::DirBuilder;
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+
     use super::*;
 
     #[test]

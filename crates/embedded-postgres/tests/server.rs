@@ -1,12 +1,13 @@
 //! A real server, through crashes, orphans, interrupted starts and bad settings.
 
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::io::{BufRead, BufReader, Write, stderr};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use embedded_postgres::{Account, DataDir, Error, Server, Settings};
+use nix::unistd::Uid;
 use tempfile::TempDir;
 
 /// A folder that the server's account can enter, even if the tests run as root.
@@ -90,11 +91,10 @@ fn a_data_folder_has_one_supervisor_at_a_time() {
     let parent = scratch();
     let folder = parent.path().join("data");
     let first = DataDir::open(&folder).unwrap();
-    assert!(!first.was_abandoned());
     let Err(Error::InUse { holder, .. }) = DataDir::open(&folder) else { panic!("locked twice") };
     assert_eq!(holder, Some(std::process::id()));
     drop(first);
-    assert!(!DataDir::open(&folder).unwrap().was_abandoned());
+    DataDir::open(&folder).unwrap();
 }
 
 #[test]
@@ -106,7 +106,6 @@ fn a_server_left_by_a_killed_supervisor_is_replaced() {
         supervisor.kill().unwrap();
         supervisor.wait().unwrap();
         let server = open(&folder);
-        assert!(server.data_dir().was_abandoned());
         assert!(!Path::new(&format!("/proc/{orphan}")).exists() || zombie(&orphan));
         assert_eq!(sql(&server, "SELECT n FROM left_behind"), "1");
     }
@@ -210,8 +209,21 @@ fn a_long_data_path_gets_a_short_socket_path() {
     assert!(!socket_dir.exists());
 }
 
+/// Whether the tests run as root. Says otherwise that the test is skipped, to the terminal itself: the output of a test
+/// that passes is not shown.
+fn is_root(test: &str) -> bool {
+    let is_root = Uid::effective().is_root();
+    if !is_root {
+        stderr().write_all(format!("skipped: {test} needs root\n").as_bytes()).unwrap();
+    }
+    is_root
+}
+
 #[test]
 fn as_root_the_server_runs_as_an_unprivileged_user() {
+    if !is_root("as_root_the_server_runs_as_an_unprivileged_user") {
+        return;
+    }
     let server = Server::temporary(&Settings::for_tests()).unwrap();
     let cluster = fs::metadata(server.data_dir().path().join("pgdata")).unwrap();
     let process = fs::metadata(format!("/proc/{}", server.pid().unwrap())).unwrap();
@@ -221,6 +233,52 @@ fn as_root_the_server_runs_as_an_unprivileged_user() {
     let closed = scratch();
     fs::set_permissions(&closed, Permissions::from_mode(0o700)).unwrap();
     let account = Account::for_data_dir(closed.path()).unwrap();
-    let is_root = fs::metadata(closed.path()).unwrap().uid() == 0;
-    assert_eq!(account.can_enter(&closed.path().join("data")), !is_root);
+    assert!(!account.can_enter(&closed.path().join("data")));
+}
+
+/// The uid of `nobody` on every system the tests run on.
+const NOBODY: u32 = 65534;
+
+#[test]
+fn as_root_no_link_of_another_user_is_followed() {
+    if !is_root("as_root_no_link_of_another_user_is_followed") {
+        return;
+    }
+    let secret = scratch();
+    let secret = secret.path();
+    fs::write(secret.join("file"), "secret").unwrap();
+    fs::create_dir(secret.join("pgdata")).unwrap();
+    let before = fs::metadata(secret.join("pgdata")).unwrap();
+    for (name, target) in [
+        ("lock", "file"),
+        ("pg_hba.conf", "file"),
+        ("postgres.log", "file"),
+        ("pgdata", "pgdata"),
+        ("pgdata.new", "pgdata"),
+        ("run", "pgdata"),
+    ] {
+        let parent = scratch();
+        let folder = parent.path().join("data");
+        fs::create_dir(&folder).unwrap();
+        chown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
+        symlink(secret.join(target), folder.join(name)).unwrap();
+        // A link in the place of a draft is replaced.
+        let opened = Server::open(&folder, &Settings::for_tests());
+        assert_eq!(opened.is_ok(), name == "pgdata.new", "{name}: {:?}", opened.err());
+        assert_eq!(fs::read_to_string(secret.join("file")).unwrap(), "secret", "{name}");
+        assert_eq!(fs::read_dir(secret.join("pgdata")).unwrap().count(), 0, "{name}");
+        let after = fs::metadata(secret.join("pgdata")).unwrap();
+        assert_eq!((after.uid(), after.mode()), (before.uid(), before.mode()), "{name}");
+    }
+    // A link in the way to the folder.
+    let parent = scratch();
+    chown(parent.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    symlink(secret, parent.path().join("way")).unwrap();
+    let refused = Server::open(&parent.path().join("way/data"), &Settings::for_tests()).unwrap_err();
+    assert!(matches!(refused, Error::Link(_)), "{refused}");
+    assert!(!secret.join("data").exists());
+    // The owner of a folder may follow the links in it.
+    chown(parent.path(), Some(0), Some(0)).unwrap();
+    drop(open(&parent.path().join("way/data")));
+    assert!(secret.join("data/pgdata").exists());
 }

@@ -84,10 +84,13 @@ pub fn missing_callees<'a>(service: &'a Service, all: &'a [Service]) -> impl Ite
 
 /// A service and its paths, in the form of `ROUTES`.
 fn route(service: &Service) -> String {
-    let takes_grpc = service.manifest.spec.route.as_ref().is_some_and(|route| route.grpc);
-    let grpc = service.grpc.filter(|_| takes_grpc).map(|address| format!(",grpc://{}", reachable(address)));
     let (name, paths, http) = (service.name(), service.paths().join(","), reachable(service.http));
-    format!("{name}:{paths}=http://{http}{}", grpc.unwrap_or_default())
+    let route = service.manifest.spec.route.as_ref();
+    let grpc = service.grpc.filter(|_| route.is_some_and(|route| route.grpc));
+    let grpc = grpc.map(|address| format!(",grpc://{}", reachable(address))).unwrap_or_default();
+    let keys = route.iter().flat_map(|route| &route.idempotency_keys);
+    let keys: String = keys.flat_map(|path| [",idempotency-keys:", path]).collect();
+    format!("{name}:{paths}=http://{http}{grpc}{keys}")
 }
 
 /// Replaces `$(NAME)` by the value of a variable that is already defined, as Kubernetes does; `$$` is a dollar sign.
@@ -127,7 +130,12 @@ mod tests {
     fn services() -> Vec<Service> {
         let env = "env: [{name: A, value: a}, {name: B, value: \"$(A)-$(HTTP_ADDR)-$$(A)-$(NONE)-$\"}, {name: EMPTY}]";
         assign(vec![
-            manifest("my-stock", &[], Some(2), "ports: {grpc: 50051}, route: {paths: [/x, /y], grpc: true}"),
+            manifest(
+                "my-stock",
+                &[],
+                Some(2),
+                "ports: {grpc: 50051}, route: {paths: [/x, /y], grpc: true, idempotencyKeys: [/y]}",
+            ),
             manifest(
                 "users",
                 &["my-stock", "away"],
@@ -155,10 +163,11 @@ mod tests {
     }
 
     #[test]
-    fn the_gateway_gets_all_routes_and_grpc_where_it_is_routed() {
+    fn the_gateway_gets_all_routes_and_what_they_declare() {
         let variables = of_service(2, false, None);
-        let expected = "my-stock:/x,/y=http://127.0.0.1:8082,grpc://127.0.0.1:50052 users:/users=http://127.0.0.1:8081";
-        assert_eq!(value(&variables, "ROUTES"), Some(expected));
+        let stock = "my-stock:/x,/y=http://127.0.0.1:8082,grpc://127.0.0.1:50052,idempotency-keys:/y";
+        let expected = format!("{stock} users:/users=http://127.0.0.1:8081");
+        assert_eq!(value(&variables, "ROUTES"), Some(&*expected));
     }
 
     #[test]

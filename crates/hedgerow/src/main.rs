@@ -9,6 +9,7 @@ mod ephemeral;
 mod health;
 mod manifest;
 mod new;
+mod orphans;
 mod output;
 mod ports;
 mod program;

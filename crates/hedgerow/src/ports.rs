@@ -1,12 +1,9 @@
 //! Which port each service gets, and whether every address is free before anything is started.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use tokio::time::{Instant, sleep};
 
 use crate::manifest::{MAX_LOCAL_PORT, Manifest};
 use crate::service::{Service, variable};
@@ -38,9 +35,8 @@ pub fn assign(manifests: Vec<Manifest>) -> anyhow::Result<Vec<Service>> {
     Ok(manifests.into_iter().map(service).collect())
 }
 
-/// Fails with the first address that is not free within `timeout`, and says how to change it.
-pub async fn check(services: &[Service], timeout: Duration) -> anyhow::Result<()> {
-    let deadline = Instant::now() + timeout;
+/// Fails with the first address that is not free, and says how to change it.
+pub fn check(services: &[Service]) -> anyhow::Result<()> {
     // Kept open until all are checked.
     let mut listeners = Vec::<(TcpListener, &str)>::new();
     for service in services {
@@ -57,21 +53,10 @@ pub async fn check(services: &[Service], timeout: Duration) -> anyhow::Result<()
             {
                 bail!(refused(format!("{owner} uses it too")));
             }
-            listeners.push((listen(address, deadline).await.map_err(|error| refused(error.to_string()))?, name));
+            listeners.push((TcpListener::bind(address).map_err(|error| refused(error.to_string()))?, name));
         }
     }
     Ok(())
-}
-
-async fn listen(address: SocketAddr, deadline: Instant) -> std::io::Result<TcpListener> {
-    loop {
-        match TcpListener::bind(address) {
-            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
-                sleep(Duration::from_millis(50)).await;
-            }
-            result => return result,
-        }
-    }
 }
 
 #[cfg(test)]

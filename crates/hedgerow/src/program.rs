@@ -6,15 +6,16 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use embedded_postgres::{Account, DataDir};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::environment::{self, SHUTDOWN_TIMEOUT, Variables};
+use crate::orphans::RUN;
 use crate::output::{self, Relay};
 use crate::service::Service;
-use crate::shutdown::Shutdown;
 
 /// How much longer than [`SHUTDOWN_TIMEOUT`] a service may take to exit before it is killed.
 pub const GRACE_PERIOD: Duration = Duration::from_secs(2);
@@ -22,8 +23,13 @@ pub const GRACE_PERIOD: Duration = Duration::from_secs(2);
 /// A service's program, its arguments and its environment. Not `Debug`: the URL contains a password.
 pub struct Program {
     pub service: Service,
+    /// The folder it runs in, and the program: relative to this folder if it contains a slash, else in `PATH`.
+    folder: PathBuf,
     path: PathBuf,
     arguments: Vec<String>,
+    account: Account,
+    /// The data folder of the run.
+    data: PathBuf,
     variables: Variables,
     database_url: Option<String>,
     /// Precedes each line of its output on a terminal; `None` if the output does not go to a terminal.
@@ -31,17 +37,18 @@ pub struct Program {
 }
 
 impl Program {
-    /// Finds the program of `service`. It has no database yet.
-    pub fn find(service: Service, all: &[Service]) -> anyhow::Result<Self> {
-        let (path, arguments) = match &service.manifest.command {
+    /// Finds the program of `service`, to be run as the account that owns `data`. It has no database yet.
+    pub fn find(service: Service, all: &[Service], data: &DataDir) -> anyhow::Result<Self> {
+        let (folder, path, arguments) = match &service.manifest.command {
             Some(words) => command(&service, words)?,
-            None => (binary(service.name())?, Vec::new()),
+            None => binary(service.name())?,
         };
         let on_terminal = output::is_terminal();
         let variables = environment::of(&service, all, on_terminal, |name| std::env::var(name).ok())?;
         let width = all.iter().map(|service| service.name().len()).max().unwrap_or_default();
         let prefix = on_terminal.then(|| format!("{:<width$} | ", service.name()));
-        Ok(Self { service, path, arguments, variables, database_url: None, prefix })
+        let (account, data) = (data.account().clone(), data.path().to_owned());
+        Ok(Self { service, folder, path, arguments, account, data, variables, database_url: None, prefix })
     }
 
     /// Sets the URL of its database.
@@ -68,7 +75,7 @@ impl Program {
     }
 
     fn spawn(&self, arguments: &[&str]) -> io::Result<Process> {
-        let mut command = Command::from(embedded_postgres::with_pdeathsig("TERM", &self.path));
+        let mut command = Command::from(self.account.command("TERM", &self.path));
         // The user's settings for Postgres clients are meant for other servers.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
             command.env_remove(name);
@@ -76,9 +83,10 @@ impl Program {
         command
             .args(&self.arguments)
             .args(arguments)
-            .current_dir(&self.service.manifest.folder)
+            .current_dir(&self.folder)
             .env_remove("DATABASE_URL")
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .env(RUN, &self.data)
             .envs(self.database_url.iter().map(|url| ("DATABASE_URL", url)))
             .stdin(Stdio::null())
             // Ctrl-C in a terminal must reach only this process, which stops the services in order.
@@ -89,16 +97,18 @@ impl Program {
     }
 }
 
-/// The binary of this name next to this one.
-fn binary(name: &str) -> anyhow::Result<PathBuf> {
+/// The binary of this name next to this one. It is run in its folder: under root, its account need not be able to reach
+/// it by its path.
+fn binary(name: &str) -> anyhow::Result<(PathBuf, PathBuf, Vec<String>)> {
     let own = std::env::current_exe().context("cannot determine the path of this program")?;
     let path = own.with_file_name(name);
     ensure!(path.is_file(), "{} not found: build it with `cargo build --package {name}`", path.display());
-    Ok(path)
+    let folder = path.parent().context("this program is in no folder")?.to_owned();
+    Ok((folder, Path::new(".").join(name), Vec::new()))
 }
 
-/// The program and the arguments of a command that a manifest gives.
-fn command(service: &Service, words: &[String]) -> anyhow::Result<(PathBuf, Vec<String>)> {
+/// The folder, the program and the arguments of a command that a manifest gives.
+fn command(service: &Service, words: &[String]) -> anyhow::Result<(PathBuf, PathBuf, Vec<String>)> {
     let (first, arguments) = words.split_first().context("the command is empty")?;
     let folder = &service.manifest.folder;
     let is_there = if first.contains('/') {
@@ -112,8 +122,7 @@ fn command(service: &Service, words: &[String]) -> anyhow::Result<(PathBuf, Vec<
         is_there,
         "{file}: Microservice {name}: program {first} not found: install it, or change hedgerow.dev/command"
     );
-    let program = if first.contains('/') { folder.join(first) } else { Path::new(first).to_owned() };
-    Ok((program, arguments.to_vec()))
+    Ok((folder.clone(), first.into(), arguments.to_vec()))
 }
 
 /// A running process of a service.
@@ -132,16 +141,13 @@ impl Process {
         Ok(status)
     }
 
-    /// Asks the process to exit and waits for it. Kills it if it takes too long or the user does not want to wait.
-    pub async fn terminate(&mut self, shutdown: &mut Shutdown) -> io::Result<ExitStatus> {
+    /// Asks the process to exit and waits for it. Kills it if it takes too long.
+    pub async fn terminate(&mut self) -> io::Result<ExitStatus> {
         if let Some(pid) = self.child.id() {
             let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM);
         }
-        tokio::select! {
-            exited = timeout(SHUTDOWN_TIMEOUT + GRACE_PERIOD, self.wait()) => if let Ok(status) = exited {
-                return status;
-            },
-            () = shutdown.forced() => {}
+        if let Ok(status) = timeout(SHUTDOWN_TIMEOUT + GRACE_PERIOD, self.wait()).await {
+            return status;
         }
         self.child.kill().await?;
         self.wait().await

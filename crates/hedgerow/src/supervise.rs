@@ -1,5 +1,6 @@
 //! Keeps services and Postgres running until shutdown is requested.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -57,7 +58,7 @@ pub async fn keep_service(program: Program, mut process: Process, mut shutdown: 
         let reason = tokio::select! {
             status = process.wait() => status.map_or_else(|error| error.to_string(), |status| status.to_string()),
             () = shutdown.requested() => {
-                if let Err(error) = process.terminate(&mut shutdown).await {
+                if let Err(error) = process.terminate().await {
                     eprintln!("hedgerow: cannot stop {name}: {error}");
                 }
                 return;
@@ -81,6 +82,17 @@ pub async fn keep_service(program: Program, mut process: Process, mut shutdown: 
     }
 }
 
+/// Waits for a start of Postgres, which is not interrupted by the first request to shut down.
+pub async fn start_of_postgres<T>(start: impl Future<Output = T>, shutdown: &mut Shutdown) -> T {
+    let mut start = pin!(start);
+    tokio::select! {
+        started = &mut start => return started,
+        () = shutdown.requested() => {}
+    }
+    eprintln!("hedgerow: stopping once Postgres has started; Ctrl-C again stops at once");
+    start.await
+}
+
 /// Restarts Postgres whenever it exits. Returns it on shutdown.
 pub async fn keep_postgres(mut server: Server, mut shutdown: Shutdown) -> anyhow::Result<Server> {
     loop {
@@ -90,11 +102,11 @@ pub async fn keep_postgres(mut server: Server, mut shutdown: Shutdown) -> anyhow
         }
         if !server.is_running() {
             eprintln!("hedgerow: Postgres exited; restarting it");
-            let (same, started) = spawn_blocking(|| {
+            let start = spawn_blocking(|| {
                 let started = server.start_again();
                 (server, started)
-            })
-            .await?;
+            });
+            let (same, started) = start_of_postgres(start, &mut shutdown).await?;
             server = same;
             if let Err(error) = started {
                 eprintln!("hedgerow: {:#}", anyhow::Error::from(error));

@@ -1,44 +1,36 @@
 //! `hedgerow up`: starts Postgres and all services, keeps them running, and stops them in reverse order.
 
 use std::io::{Write, stdout};
-use std::process::{ExitCode, exit};
-use std::time::Duration;
+use std::process::ExitCode;
 
 use embedded_postgres::{Server, Settings};
 use tokio::task::{JoinSet, spawn_blocking};
 
 use crate::cli::Up;
-use crate::environment::{SHUTDOWN_TIMEOUT, missing_callees};
-use crate::program::{GRACE_PERIOD, Process, Program};
+use crate::environment::missing_callees;
+use crate::program::{Process, Program};
 use crate::progress::step;
 use crate::service::Service;
 use crate::shutdown::Shutdown;
-use crate::{banner, data_folder, databases, ports, supervise};
-
-/// The exit status of a program that was ended by Ctrl-C.
-const INTERRUPTED: i32 = 130;
+use crate::{banner, data_folder, databases, orphans, ports, supervise};
 
 /// Runs until shutdown is requested. Fails if a service does not start.
 pub async fn run(up: Up) -> anyhow::Result<ExitCode> {
     let mut shutdown = Shutdown::on_signals()?;
     let services = up.services;
-    let programs =
-        services.iter().map(|service| Program::find(service.clone(), &services)).collect::<Result<Vec<_>, _>>()?;
-    warn_of_missing_callees(&services);
     let data = data_folder::open(&up.data_dir)?;
-    // The services of a killed predecessor may still be finishing their last requests.
-    let timeout = if data.was_abandoned() { SHUTDOWN_TIMEOUT + GRACE_PERIOD } else { Duration::ZERO };
+    shutdown.kills(data.path().to_owned());
+    let find = |service: &Service| Program::find(service.clone(), &services, &data);
+    let programs = services.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+    warn_of_missing_callees(&services);
     tokio::select! {
-        free = step("waiting for the services of the previous run to exit", ports::check(&services, timeout)) => free?,
+        ended = step("ending the services of the previous run", orphans::end(data.path())) => ended?,
         () = shutdown.requested() => return Ok(ExitCode::SUCCESS),
     }
+    ports::check(&services)?;
     let settings = settings(&services);
-    let start = spawn_blocking(move || Server::start(data, &settings));
-    let server = tokio::select! {
-        started = step("starting Postgres", start) => started??,
-        // Its processes exit by themselves: they have a parent-death signal.
-        () = shutdown.forced() => exit(INTERRUPTED),
-    };
+    let start = step("starting Postgres", spawn_blocking(move || Server::start(data, &settings)));
+    let server = supervise::start_of_postgres(start, &mut shutdown).await??;
 
     let running = tokio::select! {
         running = start_all(&server, programs) => running.map(Some),
@@ -53,10 +45,7 @@ pub async fn run(up: Up) -> anyhow::Result<ExitCode> {
         Ok(None) => (server, Ok(ExitCode::SUCCESS)),
         Err(error) => (server, Err(error)),
     };
-    tokio::select! {
-        stopped = step("stopping Postgres", spawn_blocking(|| drop(server))) => stopped?,
-        () = shutdown.forced() => exit(INTERRUPTED),
-    }
+    step("stopping Postgres", spawn_blocking(|| drop(server))).await?;
     result
 }
 
@@ -77,7 +66,8 @@ fn settings(services: &[Service]) -> Settings {
     let connections = 20 + databases.map(|database| database.pool_size + 3).sum::<i32>();
     let defaults = Settings::default();
     let max_connections = u16::try_from(connections).unwrap_or(u16::MAX).max(defaults.max_connections);
-    Settings { max_connections, ..defaults }
+    let progress = |line: &str| eprintln!("hedgerow: Postgres is starting: {line}");
+    Settings { max_connections, progress, ..defaults }
 }
 
 /// Prepares all databases and schemas, then starts the services. Dropping the future kills what it has started.

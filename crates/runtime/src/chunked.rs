@@ -2,10 +2,19 @@
 //!
 //! It rejects lines that end in a bare LF, chunk sizes with no digits or more than 16, and whitespace around a size.
 //! Two parsers that treat any of these differently disagree on where the body ends, which allows request smuggling.
+//!
+//! It also rejects a body with more than [`MAX_EXTENSIONS`] of extensions: they carry nothing, and could go on forever.
+
+/// The maximum length of all chunk extensions of a body together, in bytes.
+pub const MAX_EXTENSIONS: u16 = 16 * 1024;
 
 /// The position in a chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chunked(At);
+pub struct Chunked {
+    at: At,
+    /// The length of the extensions so far.
+    extensions: u16,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
@@ -43,12 +52,12 @@ pub struct Malformed;
 
 impl Chunked {
     /// The position before the first byte of a body.
-    pub const START: Self = Self(At::START);
+    pub const START: Self = Self { at: At::START, extensions: 0 };
 
     /// Returns the part that the next byte belongs to.
     #[must_use]
     pub fn part(self) -> Part {
-        match self.0 {
+        match self.at {
             At::Data(_) => Part::Data,
             At::Trailer | At::TrailerLine | At::TrailerLineEnd | At::LastLineEnd => Part::Trailers,
             _ => Part::Frame,
@@ -59,21 +68,26 @@ impl Chunked {
     /// `None` at the end of the body. `bytes` must not be empty.
     ///
     /// # Errors
-    /// Returns an error if the first byte is not allowed at this position.
+    /// Returns an error if the first byte is not allowed at this position, or the extensions are too long.
     pub fn step(self, bytes: &[u8]) -> Result<(usize, Option<Self>), Malformed> {
-        if let At::Data(left) = self.0 {
+        if let At::Data(left) = self.at {
             let length = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             let left = left - length as u64;
-            return Ok((length, Some(Self(if left == 0 { At::DataEnd } else { At::Data(left) }))));
+            let at = if left == 0 { At::DataEnd } else { At::Data(left) };
+            return Ok((length, Some(Self { at, ..self })));
         }
-        let next = match (self.0, bytes[0]) {
+        let mut extensions = self.extensions;
+        let at = match (self.at, bytes[0]) {
             (At::Size { size, digits }, byte) if byte.is_ascii_hexdigit() && digits < 16 => {
                 let digit = char::from(byte).to_digit(16).ok_or(Malformed)?;
                 At::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
             }
             (At::Size { size, digits: 1.. } | At::Extension(size), b'\r') => At::SizeEnd(size),
             (At::Size { size, digits: 1.. }, b';') => At::Extension(size),
-            (At::Extension(size), byte) if byte != b'\n' => At::Extension(size),
+            (At::Extension(size), byte) if byte != b'\n' && extensions < MAX_EXTENSIONS => {
+                extensions += 1;
+                At::Extension(size)
+            }
             (At::SizeEnd(0) | At::TrailerLineEnd, b'\n') => At::Trailer,
             (At::SizeEnd(size), b'\n') => At::Data(size),
             (At::DataEnd, b'\r') => At::DataLineEnd,
@@ -84,7 +98,7 @@ impl Chunked {
             (At::LastLineEnd, b'\n') => return Ok((1, None)),
             _ => return Err(Malformed),
         };
-        Ok((1, Some(Self(next))))
+        Ok((1, Some(Self { at, extensions })))
     }
 }
 

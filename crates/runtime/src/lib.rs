@@ -58,7 +58,7 @@ mod timer;
 
 pub use admin::{Check, Checks, serve_admin};
 pub use lifecycle::{Lifecycle, Phase};
-pub use problem::{Cause, FieldError, Problem, ProblemBody};
+pub use problem::{Cause, FieldError, MAX_ERRORS, Problem, ProblemBody, panic_text};
 pub use process::Running;
 pub use request::TRACEPARENT;
 pub use server::{CLIENT_IDLE_TIMEOUT, REQUEST_HEAD_TIMEOUT};

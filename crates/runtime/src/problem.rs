@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 /// The base of the URIs of Hedgerow's problem types, which `docs/api.md` lists.
 const TYPE_BASE: &str = "https://hedgerow.dev/problems/";
 
-/// How long a client should wait after a 503, in seconds.
+/// How long a client should wait after a 503 for a request that had no effect, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 /// The type of a problem that leaves open whether the request took effect.
@@ -20,6 +20,12 @@ const OUTCOME_UNKNOWN: &str = "outcome-unknown";
 /// The header that says the same as that type, for the gateway, which does not read bodies.
 const OUTCOME: HeaderName = HeaderName::from_static("x-outcome");
 const UNKNOWN: HeaderValue = HeaderValue::from_static("unknown");
+
+/// The maximum number of errors that a response lists. What finds errors may stop after one more.
+pub const MAX_ERRORS: usize = 20;
+
+/// The maximum length of a pointer or name in an error, in bytes.
+const MAX_PLACE: usize = 512;
 
 /// An error response, and a cause that is logged but never sent to the client.
 #[derive(Debug)]
@@ -86,10 +92,17 @@ impl Problem {
         Self { kind: Some(kind), ..Self::new(status, detail) }
     }
 
-    /// 422: the request is well formed but invalid, for the given reasons.
+    /// 422: the request is well formed but invalid, for the given reasons. Only the first [`MAX_ERRORS`] are kept, and
+    /// the detail says that there are more.
     #[must_use]
-    pub fn invalid(errors: Vec<FieldError>) -> Self {
+    pub fn invalid(mut errors: Vec<FieldError>) -> Self {
+        let has_more = errors.len() > MAX_ERRORS;
+        errors.truncate(MAX_ERRORS);
         let detail = match errors.as_slice() {
+            _ if has_more => {
+                format!("the request is invalid; `errors` lists the first {MAX_ERRORS} errors, and there are more")
+                    .into()
+            }
             [FieldError { pointer: Some(place), detail, .. } | FieldError { parameter: Some(place), detail, .. }] => {
                 format!("{place}: {detail}").into()
             }
@@ -113,9 +126,7 @@ impl Problem {
     /// 500 for a panic. Its message is logged.
     #[must_use]
     pub fn from_panic(panic: &(dyn Any + Send)) -> Self {
-        let text = panic.downcast_ref::<&str>().copied();
-        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
-        Self::internal(format!("panic: {text}"))
+        Self::internal(panic_text(panic))
     }
 
     /// 503 with `Retry-After`: the client may retry the same request shortly.
@@ -123,7 +134,7 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 
-    /// 503 for a request that may or may not have taken effect.
+    /// 503 for a request that may or may not have taken effect, without `Retry-After`.
     #[must_use]
     pub fn outcome_unknown() -> Self {
         Self::outcome_unknown_as(StatusCode::SERVICE_UNAVAILABLE)
@@ -215,17 +226,25 @@ impl Problem {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
-        }
         if self.kind == Some(OUTCOME_UNKNOWN) {
+            // No `Retry-After`: repeating the request could double its effect.
             headers.insert(OUTCOME, UNKNOWN);
+        } else if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
         if let Some(cause) = self.cause {
             response.extensions_mut().insert(cause);
         }
         response
     }
+}
+
+/// Describes a panic, for the log.
+#[must_use]
+pub fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    format!("panic: {text}")
 }
 
 impl IntoResponse for Problem {
@@ -235,14 +254,23 @@ impl IntoResponse for Problem {
 }
 
 impl FieldError {
-    /// Creates an error for a part of the body, at a JSON pointer without the leading `#`.
-    pub fn at(pointer: &str, detail: impl Into<String>) -> Self {
+    /// Creates an error for a part of the body, at a JSON pointer without the leading `#`. A long pointer is shortened
+    /// to the nearest parent whose pointer is short enough.
+    pub fn at(mut pointer: &str, detail: impl Into<String>) -> Self {
+        while pointer.len() > MAX_PLACE {
+            pointer = pointer.rsplit_once('/').map_or("", |(parent, _)| parent);
+        }
         Self { pointer: Some(format!("#{pointer}")), parameter: None, detail: detail.into() }
     }
 
-    /// Creates an error for a query parameter, path parameter or header.
+    /// Creates an error for a query parameter, path parameter or header. A long name is cut off.
     pub fn parameter(name: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { pointer: None, parameter: Some(name.into()), detail: detail.into() }
+        let mut name = name.into();
+        if name.len() > MAX_PLACE {
+            name.truncate(name.floor_char_boundary(MAX_PLACE));
+            name.push('…');
+        }
+        Self { pointer: None, parameter: Some(name), detail: detail.into() }
     }
 }
 
@@ -251,13 +279,34 @@ mod tests {
     use super::*;
 
     #[test]
+    fn at_most_20_errors_are_listed() {
+        let invalid = |count| Problem::invalid(vec![FieldError::at("/x", "is wrong"); count]);
+        assert_eq!(invalid(1).detail(), "#/x: is wrong");
+        assert_eq!((invalid(20).errors().len(), invalid(20).detail()), (20, "the request is invalid; see `errors`"));
+        assert_eq!(invalid(21).errors().len(), 20);
+        assert!(invalid(21).detail().ends_with("lists the first 20 errors, and there are more"));
+    }
+
+    #[test]
+    fn long_places_are_shortened() {
+        let long = "é".repeat(300);
+        assert_eq!(FieldError::at(&format!("/items/3/{long}"), "").pointer.expect("one"), "#/items/3");
+        assert_eq!(FieldError::at(&format!("/{long}"), "").pointer.expect("one"), "#");
+        assert_eq!(FieldError::at("/items/3", "").pointer.expect("one"), "#/items/3");
+        assert_eq!(FieldError::parameter(long, "").parameter.expect("one"), format!("{}…", "é".repeat(256)));
+    }
+
+    #[test]
     fn an_unknown_outcome_is_also_in_a_header() {
         for (problem, expected) in [
             (Problem::outcome_unknown(), true),
             (Problem::outcome_unknown_as(StatusCode::BAD_GATEWAY), true),
             (Problem::unavailable("busy"), false),
         ] {
-            assert_eq!(Problem::has_unknown_outcome(problem.into_http().headers()), expected);
+            let response = problem.into_http();
+            assert_eq!(Problem::has_unknown_outcome(response.headers()), expected);
+            // Repeating such a request could double its effect.
+            assert_eq!(response.headers().contains_key(header::RETRY_AFTER), !expected);
         }
     }
 }

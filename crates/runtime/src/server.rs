@@ -22,20 +22,21 @@ use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
-    pin, select, time,
+    pin, select, task, time,
 };
 use tokio_util::task::TaskTracker;
 
 use crate::lifecycle::{Lifecycle, Phase};
 use connection_timer::ConnectionTimer;
-use framing::MAX_HEAD;
+use framing::{MAX_HEAD, Progress};
 use io::Connection;
-use streams::{ResponseBody, Streams};
+use streams::{PIECE, ResponseBody, Stream, Streams};
 
-pub use app::{App, Peer};
+pub use app::{App, Peer, ReadDeadline};
 pub use body::RequestBody;
 pub use workers::Workers;
 
@@ -59,6 +60,10 @@ const HTTP_2_AGE: Duration = Duration::from_mins(5);
 /// it learned of the stop. It is far longer than a request takes to cross a cluster. An HTTP/2 connection that is
 /// accepted while draining is served for this long before GOAWAY.
 const STOP_GRACE: Duration = Duration::from_millis(250);
+
+/// How much the kernel keeps for a client that does not read, in bytes. More than that it only takes to send at once.
+/// Without a limit it would take megabytes, which count as the memory of the pod.
+const MAX_UNSENT: u32 = 64 * 1024;
 
 /// The maximum number of headers of a request.
 const MAX_HEADERS: usize = 100;
@@ -159,10 +164,11 @@ fn backlog(listener: &StdListener) -> impl Iterator<Item = (TcpStream, SocketAdd
 /// Serves one connection to its end.
 async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecycle, timeouts: Timeouts, strict: bool) {
     let accepted = lifecycle.phase();
-    // A failure to set it only costs latency.
+    // A failure to set these only costs latency, or memory.
     let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT);
     let mut connection = Connection::new(stream, timeouts.write_timeout);
-    let upgraded = connection.upgraded();
+    let (upgraded, deadline) = (connection.upgraded(), connection.write_deadline());
     let grace_over = async {
         lifecycle.reached(Phase::Stopping).await;
         time::sleep(STOP_GRACE).await;
@@ -175,25 +181,41 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecyc
         () = &mut grace_over => return,
     };
     let Ok(Ok(version)) = sniffed else { return };
+    let progress = Progress::default();
     if strict && version < Version::HTTP_2 {
-        connection.watch_framing();
+        connection.watch_framing(progress.clone());
     }
-    let streams = (version == Version::HTTP_2).then(Streams::default);
+    let streams = (version == Version::HTTP_2).then(|| Streams::new(timeouts.write_timeout));
     let service = service_fn({
-        let (lifecycle, streams) = (lifecycle.clone(), streams.clone());
+        let lifecycle = lifecycle.clone();
         move |request: Request<Incoming>| {
-            let (app, lifecycle, upgraded) = (app.clone(), lifecycle.clone(), upgraded.clone());
-            let stream = streams.as_ref().map(Streams::begin);
+            let (app, lifecycle, progress) = (app.clone(), lifecycle.clone(), progress.clone());
+            let (upgraded, deadline) = (upgraded.clone(), deadline.clone());
             let version = request.version();
             async move {
+                let stream = Stream::current();
+                if strict && stream.is_some() {
+                    // hyper drops streams that are reset already when it has polled them once. For a proxy, to start
+                    // serving one costs the service behind it a connection.
+                    task::yield_now().await;
+                }
                 let (parts, body) = request.into_parts();
                 let (body, ended) = RequestBody::new(body);
                 let mut response = app.respond(Request::from_parts(parts, body), peer).await;
+                let has_unchecked = progress.respond();
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     upgraded.set();
                 // hyper closes the connection if the body was not read to its end, but does not announce it.
-                } else if version < Version::HTTP_2 && (lifecycle.phase() > Phase::Serving || !ended.get()) {
+                } else if version < Version::HTTP_2
+                    && (lifecycle.phase() > Phase::Serving || !ended.get() || has_unchecked)
+                {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                let read_by = response.extensions().get::<ReadDeadline>().map(|deadline| deadline.0);
+                match (&stream, read_by) {
+                    (Some(stream), Some(read_by)) => stream.set_deadline(read_by),
+                    (Some(_), None) => {}
+                    (None, read_by) => deadline.set(read_by),
                 }
                 Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, stream)))
             }
@@ -202,12 +224,13 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecyc
     let io = TokioIo::new(connection);
     // Errors of a connection are ignored: there is nothing to do about them.
     if let Some(streams) = streams {
-        let connection = http2::Builder::new(TokioExecutor::new())
+        let connection = http2::Builder::new(streams.clone())
             .timer(TokioTimer::new())
             .keep_alive_interval(timeouts.request_head_timeout)
             .max_concurrent_streams(MAX_STREAMS)
             .max_pending_accept_reset_streams(MAX_STREAMS as usize)
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+            .max_send_buf_size(PIECE)
             .serve_connection(io, service);
         pin!(connection);
         let goaway = async {
@@ -223,17 +246,20 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecyc
             biased;
             _ = connection.as_mut() => return,
             () = goaway => connection.as_mut().graceful_shutdown(),
+            () = streams.flooded(), if strict => connection.as_mut().graceful_shutdown(),
         }
         select! {
             biased;
             _ = connection => {}
-            () = streams.stalled(timeouts.write_timeout) => {}
+            () = streams.stalled() => {}
+            () = streams.flooded(), if strict => {}
         }
     } else {
         let connection = http1::Builder::new()
             .timer(ConnectionTimer::new(timeouts.request_head_timeout))
             .header_read_timeout(timeouts.request_head_timeout)
             .max_header_size(MAX_HEAD)
+            .max_buf_size(MAX_HEAD)
             .max_headers(MAX_HEADERS)
             .serve_connection(io, service)
             .with_upgrades();

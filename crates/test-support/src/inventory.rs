@@ -3,60 +3,82 @@
 use sqlx::PgConnection;
 
 /// Descriptions of inconsistencies, each with the query that finds them.
-const CHECKS: [(&str, &str); 7] = [
+const CHECKS: [(&str, &str); 8] = [
     (
         "products whose ledger has a gap or does not add up to their counters",
         "SELECT product_id FROM stock LEFT JOIN (
-             SELECT product_id, count(*) AS count, min(version) AS oldest, max(version) AS newest,
-                    sum(on_hand_delta) AS on_hand, sum(reserved_delta) AS reserved,
-                    bool_and(on_hand = on_hand_after AND reserved = reserved_after) AS runs
+             SELECT product_id, max(version) AS newest, sum(on_hand_delta) AS on_hand, sum(reserved_delta) AS reserved,
+                    bool_and(version = version_after AND on_hand = on_hand_after AND reserved = reserved_after) AS runs
              FROM (SELECT product_id, version, on_hand_delta, reserved_delta, on_hand, reserved,
-                          sum(on_hand_delta) OVER ledger AS on_hand_after, sum(reserved_delta) OVER ledger AS reserved_after
+                          sum(coalesce(holds, 1)) OVER ledger AS version_after,
+                          sum(on_hand_delta) OVER ledger AS on_hand_after,
+                          sum(reserved_delta) OVER ledger AS reserved_after
                    FROM movement WINDOW ledger AS (PARTITION BY product_id ORDER BY version)) AS entry
              GROUP BY product_id
          ) AS ledger USING (product_id)
-         WHERE version > 0 AND (count, oldest, newest, ledger.on_hand, ledger.reserved, runs)
-               IS DISTINCT FROM (version, 1, version, stock.on_hand, stock.reserved, true)",
+         WHERE version > 0 AND (newest, ledger.on_hand, ledger.reserved, runs)
+               IS DISTINCT FROM (version, stock.on_hand, stock.reserved, true)",
     ),
     (
-        "products whose reserved counter differs from the sum of their live lines",
+        "products whose reserved counter differs from the sum of their expiries",
         "SELECT product_id FROM stock LEFT JOIN (
-             SELECT product_id, sum(quantity) AS quantity FROM reservation_line WHERE live GROUP BY product_id
+             SELECT product_id, sum(quantity) AS quantity FROM stock JOIN expiry USING (product_id)
+             WHERE expires_at > settled_until GROUP BY product_id
          ) AS live USING (product_id) WHERE reserved <> coalesce(quantity, 0)",
     ),
     (
-        "products with a live line that expires before next_expiry",
-        "SELECT product_id FROM stock JOIN reservation_line USING (product_id)
-         WHERE live AND (next_expiry IS NULL OR expires_at < next_expiry)",
+        "products with an expiry before next_expiry",
+        "SELECT product_id FROM stock JOIN expiry USING (product_id)
+         WHERE holds > 0 AND expires_at > settled_until AND (next_expiry IS NULL OR expires_at < next_expiry)",
     ),
     (
-        "reservations without lines or with a different expiry than their lines",
-        "SELECT id::text FROM reservation LEFT JOIN reservation_line ON reservation_id = id
-         WHERE state <> 'void' AND (reservation_id IS NULL OR reservation_line.expires_at <> reservation.expires_at)",
+        "reservations whose items are not sorted, or that do not expire at a full second",
+        "SELECT id::text FROM reservation
+         WHERE state <> 'void' AND product_ids IS DISTINCT FROM (
+             SELECT array_agg(DISTINCT product_id ORDER BY product_id) FROM unnest(product_ids) AS item (product_id)
+         ) OR state = 'held' AND expires_at <> date_trunc('second', expires_at)",
     ),
     (
-        "ended reservations with a live line, and held ones without",
-        "SELECT id::text FROM reservation JOIN reservation_line ON reservation_id = id
-         GROUP BY id HAVING (state IN ('committed', 'released') AND bool_or(live))
-                         OR (state = 'held' AND NOT bool_or(live)) OR state = 'void'",
+        "expiries that are not the sums of the held reservations",
+        "SELECT product_id || ' ' || expires_at FROM (
+             SELECT product_id, expires_at, sum(quantity) AS quantity, count(*) AS holds
+             FROM reservation, unnest(product_ids, quantities) AS item (product_id, quantity)
+             WHERE state = 'held' GROUP BY product_id, expires_at
+         ) AS held FULL JOIN expiry USING (product_id, expires_at) JOIN stock USING (product_id)
+         WHERE (coalesce(held.quantity, 0), coalesce(held.holds, 0)) <> (coalesce(expiry.quantity, 0), coalesce(expiry.holds, 0))
+               -- A settled one is deleted after a while.
+               AND (expires_at > settled_until OR expiry.holds IS NOT NULL)",
     ),
     (
-        "lines whose movements are not one hold and, once closed, one commit, release or expiry",
-        "SELECT line.reservation_id::text || ' ' || line.product_id FROM reservation_line AS line
-         JOIN reservation ON id = line.reservation_id
-         LEFT JOIN movement ON movement.reservation_id = line.reservation_id AND movement.product_id = line.product_id
-         GROUP BY line.reservation_id, line.product_id, quantity, live, state
+        "items whose movements are not one hold and, once ended, one commit or release",
+        "SELECT id || ' ' || item.product_id
+         FROM reservation CROSS JOIN unnest(product_ids, quantities) AS item (product_id, quantity)
+         LEFT JOIN movement ON movement.reservation_id = id AND movement.product_id = item.product_id
+         GROUP BY id, item.product_id, quantity, state
          HAVING count(*) FILTER (WHERE kind = 'hold' AND reserved_delta = quantity AND on_hand_delta = 0) <> 1
              OR count(*) FILTER (WHERE reserved_delta = -quantity
-                    AND kind = CASE state WHEN 'committed' THEN 'commit' WHEN 'released' THEN 'release' ELSE 'expire' END
+                    AND kind = CASE state WHEN 'committed' THEN 'commit' WHEN 'released' THEN 'release' END
                     AND on_hand_delta = CASE state WHEN 'committed' THEN -quantity ELSE 0 END)
-                <> CASE WHEN live THEN 0 ELSE 1 END
-             OR count(*) <> CASE WHEN live THEN 1 ELSE 2 END",
+                <> CASE state WHEN 'held' THEN 0 ELSE 1 END
+             OR count(*) <> CASE state WHEN 'held' THEN 1 ELSE 2 END",
     ),
     (
-        "movements of a reservation without a line",
-        "SELECT product_id || ' ' || version FROM movement LEFT JOIN reservation_line AS line USING (reservation_id, product_id)
-         WHERE line.reservation_id IS NULL AND (reservation_id IS NOT NULL OR kind NOT IN ('set', 'adjust'))",
+        "movements of expired holds that are not the sums of their reservations",
+        "SELECT movement.product_id || ' ' || version FROM (
+             SELECT *, lag(expired_until, 1, '-infinity') OVER (PARTITION BY product_id ORDER BY version) AS expired_after
+             FROM movement WHERE kind = 'expire'
+         ) AS movement LEFT JOIN (
+             reservation CROSS JOIN unnest(product_ids, quantities) AS item (product_id, quantity)
+         ) ON item.product_id = movement.product_id AND state = 'held'
+             AND expires_at > expired_after AND expires_at <= expired_until
+         GROUP BY movement.product_id, version, reserved_delta, movement.holds
+         HAVING (coalesce(sum(quantity), 0), count(id)) IS DISTINCT FROM (-reserved_delta, movement.holds)",
+    ),
+    (
+        "movements of a reservation without such an item",
+        "SELECT product_id || ' ' || version FROM movement LEFT JOIN reservation ON id = reservation_id
+         WHERE CASE WHEN kind IN ('hold', 'commit', 'release') THEN NOT coalesce(product_id = ANY (product_ids), false)
+                    ELSE reservation_id IS NOT NULL END",
     ),
 ];
 

@@ -9,6 +9,7 @@ pub mod app;
 pub mod cluster;
 pub mod collector;
 pub mod inventory;
+pub mod plans;
 pub mod port;
 pub mod process;
 pub mod raw;

@@ -61,7 +61,7 @@ pub(crate) struct ProxyArgs {
     #[arg(long, env, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
     pub(crate) connect_timeout: Duration,
     /// How long to wait for response headers once a request has been sent, and for a client to send more of its body.
-    /// gRPC is exempt. Keep it longer than the services' own request timeout (15 s)
+    /// gRPC is exempt once a call has sent something. Keep it longer than the services' own request timeout (15 s)
     #[arg(long, env, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
     pub(crate) header_timeout: Duration,
     /// Timeout for a request as a whole, including retries and the response body. gRPC, server-sent events and
@@ -71,6 +71,11 @@ pub(crate) struct ProxyArgs {
     /// Maximum number of concurrent requests; any more are refused with 503
     #[arg(long, env, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
     max_in_flight: u32,
+    /// Maximum number of concurrent requests of one client; any more are refused with 429. A client is an IPv4 address
+    /// or an IPv6 /64. Behind proxies, set the number of trusted hops: otherwise each proxy is one client [default: a
+    /// quarter of all]
+    #[arg(long, env, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_in_flight_per_client: Option<u32>,
     /// Maximum size of a request body, in bytes. Services have limits of their own, and gRPC is exempt
     #[arg(long, env, value_name = "BYTES", default_value_t = 1024 * 1024)]
     body_limit: u64,
@@ -80,7 +85,12 @@ impl ProxyArgs {
     pub(crate) fn limits(&self) -> Limits {
         let timeouts =
             Timeouts { connect: self.connect_timeout, header: self.header_timeout, total: self.total_timeout };
-        Limits { timeouts, max_in_flight: self.max_in_flight, body_limit: self.body_limit }
+        Limits {
+            timeouts,
+            max_in_flight: self.max_in_flight,
+            max_in_flight_per_client: self.max_in_flight_per_client.unwrap_or(self.max_in_flight.div_ceil(4)),
+            body_limit: self.body_limit,
+        }
     }
 }
 

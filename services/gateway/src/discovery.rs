@@ -17,7 +17,9 @@ pub(crate) use self::publisher::{Discovery, Service, Services};
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DiscoveryArgs {
     /// A service and its addresses, as `NAME:/PATH,/PATH=http://HOST:PORT,grpc://HOST:PORT`; can be repeated, and one
-    /// value may hold several routes separated by spaces. If unset, services are discovered through the Kubernetes API
+    /// value may hold several routes separated by spaces. `,idempotency-keys:/PATH` at the end says that every POST and
+    /// PATCH below the path honors Idempotency-Key, so that it may be sent again. If unset, services are discovered
+    /// through the Kubernetes API
     #[arg(long = "route", env = "ROUTES", value_name = "ROUTE")]
     routes: Vec<RouteFlags>,
     /// Namespace in which services are discovered [default: the namespace of this pod]

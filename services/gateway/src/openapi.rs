@@ -1,5 +1,6 @@
 //! `/openapi.json` merges the OpenAPI documents of all services into one; `/docs` is a page that shows it.
 
+mod budget;
 mod fetch;
 mod file;
 mod merge;
@@ -29,6 +30,13 @@ use crate::discovery::{Service, Services};
 
 /// How long a merged document is served before the services are asked again.
 const LIFETIME: Duration = Duration::from_secs(5);
+
+/// What the page may do. It shows what services write, so it runs no scripts but its own, and loads nothing from other
+/// hosts. Its own scripts set styles.
+const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
 
 /// The merged document of all services, and the page that shows it.
 pub(crate) struct ApiDocs {
@@ -69,7 +77,11 @@ impl ApiDocs {
             },
             "/" | PAGE => redirect_to_page(),
             path => match path.strip_prefix("/docs/").and_then(|path| self.page.file(path)) {
-                Some(file) => file.respond(&request.headers),
+                Some(file) => {
+                    let mut response = file.respond(&request.headers);
+                    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, PAGE_POLICY);
+                    response
+                }
                 None => Problem::not_found("no such file below /docs").into_http().map(Full::new),
             },
         }
@@ -99,8 +111,6 @@ impl ApiDocs {
 async fn fetch_and_merge(services: Arc<[Service]>) -> Result<File, JoinError> {
     let documents = fetch::all(&services).await;
     let merge = spawn_blocking(move || {
-        // Documents are parsed lazily, one at a time: only what is merged of each stays in memory.
-        let documents = documents.into_iter().map(|document| document.and_then(|bytes| fetch::parse(&bytes)));
         let document = merge::merge(&services, documents);
         File::new(HeaderValue::from_static("application/json"), document.to_string().into())
     });

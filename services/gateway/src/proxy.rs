@@ -13,6 +13,8 @@ mod health;
 mod host;
 mod http1;
 mod http2;
+mod in_flight;
+mod max_forwards;
 mod outcome;
 mod replayable_body;
 mod response_body;

@@ -9,7 +9,7 @@ mod writer;
 
 use std::sync::Arc;
 
-use chassis::{Context, Database, batch::Batcher};
+use chassis::{Context, Database, Preconditions, batch::Batcher};
 use tokio::runtime::Handle;
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
         Action, Change, Claim, Delta, IdempotencyKey, NewReservation, ProductId, Quantity, Reason, Refusal,
         Reservation, ReservationId, ReservationState, Stock, Transition,
     },
-    store,
+    store::{self, Expiry},
 };
 use reader::{Reader, StockQuery};
 use request::{MAX_BATCH, Request};
@@ -34,7 +34,7 @@ pub struct Inventory(Arc<Engine>);
 struct Engine {
     database: Database,
     reads: Batcher<Reader>,
-    changes: Arc<Batcher<Writer>>,
+    changes: Batcher<Writer>,
 }
 
 impl Inventory {
@@ -44,9 +44,9 @@ impl Inventory {
         let database = context.database.clone();
         // A read batch starts with one request; the others join it, up to the reader's own limits.
         let reads = Batcher::spawn(&context.requests, Reader::new(&database), QUEUE, 1);
-        let changes = Arc::new(Batcher::spawn(&Handle::current(), Writer::new(&database), QUEUE, MAX_BATCH));
+        let changes = Batcher::spawn(&Handle::current(), Writer::new(&database), QUEUE, MAX_BATCH);
         // The sweeper uses the pool, whose connections belong to the thread that serves requests.
-        context.requests.spawn(sweeper::run(database.clone(), changes.clone()));
+        context.requests.spawn(sweeper::run(database.clone()));
         Self(Arc::new(Engine { database, reads, changes }))
     }
 
@@ -71,9 +71,14 @@ impl Inventory {
     }
 
     /// Sets the quantity on hand.
-    pub(crate) async fn set(&self, product_id: ProductId, quantity: Quantity) -> Result<Stock, Error> {
+    pub(crate) async fn set(
+        &self,
+        product_id: ProductId,
+        quantity: Quantity,
+        preconditions: Preconditions,
+    ) -> Result<Stock, Error> {
         let change = Change { product_id, action: Action::Set(quantity) };
-        send(&self.0.changes, |reply| Request::Change { change, claim: None, reply }).await
+        send(&self.0.changes, |reply| Request::Change { change, preconditions, claim: None, reply }).await
     }
 
     /// Adjusts the quantity on hand; with a key at most once.
@@ -82,11 +87,12 @@ impl Inventory {
         product_id: ProductId,
         delta: Delta,
         reason: Option<Reason>,
+        preconditions: Preconditions,
         key: Option<&IdempotencyKey>,
     ) -> Result<Stock, Error> {
         let claim = key.map(|key| Claim::for_adjustment(&product_id, delta, reason.as_ref(), key));
         let change = Change { product_id, action: Action::Adjust(delta, reason) };
-        send(&self.0.changes, |reply| Request::Change { change, claim, reply }).await
+        send(&self.0.changes, |reply| Request::Change { change, preconditions, claim, reply }).await
     }
 
     /// Reserves all items or none; with a key at most once.
@@ -100,27 +106,35 @@ impl Inventory {
     }
 
     /// Commits or releases a reservation. Repeating a transition has no effect.
-    pub(crate) async fn transition(&self, id: ReservationId, transition: Transition) -> Result<Reservation, Error> {
-        send(&self.0.changes, |reply| Request::Transition { id, transition, reply }).await
+    pub(crate) async fn transition(
+        &self,
+        id: ReservationId,
+        transition: Transition,
+        preconditions: Preconditions,
+    ) -> Result<Reservation, Error> {
+        send(&self.0.changes, |reply| Request::Transition { id, transition, preconditions, reply }).await
     }
 
     /// Returns a reservation.
     pub(crate) async fn reservation(&self, id: ReservationId) -> Result<Reservation, Error> {
-        let (reservation, is_overdue) = self.find(id).await?;
-        let first = reservation.items.as_slice().first();
-        let (true, ReservationState::Held, Some(first)) = (is_overdue, reservation.state, first) else {
-            return Ok(reservation);
-        };
-        // A commit that began in time may still be in progress. The final state is certain only after its lock is
-        // released.
-        let product_id = first.product_id.clone();
-        send(&self.0.changes, |reply| Request::Settle { product_id, reply }).await?;
-        let (reservation, _) = self.find(id).await?;
+        let (mut reservation, mut expiry) = self.find(id).await?;
+        if reservation.state == ReservationState::Held
+            && expiry == Expiry::Due
+            && let Some(first) = reservation.items.as_slice().first()
+        {
+            // A commit that began in time may still be in progress. The state is final once its lock is released.
+            let product_id = first.product_id.clone();
+            send(&self.0.changes, |reply| Request::Settle { product_id, reply }).await?;
+            (reservation, expiry) = self.find(id).await?;
+        }
+        if reservation.state == ReservationState::Held && expiry == Expiry::Settled {
+            reservation.state = ReservationState::Expired;
+        }
         Ok(reservation)
     }
 
-    /// Reads a reservation, and whether it is past its expiry.
-    async fn find(&self, id: ReservationId) -> Result<(Reservation, bool), Error> {
+    /// Reads a reservation as it is stored, and how far its expiry is.
+    async fn find(&self, id: ReservationId) -> Result<(Reservation, Expiry), Error> {
         let found = self.0.database.run(async |connection| store::reservation(connection, id).await).await;
         let found = found.map_err(|failure| Error::Database(Arc::new(failure)))?;
         Ok(found.ok_or(Refusal::NoSuchReservation)?)

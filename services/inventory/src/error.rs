@@ -17,6 +17,9 @@ pub enum Error {
     /// The queue is full, or the batch was lost.
     #[error(transparent)]
     Batch(#[from] BatchError),
+    /// The writer lost a change, because of a bug. It may have taken effect.
+    #[error("the writer lost the request")]
+    Lost,
     /// The connection was lost after COMMIT was sent.
     #[error("the database connection was lost during commit")]
     OutcomeUnknown(#[source] Arc<DatabaseError>),
@@ -30,6 +33,7 @@ impl From<Error> for Problem {
         match error {
             Error::Refused(refusal) => refused(refusal),
             Error::Batch(error) => error.into(),
+            Error::Lost => Self::outcome_unknown().caused_by(error),
             Error::OutcomeUnknown(cause) => Self::outcome_unknown().caused_by(cause),
             Error::Database(failure) => failure.into_problem(),
         }
@@ -44,6 +48,7 @@ fn refused(refusal: Refusal) -> Problem {
             Problem::with_kind(StatusCode::CONFLICT, "insufficient-stock", detail).with("items", items)
         }
         Refusal::TooLarge => Problem::invalid(vec![FieldError::at("/delta", detail)]),
+        Refusal::PreconditionFailed => Problem::new(StatusCode::PRECONDITION_FAILED, detail),
         Refusal::NoSuchReservation => Problem::not_found(detail),
         Refusal::WrongState(state) => {
             Problem::with_kind(StatusCode::CONFLICT, "reservation-ended", detail).with("state", state)

@@ -15,7 +15,7 @@ pub(crate) enum Error {
     NotFound,
     #[error("another user has this email")]
     EmailTaken,
-    #[error("the user has changed: its `ETag` does not match `If-Match`; read it again")]
+    #[error("the user's `ETag` does not meet `If-Match` or `If-None-Match`; read it again")]
     PreconditionFailed,
     #[error("the wishlist is full: it has 200 products")]
     WishlistFull,
@@ -59,6 +59,8 @@ impl From<Error> for Problem {
             Error::EmailTaken => Self::with_kind(StatusCode::CONFLICT, "email-taken", detail),
             Error::WishlistFull => Self::with_kind(StatusCode::CONFLICT, "wishlist-full", detail),
             Error::PreconditionFailed => Self::new(StatusCode::PRECONDITION_FAILED, detail),
+            // The batch only contains changes, and some of it may be done.
+            Error::Batch(BatchError::Lost) => Self::outcome_unknown().caused_by(BatchError::Lost),
             Error::Batch(error) => error.into(),
             Error::OutcomeUnknown(cause) => Self::outcome_unknown().caused_by(cause),
             Error::Database(failure) => failure.into_problem(),

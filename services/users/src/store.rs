@@ -2,7 +2,7 @@
 
 pub(crate) mod wishlist;
 
-use chassis::IfMatch;
+use chassis::Preconditions;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -29,8 +29,9 @@ pub(crate) async fn insert(
                RETURNING id, name, email, created_at, updated_at, version
            ), wished AS (
                INSERT INTO wishlist (user_id, product_id)
-               SELECT id, product_id
-               FROM unnest($4::uuid[], $5::text[]) AS wish (user_id, product_id) JOIN created ON id = user_id
+               SELECT user_id, product_id FROM unnest($4::uuid[], $5::text[]) AS wish (user_id, product_id)
+               -- IS TRUE keeps this from being planned as a join, which would compare each pair.
+               WHERE (user_id IN (SELECT id FROM created)) IS TRUE
            )
            SELECT id AS "id!", name AS "name!", email AS "email!", created_at AS "created_at!",
                   updated_at AS "updated_at!", version AS "version!"
@@ -87,14 +88,16 @@ pub(crate) async fn list(
     }
 }
 
-/// Updates the given attributes. Returns `None` if the user does not exist or its version does not match `if_match`.
+/// Updates the given attributes. Returns `None` if the user does not exist or the preconditions refuse its
+/// version.
 pub(crate) async fn update(
     connection: &mut PgConnection,
     id: UserId,
     name: Option<&Name>,
     email: Option<&Email>,
-    if_match: &IfMatch,
+    preconditions: &Preconditions,
 ) -> Result<Option<User>, sqlx::Error> {
+    let (allowed, refused) = (preconditions.allowed_versions(), preconditions.refused_versions());
     // An empty patch changes nothing, not even the version.
     sqlx::query_as!(
         User,
@@ -102,23 +105,31 @@ pub(crate) async fn update(
          SET name = coalesce($2, name), email = coalesce($3, email),
              version = version + CASE WHEN $2 IS NULL AND $3 IS NULL THEN 0 ELSE 1 END,
              updated_at = CASE WHEN $2 IS NULL AND $3 IS NULL THEN updated_at ELSE now() END
-         WHERE id = $1 AND ($4::bigint[] IS NULL OR version = ANY ($4))
+         WHERE id = $1 AND ($4::bigint[] IS NULL OR version = ANY ($4)) AND version <> ALL ($5::bigint[])
          RETURNING id, name, email, created_at, updated_at, version",
         id.0,
         name.map(Name::as_str),
         email.map(Email::as_str),
-        if_match.versions(),
+        allowed.as_deref(),
+        &refused,
     )
     .fetch_optional(connection)
     .await
 }
 
-/// Deletes a user. Returns false if it does not exist or its version does not match `if_match`.
-pub(crate) async fn delete(connection: &mut PgConnection, id: UserId, if_match: &IfMatch) -> Result<bool, sqlx::Error> {
+/// Deletes a user. Returns false if it does not exist or the preconditions refuse its version.
+pub(crate) async fn delete(
+    connection: &mut PgConnection,
+    id: UserId,
+    preconditions: &Preconditions,
+) -> Result<bool, sqlx::Error> {
+    let (allowed, refused) = (preconditions.allowed_versions(), preconditions.refused_versions());
     let deleted = sqlx::query!(
-        "DELETE FROM users WHERE id = $1 AND ($2::bigint[] IS NULL OR version = ANY ($2))",
+        "DELETE FROM users
+         WHERE id = $1 AND ($2::bigint[] IS NULL OR version = ANY ($2)) AND version <> ALL ($3::bigint[])",
         id.0,
-        if_match.versions(),
+        allowed.as_deref(),
+        &refused,
     )
     .execute(connection)
     .await?;

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use chassis::{
     Database,
-    batch::Handler,
+    batch::{Handler, split},
     database::{DatabaseError, DedicatedConnection},
 };
 use uuid::Uuid;
@@ -14,6 +14,9 @@ use crate::{
     model::{NewUser, User, Wish},
     store,
 };
+
+/// The maximum number of rows that a statement inserts, so that it ends well before the statement timeout.
+const MAX_ROWS: usize = 2000;
 
 /// Inserts new users.
 pub(crate) struct UserWriter {
@@ -35,6 +38,18 @@ impl Handler for UserWriter {
     type Reply = Result<(User, Option<Vec<Wish>>), Error>;
 
     async fn handle(&mut self, batch: Vec<NewUser>) -> Vec<Self::Reply> {
+        let rows = |user: &NewUser| 1 + user.wishlist.as_ref().map_or(0, |wishes| wishes.product_ids().len());
+        let mut replies = Vec::with_capacity(batch.len());
+        for part in split(batch, MAX_ROWS, rows) {
+            replies.extend(self.create(part).await);
+        }
+        replies
+    }
+}
+
+impl UserWriter {
+    /// Creates users with one statement.
+    async fn create(&mut self, batch: Vec<NewUser>) -> Vec<<Self as Handler>::Reply> {
         let ids: Vec<Uuid> = batch.iter().map(|_| Uuid::now_v7()).collect();
         let mut users: Vec<_> = ids.iter().copied().zip(&batch).collect();
         // Sorted by the unique key, so that two replicas cannot deadlock. The sort is stable: of two users with the

@@ -86,6 +86,18 @@ pub struct Route {
     /// Whether the gateway also routes gRPC.
     #[serde(default)]
     pub grpc: bool,
+    /// Path prefixes below which every POST and PATCH honors Idempotency-Key: repeated with the same key, it takes
+    /// effect once. The gateway may send such a request again if no response arrives. Others it sends once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::prefixes")]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[x_kube(validation = (
+        "self.all(path, path.matches('^/([A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*)?$') \
+         && !path.matches('/[.][.]?(/|$)'))",
+        "a path must be / or have the form /orders or /v1/orders: it starts with a slash, does not end with one, and \
+         no segment is empty, . or .."
+    ))]
+    pub idempotency_keys: Vec<String>,
 }
 
 /// Who may connect to the service.

@@ -32,6 +32,13 @@ pub(crate) fn paths(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// The same as [`paths`], but the list may be empty.
+pub(crate) fn prefixes(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = paths(generator);
+    schema.remove("minItems");
+    schema
+}
+
 pub(crate) fn environment(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = <Vec<EnvVar>>::json_schema(generator);
     schema.insert("maxItems".to_owned(), json!(100));

@@ -50,6 +50,24 @@ impl<H: Handler> OpenHandler for H {
     }
 }
 
+/// Splits a batch, in order, into parts whose weight is at most `max`. A heavier request is a part of its own.
+pub fn split<T>(batch: Vec<T>, max: usize, weight: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    let mut parts: Vec<Vec<T>> = Vec::new();
+    let mut total = max;
+    for request in batch {
+        let own = weight(&request);
+        total += own;
+        match parts.last_mut() {
+            Some(part) if total <= max => part.push(request),
+            _ => {
+                parts.push(vec![request]);
+                total = own;
+            }
+        }
+    }
+    parts
+}
+
 /// A queued request and the sender of its reply.
 pub(super) type Queued<H> = (<H as OpenHandler>::Request, oneshot::Sender<<H as OpenHandler>::Reply>);
 
@@ -106,5 +124,18 @@ impl<H: OpenHandler> Queue<H> {
     fn try_next(&mut self) -> Option<Queued<H>> {
         let queued = std::iter::from_fn(|| self.next.take().or_else(|| self.arrivals.try_recv().ok()));
         queued.into_iter().find(|(_, sender)| !sender.is_closed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_keep_the_order_and_the_maximum_weight() {
+        let split = |batch: &[usize]| split(batch.to_vec(), 10, |weight| *weight);
+        assert!(split(&[]).is_empty());
+        assert_eq!(split(&[4, 6, 1, 9, 1]), [vec![4, 6], vec![1, 9], vec![1]]);
+        assert_eq!(split(&[11, 1, 12]), [vec![11], vec![1], vec![12]]);
     }
 }

@@ -22,8 +22,9 @@ const PING_TIMEOUT: Duration = Duration::from_millis(500);
 /// The maximum age of a connection. After a failover, all connections are on the new server by then.
 const MAX_AGE: Duration = Duration::from_mins(30);
 
-/// Settings of each session: limits, so that neither a lost client nor a lost lock holder blocks others for long.
-const SESSION: [(&str, &str); 7] = [
+/// Settings of each session: limits, so that neither a lost client nor a lost lock holder blocks others for long, and
+/// plans that do not depend on statistics, and so not on when they were made.
+pub const SESSION: [(&str, &str); 12] = [
     ("statement_timeout", "5s"),
     ("lock_timeout", "4s"),
     // Shorter than the lock timeout: a session that waits for a lock of a lost client still gets it.
@@ -31,8 +32,15 @@ const SESSION: [(&str, &str); 7] = [
     ("tcp_keepalives_idle", "10"),
     ("tcp_keepalives_interval", "5"),
     ("tcp_keepalives_count", "3"),
-    // Every statement is short and finds rows by key, so one plan is enough.
+    // Every statement is short and finds rows by key, so one plan is enough. The other kinds of plan are only better for
+    // a table that is small when the plan is made, and are used until the connection is closed.
     ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    // Compiling a plan takes longer than any statement does.
+    ("jit", "off"),
 ];
 
 /// Opens connections, and checks those that are reused.

@@ -46,7 +46,7 @@ impl DatabaseError {
     /// unavailable, else 500.
     #[must_use]
     pub fn into_problem(self: Arc<Self>) -> Problem {
-        if sql_state(self.error()).as_deref() == Some(LOCK_TIMEOUT) {
+        if is_lock_timeout(self.error()) {
             Problem::unavailable("the data is locked by another transaction; try again in a moment").caused_by(self)
         } else if self.is_lost() || is_unavailable(self.error()) {
             Problem::unavailable("the database does not respond; try again in a moment").caused_by(self)
@@ -126,6 +126,12 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
 #[must_use]
 pub fn is_serialization_failure(error: &sqlx::Error) -> bool {
     matches!(sql_state(error).as_deref(), Some("40001" | "40P01"))
+}
+
+/// Returns whether a lock was not granted in time because another transaction holds it.
+#[must_use]
+pub fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    sql_state(error).as_deref() == Some(LOCK_TIMEOUT)
 }
 
 /// Returns the SQLSTATE if the error is a reply of Postgres.

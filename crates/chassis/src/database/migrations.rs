@@ -13,7 +13,7 @@ use sqlx::{
 };
 use tokio::time::{self, Instant};
 
-use super::error::is_unavailable;
+use super::error::{is_lock_timeout, is_unavailable};
 
 /// Kubernetes shows the content of this file as the container's termination message.
 const TERMINATION_LOG: &str = "/dev/termination-log";
@@ -27,8 +27,16 @@ const RETRY_PERIOD: Duration = Duration::from_secs(5);
 /// The pause between two connection attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// How long a statement waits for a lock that running requests hold, before the migration fails.
-const LOCK_TIMEOUT: &str = "10s";
+/// How long a statement of a migration waits for a lock. Requests queue behind it meanwhile, so it is shorter than they
+/// wait. A transaction with a snapshot of all tables, such as that of `pg_dump`, may hold the lock for much longer.
+const LOCK_TIMEOUT: &str = "1s";
+
+/// For how long a migration that does not get a lock is retried: less than the operator's Job may take.
+const LOCKED_RETRY_PERIOD: Duration = Duration::from_mins(8);
+
+/// The first pause and the longest one before such a retry. Requests that waited are served meanwhile.
+const LOCKED_PAUSE: Duration = Duration::from_secs(1);
+const MAX_LOCKED_PAUSE: Duration = Duration::from_secs(10);
 
 /// Returns the version of the latest migration.
 pub(crate) fn latest_version(migrations: &Migrator) -> i64 {
@@ -49,12 +57,7 @@ pub(crate) async fn schema_version(connection: &mut PgConnection) -> Result<i64,
 
 /// Applies pending migrations. Reports the result in the log, the termination message and the exit status.
 pub(crate) async fn run(options: PgConnectOptions, migrations: &Migrator) -> ExitCode {
-    let options = options.options([("lock_timeout", LOCK_TIMEOUT)]);
-    let outcome = match connect(&options).await {
-        Ok(connection) => apply(connection, migrations).await,
-        Err(failure) => Err(failure),
-    };
-    match outcome {
+    match migrate(options, migrations).await {
         Ok(version) => {
             tracing::info!(version, "schema up to date");
             let message = serde_json::to_string(&Migrated { schema_version: version });
@@ -69,6 +72,13 @@ pub(crate) async fn run(options: PgConnectOptions, migrations: &Migrator) -> Exi
     }
 }
 
+/// Applies pending migrations and returns the version of the schema.
+async fn migrate(options: PgConnectOptions, migrations: &Migrator) -> Result<i64, MigrationError> {
+    let connection = connect(&options.options([("lock_timeout", LOCK_TIMEOUT)])).await?;
+    apply(connection, migrations).await
+}
+
+#[derive(Debug)]
 struct MigrationError {
     retryable: bool,
     message: String,
@@ -91,7 +101,19 @@ async fn connect(options: &PgConnectOptions) -> Result<PgConnection, MigrationEr
 
 async fn apply(mut connection: PgConnection, migrations: &Migrator) -> Result<i64, MigrationError> {
     let mut migrator = Migrator::with_migrations(migrations.iter().cloned().collect());
-    migrator.set_ignore_missing(true).run(&mut connection).await.map_err(|error| explain(&error, migrations))?;
+    migrator.set_ignore_missing(true);
+    let started = Instant::now();
+    let mut pause = LOCKED_PAUSE;
+    while let Err(error) = migrator.run(&mut connection).await {
+        let failure = explain(&error, migrations);
+        if !cause(&error).is_some_and(is_lock_timeout) || started.elapsed() > LOCKED_RETRY_PERIOD {
+            return Err(failure);
+        }
+        // The transaction was rolled back. The advisory lock stays, so no other migration overtakes this one.
+        tracing::warn!("another transaction holds a lock; trying again in {pause:?}: {}", failure.message);
+        time::sleep(pause).await;
+        pause = MAX_LOCKED_PAUSE.min(pause * 2);
+    }
     schema_version(&mut connection)
         .await
         .map_err(|error| MigrationError { retryable: is_unavailable(&error), message: error.to_string() })
@@ -99,11 +121,12 @@ async fn apply(mut connection: PgConnection, migrations: &Migrator) -> Result<i6
 
 /// Names the file that failed, and distinguishes an SQL error from a lost database.
 fn explain(error: &MigrateError, migrations: &Migrator) -> MigrationError {
-    let (cause, version) = match error {
-        MigrateError::Execute(cause) => (Some(cause), None),
-        MigrateError::ExecuteMigration(cause, version) => (Some(cause), Some(*version)),
-        MigrateError::VersionMismatch(version) | MigrateError::Dirty(version) => (None, Some(*version)),
-        _ => (None, None),
+    let cause = cause(error);
+    let version = match error {
+        MigrateError::ExecuteMigration(_, version)
+        | MigrateError::VersionMismatch(version)
+        | MigrateError::Dirty(version) => Some(*version),
+        _ => None,
     };
     let text = cause.map_or_else(|| error.to_string(), ToString::to_string);
     let file = version.and_then(|version| migrations.iter().find(|migration| migration.version == version));
@@ -114,9 +137,81 @@ fn explain(error: &MigrateError, migrations: &Migrator) -> MigrationError {
     MigrationError { retryable: cause.is_some_and(is_unavailable), message }
 }
 
+/// Postgres's part in a failed migration.
+fn cause(error: &MigrateError) -> Option<&sqlx::Error> {
+    match error {
+        MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) => Some(cause),
+        _ => None,
+    }
+}
+
 fn write_termination_message(message: &str) {
     // The file exists only in a container. A failed write is ignored: the log has the message too.
     if let Ok(mut file) = OpenOptions::new().write(true).truncate(true).open(TERMINATION_LOG) {
         let _ = file.write_all(message.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+    use prometheus::Registry;
+    use sqlx::{
+        PgPool,
+        migrate::{Migration, MigrationType},
+        raw_sql,
+    };
+    use test_support::process::{TIMEOUT, eventually};
+
+    use super::*;
+    use crate::database::Database;
+
+    /// The number of writers, each of which writes all the time.
+    const WRITERS: usize = 4;
+
+    #[sqlx::test(migrations = false)]
+    async fn no_request_fails_behind_a_migration_that_waits_for_a_dump(pool: PgPool) {
+        raw_sql("CREATE TABLE entry (number bigint)").execute(&pool).await.expect("a table");
+        let sql =
+            sqlx::SqlStr::from_static("ALTER TABLE entry ADD COLUMN text text; INSERT INTO entry VALUES (1, 'new')");
+        let add = Migration::new(1, "add".into(), MigrationType::Simple, sql, false);
+        let migrations = Migrator::with_migrations(vec![add]);
+        let options = PgConnectOptions::clone(&pool.connect_options());
+        let requests = Database::new(options.clone(), 4, &Registry::new()).expect("a pool");
+
+        // A dump holds ACCESS SHARE on all tables until its end.
+        let mut dump = pool.begin().await.expect("a transaction");
+        raw_sql("LOCK TABLE entry IN ACCESS SHARE MODE").execute(&mut *dump).await.expect("locked");
+        let attempts = async {
+            let waiting = "SELECT count(*) FROM pg_stat_activity
+                           WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'ALTER%'";
+            let is_waiting = async || -> bool {
+                let count: i64 = sqlx::query_scalar(waiting).fetch_one(&pool).await.expect("a count");
+                count > 0
+            };
+            for _ in 0..2 {
+                eventually("the migration waits", TIMEOUT, async || is_waiting().await.then_some(())).await;
+                eventually("the migration gives up", TIMEOUT, async || (!is_waiting().await).then_some(())).await;
+            }
+            dump.commit().await.expect("the dump ends");
+        };
+        let write = async |_| {
+            let mut count = 0;
+            while version(&pool).await == 0 {
+                let insert = sqlx::query("INSERT INTO entry (number) VALUES (0)");
+                requests.run(async |connection| insert.execute(connection).await).await.expect("the request succeeds");
+                count += 1;
+            }
+            count
+        };
+        let (migrated, (), written) =
+            tokio::join!(migrate(options, &migrations), attempts, join_all((0..WRITERS).map(write)));
+        assert_eq!(migrated.map_err(|error| error.message), Ok(1));
+        let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM entry").fetch_one(&pool).await.expect("a count");
+        assert_eq!(rows, written.iter().sum::<i64>() + 1, "the migration was applied once");
+    }
+
+    async fn version(pool: &PgPool) -> i64 {
+        schema_version(&mut *pool.acquire().await.expect("a connection")).await.expect("a version")
     }
 }

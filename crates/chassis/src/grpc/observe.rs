@@ -15,7 +15,7 @@ use http::{HeaderMap, StatusCode};
 use runtime::{
     Problem, grpc,
     metrics::InFlight,
-    request::{REQUEST_ID, RequestContext, chain, request_id, set_parent, should_log_refusal},
+    request::{REQUEST_ID, RequestContext, chain, request_id, set_parent, should_log_refusal, unavailability_log_due},
 };
 use tokio::time;
 use tonic::{Code, Status};
@@ -117,7 +117,11 @@ fn log_failure(status: &Status, method: &Method, request_id: &str) {
     let (code, service, method) = (call::name(status.code()), &*method.service, &*method.name);
     if let Some(cause) = status.source() {
         let cause = chain(cause);
-        tracing::error!(code, service, method, request_id, cause, "call failed");
+        if !matches!(status.code(), Code::Unavailable | Code::Unknown) {
+            tracing::error!(code, service, method, request_id, cause, "call failed");
+        } else if let Some(omitted) = unavailability_log_due() {
+            tracing::error!(code, service, method, request_id, cause, omitted, "call failed");
+        }
     } else if should_log_refusal() {
         tracing::warn!(code, service, method, request_id, reason = status.message(), "call refused");
     }

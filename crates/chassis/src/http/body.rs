@@ -6,9 +6,9 @@ use http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
-use runtime::{FieldError, Problem};
+use runtime::{FieldError, MAX_ERRORS, Problem};
 
 use super::{json, message::reword};
 
@@ -35,6 +35,7 @@ pub struct Fields {
     /// The JSON pointer to the object.
     pointer: String,
     object: Map<String, Value>,
+    /// The errors of the whole body.
     errors: Vec<FieldError>,
 }
 
@@ -54,18 +55,23 @@ impl Fields {
         self.errors.push(FieldError::at(&pointer, detail));
     }
 
-    /// Parses a required array of objects.
-    pub fn list<T: FromFields>(&mut self, name: &str) -> Option<Vec<T>> {
+    /// Parses a required array of objects. Its length is checked first: the elements of a longer array are not looked
+    /// at. Parsing stops once there are more errors than a response lists.
+    pub fn list<T: FromFields>(&mut self, name: &str, length: RangeInclusive<usize>) -> Option<Vec<T>> {
         let Value::Array(values) = self.required(name)? else {
             self.refuse(name, "must be an array");
             return None;
         };
         let count = values.len();
+        if !length.contains(&count) {
+            self.refuse(name, format!("must contain {} to {} items", length.start(), length.end()));
+            return None;
+        }
         let mut read = Vec::with_capacity(count);
         for (index, value) in values.into_iter().enumerate() {
-            match Self::read_at(format!("{}/{name}/{index}", self.pointer), value) {
-                Ok(element) => read.push(element),
-                Err(errors) => self.errors.extend(errors),
+            read.extend(Self::read_at(format!("{}/{name}/{index}", self.pointer), value, &mut self.errors));
+            if self.errors.len() > MAX_ERRORS {
+                break;
             }
         }
         (read.len() == count).then_some(read)
@@ -91,23 +97,24 @@ impl Fields {
 
     /// Parses a whole body. Fields that `T` does not parse are errors.
     fn read<T: FromFields>(value: Value) -> Result<T, Problem> {
-        Self::read_at(String::new(), value).map_err(Problem::invalid)
+        let mut errors = Vec::new();
+        Self::read_at(String::new(), value, &mut errors).ok_or_else(|| Problem::invalid(errors))
     }
 
-    /// Parses the value at a pointer.
-    fn read_at<T: FromFields>(pointer: String, value: Value) -> Result<T, Vec<FieldError>> {
+    /// Parses the value at a pointer. Adds its errors to those found so far.
+    fn read_at<T: FromFields>(pointer: String, value: Value, errors: &mut Vec<FieldError>) -> Option<T> {
         let Value::Object(object) = value else {
-            return Err(vec![FieldError::at(&pointer, "must be a JSON object")]);
+            errors.push(FieldError::at(&pointer, "must be a JSON object"));
+            return None;
         };
-        let mut fields = Self { pointer, object, errors: Vec::new() };
+        let before = errors.len();
+        let mut fields = Self { pointer, object, errors: std::mem::take(errors) };
         let parsed = T::from_fields(&mut fields);
-        for name in std::mem::take(&mut fields.object).keys() {
+        for name in std::mem::take(&mut fields.object).keys().take(MAX_ERRORS + 1) {
             fields.refuse(name, "unknown field");
         }
-        match parsed {
-            Some(parsed) if fields.errors.is_empty() => Ok(parsed),
-            _ => Err(fields.errors),
-        }
+        *errors = fields.errors;
+        parsed.filter(|_| errors.len() == before)
     }
 }
 
@@ -183,7 +190,7 @@ mod tests {
 
     impl FromFields for Shape {
         fn from_fields(fields: &mut Fields) -> Option<Self> {
-            Some(Self { points: fields.list("points")? })
+            Some(Self { points: fields.list("points", 0..=100)? })
         }
     }
 
@@ -199,6 +206,18 @@ mod tests {
         assert_eq!(read(faulty), Err(pointers.map(str::to_owned).into()));
         assert_eq!(read(json!({"points": {}})), Err(vec!["#/points".to_owned()]));
         assert_eq!(read(json!({})), Err(vec!["#/points".to_owned()]));
+    }
+
+    #[test]
+    fn parsing_stops_after_20_errors_and_looks_at_lengths_first() {
+        let read = |value| Fields::read::<Shape>(value).err().expect("must be refused");
+        let problem = read(json!({"points": vec![json!({}); 100]}));
+        assert_eq!(problem.errors().len(), 20);
+        assert!(problem.detail().contains("there are more"), "{}", problem.detail());
+        let unknown: Map<_, _> = (0..1000).map(|number| (number.to_string(), json!(0))).collect();
+        assert_eq!(read(json!({"points": [unknown]})).errors().len(), 20);
+        let problem = read(json!({"points": vec![json!({}); 101]}));
+        assert_eq!(problem.detail(), "#/points: must contain 0 to 100 items");
     }
 
     fn faults(value: Value) -> Vec<String> {

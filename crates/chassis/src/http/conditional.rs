@@ -1,17 +1,31 @@
-//! `ETag` and `If-Match` (RFC 9110, sections 8.8.3 and 13.1.1) over a row's integer version.
+//! `ETag`, and the preconditions `If-Match` and `If-None-Match` (RFC 9110, sections 8.8.3 and 13), over a row's integer
+//! version.
+//!
+//! Responses to `GET` are checked by the layer around all routes. A change is checked by its handler, with the
+//! [`Preconditions`] as an extractor, in the same transaction as the change.
 
-use std::convert::Infallible;
+use std::str;
 
 use axum::{
+    body::{Body, HttpBody},
     extract::FromRequestParts,
     response::{IntoResponse, Response},
 };
-use http::{HeaderValue, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
+use runtime::Problem;
 use serde::Serialize;
+use utoipa::{
+    IntoParams,
+    openapi::{
+        Required,
+        path::{Parameter, ParameterBuilder, ParameterIn},
+        schema::{ObjectBuilder, Type},
+    },
+};
 
 /// A JSON response with the version of its row as the `ETag`.
 pub struct Tagged<T> {
-    /// The version of the row.
+    /// The version of the row; 0 if it does not exist yet.
     pub version: i64,
     /// The body.
     pub body: T,
@@ -27,69 +41,313 @@ impl<T: Serialize> IntoResponse for Tagged<T> {
     }
 }
 
-/// The condition in `If-Match`.
+/// The preconditions of a request. Version 0 is that of a row that does not exist yet: `*` does not match it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Preconditions {
+    if_match: Option<Tags>,
+    if_none_match: Option<Tags>,
+}
+
+/// The value of a precondition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum IfMatch {
-    /// Any version: the header is missing or `*`.
+enum Tags {
+    /// `*`: whatever exists.
     Any,
-    /// One of these versions. Tags of another form match nothing.
-    OneOf(Vec<i64>),
+    OneOf(Vec<Tag>),
 }
 
-impl IfMatch {
-    /// Returns the versions, for `= ANY($n)`; `None` for any version.
-    #[must_use]
-    pub fn versions(&self) -> Option<&[i64]> {
-        match self {
-            Self::Any => None,
-            Self::OneOf(versions) => Some(versions),
-        }
-    }
+/// An entity tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Tag {
+    is_weak: bool,
+    opaque: Vec<u8>,
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
-    type Rejection = Infallible;
+/// The precondition that does not hold.
+enum Failed {
+    IfMatch,
+    IfNoneMatch,
+}
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let mut lines = parts.headers.get_all(header::IF_MATCH).iter().peekable();
-        if lines.peek().is_none() {
-            return Ok(Self::Any);
-        }
-        let tags = lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')).map(str::trim);
-        let mut versions = Vec::new();
-        for tag in tags {
-            if tag == "*" {
-                return Ok(Self::Any);
+impl Preconditions {
+    /// Parses the headers of a request.
+    ///
+    /// # Errors
+    /// Returns a 400 if a header is neither `*` nor a list of entity tags.
+    pub(crate) fn from_headers(headers: &HeaderMap) -> Result<Self, Problem> {
+        let tags = |name: HeaderName| {
+            let lines: Vec<&[u8]> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
+            if lines.is_empty() {
+                return Ok(None);
             }
-            // A weak tag never matches in a strong comparison; tags of another form were not made here.
-            let digits = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
-            let version = digits.and_then(|digits| digits.parse::<i64>().ok());
-            // Tags are compared as text: "01" is not "1".
-            versions.extend(version.filter(|version| digits == Some(version.to_string().as_str())));
-        }
-        Ok(Self::OneOf(versions))
+            // Several lines are one list (RFC 9110, section 5.3).
+            Tags::parse(&lines.join(&b','))
+                .map(Some)
+                .ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, malformed(&name)))
+        };
+        Ok(Self { if_match: tags(header::IF_MATCH)?, if_none_match: tags(header::IF_NONE_MATCH)? })
     }
+
+    /// Returns whether a row with this version may be changed.
+    #[must_use]
+    pub fn allow(&self, version: i64) -> bool {
+        self.check(&Tag { is_weak: false, opaque: version.to_string().into() }).is_ok()
+    }
+
+    /// Returns the versions that rows may have to be changed, for `= ANY ($n)`; `None` for any version.
+    #[must_use]
+    pub fn allowed_versions(&self) -> Option<Vec<i64>> {
+        match self {
+            Self { if_none_match: Some(Tags::Any), .. } => Some(Vec::new()),
+            Self { if_match: Some(Tags::OneOf(tags)), .. } => {
+                Some(tags.iter().filter(|tag| !tag.is_weak).filter_map(Tag::version).collect())
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the versions that rows must not have to be changed, for `<> ALL ($n)`.
+    #[must_use]
+    pub fn refused_versions(&self) -> Vec<i64> {
+        match &self.if_none_match {
+            Some(Tags::OneOf(tags)) => tags.iter().filter_map(Tag::version).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Replaces a response to `GET` whose `ETag` does not meet the preconditions. A response without an `ETag` stays as
+    /// it is.
+    pub(crate) fn apply(&self, mut response: Response) -> Response {
+        let tag = response.headers().get(header::ETAG).filter(|_| response.status().is_success());
+        match tag.and_then(|tag| Tag::parse(tag.as_bytes())).map_or(Ok(()), |tag| self.check(&tag)) {
+            Ok(()) => response,
+            Err(Failed::IfMatch) => {
+                let detail = "`If-Match` names another version; the response without it has the current `ETag`";
+                Problem::new(StatusCode::PRECONDITION_FAILED, detail).into_response()
+            }
+            Err(Failed::IfNoneMatch) => {
+                let length = response.body().size_hint().exact();
+                *response.status_mut() = StatusCode::NOT_MODIFIED;
+                *response.body_mut() = Body::empty();
+                response.headers_mut().remove(header::CONTENT_TYPE);
+                // The length must be that of the 200 (RFC 9110, section 8.6). axum would set it to 0.
+                if let Some(length) = length {
+                    response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+                }
+                response
+            }
+        }
+    }
+
+    /// Evaluates the preconditions in the order of RFC 9110, section 13.2.2.
+    fn check(&self, current: &Tag) -> Result<(), Failed> {
+        // If-Match compares strongly: a weak tag never matches. If-None-Match compares weakly.
+        let strong = |tag: &Tag| !tag.is_weak && tag == current;
+        let weak = |tag: &Tag| tag.opaque == current.opaque;
+        if self.if_match.as_ref().is_some_and(|tags| !tags.include(current, strong)) {
+            Err(Failed::IfMatch)
+        } else if self.if_none_match.as_ref().is_some_and(|tags| tags.include(current, weak)) {
+            Err(Failed::IfNoneMatch)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn malformed(name: &HeaderName) -> String {
+    format!("`{name}` must be `*` or a list of entity tags, such as `\"3\"`")
+}
+
+impl Tags {
+    /// Parses `*` or a list of entity tags. A list may have empty elements (RFC 9110, section 5.6.1.2).
+    fn parse(value: &[u8]) -> Option<Self> {
+        if value.trim_ascii() == b"*" {
+            return Some(Self::Any);
+        }
+        let mut tags = Vec::new();
+        let mut rest = value;
+        loop {
+            let start = rest.iter().position(|byte| !b", \t".contains(byte));
+            let Some(start) = start else { return Some(Self::OneOf(tags)) };
+            let (tag, after) = Tag::split(&rest[start..])?;
+            tags.push(tag);
+            rest = after.trim_ascii_start();
+            if !rest.is_empty() && !rest.starts_with(b",") {
+                return None;
+            }
+        }
+    }
+
+    fn include(&self, current: &Tag, matches: impl Fn(&Tag) -> bool) -> bool {
+        match self {
+            Self::Any => current.opaque != b"0",
+            Self::OneOf(tags) => tags.iter().any(matches),
+        }
+    }
+}
+
+impl Tag {
+    fn parse(text: &[u8]) -> Option<Self> {
+        Self::split(text).and_then(|(tag, rest)| rest.is_empty().then_some(tag))
+    }
+
+    /// Splits a text into the tag at its start and the rest. A comma may be part of a tag.
+    fn split(text: &[u8]) -> Option<(Self, &[u8])> {
+        let weak = text.strip_prefix(b"W/");
+        let quoted = weak.unwrap_or(text).strip_prefix(b"\"")?;
+        let (opaque, rest) = quoted.split_at(quoted.iter().position(|byte| *byte == b'"')?);
+        let is_valid = opaque.iter().all(|byte| *byte > b' ' && *byte != 0x7F);
+        is_valid.then(|| (Self { is_weak: weak.is_some(), opaque: opaque.to_vec() }, &rest[1..]))
+    }
+
+    /// The version that the tag names. Tags are compared as text: "01" is not "1".
+    fn version(&self) -> Option<i64> {
+        let text = str::from_utf8(&self.opaque).ok()?;
+        text.parse::<i64>().ok().filter(|version| version.to_string() == text)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Preconditions {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Self::from_headers(&parts.headers)
+    }
+}
+
+impl IntoParams for Preconditions {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        parameters(&Method::PUT)
+    }
+}
+
+/// What [`Tags::parse`] accepts, as a pattern for JSON Schema.
+const PATTERN: &str =
+    r#"^[ \t]*\*[ \t]*$|^[ \t]*((W/)?"[!#-~\u0080-\u00FF]*"[ \t]*)?(,[ \t]*((W/)?"[!#-~\u0080-\u00FF]*"[ \t]*)?)*$"#;
+
+/// The documentation of the headers.
+pub(super) fn parameters(method: &Method) -> Vec<Parameter> {
+    let schema = ObjectBuilder::new().schema_type(Type::String).pattern(Some(PATTERN)).build();
+    let unless = if method.is_safe() { "Return 304 if" } else { "Do not proceed if" };
+    let headers = [
+        (
+            header::IF_MATCH,
+            "Only proceed if the current `ETag` is one of these. `*` matches whatever exists.".to_owned(),
+        ),
+        (header::IF_NONE_MATCH, format!("{unless} the current `ETag` is one of these. `*` matches whatever exists.")),
+    ];
+    let parameter = |(name, description): (HeaderName, String)| {
+        ParameterBuilder::new()
+            .name(name.as_str())
+            .parameter_in(ParameterIn::Header)
+            .required(Required::False)
+            .description(Some(description))
+            .schema(Some(schema.clone()))
+            .build()
+    };
+    headers.map(parameter).into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    async fn if_match(lines: &[&str]) -> IfMatch {
-        let mut request = http::Request::builder();
-        for line in lines {
-            request = request.header(header::IF_MATCH, *line);
+    /// Preconditions with these lines of `If-Match` and of `If-None-Match`.
+    fn preconditions(if_match: &[&'static str], if_none_match: &[&'static str]) -> Result<Preconditions, Problem> {
+        let lines = if_match.iter().map(|line| (header::IF_MATCH, *line));
+        let lines = lines.chain(if_none_match.iter().map(|line| (header::IF_NONE_MATCH, *line)));
+        let mut headers = HeaderMap::new();
+        for (name, line) in lines {
+            headers.append(name, HeaderValue::from_bytes(line.as_bytes()).expect("a valid value"));
         }
-        let (mut parts, ()) = request.body(()).expect("a request").into_parts();
-        IfMatch::from_request_parts(&mut parts, &()).await.expect("infallible")
+        Preconditions::from_headers(&headers)
     }
 
-    #[tokio::test]
-    async fn parses_lists_stars_and_foreign_tags() {
-        assert_eq!(if_match(&[]).await, IfMatch::Any);
-        assert_eq!(if_match(&["*"]).await, IfMatch::Any);
-        assert_eq!(if_match(&["\"3\", \"x\"", "\"4\""]).await, IfMatch::OneOf(vec![3, 4]));
-        assert_eq!(if_match(&["W/\"3\""]).await, IfMatch::OneOf(vec![]));
-        assert_eq!(if_match(&["junk", "\"01\", \"+1\""]).await, IfMatch::OneOf(vec![]));
+    /// Which of the versions 0 to 4 may be changed. SQL must come to the same result for rows, which have versions
+    /// from 1.
+    fn allowed(if_match: &[&'static str], if_none_match: &[&'static str]) -> Vec<i64> {
+        let preconditions = preconditions(if_match, if_none_match).expect("well formed");
+        let allowed: Vec<i64> = (0..5).filter(|version| preconditions.allow(*version)).collect();
+        let (among, refused) = (preconditions.allowed_versions(), preconditions.refused_versions());
+        let in_sql =
+            |version: &i64| among.as_ref().is_none_or(|among| among.contains(version)) && !refused.contains(version);
+        let rows: Vec<i64> = (1..5).filter(in_sql).collect();
+        assert_eq!(rows, allowed.iter().copied().filter(|version| *version > 0).collect::<Vec<_>>());
+        allowed
+    }
+
+    #[test]
+    fn if_match_allows_the_versions_that_it_names() {
+        assert_eq!(allowed(&[], &[]), [0, 1, 2, 3, 4]);
+        assert_eq!(allowed(&["*"], &[]), [1, 2, 3, 4]);
+        assert_eq!(allowed(&[" * "], &[]), [1, 2, 3, 4]);
+        assert_eq!(allowed(&["\"3\""], &[]), [3]);
+        assert_eq!(allowed(&["\"3\" ,, \"x,\"", "\"0\",\t\"4\","], &[]), [0, 3, 4]);
+        assert!(allowed(&["W/\"3\""], &[]).is_empty(), "strong comparison");
+        for nothing in ["", ",", "\"\"", "\"01\", \"+1\", \"-1\"", "\"99999999999999999999\"", "\"é\""] {
+            assert!(allowed(&[nothing], &[]).is_empty(), "{nothing}");
+        }
+    }
+
+    #[test]
+    fn if_none_match_refuses_the_versions_that_it_names() {
+        assert_eq!(allowed(&[], &["*"]), [0]);
+        assert_eq!(allowed(&[], &["\"3\"", "W/\"1\""]), [0, 2, 4], "weak comparison");
+        assert_eq!(allowed(&[], &[""]), [0, 1, 2, 3, 4]);
+        assert_eq!(allowed(&["\"1\", \"2\""], &["\"2\", \"3\""]), [1]);
+        assert!(allowed(&["*"], &["*"]).is_empty());
+    }
+
+    #[test]
+    fn anything_but_a_star_or_a_list_of_tags_is_400() {
+        let malformed = [
+            "\"x\", *",
+            "*, \"x\"",
+            "**",
+            "*,",
+            "3",
+            "\"",
+            "\"3",
+            "w/\"3\"",
+            "W/3",
+            "\"3\" \"4\"",
+            "\"3 4\"",
+            "\"3\";",
+        ];
+        for value in malformed {
+            for (if_match, if_none_match) in [([value].as_slice(), [].as_slice()), (&[], &[value])] {
+                let problem = preconditions(if_match, if_none_match).expect_err(value);
+                assert_eq!(problem.status(), StatusCode::BAD_REQUEST, "{value}");
+            }
+        }
+        assert!(preconditions(&["*", "*"], &[]).is_err());
+    }
+
+    fn get(tag: &'static str, if_match: &[&'static str], if_none_match: &[&'static str]) -> Response {
+        let response = ([(header::ETAG, tag)], "body").into_response();
+        preconditions(if_match, if_none_match).expect("well formed").apply(response)
+    }
+
+    #[test]
+    fn a_get_is_412_or_304_in_this_order() {
+        let status = |if_match: &[_], if_none_match: &[_]| get("\"3\"", if_match, if_none_match).status().as_u16();
+        assert_eq!(status(&[], &[]), 200);
+        assert_eq!(status(&["\"3\""], &["\"2\""]), 200);
+        assert_eq!(status(&["\"2\""], &["\"3\""]), 412);
+        assert_eq!(status(&["\"3\""], &["\"3\""]), 304);
+        assert_eq!(status(&[], &["W/\"3\""]), 304);
+        assert_eq!(status(&[], &["*"]), 304);
+        assert_eq!(get("W/\"3\"", &["W/\"3\""], &[]).status(), 412);
+        assert_eq!(get("W/\"3\"", &[], &["\"3\""]).status(), 304);
+        let without_a_tag = preconditions(&["\"2\""], &["*"]).expect("well formed").apply("body".into_response());
+        assert_eq!(without_a_tag.status(), 200);
+    }
+
+    #[test]
+    fn a_304_keeps_its_tag_and_has_no_content() {
+        let response = get("\"3\"", &[], &["\"3\""]);
+        assert_eq!(response.headers().get(header::ETAG).expect("a tag"), "\"3\"");
+        assert_eq!(response.headers().get(header::CONTENT_LENGTH).expect("a length"), "4", "that of the 200");
+        assert_eq!(response.headers().len(), 2);
     }
 }

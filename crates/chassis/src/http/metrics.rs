@@ -9,8 +9,10 @@ use runtime::metrics::BUCKETS;
 pub(crate) struct Metrics {
     requests: IntCounterVec,
     durations: HistogramVec,
-    /// Requests in flight.
+    /// Requests in flight: those being handled, and those whose response is not sent yet.
     pub(super) in_flight: IntGauge,
+    /// Requests being handled.
+    pub(super) handling: IntGauge,
 }
 
 impl Metrics {
@@ -23,11 +25,13 @@ impl Metrics {
         let requests = IntCounterVec::new(Opts::new("http_requests_total", "HTTP requests handled."), labels)?;
         let options = HistogramOpts::new("http_request_duration_seconds", "Time to handle an HTTP request.");
         let durations = HistogramVec::new(options.buckets(BUCKETS.into()), labels)?;
-        let in_flight = IntGauge::new("http_requests_in_flight", "HTTP requests being handled.")?;
+        let in_flight = IntGauge::new("http_requests_in_flight", "HTTP requests whose response is not sent yet.")?;
+        // Not registered: it is only compared with a limit.
+        let handling = IntGauge::new("http_requests_handling", "HTTP requests being handled.")?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(durations.clone()))?;
         registry.register(Box::new(in_flight.clone()))?;
-        Ok(Self { requests, durations, in_flight })
+        Ok(Self { requests, durations, in_flight, handling })
     }
 
     /// Counts a request that has its response.

@@ -14,19 +14,21 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::{FutureExt, future::BoxFuture};
-use http::{HeaderValue, StatusCode, Uri};
+use http::{HeaderValue, Method, StatusCode, Uri};
 use runtime::{
     Cause, Problem,
     metrics::InFlight,
+    panic_text,
     request::{
         REQUEST_ID, RequestContext, chain, method_label, record_status, request_id, server_span, should_log_refusal,
+        unavailability_log_due,
     },
 };
 use tokio::time;
 use tower::{Layer, Service};
 use tracing::Instrument;
 
-use super::{metrics::Metrics, query::KnownParameters};
+use super::{conditional::Preconditions, metrics::Metrics, query::KnownParameters, unsent::Unsent};
 use crate::limits::{MAX_IN_FLIGHT, REQUEST_TIMEOUT};
 
 /// Adds the layer to the routes of a service, with problems for unknown paths, methods and query parameters.
@@ -37,7 +39,7 @@ pub(crate) fn layer(routes: Router, metrics: Metrics, parameters: KnownParameter
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; see the Allow header")
         })
         // A single layer, because axum boxes the handler once per layer.
-        .layer((Observe(Arc::new(metrics)), parameters))
+        .layer((Observe { metrics: Arc::new(metrics), unsent: Unsent::default() }, parameters))
 }
 
 fn not_found(uri: &Uri) -> Problem {
@@ -51,13 +53,16 @@ fn not_found(uri: &Uri) -> Problem {
 
 /// Written by hand, because axum's `from_fn` clones and boxes the handler for each request.
 #[derive(Clone)]
-struct Observe(Arc<Metrics>);
+struct Observe {
+    metrics: Arc<Metrics>,
+    unsent: Unsent,
+}
 
 impl<S> Layer<S> for Observe {
     type Service = Observed<S>;
 
     fn layer(&self, handler: S) -> Observed<S> {
-        Observed { handler, metrics: self.0.clone() }
+        Observed { handler, metrics: self.metrics.clone(), unsent: self.unsent.clone() }
     }
 }
 
@@ -65,6 +70,7 @@ impl<S> Layer<S> for Observe {
 struct Observed<S> {
     handler: S,
     metrics: Arc<Metrics>,
+    unsent: Unsent,
 }
 
 impl<S> Service<Request> for Observed<S>
@@ -82,8 +88,9 @@ where
 
     fn call(&mut self, request: Request) -> Self::Future {
         let started = Instant::now();
-        let metrics = self.metrics.clone();
+        let (metrics, unsent) = (self.metrics.clone(), self.unsent.clone());
         let in_flight = InFlight::enter(&metrics.in_flight);
+        let handling = InFlight::enter(&metrics.handling);
         let request_id = request_id(request.headers());
         let method = method_label(request.method());
         let matched = request.extensions().get::<MatchedPath>().cloned();
@@ -91,18 +98,31 @@ where
         let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
         let span = server_span(request.uri().path(), request.headers(), method, route, &request_id);
         let context = RequestContext::new(&request_id, request.headers());
-        let handler = (metrics.in_flight.get() <= MAX_IN_FLIGHT).then(|| self.handler.call(request));
+        // Handlers check the preconditions of changes.
+        let preconditions = matches!(*request.method(), Method::GET | Method::HEAD)
+            .then(|| Preconditions::from_headers(request.headers()))
+            .transpose();
+        let (handler, preconditions) = match preconditions {
+            _ if metrics.handling.get() > MAX_IN_FLIGHT => (Err(overloaded()), None),
+            _ if unsent.is_full() => (Err(Unsent::refusal()), None),
+            Ok(preconditions) => (Ok(self.handler.call(request)), preconditions),
+            Err(malformed) => (Err(malformed), None),
+        };
 
         Box::pin(async move {
             let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
             let mut response = match handler {
-                Some(handler) => {
+                Ok(handler) => {
                     let handler = handler.map(|response| response.unwrap_or_else(|error| match error {}));
                     respond(context.scope(handler.instrument(span.clone())), is_safe).await
                 }
-                None => Problem::unavailable("too many requests are in flight; try again in a moment").into_response(),
+                Err(problem) => problem.into_response(),
             };
-            drop(in_flight);
+            if let Some(preconditions) = preconditions {
+                response = preconditions.apply(response);
+            }
+            drop(handling);
+            response = unsent.hold(response, is_safe, in_flight);
             let status = response.status();
             record_status(&span, status);
             if status.is_server_error() {
@@ -115,11 +135,17 @@ where
     }
 }
 
+fn overloaded() -> Problem {
+    Problem::unavailable("too many requests are in flight; try again in a moment")
+}
+
 /// Runs the handler. Panics and timeouts become responses.
 async fn respond(handler: impl Future<Output = Response>, is_safe: bool) -> Response {
     match time::timeout(REQUEST_TIMEOUT, AssertUnwindSafe(handler).catch_unwind()).await {
         Ok(Ok(response)) => response,
-        Ok(Err(panic)) => Problem::from_panic(panic.as_ref()).into_response(),
+        Ok(Err(panic)) if is_safe => Problem::from_panic(panic.as_ref()).into_response(),
+        // Nobody knows how far the handler got.
+        Ok(Err(panic)) => Problem::outcome_unknown().caused_by(panic_text(panic.as_ref())).into_response(),
         Err(_) => {
             let problem =
                 if is_safe { Problem::unavailable("the request took too long") } else { Problem::outcome_unknown() };
@@ -134,7 +160,11 @@ fn log_failure(response: &Response, method: &str, route: &str, request_id: &Head
     let request_id = request_id.to_str().unwrap_or_default();
     if let Some(Cause(cause)) = response.extensions().get() {
         let cause = chain(cause.as_ref());
-        tracing::error!(status, method, route, request_id, cause, "request failed");
+        if response.status() != StatusCode::SERVICE_UNAVAILABLE {
+            tracing::error!(status, method, route, request_id, cause, "request failed");
+        } else if let Some(omitted) = unavailability_log_due() {
+            tracing::error!(status, method, route, request_id, cause, omitted, "request failed");
+        }
     } else if should_log_refusal() {
         tracing::warn!(status, method, route, request_id, "request refused");
     }

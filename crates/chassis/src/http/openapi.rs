@@ -1,6 +1,7 @@
 //! The OpenAPI document with the responses that every operation has, and the page that shows it.
 
 use axum::{Router, response::Redirect, routing::get};
+use http::{Method, header};
 use runtime::{FieldError, ProblemBody};
 use utoipa::openapi::{
     Content, OpenApi, Ref, RefOr, Response, ResponseBuilder,
@@ -9,6 +10,8 @@ use utoipa::openapi::{
     schema::{AdditionalProperties, ArrayItems, ObjectBuilder, Schema, Type},
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::conditional;
 
 /// Completes the document of a service's routes.
 pub(crate) fn document(mut document: OpenApi, name: &str, about: &str, version: &str) -> OpenApi {
@@ -21,6 +24,9 @@ pub(crate) fn document(mut document: OpenApi, name: &str, about: &str, version: 
     components.schemas.insert("FieldError".to_owned(), <FieldError as utoipa::PartialSchema>::schema());
     let mut bodies = Vec::new();
     for item in document.paths.paths.values_mut() {
+        if let Some(get) = &mut item.get {
+            document_preconditions(get);
+        }
         for operation in operations(item) {
             complete(operation);
             bodies.extend(body_schemas(operation));
@@ -57,7 +63,8 @@ fn complete(operation: &mut Operation) {
         (
             "503",
             "The database is unavailable or the service is overloaded; retry after `Retry-After` seconds. With the \
-             type `outcome-unknown`, a change may have taken effect: check before you repeat it.",
+             type `outcome-unknown`, which has no `Retry-After`, a change may have taken effect: check before you \
+             repeat it.",
         ),
         // Unknown query parameters are refused by every operation.
         ("422", "The request is invalid; `errors` lists the reasons."),
@@ -68,6 +75,13 @@ fn complete(operation: &mut Operation) {
             ("413", "The body is larger than 64 KiB."),
             ("415", "The media type is not supported."),
         ]);
+    }
+    let has_preconditions = operation.parameters.iter().flatten().any(|parameter| match parameter {
+        RefOr::T(parameter) => parameter.name == header::IF_MATCH.as_str(),
+        RefOr::Ref(_) => false,
+    });
+    if has_preconditions {
+        common.push(("412", "A precondition in `If-Match` or `If-None-Match` does not hold."));
     }
     for (status, description) in common {
         operation.responses.responses.entry(status.to_owned()).or_insert_with(|| problem(description).into());
@@ -81,6 +95,16 @@ fn complete(operation: &mut Operation) {
         let header = HeaderBuilder::new().schema(Some(text)).description(Some("The request id, as used in the log."));
         response.headers.insert("x-request-id".to_owned(), header.build().into());
     }
+}
+
+/// Documents the preconditions of a `GET` whose response has an `ETag`.
+fn document_preconditions(get: &mut Operation) {
+    let Some(RefOr::T(ok)) = get.responses.responses.get("200") else { return };
+    let Some(etag) = ok.headers.get(header::ETAG.as_str()).cloned() else { return };
+    get.parameters.get_or_insert_default().extend(conditional::parameters(&Method::GET).into_iter().map(RefOr::T));
+    let mut unchanged = ResponseBuilder::new().description("The client has the current version.").build();
+    unchanged.headers.insert(header::ETAG.to_string(), etag);
+    get.responses.responses.insert("304".to_owned(), unchanged.into());
 }
 
 /// The names of the schemas of an operation's request body.

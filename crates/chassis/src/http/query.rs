@@ -14,7 +14,7 @@ use axum::{
 };
 use futures_util::future::Either;
 use http::{Method, StatusCode, request::Parts};
-use runtime::{FieldError, Problem, percent};
+use runtime::{FieldError, MAX_ERRORS, Problem, percent};
 use serde::de::DeserializeOwned;
 use tower::{Layer, Service};
 use utoipa::openapi::{
@@ -91,6 +91,9 @@ impl KnownParameters {
         for (name, _) in form_urlencoded::parse(query.as_bytes()) {
             if !known.iter().any(|known| *known == name) && !unknown.contains(&name) {
                 unknown.push(name);
+            }
+            if unknown.len() > MAX_ERRORS {
+                break;
             }
         }
         if unknown.is_empty() {

@@ -4,12 +4,13 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::sandbox::{Sandbox, Up, failure};
+use crate::sandbox::{Sandbox, Up, failure, open_to_all};
 
 /// A service that is run by a command, in its own folder.
 fn add_service(sandbox: &Sandbox, folder: &str, name: &str, spec: &str) {
     let path = sandbox.path(folder);
     fs::create_dir_all(&path).unwrap();
+    open_to_all(&path);
     fs::write(path.join("run me.py"), include_str!("stand_in.py")).unwrap();
     let text = format!(
         "apiVersion: hedgerow.dev/v1alpha1\nkind: Microservice\nmetadata:\n  name: {name}\n  annotations:\n    \

@@ -1,11 +1,13 @@
 //! What exits is restarted, and a killed run does not block the next one.
 
 use std::fs;
+use std::io::Write;
 use std::process::Stdio;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 
-use crate::sandbox::{GATEWAY, SERVICES, Sandbox, failure, lives, send, wait_until};
+use crate::sandbox::{GATEWAY, SERVICES, Sandbox, Up, failure, lives, send, wait_until};
 
 #[test]
 fn a_signal_stops_the_services_and_then_postgres() {
@@ -50,6 +52,57 @@ fn a_second_signal_interrupts_initdb() {
 }
 
 #[test]
+fn a_second_signal_works_while_postgres_restarts() {
+    let sandbox = Sandbox::new();
+    let up = sandbox.up();
+    let services = ["users", "inventory", GATEWAY].map(|service| sandbox.noted(service, "serving")[0]);
+    recover_for_ever(&sandbox);
+    send(sandbox.postgres(), Signal::SIGKILL);
+    up.wait_for_line("Postgres exited; restarting it");
+    send(up.pid(), Signal::SIGINT);
+    up.wait_for_line("stopping once Postgres has started; Ctrl-C again stops at once");
+    assert_eq!(up.end(Signal::SIGINT).code(), Some(130));
+    assert!(!services.into_iter().any(lives));
+}
+
+#[test]
+fn a_second_signal_works_while_nobody_reads_the_output() {
+    let sandbox = Sandbox::new();
+    let (_unread, full) = std::io::pipe().unwrap();
+    fcntl(&full, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    while (&full).write(&[0; 4096]).is_ok() {}
+    fcntl(&full, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    let mut up = sandbox.up_command().stdout(full).stderr(Stdio::null()).spawn().unwrap();
+    let waits_for = format!("/proc/{}/wchan", up.id());
+    wait_until("the output blocks", || fs::read_to_string(&waits_for).unwrap().contains("pipe_write"));
+    // Two signals of the same kind could be merged into one.
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        send(up.id().cast_signed(), signal);
+    }
+    wait_until("hedgerow exits", || up.try_wait().unwrap().is_some());
+    assert_eq!(up.wait().unwrap().code(), Some(130));
+    assert!(!lives(sandbox.noted("users", "serving")[0]));
+}
+
+#[test]
+fn a_long_recovery_is_waited_for_and_its_progress_is_shown() {
+    let sandbox = Sandbox::new();
+    drop(sandbox.up());
+    recover_for_ever(&sandbox);
+    let up = Up::run_until(&mut sandbox.up_command(), "Postgres is starting: ");
+    fs::write(sandbox.path("data/pgdata/promote"), "").unwrap();
+    send(sandbox.postgres(), Signal::SIGUSR1);
+    up.wait_for_line("Try:");
+}
+
+/// Makes Postgres recover from its next start until it is promoted: it becomes a standby that accepts no connections.
+fn recover_for_ever(sandbox: &Sandbox) {
+    let settings = fs::OpenOptions::new().append(true).open(sandbox.path("data/pgdata/postgresql.auto.conf"));
+    settings.unwrap().write_all(b"hot_standby = off\n").unwrap();
+    fs::write(sandbox.path("data/pgdata/standby.signal"), "").unwrap();
+}
+
+#[test]
 fn data_survives_a_restart_and_passwords_change() {
     let sandbox = Sandbox::new();
     drop(sandbox.up());
@@ -68,6 +121,19 @@ fn a_run_starts_normally_after_kill_9() {
     let _up = sandbox.up();
     assert!(!lives(orphan));
     assert_eq!(sandbox.sql("inventory", "SELECT count(*) FROM starts"), "2");
+}
+
+#[test]
+fn services_that_outlive_a_killed_run_are_ended() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path("users.stubborn"), "").unwrap();
+    let up = sandbox.up();
+    let orphan = sandbox.noted("users", "serving")[0];
+    up.end(Signal::SIGKILL);
+    assert!(lives(orphan));
+    let _up = sandbox.up();
+    assert!(!lives(orphan));
+    fs::remove_file(sandbox.path("users.stubborn")).unwrap();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A folder with `hedgerow` and stand-ins for the services, and its own loopback address.
 
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write, stderr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 use tempfile::TempDir;
 
 /// How long a test waits for anything.
@@ -31,7 +31,7 @@ impl Sandbox {
     pub fn new() -> Self {
         static COUNT: AtomicU8 = AtomicU8::new(1);
         let folder = tempfile::tempdir().unwrap();
-        fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+        open_to_all(folder.path());
         let program = Path::new(env!("CARGO_BIN_EXE_hedgerow"));
         let copy = folder.path().join("hedgerow");
         fs::hard_link(program, &copy).or_else(|_| fs::copy(program, &copy).map(drop)).unwrap();
@@ -171,6 +171,21 @@ impl Drop for Up {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Lets the services write to a folder: under root they run as another account.
+pub fn open_to_all(folder: &Path) {
+    fs::set_permissions(folder, Permissions::from_mode(0o777)).unwrap();
+}
+
+/// Whether the tests run as root. Says otherwise that the test is skipped, to the terminal itself: the output of a test
+/// that passes is not shown.
+pub fn is_root(test: &str) -> bool {
+    let is_root = Uid::effective().is_root();
+    if !is_root {
+        stderr().write_all(format!("skipped: {test} needs root\n").as_bytes()).unwrap();
+    }
+    is_root
 }
 
 /// Runs a command that must fail, and returns its error output.

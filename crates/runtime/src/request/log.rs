@@ -6,19 +6,48 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The shortest time between two log lines about refused requests. A metric counts all of them; one line for each would
-/// flood the log exactly when the process is overloaded.
-const REFUSAL_INTERVAL: Duration = Duration::from_secs(1);
+/// The shortest time between two log lines of one kind. A metric counts all requests; one line for each would flood the
+/// log exactly when the process is overloaded or its database is unavailable.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Limits the log lines of one kind.
+struct LogLimit {
+    last: Option<Instant>,
+    /// The lines omitted since then.
+    omitted: u64,
+}
+
+impl LogLimit {
+    const fn new() -> Mutex<Self> {
+        Mutex::new(Self { last: None, omitted: 0 })
+    }
+
+    /// Returns how many lines were omitted before this one, or `None` if this one is to be omitted too.
+    fn due(limit: &Mutex<Self>) -> Option<u64> {
+        let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
+        if limit.last.is_some_and(|last| last.elapsed() < INTERVAL) {
+            limit.omitted += 1;
+            return None;
+        }
+        limit.last = Some(Instant::now());
+        Some(std::mem::take(&mut limit.omitted))
+    }
+}
 
 /// Returns whether to log a refused request. If so, the next ones are not logged for a second.
+#[must_use]
 pub fn should_log_refusal() -> bool {
-    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
-    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    let due = last.is_none_or(|last| last.elapsed() >= REFUSAL_INTERVAL);
-    if due {
-        *last = Some(Instant::now());
-    }
-    due
+    static REFUSALS: Mutex<LogLimit> = LogLimit::new();
+    LogLimit::due(&REFUSALS).is_some()
+}
+
+/// Returns how many failures were not logged before this one, or `None` if this one is not to be logged either. It is
+/// for failures that an unavailable database or peer causes: then every request fails. The first is logged, and then at
+/// most one per second.
+#[must_use]
+pub fn unavailability_log_due() -> Option<u64> {
+    static FAILURES: Mutex<LogLimit> = LogLimit::new();
+    LogLimit::due(&FAILURES)
 }
 
 /// Formats an error and its sources in one line.

@@ -6,6 +6,7 @@ use axum::Router;
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Body;
+use tokio::time::Instant;
 use tower::ServiceExt;
 
 use super::body::RequestBody;
@@ -18,6 +19,12 @@ pub struct Peer {
     /// The number of the thread that serves the connection; see [`Workers`](super::Workers).
     pub worker: usize,
 }
+
+/// When the client must have read a response. An [`App`] puts it into the extensions of the response. It holds even while
+/// the transport waits for the client and does not poll the body: then the HTTP/2 stream is reset, or the HTTP/1.1
+/// connection closed.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadDeadline(pub Instant);
 
 /// An application that responds to requests. It is cloned for each request.
 pub trait App: Clone + Send + Sync + 'static {

@@ -5,7 +5,10 @@
 //! request be smuggled past a proxy that reads it differently. The request that hyper hands over no longer shows the
 //! fault, so the raw bytes are checked.
 
-use std::io::{self, ErrorKind};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use tokio::io::ReadBuf;
 
@@ -22,10 +25,33 @@ const REFUSAL: &[u8] = b"\0\r\n\r\n";
 #[derive(Default)]
 pub(super) struct Framing {
     state: State,
+    /// The number of heads so far.
+    heads: u64,
+    progress: Progress,
     /// The part of a head that has arrived, if it arrives in pieces.
     head: Vec<u8>,
     /// Whether the last byte was the CR of an empty line before a head.
     is_empty_line: bool,
+}
+
+/// What the responses on a connection have to do with its framing.
+#[derive(Clone, Default)]
+pub(super) struct Progress(Arc<ProgressState>);
+
+#[derive(Default)]
+struct ProgressState {
+    responses: AtomicU64,
+    /// Whether bytes were read that may be of another protocol, so that they were not checked.
+    has_unchecked: AtomicBool,
+}
+
+impl Progress {
+    /// Counts a response. Returns whether the connection must be closed after it, unless it switches protocols:
+    /// unchecked bytes must not be read as a request.
+    pub(super) fn respond(&self) -> bool {
+        self.0.responses.fetch_add(1, Ordering::Relaxed);
+        self.0.has_unchecked.load(Ordering::Relaxed)
+    }
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -35,16 +61,21 @@ enum State {
     /// The number of bytes left of a body with a length.
     Body(u64),
     Chunks(Chunked),
+    /// After a request for WebSocket, until its response.
+    Upgrade,
     /// hyper rejects what it has read; the rest does not matter.
     Rejected,
+    /// The same, within a chunked body.
+    RejectedChunks,
 }
 
 impl Framing {
-    /// Checks what was read into the buffer after `from`.
-    ///
-    /// # Errors
-    /// Returns an error if a chunked body is malformed. The bytes of this read are discarded.
-    pub(super) fn check(&mut self, buffer: &mut ReadBuf<'_>, from: usize) -> io::Result<()> {
+    pub(super) fn new(progress: Progress) -> Self {
+        Self { progress, ..Self::default() }
+    }
+
+    /// Checks what was read into the buffer after `from`. What follows a fault is replaced, so that hyper rejects it.
+    pub(super) fn check(&mut self, buffer: &mut ReadBuf<'_>, from: usize) {
         let mut at = from;
         while at < buffer.filled().len() {
             let bytes = &buffer.filled()[at..];
@@ -56,7 +87,7 @@ impl Framing {
                         // The buffer has room for all of it if the head began in an earlier read. Otherwise its first
                         // byte is enough.
                         buffer.put_slice(&REFUSAL[..REFUSAL.len().min(buffer.remaining())]);
-                        return Ok(());
+                        return;
                     };
                     at += length;
                 }
@@ -70,17 +101,28 @@ impl Framing {
                 }
                 State::Chunks(chunked) => {
                     let Ok((length, next)) = chunked.step(bytes) else {
-                        self.state = State::Rejected;
-                        buffer.set_filled(from);
-                        return Err(ErrorKind::InvalidData.into());
+                        self.state = State::RejectedChunks;
+                        continue;
                     };
                     at += length;
                     self.state = next.map_or(State::Head, State::Chunks);
                 }
-                State::Rejected => return Ok(()),
+                State::Upgrade if self.progress.0.responses.load(Ordering::Relaxed) < self.heads => {
+                    self.progress.0.has_unchecked.store(true, Ordering::Relaxed);
+                    return;
+                }
+                State::Upgrade => self.state = State::Head,
+                State::Rejected => return,
+                State::RejectedChunks => {
+                    // Two CRs in a row are invalid at any position of a chunked body, except in its data.
+                    buffer.filled_mut()[at..].fill(b'\r');
+                    if buffer.remaining() > 0 {
+                        buffer.put_slice(b"\r");
+                    }
+                    return;
+                }
             }
         }
-        Ok(())
     }
 
     /// Consumes the bytes that belong to a head.
@@ -96,6 +138,7 @@ impl Framing {
         if seen == 0 {
             if let Some(end) = end_of_head(bytes, 0) {
                 self.state = state_after(&bytes[..end])?;
+                self.heads += 1;
                 return Ok(end);
             }
             self.head.extend_from_slice(bytes);
@@ -103,6 +146,7 @@ impl Framing {
             self.head.extend_from_slice(bytes);
             if let Some(end) = end_of_head(&self.head, seen.saturating_sub(3)) {
                 self.state = state_after(&self.head[..end])?;
+                self.heads += 1;
                 self.head = Vec::new();
                 return Ok(end - seen);
             }
@@ -116,6 +160,9 @@ impl Framing {
         Ok(bytes.len())
     }
 }
+
+/// The protocol that clients may switch to.
+const WEBSOCKET: &[u8] = b"websocket";
 
 /// The request is rejected.
 #[derive(Debug)]
@@ -145,7 +192,7 @@ fn state_after(head: &[u8]) -> Result<State, Rejection> {
     if has_bare_line_end(0, head) {
         return Err(Rejection);
     }
-    let (mut length, mut chunked, mut hosts) = (None, false, 0);
+    let (mut length, mut chunked, mut hosts, mut upgrade) = (None, false, 0, false);
     let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let is_1_1 = lines.next().is_some_and(|line| line.ends_with(b" HTTP/1.1"));
     for line in lines.filter(|line| !line.is_empty()) {
@@ -166,6 +213,8 @@ fn state_after(head: &[u8]) -> Result<State, Rejection> {
             chunked = true;
         } else if name.eq_ignore_ascii_case(b"host") {
             hosts += 1;
+        } else if name.eq_ignore_ascii_case(b"upgrade") {
+            upgrade |= value.to_ascii_lowercase().windows(WEBSOCKET.len()).any(|window| window == WEBSOCKET);
         }
     }
     if hosts > 1 || (is_1_1 && hosts == 0) {
@@ -174,6 +223,7 @@ fn state_after(head: &[u8]) -> Result<State, Rejection> {
     match (length, chunked) {
         (Some(_), true) => Err(Rejection),
         (None, true) => Ok(State::Chunks(Chunked::START)),
+        (None | Some(0), false) if upgrade => Ok(State::Upgrade),
         (None | Some(0), false) => Ok(State::Head),
         (Some(length), false) => Ok(State::Body(length)),
     }

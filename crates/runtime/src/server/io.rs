@@ -5,7 +5,7 @@ use std::{
     io::{self, ErrorKind, IoSlice},
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
@@ -20,7 +20,7 @@ use tokio::{
     time::{self, Instant, Sleep},
 };
 
-use super::framing::Framing;
+use super::framing::{Framing, Progress};
 
 /// How long a closing connection keeps reading while the client pauses. If it were closed at once, the kernel would
 /// respond to further bytes with a reset, and the client could lose the response, such as a 413.
@@ -42,11 +42,26 @@ pub(super) struct Connection {
     /// Bytes that [`Connection::sniff`] has read and hyper has not.
     head: Vec<u8>,
     write_timeout: Duration,
+    deadline: WriteDeadline,
     /// Runs while a write makes no progress.
     stalled: Option<Pin<Box<Sleep>>>,
     linger: Option<Linger>,
     framing: Option<Framing>,
     upgraded: Upgraded,
+}
+
+/// When the client must have read the response that is being written, if there is a limit.
+#[derive(Clone, Default)]
+pub(super) struct WriteDeadline(Arc<Mutex<Option<Instant>>>);
+
+impl WriteDeadline {
+    pub(super) fn set(&self, deadline: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
+    }
+
+    fn get(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Whether the connection was upgraded to a protocol other than HTTP.
@@ -74,6 +89,7 @@ impl Connection {
             stream,
             head: Vec::new(),
             write_timeout,
+            deadline: WriteDeadline::default(),
             stalled: None,
             linger: None,
             framing: None,
@@ -85,9 +101,13 @@ impl Connection {
         self.upgraded.clone()
     }
 
+    pub(super) fn write_deadline(&self) -> WriteDeadline {
+        self.deadline.clone()
+    }
+
     /// Rejects ambiguous framing from here on.
-    pub(super) fn watch_framing(&mut self) {
-        self.framing = Some(Framing::default());
+    pub(super) fn watch_framing(&mut self, progress: Progress) {
+        self.framing = Some(Framing::new(progress));
     }
 
     /// Detects the HTTP version from the first bytes.
@@ -101,13 +121,17 @@ impl Connection {
         Ok(if self.head == HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 })
     }
 
-    /// Fails a write that makes no progress within the timeout. Any progress restarts the timeout.
+    /// Fails a write that makes no progress within the timeout, or has to wait after the deadline of the response. Any
+    /// progress restarts the timeout.
     fn with_timeout<T>(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if write.is_ready() {
             self.stalled = None;
             return write;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(time::sleep(self.write_timeout)));
+        let stalled = self.stalled.get_or_insert_with(|| {
+            let limit = Instant::now() + self.write_timeout;
+            Box::pin(time::sleep_until(self.deadline.get().map_or(limit, |deadline| limit.min(deadline))))
+        });
         ready!(stalled.as_mut().poll(cx));
         // Discards what the kernel still holds for this client.
         let _ = self.stream.set_zero_linger();
@@ -126,10 +150,12 @@ impl AsyncRead for Connection {
             buf.put_slice(&std::mem::replace(&mut self.head, rest));
         }
         let this = &mut *self;
-        match &mut this.framing {
-            Some(framing) if !this.upgraded.get() => Poll::Ready(framing.check(buf, before)),
-            _ => Poll::Ready(Ok(())),
+        if let Some(framing) = &mut this.framing
+            && !this.upgraded.get()
+        {
+            framing.check(buf, before);
         }
+        Poll::Ready(Ok(()))
     }
 }
 

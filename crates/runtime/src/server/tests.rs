@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::TokioExecutor;
 use test_support::{
     process::{TIMEOUT, eventually},
     raw::{self, Raw},

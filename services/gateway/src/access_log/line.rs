@@ -48,7 +48,8 @@ pub(crate) fn write_string(line: &mut Vec<u8>, text: &[u8]) {
         for character in String::from_utf8_lossy(text).chars() {
             match character {
                 '"' | '\\' => line.extend([b'\\', character as u8]),
-                '\0'..=' ' | '\u{7f}' if character != ' ' => {
+                // C1 too: some terminals take them for the start of an escape sequence.
+                _ if character.is_control() => {
                     let _ = write!(line, "\\u{:04x}", u32::from(character));
                 }
                 _ => line.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
@@ -77,10 +78,12 @@ mod tests {
 
     #[test]
     fn any_text_becomes_a_json_string() {
-        for text in ["", "/users", "a\"b", "a\\b", "a\nb", "\u{7f}\u{1}\t", "caf\u{e9} \u{1f980}", " "] {
+        let controls: String = ('\0'..='\u{a0}').collect();
+        for text in ["", "/users", "a\"b", "a\\b", "a\nb", "\u{7f}\u{1}\t", "caf\u{e9} \u{1f980}", " ", &controls] {
             let mut line = Vec::new();
             write_string(&mut line, text.as_bytes());
             assert_eq!(serde_json::from_slice::<String>(&line).expect("JSON"), text);
+            assert!(!str::from_utf8(&line).expect("text").contains(char::is_control), "{text:?}");
         }
         let mut line = Vec::new();
         write_string(&mut line, b"\xff");

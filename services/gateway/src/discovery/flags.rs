@@ -27,6 +27,7 @@ pub(super) struct RouteFlag {
     paths: Vec<String>,
     http: Vec<Authority>,
     grpc: Vec<Authority>,
+    idempotency_keys: Vec<String>,
 }
 
 /// A host and the addresses that the last successful lookup found.
@@ -64,8 +65,13 @@ impl FromStr for RouteFlag {
             paths: paths.split(',').map(path).collect::<Result<_, _>>()?,
             http: Vec::new(),
             grpc: Vec::new(),
+            idempotency_keys: Vec::new(),
         };
         for url in urls.split(',') {
+            if let Some(prefix) = url.strip_prefix("idempotency-keys:") {
+                route.idempotency_keys.push(path(prefix)?);
+                continue;
+            }
             let invalid = || format!("invalid URL {url:?}; expected http://HOST:PORT or grpc://HOST:PORT");
             let (list, host) = match url.split_once("://") {
                 Some(("http", host)) => (&mut route.http, host),
@@ -101,7 +107,13 @@ pub(super) fn start(mut routes: Vec<RouteFlag>, publisher: Publisher) -> anyhow:
     let mut services: Vec<_> = routes
         .into_iter()
         .map(|route| {
-            let service = Service { name: route.name, paths: route.paths, http: Vec::new(), grpc: None };
+            let service = Service {
+                name: route.name,
+                paths: route.paths,
+                http: Vec::new(),
+                grpc: None,
+                idempotency_keys: route.idempotency_keys,
+            };
             (service, hosts(route.http), hosts(route.grpc))
         })
         .collect();

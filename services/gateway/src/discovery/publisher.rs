@@ -15,6 +15,8 @@ pub(crate) struct Service {
     pub(crate) http: Vec<SocketAddr>,
     /// The endpoints that serve gRPC; `None` if the service's route is for HTTP only.
     pub(crate) grpc: Option<Vec<SocketAddr>>,
+    /// The path prefixes below which the service honors `Idempotency-Key`.
+    pub(crate) idempotency_keys: Vec<String>,
 }
 
 /// All services that have a route, sorted by name. Each change publishes a new list.
@@ -94,7 +96,8 @@ mod tests {
 
     fn service(name: &str, address: &str) -> Service {
         let http = vec![address.parse().expect("an address")];
-        Service { name: name.to_owned(), paths: vec![format!("/{name}")], http, grpc: None }
+        let paths = vec![format!("/{name}")];
+        Service { name: name.to_owned(), paths, http, grpc: None, idempotency_keys: Vec::new() }
     }
 
     #[test]

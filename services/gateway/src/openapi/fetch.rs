@@ -9,7 +9,6 @@ use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rand::seq::SliceRandom as _;
-use serde_json::Value;
 use tokio::{net::TcpStream, time};
 
 use crate::discovery::Service;
@@ -27,7 +26,7 @@ const CONCURRENCY: usize = 64;
 /// The length limit of one document, in bytes.
 const MAX_LENGTH: usize = 4 * 1024 * 1024;
 
-/// The length limit of all documents together, in bytes. Parsed, they take about ten times as much memory.
+/// The length limit of all documents together, in bytes. The memory that they take once parsed has a limit of its own.
 const MAX_TOTAL_LENGTH: usize = 16 * 1024 * 1024;
 
 /// The reason why a service has no usable document. Its text is shown to readers of the page.
@@ -45,9 +44,11 @@ pub(super) enum DocumentError {
     TooLong,
     #[error("the documents of all services together are larger than 16 MiB")]
     TooLongTogether,
+    #[error("the documents of all services together would take too much memory")]
+    TooMuchMemory,
     #[error("not an OpenAPI 3.0 or 3.1 document")]
     NotOpenApi,
-    #[error("document has references that cannot be resolved")]
+    #[error("document has references that cannot be resolved within it")]
     Dangling,
     #[error("document has no path that is routed to this service")]
     NothingRouted,
@@ -72,14 +73,6 @@ pub(super) async fn all(services: &[Service]) -> Vec<Result<Bytes, DocumentError
     // Documents that are still missing after the timeout stay errors.
     let _ = time::timeout(TOTAL_TIMEOUT, fetched).await;
     documents
-}
-
-/// Parses a document.
-pub(super) fn parse(bytes: &[u8]) -> Result<Value, DocumentError> {
-    match serde_json::from_slice(bytes) {
-        Ok(document @ Value::Object(_)) => Ok(document),
-        _ => Err(DocumentError::NotOpenApi),
-    }
 }
 
 /// Asks one endpoint and, if the document could not be fetched from it, another one.

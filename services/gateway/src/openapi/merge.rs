@@ -5,23 +5,37 @@ mod rename;
 
 use std::fmt::Write as _;
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use self::fragment::Fragment;
-use super::fetch::DocumentError;
+use super::{budget::Budget, fetch::DocumentError};
 use crate::discovery::Service;
 
 /// Merges the documents of services, which must be in the same order as the services.
 ///
-/// Each document is reduced to the paths that are routed to its service. If services use a name for different
+/// Documents are parsed one at a time, so that only what is merged of each stays in memory. Each is reduced to the paths that are routed to its service. If services use a name for different
 /// components or operations, those are prefixed with the name of their service.
-pub(super) fn merge(services: &[Service], documents: impl IntoIterator<Item = Result<Value, DocumentError>>) -> Value {
+pub(super) fn merge(services: &[Service], documents: impl IntoIterator<Item = Result<Bytes, DocumentError>>) -> Value {
+    let mut budget = Budget::default();
     let mut fragments = Vec::new();
     let mut unavailable = Vec::new();
     for (service, document) in services.iter().zip(documents) {
-        match document.and_then(|document| Fragment::new(services, service, document)) {
+        let build = |text: Bytes| {
+            budget.spend(|budget| {
+                let document = budget.parse(&text)?;
+                Fragment::new(services, service, document, budget)
+            })
+        };
+        let fragment = document.and_then(build);
+        match fragment {
             Ok(fragment) => fragments.push(fragment),
-            Err(error) => unavailable.push((service.name.as_str(), error)),
+            Err(error) => {
+                if error == DocumentError::TooMuchMemory {
+                    tracing::warn!(service = service.name, "API document left out: {error}");
+                }
+                unavailable.push((service.name.as_str(), error));
+            }
         }
     }
     rename::resolve_conflicts(&mut fragments);

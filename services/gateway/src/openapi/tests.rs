@@ -51,7 +51,8 @@ fn document_of(path: &str) -> String {
 }
 
 fn service(name: &str, http: Vec<SocketAddr>) -> Service {
-    Service { name: name.to_owned(), paths: vec![format!("/{name}")], http, grpc: None }
+    let paths = vec![format!("/{name}")];
+    Service { name: name.to_owned(), paths, http, grpc: None, idempotency_keys: Vec::new() }
 }
 
 fn api_docs(services: Vec<Service>) -> (watch::Sender<Arc<[Service]>>, ApiDocs) {
@@ -117,7 +118,13 @@ async fn the_page_has_all_its_files_and_shows_the_document() {
     }
     let (_, headers, page) = get(&docs, "/docs/", &[]).await;
     assert_eq!(headers.get(header::CONTENT_TYPE), Some(&HeaderValue::from_static("text/html")));
+    let policy = headers.get(header::CONTENT_SECURITY_POLICY).expect("a policy").to_str().expect("text");
+    for directive in ["default-src 'none'", "script-src 'self'", "connect-src 'self'"] {
+        assert!(policy.split("; ").any(|found| found == directive), "{policy}");
+    }
     let page = String::from_utf8_lossy(&page).into_owned();
+    // The policy forbids inline scripts.
+    assert!(page.split("<script").skip(1).all(|script| script.starts_with(" src=")), "{page}");
     let quoted = page.split('"').filter(|text| text.starts_with("./"));
     let files: Vec<_> = quoted.map(|text| text.trim_start_matches("./")).collect();
     assert!(files.contains(&"swagger-ui-bundle.js"), "{files:?}");

@@ -1,8 +1,9 @@
 //! Identifies the client of a request: the TCP peer or, behind trusted proxies, the client that they report.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use http::{HeaderMap, HeaderName, HeaderValue, uri::Authority};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use runtime::authority::is_host;
 
 pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -60,6 +61,11 @@ impl Scheme {
 }
 
 impl Client {
+    /// The network that counts as one client.
+    pub(crate) fn network(&self) -> u128 {
+        network(self.address)
+    }
+
     /// Identifies the client behind `hops` trusted proxies, the nearest of which is the peer.
     ///
     /// Each proxy appends the address of its own peer to X-Forwarded-For, so the client is the `hops`-th address from
@@ -86,7 +92,7 @@ impl Client {
         proxies.reverse();
         proxies.push(peer);
         let scheme = reported(hops, headers, &FORWARDED_PROTO).and_then(Scheme::parse);
-        let host = reported(hops, headers, &FORWARDED_HOST).filter(|host| host.parse::<Authority>().is_ok_and(is_host));
+        let host = reported(hops, headers, &FORWARDED_HOST).filter(|host| is_host(host.as_bytes()));
         let port = reported(hops, headers, &FORWARDED_PORT).and_then(|port| port.parse().ok());
         Self {
             address,
@@ -95,6 +101,14 @@ impl Client {
             host: host.and_then(|host| HeaderValue::from_str(host).ok()),
             port,
         }
+    }
+}
+
+/// The network that counts as one client. For IPv6 it is a /64, since every customer has at least one.
+pub(super) fn network(client: IpAddr) -> u128 {
+    match client {
+        IpAddr::V4(address) => address.to_ipv6_mapped().into(),
+        IpAddr::V6(address) => u128::from(address) & u128::from(Ipv6Addr::new(!0, !0, !0, !0, 0, 0, 0, 0)),
     }
 }
 
@@ -118,12 +132,6 @@ fn parse_address(text: &str) -> Option<IpAddr> {
         .or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
         .or_else(|| text.strip_prefix('[')?.strip_suffix(']')?.parse().ok())?;
     Some(address.to_canonical())
-}
-
-/// Whether an authority is allowed in a Host header: it must have a host and no user information.
-#[expect(clippy::needless_pass_by_value, reason = "a predicate for `is_ok_and`")]
-fn is_host(authority: Authority) -> bool {
-    !authority.as_str().contains('@') && !authority.host().is_empty()
 }
 
 #[cfg(test)]
@@ -226,7 +234,7 @@ mod tests {
             let lines = [("x-forwarded-for", "203.0.113.1, 10.0.0.8"), ("x-forwarded-proto", value)];
             assert_eq!(client(*hops, "10.0.0.9:1234", &lines).scheme, *expected, "{hops} hops, {value}");
         }
-        for bad in ["a b", "user@host", "", "host/path", "host\u{e9}", ":80"] {
+        for bad in ["a b", "user@host", "", "host/path", "host\u{e9}", ":80", "a:b", "[::1", "a%zz"] {
             let lines = [("x-forwarded-for", "203.0.113.1"), ("x-forwarded-host", bad), ("x-forwarded-port", "99999")];
             let client = client(1, "10.0.0.9:1234", &lines);
             assert_eq!((client.host, client.port), (None, None), "{bad}");

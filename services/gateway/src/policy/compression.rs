@@ -40,11 +40,17 @@ pub(super) struct CompressionArgs {
     /// Whether to compress responses with gzip if the client accepts it and the content type benefits from it
     #[arg(long, env, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     compression: bool,
+    /// Whether to also compress responses that depend on credentials: to requests with Authorization or Cookie, and
+    /// those with Set-Cookie, `Cache-Control: private` or a Vary that names credentials. If such a response also
+    /// repeats what others made the browser send, its compressed length reveals secrets in it (the BREACH attack)
+    #[arg(long, env, value_name = "BOOL", default_value_t = false, action = clap::ArgAction::Set)]
+    compress_credentialed: bool,
 }
 
 /// Compresses responses.
 pub(super) struct Compression {
     is_enabled: bool,
+    compress_credentialed: bool,
     permits: Arc<Semaphore>,
 }
 
@@ -58,11 +64,15 @@ pub(super) struct Accepted {
 
 impl Compression {
     pub(super) fn new(args: &CompressionArgs) -> Self {
-        Self { is_enabled: args.compression, permits: Arc::new(Semaphore::new(MAX_CONCURRENT)) }
+        Self {
+            is_enabled: args.compression,
+            compress_credentialed: args.compress_credentialed,
+            permits: Arc::new(Semaphore::new(MAX_CONCURRENT)),
+        }
     }
 
     pub(super) fn accepted(&self, headers: &HeaderMap) -> Accepted {
-        let is_fixed = || has_token(headers, &header::CACHE_CONTROL, "no-transform");
+        let is_fixed = || has_token(headers, &header::CACHE_CONTROL, "no-transform") || !self.may_reveal(headers);
         let encoding = if self.is_enabled && headers.contains_key(header::ACCEPT_ENCODING) && !is_fixed() {
             negotiate(headers)
         } else {
@@ -98,7 +108,7 @@ impl Compression {
             ContentKind::Incompressible | ContentKind::Grpc => return Body::Plain { body },
         }
         add_vary(&mut parts.headers);
-        if accepted.encoding == Encoding::Identity || is_head {
+        if accepted.encoding == Encoding::Identity || is_head || self.is_credentialed(&parts.headers) {
             return Body::Plain { body };
         }
         let Some(permit) = self.permit() else { return Body::Plain { body } };
@@ -108,6 +118,20 @@ impl Compression {
         parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         etag::add_suffix(&mut parts.headers);
         Body::Gzip { body: Gzip::new(body, permit) }
+    }
+
+    /// Whether the length of a response to a request may reveal its content.
+    fn may_reveal(&self, request: &HeaderMap) -> bool {
+        self.compress_credentialed
+            || !(request.contains_key(header::AUTHORIZATION) || request.contains_key(header::COOKIE))
+    }
+
+    /// Whether a response says that it depends on credentials, and must not be compressed for that.
+    fn is_credentialed(&self, response: &HeaderMap) -> bool {
+        !self.compress_credentialed
+            && (response.contains_key(header::SET_COOKIE)
+                || has_token(response, &header::CACHE_CONTROL, "private")
+                || ["authorization", "cookie"].iter().any(|name| has_token(response, &header::VARY, name)))
     }
 
     fn permit(&self) -> Option<OwnedSemaphorePermit> {

@@ -6,7 +6,10 @@ use std::str::FromStr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use known::{END_TO_END, END_TO_END_PREFIXES, HOP_BY_HOP, is_end_to_end, is_hop_by_hop, is_identity, may_be_listed};
+use known::{
+    END_TO_END, END_TO_END_PREFIXES, HOP_BY_HOP, is_end_to_end, is_forbidden_trailer, is_hop_by_hop, is_identity,
+    may_be_listed,
+};
 
 /// Exceptions to the built-in lists of headers.
 #[derive(Debug, Clone, clap::Args)]
@@ -15,7 +18,7 @@ pub(super) struct HeaderFilterArgs {
     #[arg(long, env, value_name = "NAMES", value_delimiter = ',')]
     drop_headers: Vec<Pattern>,
     /// Comma-separated names of identity headers that are forwarded after all, because an authenticating proxy in
-    /// front of the gateway always sets them
+    /// front of the gateway always sets them. Only the exact name is forwarded, never one such as `X_Remote_User`
     #[arg(long, env, value_name = "NAMES", value_delimiter = ',')]
     keep_headers: Vec<Pattern>,
 }
@@ -70,36 +73,59 @@ impl HeaderFilter {
     /// Removes the headers that are not forwarded. Trailers of requests are not forwarded either, so their announcement
     /// is removed too.
     pub(super) fn strip_request(&self, headers: &mut HeaderMap) {
-        strip(headers, |name| self.is_dropped(name));
+        strip(headers, |name| self.is_dropped(name), |name| self.is_kept(name));
         headers.remove(header::TRAILER);
     }
 
     fn is_dropped(&self, name: &str) -> bool {
         // WSGI, Rack and PHP, like CGI, give services the same variable for x_forwarded_for as for x-forwarded-for. So
         // such a name is treated like the name that it may be mistaken for. It must not be mistaken for an end-to-end
-        // header either.
+        // header either, or for a kept one: the proxy in front sets only the exact name.
         if name.bytes().any(|byte| !byte.is_ascii_alphanumeric() && byte != b'-') {
             let canonical = canonical(name);
-            return is_end_to_end(&canonical) || self.is_dropped(&canonical);
+            return is_end_to_end(&canonical) || self.is_kept(&canonical) || self.is_dropped(&canonical);
         }
         (may_be_listed(name) && is_hop_by_hop(name))
-            || (is_identity(name) && !self.kept.iter().any(|pattern| pattern.matches(name)))
+            || (is_identity(name) && !self.is_kept(name))
             || self.dropped.iter().any(|pattern| pattern.matches(name))
     }
-}
 
-/// Removes response headers that belong to the connection to the upstream or reveal its software.
-pub(super) fn strip_response(status: StatusCode, headers: &mut HeaderMap) {
-    strip(headers, |name| is_hop_by_hop(name) || name == "server" || name == "x-powered-by");
-    // The only upgrade that is forwarded.
-    if status == StatusCode::SWITCHING_PROTOCOLS {
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    fn is_kept(&self, name: &str) -> bool {
+        self.kept.iter().any(|pattern| pattern.matches(name))
     }
 }
 
-/// Removes headers that match the predicate, and headers that the Connection header names.
-fn strip(headers: &mut HeaderMap, is_dropped: impl Fn(&str) -> bool) {
+/// Removes response headers that belong to the connection to the upstream, reveal its software or do not fit the
+/// status.
+pub(super) fn strip_response(status: StatusCode, headers: &mut HeaderMap) {
+    // A 426 says which protocols the service requires (RFC 9110, section 15.5.22).
+    let required = if status == StatusCode::UPGRADE_REQUIRED { headers.remove(header::UPGRADE) } else { None };
+    strip(headers, is_connection_or_software, |_| false);
+    // The only upgrade that is forwarded.
+    let websocket = || HeaderValue::from_static("websocket");
+    if let Some(upgrade) = required.or_else(|| (status == StatusCode::SWITCHING_PROTOCOLS).then(websocket)) {
+        headers.insert(header::UPGRADE, upgrade);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    // RFC 9110, section 8.6.
+    if status == StatusCode::NO_CONTENT || status.is_informational() {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+}
+
+/// Removes trailers that [`strip_response`] would remove, and those that must not be trailers (RFC 9110, section
+/// 6.5.1): a client that merges trailers into the headers would take them for headers that the gateway has checked.
+pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
+    strip(trailers, |name| is_connection_or_software(name) || is_forbidden_trailer(name), |_| false);
+}
+
+fn is_connection_or_software(name: &str) -> bool {
+    is_hop_by_hop(name) || name == "server" || name == "x-powered-by"
+}
+
+/// Removes headers that match the predicate, and headers that the Connection header names, unless they are end-to-end
+/// headers or kept.
+fn strip(headers: &mut HeaderMap, is_dropped: impl Fn(&str) -> bool, is_kept: impl Fn(&str) -> bool) {
     let mut dropped: Vec<HeaderName> = Vec::new();
     for name in headers.keys() {
         if is_dropped(name.as_str()) {
@@ -110,6 +136,7 @@ fn strip(headers: &mut HeaderMap, is_dropped: impl Fn(&str) -> bool) {
         for option in line.as_bytes().split(|byte| *byte == b',') {
             if let Ok(name) = HeaderName::from_bytes(option.trim_ascii())
                 && !is_end_to_end(name.as_str())
+                && !is_kept(name.as_str())
             {
                 dropped.push(name);
             }

@@ -14,10 +14,13 @@ use crate::protocol::Protocol;
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 
 /// Whether a request asks for an upgrade that the gateway forwards, which is WebSocket on HTTP/1.1 only. With `h2c`,
-/// for instance, a client would get an HTTP connection to the service that bypasses all policies of the gateway.
+/// for instance, a client would get an HTTP connection to the service that bypasses all policies of the gateway. The
+/// server does not check the framing of what follows such a request, so it must not have a body.
 pub(crate) fn is_upgrade(parts: &Parts) -> bool {
     parts.version == Version::HTTP_11
         && parts.method == Method::GET
+        && !parts.headers.contains_key(header::TRANSFER_ENCODING)
+        && parts.headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0")
         && has_token(&parts.headers, &header::UPGRADE, "websocket")
         && has_token(&parts.headers, &header::CONNECTION, "upgrade")
 }
@@ -35,6 +38,7 @@ pub(super) fn prepare(parts: &mut Parts, client: &Client, filter: &HeaderFilter)
     let is_grpc = Protocol::of(parts).is_grpc();
     let headers = &mut parts.headers;
     filter.strip_request(headers);
+    join_cookies(headers);
     // One reservation for all headers that are added below.
     headers.reserve(8);
     // The gateway sends 100 Continue itself, once it has an upstream for the body.
@@ -58,6 +62,16 @@ pub(super) fn prepare(parts: &mut Parts, client: &Client, filter: &HeaderFilter)
         _ => HeaderValue::from_static("1.1 hedgerow"),
     };
     headers.append(header::VIA, via);
+}
+
+/// Joins cookies, which HTTP/2 may send in several fields, into one (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let cookies: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let joined = cookies.join(&b"; "[..]);
+    insert(headers, header::COOKIE, joined.into());
 }
 
 /// Sets `x-forwarded-*` and `forwarded` (RFC 7239). The lists start with the client, as untrusted elements are dropped.

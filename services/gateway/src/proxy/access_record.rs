@@ -13,11 +13,11 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
-use runtime::{TRACEPARENT, request};
+use runtime::{Problem, TRACEPARENT, request};
 use tracing::Span;
 
-use super::{endpoint::Endpoint, route_table::Route, state::Proxy};
-use crate::access_log::write_string;
+use super::{endpoint::Endpoint, in_flight::Counted, route_table::Route, state::Proxy};
+use crate::{access_log::write_string, policy::Client};
 
 /// The status that is logged if the client goes away before the response starts, as in nginx.
 const CLIENT_CLOSED: u16 = 499;
@@ -42,7 +42,7 @@ pub(super) struct AccessRecord {
     status: Option<StatusCode>,
     bytes: u64,
     complete: bool,
-    in_flight: bool,
+    in_flight: Option<Counted>,
 }
 
 impl AccessRecord {
@@ -50,10 +50,10 @@ impl AccessRecord {
         proxy: Arc<Proxy>,
         worker: usize,
         parts: &http::request::Parts,
-        client: IpAddr,
+        client: &Client,
         request_id: HeaderValue,
     ) -> Box<Self> {
-        proxy.metrics.in_flight.inc();
+        let in_flight = Some(proxy.in_flight.enter(client));
         Box::new(Self {
             proxy,
             worker,
@@ -61,7 +61,7 @@ impl AccessRecord {
             method: parts.method.clone(),
             uri: parts.uri.clone(),
             version: parts.version,
-            client,
+            client: client.address,
             request_id,
             traceparent: None,
             span: Span::none(),
@@ -71,7 +71,7 @@ impl AccessRecord {
             status: None,
             bytes: 0,
             complete: false,
-            in_flight: true,
+            in_flight,
         })
     }
 
@@ -111,9 +111,19 @@ impl AccessRecord {
 
     /// Stops counting the request as in flight: a tunnel may last for hours.
     pub(super) fn leave_in_flight(&mut self) {
-        if std::mem::take(&mut self.in_flight) {
-            self.proxy.metrics.in_flight.dec();
+        if let Some(counted) = self.in_flight.take() {
+            self.proxy.in_flight.leave(&counted);
         }
+    }
+
+    /// Refuses the request if too many are in flight. It then no longer counts, however long its client takes to read
+    /// the response.
+    pub(super) fn check_load(&mut self) -> Result<(), Problem> {
+        let checked = self.in_flight.as_ref().map_or(Ok(()), |counted| self.proxy.in_flight.check(counted));
+        if checked.is_err() {
+            self.leave_in_flight();
+        }
+        checked
     }
 
     /// The last phase of an exchange: reports it.
@@ -174,7 +184,8 @@ impl Drop for AccessRecord {
     }
 }
 
-/// The body of a response, which ends the record when it ends.
+/// The body of a response, with its record. The server drops the body when the client has read it, or has made room
+/// for all of it, so until then the request counts as in flight.
 pub(crate) struct RecordedBody<B> {
     body: B,
     record: Option<Box<AccessRecord>>,
@@ -198,7 +209,7 @@ impl<B> RecordedBody<B> {
     }
 
     fn end(&mut self) {
-        if let Some(mut record) = self.record.take() {
+        if let Some(record) = &mut self.record {
             record.set_complete();
         }
     }

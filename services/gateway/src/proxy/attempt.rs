@@ -1,30 +1,39 @@
 //! One attempt to have a request served by one endpoint.
 
 use std::{
+    future,
     io::ErrorKind,
     mem,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header, request::Parts, response};
-use runtime::Problem;
-use tokio::{net::TcpStream, time::Instant};
+use runtime::{Problem, server::ReadDeadline};
+use tokio::{
+    net::TcpStream,
+    select,
+    time::{Instant, sleep},
+};
 
 use super::{
     endpoint::{Endpoint, InFlightGuard},
     http1::{Connection, Deadlines, SendError},
     http2,
     outcome::AttemptError,
-    replayable_body::{ReplayableBody, UpstreamBody},
+    replayable_body::{ReplayableBody, RequestBodyError, UpstreamBody},
     response_body::ResponseBody,
     state::Timeouts,
     upstream::Upstream,
 };
 use crate::{metrics::UpstreamError, protocol::Protocol};
+
+/// How often a request is sent at most.
+const MAX_TRIES: usize = 3;
 
 /// A request as its service gets it.
 pub(super) struct UpstreamRequest {
@@ -39,6 +48,9 @@ pub(super) struct UpstreamRequest {
     /// Whether an attempt may have taken effect: something was sent, and it got no response or one that says that the
     /// outcome is unknown.
     pub(super) outcome_unknown: AtomicBool,
+    /// How often it was sent or could not be sent, without idle connections that were found closed before anything
+    /// was written.
+    pub(super) tries: AtomicUsize,
 }
 
 pub(super) enum UpstreamResponse {
@@ -54,6 +66,11 @@ pub(super) enum UpstreamResponse {
 }
 
 impl UpstreamRequest {
+    /// Whether another try is left.
+    pub(super) fn has_try(&self) -> bool {
+        self.tries.load(Ordering::Relaxed) < MAX_TRIES
+    }
+
     /// Whether the request may be repeated even though it was sent.
     pub(super) fn may_repeat(&self) -> bool {
         self.is_repeatable && self.body.is_replayable()
@@ -67,6 +84,7 @@ impl UpstreamRequest {
         timeouts: Timeouts,
         total: Instant,
     ) -> Result<UpstreamResponse, AttemptError> {
+        self.tries.fetch_add(1, Ordering::Relaxed);
         let guard = InFlightGuard::new(endpoint.clone(), &self.upstream.metrics.in_flight);
         match self.protocol {
             Protocol::Http => self.attempt_http(guard, timeouts, total).await,
@@ -111,9 +129,10 @@ impl UpstreamRequest {
             };
             let kind = error.kind();
             let was_closed = was_idle && kind == UpstreamError::Reset && self.body.error().is_none();
-            if was_closed && self.may_repeat() {
+            if was_closed && self.may_repeat() && self.has_try() {
                 // The endpoint closed an idle connection while the request was on its way, as it may.
                 is_resent = true;
+                self.tries.fetch_add(1, Ordering::Relaxed);
                 self.outcome_unknown.store(true, Ordering::Relaxed);
                 continue;
             }
@@ -126,7 +145,16 @@ impl UpstreamRequest {
         loop {
             let sender = endpoint.http2(self.worker).get(endpoint.address, timeouts.connect).await;
             let mut sender = sender.map_err(|error| AttemptError::new(UpstreamError::Connect, &error, true))?;
-            let http2::SendError { error, is_unsent } = match http2::send(&mut sender, self.http2_request()).await {
+            let sent = select! {
+                biased;
+                sent = http2::send(&mut sender, self.http2_request()) => sent,
+                () = self.nothing_arrives(timeouts.header) => {
+                    let late = RequestBodyError::Timeout;
+                    self.body.fail(late);
+                    return Err(AttemptError::new(UpstreamError::Timeout, &late, false));
+                }
+            };
+            let http2::SendError { error, is_unsent } = match sent {
                 Ok(response) => {
                     let upstream = self.upstream.clone();
                     return Ok(UpstreamResponse::Http(response.map(|body| ResponseBody::grpc(body, guard, upstream))));
@@ -137,6 +165,14 @@ impl UpstreamRequest {
             if !(is_unsent && mem::take(&mut may_reconnect)) {
                 return Err(AttemptError::new(http2::kind(&error), &error, is_unsent));
             }
+        }
+    }
+
+    /// Waits until the client is late with the first byte of the body. Later, a stream may be silent.
+    async fn nothing_arrives(&self, limit: Duration) {
+        sleep(limit).await;
+        if self.body.has_begun() {
+            future::pending::<()>().await;
         }
     }
 
@@ -193,6 +229,7 @@ impl UpstreamResponse {
         let media_type = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
         if !media_type.starts_with(b"text/event-stream") {
             response.body_mut().set_deadline(deadline);
+            response.extensions_mut().insert(ReadDeadline(deadline));
         }
     }
 }

@@ -1,6 +1,9 @@
 //! One request and its response, from the first header to the last byte.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize},
+};
 
 use http::{Method, Response, StatusCode, Version, request::Parts};
 use http_body::Body as _;
@@ -8,13 +11,14 @@ use hyper::upgrade::OnUpgrade;
 use runtime::{
     Problem,
     request::{REQUEST_ID, request_id},
-    server::{Peer, RequestBody},
+    server::{Peer, ReadDeadline, RequestBody},
 };
+use tokio::time::Instant;
 
 use super::{
     access_record::{AccessRecord, RecordedBody},
     attempt::{UpstreamRequest, UpstreamResponse},
-    dot_segments, host,
+    dot_segments, host, max_forwards,
     replayable_body::ReplayableBody,
     response_body::ResponseBody,
     retry,
@@ -67,7 +71,7 @@ impl Exchange {
         let context = proxy.policy.response_context(parts, &client);
         let request_id = request_id(&parts.headers);
         parts.headers.insert(REQUEST_ID, request_id.clone());
-        let record = AccessRecord::begin(proxy.clone(), peer.worker, parts, client.address, request_id);
+        let record = AccessRecord::begin(proxy.clone(), peer.worker, parts, &client, request_id);
         Self { proxy, client, protocol: Protocol::of(parts), context, quota: None, record }
     }
 
@@ -83,7 +87,7 @@ impl Exchange {
 
     /// Refuses requests that must not be passed on, serves what the gateway serves itself, and routes the rest.
     async fn request_filter(&mut self, parts: &mut Parts) -> Result<Filtered, Problem> {
-        self.proxy.check_load()?;
+        self.record.check_load()?;
         if parts.method == Method::CONNECT {
             return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "CONNECT is not supported"));
         }
@@ -91,6 +95,9 @@ impl Exchange {
         if dot_segments::has_dot_segment(parts.uri.path()) {
             let detail = "the path has a dot segment; resolve it before sending the request";
             return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+        }
+        if let Some(response) = max_forwards::respond(parts) {
+            return Ok(Filtered::Respond(response));
         }
         if let Some(own) = self.proxy.api_docs.route(parts.uri.path()) {
             if let Some(preflight) = self.admit(parts, "gateway", own)? {
@@ -108,16 +115,13 @@ impl Exchange {
         })
     }
 
-    /// Counts a request against its client's quota, or returns the response to a CORS preflight, which is not counted.
+    /// Counts a request against its client's quota. Returns the response if it is a CORS preflight.
     fn admit(&mut self, parts: &Parts, service: &str, route: &str) -> Result<Option<Response<ResponseBody>>, Problem> {
-        if let Some(preflight) = self.proxy.policy.preflight(parts) {
-            return Ok(Some(preflight.map(|()| ResponseBody::default())));
-        }
         self.quota = self.proxy.policy.limit(service, route, &self.client);
-        match &self.quota {
-            Some(quota) if !quota.allowed => Err(quota.problem()),
-            _ => Ok(None),
+        if let Some(quota) = self.quota.as_ref().filter(|quota| !quota.allowed) {
+            return Err(quota.problem());
         }
+        Ok(self.proxy.policy.preflight(parts).map(|preflight| preflight.map(|()| ResponseBody::default())))
     }
 
     /// Prepares the request for its service, and sends it until an endpoint responds or no further attempt is allowed.
@@ -135,7 +139,7 @@ impl Exchange {
         } else {
             host::set_default(&mut parts.headers, &route.upstream.name)?;
         }
-        let is_repeatable = !is_grpc && retry::is_repeatable(&parts);
+        let is_repeatable = !is_grpc && retry::is_repeatable(&parts, &route.upstream);
         let request = UpstreamRequest {
             parts,
             body: ReplayableBody::new(body, limit, is_repeatable),
@@ -144,6 +148,7 @@ impl Exchange {
             protocol: self.protocol,
             is_repeatable,
             outcome_unknown: AtomicBool::new(false),
+            tries: AtomicUsize::new(0),
         };
         match (retry::send(&self.proxy, &request, &mut self.record).await?, upgrade) {
             (UpstreamResponse::Http(response), _) => Ok(Reply::Response(response)),
@@ -169,7 +174,10 @@ impl Exchange {
         }
     }
 
-    fn respond(mut self, response: Response<ResponseBody>) -> Response<ExchangeBody> {
+    fn respond(mut self, mut response: Response<ResponseBody>) -> Response<ExchangeBody> {
+        if matches!(response.body(), ResponseBody::Own(_)) {
+            response.extensions_mut().insert(ReadDeadline(Instant::now() + self.proxy.timeouts.total));
+        }
         let response = self.filter_response(response);
         response.map(|body| RecordedBody::new(body, self.record))
     }

@@ -5,34 +5,41 @@ use http::{
     request::Parts,
     uri::{PathAndQuery, Scheme},
 };
-use runtime::Problem;
+use runtime::{Problem, authority::is_host};
 
 /// Validates the Host header, or replaces it with the authority of the request target if there is one (RFC 9112,
-/// section 3.2.2).
+/// section 3.2.2). Services build URLs from it.
 pub(super) fn normalize(parts: &mut Parts) -> Result<(), Problem> {
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let (sent, other) = (hosts.next(), hosts.next());
+    if other.is_some() {
+        return Err(invalid_host());
+    }
     if let Some(authority) = parts.uri.authority() {
         // An authority alone is the target of CONNECT (RFC 9112, section 3.2.3). It has no path to route by.
         if parts.uri.scheme().is_none() && parts.version != Version::HTTP_2 {
             return Err(Problem::new(StatusCode::BAD_REQUEST, "the request target has no path"));
         }
         let host = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, host)| host);
-        let host = HeaderValue::from_str(host).map_err(|_| missing_host())?;
+        // Over HTTP/2 the two must be the same (RFC 9113, section 8.3.1).
+        let differs = |sent: &HeaderValue| !sent.as_bytes().eq_ignore_ascii_case(host.as_bytes());
+        if !is_host(host.as_bytes()) || (parts.version == Version::HTTP_2 && sent.is_some_and(differs)) {
+            return Err(invalid_host());
+        }
+        let host = HeaderValue::from_str(host).map_err(|_| invalid_host())?;
         parts.headers.insert(header::HOST, host);
         return Ok(());
     }
-    let mut hosts = parts.headers.get_all(header::HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
-        (Some(_), _) => Err(Problem::new(StatusCode::BAD_REQUEST, "invalid Host header")),
-        (None, _) if parts.version == Version::HTTP_10 => Ok(()),
-        (None, _) => Err(missing_host()),
+    match sent {
+        Some(host) if is_host(host.as_bytes()) => Ok(()),
+        Some(_) => Err(invalid_host()),
+        None if parts.version == Version::HTTP_10 => Ok(()),
+        None => Err(missing_host()),
     }
 }
 
-/// Whether a Host header consists of characters that are allowed in a host and port (RFC 3986, section 3.2.2). Services
-/// build URLs from it.
-fn is_host(host: &[u8]) -> bool {
-    host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte))
+fn invalid_host() -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "invalid Host header")
 }
 
 fn missing_host() -> Problem {

@@ -96,6 +96,18 @@ impl<B: Body<Data = Bytes> + Unpin> ReplayableBody<B> {
         }
     }
 
+    /// Whether anything of the body has been read, or there is none.
+    pub(super) fn has_begun(&self) -> bool {
+        self.lock().is_none_or(|state| state.read > 0 || state.ended)
+    }
+
+    /// Ends the body early, for all attempts.
+    pub(super) fn fail(&self, error: RequestBodyError) {
+        if let Some(mut state) = self.lock() {
+            state.error = Some(error);
+        }
+    }
+
     /// Why the client's body ended early, if it did.
     pub(super) fn error(&self) -> Option<RequestBodyError> {
         self.lock()?.error
@@ -184,9 +196,7 @@ impl<B: Body<Data = Bytes> + Unpin> UpstreamBody<B> {
 
     /// Ends the body early, for this attempt and all others.
     pub(super) fn fail(&self, error: RequestBodyError) {
-        if let Some(mut state) = self.source.lock() {
-            state.error = Some(error);
-        }
+        self.source.fail(error);
     }
 }
 

@@ -1,13 +1,13 @@
 //! Decides whether a request is sent again.
 //!
-//! A request is sent at most [`MAX_ATTEMPTS`] times, and no further attempt starts after the total timeout. It is sent
-//! again in three cases:
+//! A request is sent at most three times, and no further attempt starts after the total timeout. It is sent again in
+//! three cases:
 //!
 //! 1. Nothing of it was sent, because no connection could be made or the first write failed. This is safe for every
 //!    method, gRPC included. Another endpoint that has not been tried must exist.
 //! 2. It was sent, but no response head arrived: the endpoint timed out, closed the connection, or did not speak HTTP.
-//!    The request must be repeatable: its method is idempotent, or it is a POST or PATCH with an `Idempotency-Key`, and
-//!    it is not gRPC. The part of its body that was read must still be buffered (at most 64 KiB), and the client must
+//!    The request must be repeatable: its method is idempotent, or it is a POST or PATCH with an `Idempotency-Key` where
+//!    the service says that it honors keys, and it is not gRPC. The part of its body that was read must still be buffered (at most 64 KiB), and the client must
 //!    not be the cause.
 //! 3. The response is 502 or 503, under the conditions of case 2, and another healthy endpoint exists that has not been
 //!    tried. A service responds with 503 if it did nothing, or adds `x-outcome: unknown` if it does not know. The
@@ -18,8 +18,8 @@
 //! gets `outcome-unknown` instead of any other 502, 503 or 504.
 //!
 //! Each retry is paid for out of the service's retry budget. A reused connection that turns out to be closed says
-//! nothing about its endpoint, so sending the request on a new connection to the same endpoint is free and does not
-//! count as an attempt. If something was sent on the old connection, the conditions of case 2 apply.
+//! nothing about its endpoint, so sending the request on a new connection to the same endpoint is free. If something
+//! was sent on the old connection, the conditions of case 2 apply, and it counts as one of the three times.
 
 use std::{
     net::SocketAddr,
@@ -38,18 +38,19 @@ use super::{
     outcome::{AttemptError, no_endpoint, problem, record_failure, record_response},
     replayable_body::RequestBodyError,
     state::Proxy,
-    upstream::{Balancer, Choice},
+    upstream::{Balancer, Choice, Upstream},
 };
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// How often a request is sent at most.
-const MAX_ATTEMPTS: usize = 3;
-
-/// Whether a request may be sent twice.
-pub(super) fn is_repeatable(parts: &Parts) -> bool {
+/// Whether a request may be sent twice. A service that ignores a key, or takes an empty one for none, would execute the
+/// request twice.
+pub(super) fn is_repeatable(parts: &Parts, upstream: &Upstream) -> bool {
+    let has_key = || parts.headers.get(IDEMPOTENCY_KEY).is_some_and(|key| !key.as_bytes().trim_ascii().is_empty());
     parts.method.is_idempotent()
-        || (matches!(parts.method, Method::POST | Method::PATCH) && parts.headers.contains_key(IDEMPOTENCY_KEY))
+        || (matches!(parts.method, Method::POST | Method::PATCH)
+            && has_key()
+            && upstream.honors_idempotency_keys(parts.uri.path()))
 }
 
 /// Sends a request until an endpoint responds or no further attempt is allowed.
@@ -142,7 +143,7 @@ impl Attempts<'_> {
 
     /// Whether number, time and budget allow another attempt.
     fn may_start(&self, now: Duration) -> bool {
-        self.tried.len() < MAX_ATTEMPTS
+        self.request.has_try()
             && self.deadline.is_none_or(|deadline| deadline > Instant::now())
             && self.request.upstream.retry_budget.withdraw(now)
     }
@@ -183,17 +184,13 @@ fn refusal(proxy: &Proxy, error: RequestBodyError) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, AtomicUsize};
 
     use http::Request;
     use prometheus::Registry;
 
     use super::*;
-    use crate::{
-        metrics::Metrics,
-        protocol::Protocol,
-        proxy::{replayable_body::ReplayableBody, upstream::Upstream},
-    };
+    use crate::{metrics::Metrics, protocol::Protocol, proxy::replayable_body::ReplayableBody};
 
     #[test]
     fn a_response_after_the_deadline_is_passed_on() {
@@ -210,6 +207,7 @@ mod tests {
             protocol: Protocol::Http,
             is_repeatable: true,
             outcome_unknown: AtomicBool::new(false),
+            tries: AtomicUsize::new(1),
         };
         for (left, expected) in [(Duration::from_mins(1), true), (Duration::ZERO, false)] {
             let deadline = Some(Instant::now() + left);

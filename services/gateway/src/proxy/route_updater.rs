@@ -51,6 +51,7 @@ impl RouteUpdater {
             let known = previous.get(&service.name).cloned();
             let upstream = known.unwrap_or_else(|| Arc::new(Upstream::new(&service.name, &self.metrics, self.workers)));
             upstream.set_endpoints(&service.http, service.grpc.as_deref());
+            upstream.set_idempotency_keys(&service.idempotency_keys);
             self.upstreams.insert(service.name.clone(), upstream);
         }
 

@@ -10,7 +10,7 @@ use http::StatusCode;
 use runtime::{Lifecycle, Problem};
 use tokio_util::task::TaskTracker;
 
-use super::route_table::RouteTable;
+use super::{in_flight::InFlight, route_table::RouteTable};
 use crate::{
     access_log::AccessLog,
     discovery::Services,
@@ -37,6 +37,7 @@ pub(crate) struct ProxyDeps {
 pub(crate) struct Limits {
     pub(crate) timeouts: Timeouts,
     pub(crate) max_in_flight: u32,
+    pub(crate) max_in_flight_per_client: u32,
     pub(crate) body_limit: u64,
 }
 
@@ -52,12 +53,11 @@ pub(super) struct Proxy {
     pub(super) routes: Arc<ArcSwap<RouteTable>>,
     pub(super) policy: Policy,
     pub(super) api_docs: ApiDocs,
-    pub(super) metrics: Metrics,
     /// For requests that match no route.
     pub(super) unmatched: RouteMetrics,
     pub(super) access_log: Option<AccessLog>,
     pub(super) timeouts: Timeouts,
-    max_in_flight: i64,
+    pub(super) in_flight: InFlight,
     body_limit: u64,
     started: Instant,
     pub(super) lifecycle: Lifecycle,
@@ -72,10 +72,14 @@ impl Proxy {
             policy,
             api_docs: ApiDocs::new(services),
             unmatched: metrics.route("", "unmatched"),
-            metrics,
+            in_flight: InFlight::new(
+                metrics.in_flight.clone(),
+                metrics.shed.clone(),
+                limits.max_in_flight,
+                limits.max_in_flight_per_client,
+            ),
             access_log,
             timeouts: limits.timeouts,
-            max_in_flight: limits.max_in_flight.into(),
             body_limit: limits.body_limit,
             started: Instant::now(),
             lifecycle,
@@ -86,15 +90,6 @@ impl Proxy {
     /// The time since the proxy started.
     pub(super) fn now(&self) -> Duration {
         self.started.elapsed()
-    }
-
-    /// Sheds load while too many requests are in flight.
-    pub(super) fn check_load(&self) -> Result<(), Problem> {
-        if self.metrics.in_flight.get() <= self.max_in_flight {
-            return Ok(());
-        }
-        self.metrics.shed.inc();
-        Err(Problem::unavailable("too many requests are in flight; try again in a moment"))
     }
 
     /// The maximum size of a request body, in bytes.

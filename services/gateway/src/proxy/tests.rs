@@ -4,10 +4,12 @@ mod backpressure;
 mod balancing;
 mod bodies;
 mod closing;
+mod conformance;
 mod connections;
 mod ejections;
 mod fallback;
 mod grpc;
+mod hostile;
 mod limits;
 mod observing;
 mod outcomes;
@@ -94,7 +96,8 @@ struct Flags {
 
 fn service(name: &str, paths: &[&str], http: &[SocketAddr]) -> Service {
     let paths = paths.iter().map(|path| (*path).to_owned()).collect();
-    Service { name: name.to_owned(), paths, http: http.to_vec(), grpc: None }
+    let idempotency_keys = vec!["/test".to_owned()];
+    Service { name: name.to_owned(), paths, http: http.to_vec(), grpc: None, idempotency_keys }
 }
 
 /// A service with two endpoints.

@@ -31,6 +31,8 @@ pub(crate) struct Upstream {
     grpc: Balancer,
     /// Whether the service accepts gRPC, even if it has no endpoint right now.
     accepts_grpc: AtomicBool,
+    /// The path prefixes below which the service honors `Idempotency-Key`.
+    idempotency_keys: ArcSwap<Vec<String>>,
     pub(super) retry_budget: RetryBudget,
     pub(crate) metrics: ServiceMetrics,
 }
@@ -42,6 +44,7 @@ impl Upstream {
             http: Balancer::new(workers),
             grpc: Balancer::new(workers),
             accepts_grpc: AtomicBool::new(false),
+            idempotency_keys: ArcSwap::default(),
             retry_budget: RetryBudget::default(),
             metrics: metrics.service(name),
         }
@@ -60,6 +63,21 @@ impl Upstream {
         self.http.set(http);
         self.grpc.set(grpc.unwrap_or_default());
         self.accepts_grpc.store(grpc.is_some(), Ordering::Relaxed);
+    }
+
+    /// Replaces the path prefixes below which the service honors `Idempotency-Key`.
+    pub(super) fn set_idempotency_keys(&self, prefixes: &[String]) {
+        if **self.idempotency_keys.load() != *prefixes {
+            self.idempotency_keys.store(Arc::new(prefixes.to_vec()));
+        }
+    }
+
+    /// Whether the service honors `Idempotency-Key` at a path.
+    pub(super) fn honors_idempotency_keys(&self, path: &str) -> bool {
+        self.idempotency_keys.load().iter().any(|prefix| {
+            let rest = path.strip_prefix(prefix.trim_end_matches('/'));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
     }
 
     pub(super) fn for_each_endpoint(&self, mut visit: impl FnMut(&Arc<Endpoint>)) {

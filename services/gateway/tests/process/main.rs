@@ -1,5 +1,7 @@
 //! The gateway as a process.
 
+mod slow_readers;
+
 use std::{
     env,
     io::{BufRead, BufReader, Read, Write},

@@ -5,41 +5,47 @@ mod tests;
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chassis::Preconditions;
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
 use super::request::Request;
 use crate::model::{
-    Action, Change, Changeset, Claim, Counters, Digest, Hold, IdempotencyRecord, LockedReservation, MAX_QUANTITY,
-    NewMovement, NewReservation, OverdueLine, ProductId, ProductRow, Reason, Refusal, Replayable, Reservation,
-    ReservationId, ReservationState, Shortage, Stock, Transition,
+    Action, Cause, Change, Changeset, Claim, Counters, Digest, DueExpiries, IdempotencyRecord, Item, MAX_QUANTITY,
+    NewMovement, NewReservation, ProductId, ProductRow, Refusal, Replayable, Reservation, ReservationId,
+    ReservationState, Shortage, Stock, Transition,
 };
 
 /// The rows that a batch depends on, read while they are locked.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LockedRows {
-    /// The database's time, at or after the rows were locked.
+    /// The database's time, at or after the rows were locked, and not before anything that is settled.
     pub(super) now: DateTime<Utc>,
     /// The products that exist.
     pub(super) products: HashMap<ProductId, ProductRow>,
-    /// The products' overdue lines, in order of expiry.
-    pub(super) overdue: Vec<OverdueLine>,
+    /// What expired until now, of those products that are due.
+    pub(super) due: HashMap<ProductId, DueExpiries>,
     /// The reservations that the batch commits or releases.
-    pub(super) reservations: HashMap<ReservationId, LockedReservation>,
+    pub(super) reservations: HashMap<ReservationId, Reservation>,
     /// Responses stored under keys of the batch.
     pub(super) records: HashMap<Digest, IdempotencyRecord>,
 }
 
-/// Settles overdue lines, then decides each request based on the effects of those before it. The result of each request
+/// Settles what expired, then decides each request based on the effects of those before it. The result of each request
 /// is set on its reply.
 pub(super) fn decide(requests: &mut [Request], rows: LockedRows) -> Changeset {
     let mut decider = Decider { rows, changeset: Changeset::default() };
-    decider.settle_overdue_lines();
+    decider.settle_due_expiries();
     for request in requests {
         decider.decide(request);
     }
     let Decider { rows, mut changeset } = decider;
     changeset.products = rows.products.into_iter().filter(|(_, product)| product.changed).collect();
     changeset
+}
+
+/// Checks the preconditions against a version that cannot change before the batch is committed.
+fn check(preconditions: &Preconditions, version: i64) -> Result<(), Refusal> {
+    if preconditions.allow(version) { Ok(()) } else { Err(Refusal::PreconditionFailed) }
 }
 
 struct Decider {
@@ -56,31 +62,49 @@ struct CounterChange<'a> {
 }
 
 impl Decider {
-    fn settle_overdue_lines(&mut self) {
-        for OverdueLine { reservation_id, product_id, quantity, is_first } in std::mem::take(&mut self.rows.overdue) {
-            let change = CounterChange { product_id: &product_id, kind: "expire", on_hand: 0, reserved: -quantity };
-            self.apply(&change, None, Some(reservation_id));
-            self.changeset.closed_lines.push((reservation_id, product_id));
-            if is_first {
-                self.changeset.ended.push((reservation_id, ReservationState::Expired));
+    /// Settles all expired holds of a product with one movement. Their reservations are not read or written: the time
+    /// alone says that they have expired.
+    fn settle_due_expiries(&mut self) {
+        let until = self.settling_until();
+        for (product_id, DueExpiries { quantity, holds, next_expiry }) in std::mem::take(&mut self.rows.due) {
+            if holds > 0 {
+                let change = CounterChange { product_id: &product_id, kind: "expire", on_hand: 0, reserved: -quantity };
+                self.apply(&change, Cause::Expiry { holds, until });
             }
-            if let Some(locked) = self.rows.reservations.get_mut(&reservation_id) {
-                locked.reservation.state = ReservationState::Expired;
-            }
+            let product = self.rows.products.entry(product_id).or_default();
+            (product.settled_until, product.next_expiry, product.changed) = (until, next_expiry, true);
         }
+    }
+
+    /// Holds expire at full seconds, so this settles the same as `now`.
+    fn settling_until(&self) -> DateTime<Utc> {
+        self.rows.now.trunc_subsecs(0)
     }
 
     fn decide(&mut self, request: &mut Request) {
         match request {
-            Request::Change { change, claim, reply } => {
-                reply.set(self.decide_once(claim.as_ref(), |decider| decider.change(change)));
+            Request::Change { change, preconditions, claim, reply } => {
+                reply.set(self.decide_once(claim.as_ref(), |decider| {
+                    check(preconditions, decider.counters(&change.product_id).version)?;
+                    decider.change(change)
+                }));
             }
             Request::Reserve { id, new, claim, reply } => {
                 reply.set(self.decide_once(claim.as_ref(), |decider| decider.reserve(*id, new)));
             }
-            Request::Transition { id, transition, reply } => reply.set(self.transition(*id, *transition)),
-            // The overdue lines of all locked products have been settled.
-            Request::Settle { reply, .. } => reply.set(Ok::<(), Refusal>(())),
+            Request::Transition { id, transition, preconditions, reply } => {
+                reply.set(self.transition(*id, *transition, preconditions));
+            }
+            Request::Settle { product_id, reply } => {
+                let until = self.settling_until();
+                if let Some(product) = self.rows.products.get_mut(product_id)
+                    && product.settled_until < until
+                {
+                    // What was due has been settled. A product without holds says so from now on, too.
+                    (product.settled_until, product.changed) = (until, true);
+                }
+                reply.set(Ok::<(), Refusal>(()));
+            }
         }
     }
 
@@ -118,7 +142,7 @@ impl Decider {
             return Err(Refusal::TooLarge);
         }
         let change = CounterChange { product_id, kind, on_hand: on_hand - before.on_hand, reserved: 0 };
-        let after = self.apply(&change, reason, None);
+        let after = self.apply(&change, Cause::Change(reason));
         Ok(Stock::new(product_id.clone(), after))
     }
 
@@ -134,28 +158,33 @@ impl Decider {
         if !shortages.is_empty() {
             return Err(Refusal::Shortage(shortages));
         }
-        let expires_at = self.rows.now + TimeDelta::seconds(new.ttl.0);
+        let expires_at = end_of_second(self.rows.now + TimeDelta::seconds(new.ttl.0));
         for item in new.items.as_slice() {
             let (product_id, reserved) = (&item.product_id, item.quantity);
-            self.apply(&CounterChange { product_id, kind: "hold", on_hand: 0, reserved }, None, Some(id));
+            let change = CounterChange { product_id, kind: "hold", on_hand: 0, reserved };
+            self.apply(&change, Cause::Reservation(id));
+            self.change_expiry(item, expires_at, 1);
             if let Some(product) = self.rows.products.get_mut(product_id) {
                 product.next_expiry = Some(product.next_expiry.map_or(expires_at, |next| next.min(expires_at)));
             }
         }
-        self.changeset.holds.push(Hold { id, expires_at });
-        Ok(Reservation { id, state: ReservationState::Held, items: new.items.clone(), expires_at })
+        let reservation = Reservation { id, state: ReservationState::Held, items: new.items.clone(), expires_at };
+        self.changeset.holds.push(reservation.clone());
+        Ok(reservation)
     }
 
     /// Commits or releases a reservation, unless that has already happened.
-    fn transition(&mut self, id: ReservationId, transition: Transition) -> Result<Reservation, Refusal> {
-        let locked = self.rows.reservations.get(&id).ok_or(Refusal::NoSuchReservation)?;
-        let mut reservation = locked.reservation.clone();
-        // A reservation has expired once its time is up or one of its lines is settled, even if its own row does not
-        // say so yet.
-        let is_expired = !locked.all_lines_live || reservation.expires_at <= self.rows.now;
-        if reservation.state == ReservationState::Held && is_expired {
+    fn transition(
+        &mut self,
+        id: ReservationId,
+        transition: Transition,
+        preconditions: &Preconditions,
+    ) -> Result<Reservation, Refusal> {
+        let mut reservation = self.rows.reservations.get(&id).ok_or(Refusal::NoSuchReservation)?.clone();
+        if reservation.state == ReservationState::Held && reservation.expires_at <= self.rows.now {
             reservation.state = ReservationState::Expired;
         }
+        check(preconditions, reservation.version())?;
         let (state, kind) = match (reservation.state, transition) {
             (ReservationState::Held, Transition::Commit) => (ReservationState::Committed, "commit"),
             (ReservationState::Held, Transition::Release) => (ReservationState::Released, "release"),
@@ -166,14 +195,12 @@ impl Decider {
         for item in reservation.items.as_slice() {
             let on_hand = if transition == Transition::Commit { -item.quantity } else { 0 };
             let change = CounterChange { product_id: &item.product_id, kind, on_hand, reserved: -item.quantity };
-            self.apply(&change, None, Some(id));
-            self.changeset.closed_lines.push((id, item.product_id.clone()));
+            self.apply(&change, Cause::Reservation(id));
+            self.change_expiry(item, reservation.expires_at, -1);
         }
         self.changeset.ended.push((id, state));
         reservation.state = state;
-        if let Some(locked) = self.rows.reservations.get_mut(&id) {
-            locked.reservation.state = state;
-        }
+        self.rows.reservations.insert(id, reservation.clone());
         Ok(reservation)
     }
 
@@ -181,21 +208,24 @@ impl Decider {
         self.rows.products.get(product_id).copied().unwrap_or_default().counters
     }
 
+    /// Adds a hold of an item to what expires at a time (1), or removes one (-1).
+    fn change_expiry(&mut self, item: &Item, expires_at: DateTime<Utc>, holds: i64) {
+        let change = self.changeset.expiries.entry((item.product_id.clone(), expires_at)).or_default();
+        change.quantity += holds * item.quantity;
+        change.holds += holds;
+    }
+
     /// Changes counters and appends the movement to the ledger. Nothing else changes counters.
-    fn apply(
-        &mut self,
-        change: &CounterChange<'_>,
-        reason: Option<Reason>,
-        reservation_id: Option<ReservationId>,
-    ) -> Counters {
+    fn apply(&mut self, change: &CounterChange<'_>, cause: Cause) -> Counters {
         let product_id = change.product_id;
         let product = self.rows.products.entry(product_id.clone()).or_default();
         product.changed = true;
         product.counters.on_hand += change.on_hand;
         product.counters.reserved += change.reserved;
-        product.counters.version += 1;
+        // A movement has a number for each hold that it settles: readers count expired holds before they are settled.
+        product.counters.version += if let Cause::Expiry { holds, .. } = cause { holds } else { 1 };
         if product.counters.reserved == 0 {
-            // Every live line reserves something, so there is none.
+            // Every hold reserves something, so there is none.
             product.next_expiry = None;
         }
         let after = product.counters;
@@ -205,9 +235,14 @@ impl Decider {
             on_hand_delta: change.on_hand,
             reserved_delta: change.reserved,
             after,
-            reason,
-            reservation_id,
+            cause,
         });
         after
     }
+}
+
+/// Rounds up to a full second, so that the holds of a product that expire in the same second do so together.
+fn end_of_second(time: DateTime<Utc>) -> DateTime<Utc> {
+    let second = time.trunc_subsecs(0);
+    if second == time { time } else { second + TimeDelta::seconds(1) }
 }

@@ -1,6 +1,9 @@
 //! Requests to change stock, each with the channel for its reply.
 
-use chassis::batch::{Arrivals, OpenHandler};
+use chassis::{
+    Preconditions,
+    batch::{self, Arrivals, OpenHandler},
+};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -12,19 +15,20 @@ use crate::{
 pub(super) const MAX_BATCH: usize = 512;
 
 /// The maximum weight of a transaction, so that it ends well before the statement timeout.
-const MAX_WEIGHT: usize = 2000;
+pub(super) const MAX_WEIGHT: usize = 2000;
 
-/// The weight of a transition. A reservation has up to 100 products, which are not known yet; most have only a few.
+/// The weight of a transition in the queue. A reservation has up to 100 products, which are not known yet; most have
+/// only a few. The transaction reads them, and leaves requests to the next one if they are too many.
 const TRANSITION_WEIGHT: usize = 10;
 
 /// A request to change stock.
 pub(super) enum Request {
     /// Change the quantity on hand.
-    Change { change: Change, claim: Option<Claim>, reply: Reply<Stock> },
+    Change { change: Change, preconditions: Preconditions, claim: Option<Claim>, reply: Reply<Stock> },
     /// Create a reservation with this id.
     Reserve { id: ReservationId, new: NewReservation, claim: Option<Claim>, reply: Reply<Reservation> },
     /// Commit or release a reservation.
-    Transition { id: ReservationId, transition: Transition, reply: Reply<Reservation> },
+    Transition { id: ReservationId, transition: Transition, preconditions: Preconditions, reply: Reply<Reservation> },
     /// Settle the overdue lines of a product.
     Settle { product_id: ProductId, reply: Reply<()> },
 }
@@ -68,8 +72,17 @@ impl Request {
         Replied
     }
 
+    /// Whether nobody waits for the result: the client has gone, or has been told that the outcome is unknown.
+    pub(super) fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Change { reply, .. } => reply.is_abandoned(),
+            Self::Reserve { reply, .. } | Self::Transition { reply, .. } => reply.is_abandoned(),
+            Self::Settle { reply, .. } => reply.is_abandoned(),
+        }
+    }
+
     /// The approximate number of products that the request changes.
-    fn weight(&self) -> usize {
+    pub(super) fn weight(&self) -> usize {
         match self {
             Self::Reserve { new, .. } => new.items.as_slice().len(),
             Self::Transition { .. } => TRANSITION_WEIGHT,
@@ -98,6 +111,10 @@ impl<T> Reply<T> {
         self.result = Some(result.map_err(Into::into));
     }
 
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     /// Sends the result. Without one the channel is closed, which the receiver reports as a lost request.
     fn send(self) {
         if let Some(result) = self.result {
@@ -114,20 +131,7 @@ impl<T> Reply<T> {
 
 /// Splits a batch into transactions of at most [`MAX_WEIGHT`], in order.
 pub(super) fn split(batch: Vec<Request>) -> Vec<Vec<Request>> {
-    let mut parts: Vec<Vec<Request>> = Vec::new();
-    let mut weight = MAX_WEIGHT;
-    for request in batch {
-        let own = request.weight();
-        weight += own;
-        match parts.last_mut() {
-            Some(part) if weight <= MAX_WEIGHT => part.push(request),
-            _ => {
-                parts.push(vec![request]);
-                weight = own;
-            }
-        }
-    }
-    parts
+    batch::split(batch, MAX_WEIGHT, Request::weight)
 }
 
 /// Lets waiting requests join the batch, in order, until one may not join or the batch is full.

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     decide::{LockedRows, decide},
-    request::{Request, join},
+    request::{MAX_WEIGHT, Request, join},
 };
 use crate::{
     model::{Changeset, Claim, CommitMarker, Digest, IdempotencyRecord, ProductId, ProductRow, ReservationId},
@@ -43,6 +43,8 @@ pub(super) struct Attempt<'a, 'q, H: OpenHandler> {
     pub(super) batch: &'a mut Vec<Request>,
     /// The requests that may join the batch.
     pub(super) arrivals: Option<&'a mut Arrivals<'q, H>>,
+    /// Requests of the batch that are left to the next transaction, because this one would change too many products.
+    pub(super) rest: &'a mut Vec<Request>,
     pub(super) commit: Commit,
 }
 
@@ -58,8 +60,9 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
     if let Some(arrivals) = arrivals {
         join(batch, arrivals, |_| true);
     }
+    batch.retain(|request| !request.is_abandoned());
     let records = claim_keys(&mut transaction, batch).await?;
-    let (reservations, products) = affected(&mut transaction, batch, &records).await?;
+    let (reservations, products) = affected(&mut transaction, batch, attempt.rest, &records).await?;
     let ids: Vec<&str> = products.iter().map(ProductId::as_str).collect();
     let sent_at = Instant::now();
     let (rows, started_at) =
@@ -67,22 +70,17 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
     if let Some(arrivals) = arrivals {
         join(batch, arrivals, |request| needs_only(request, &products));
     }
-    let now = started_at.map_or(DateTime::UNIX_EPOCH, |started_at| latest_time(started_at, sent_at));
     let known: HashSet<ProductId> = rows.keys().cloned().collect();
-    let mut locked = LockedRows { now, products: rows, records, ..LockedRows::default() };
-    let settling = batch.iter().filter_map(|request| match request {
-        Request::Settle { product_id, .. } => Some(product_id.clone()),
-        _ => None,
-    });
-    read_overdue_lines(&mut transaction, &mut locked, &settling.collect()).await?;
+    let mut locked = LockedRows { products: rows, records, ..LockedRows::default() };
+    if let Some(started_at) = started_at {
+        read_due_expiries(&mut transaction, &mut locked, latest_time(started_at, sent_at)).await?;
+    }
     if !reservations.is_empty() {
         locked.reservations = store::reservations(&mut transaction, &reservations).await?;
     }
-
-    // If too many lines are overdue, they are settled first, in transactions of limited size.
-    let has_backlog = locked.overdue.len() >= store::MAX_OVERDUE_LINES;
-    let requests: &mut [Request] = if has_backlog { &mut [] } else { batch };
-    let changeset = decide(requests, locked);
+    // Nothing has been changed yet, so this is the last chance to drop a request.
+    batch.retain(|request| !request.is_abandoned());
+    let changeset = decide(batch, locked);
     if changeset.is_empty() {
         transaction.rollback().await?;
         return Ok(Progress::Done);
@@ -97,13 +95,23 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
         return Ok(Progress::Repeat);
     }
     let marker = write(&mut transaction, &changeset).await?;
-    if has_backlog {
-        transaction.commit().await?;
-        return Ok(Progress::Repeat);
-    }
     attempt.commit = Commit::Sent(marker);
     transaction.commit().await?;
     Ok(Progress::Done)
+}
+
+/// Settles products on their own, except those that another transaction has locked: it never waits.
+pub(super) async fn settle(connection: &mut PgConnection, products: &[ProductId]) -> Result<(), sqlx::Error> {
+    let ids: Vec<&str> = products.iter().map(ProductId::as_str).collect();
+    let mut transaction = connection.begin().await?;
+    let sent_at = Instant::now();
+    let (rows, started_at) = store::lock_free(&mut transaction, &ids).await?;
+    if let Some(started_at) = started_at {
+        let mut locked = LockedRows { products: rows, ..LockedRows::default() };
+        read_due_expiries(&mut transaction, &mut locked, latest_time(started_at, sent_at)).await?;
+        write(&mut transaction, &decide(&mut [], locked)).await?;
+    }
+    transaction.commit().await
 }
 
 /// The latest time that the server's clock may show now, given that it started a statement at `started_at` and the
@@ -131,26 +139,46 @@ async fn claim_keys(
     if others.is_empty() { Ok(HashMap::new()) } else { store::stored_responses(connection, &others).await }
 }
 
-/// The reservations and products that the batch changes. Requests with a stored response change nothing.
+/// The reservations and products that the batch changes. Requests with a stored response change nothing. Requests
+/// beyond the maximum weight are moved to `rest`.
 async fn affected(
     connection: &mut PgConnection,
-    batch: &[Request],
+    batch: &mut Vec<Request>,
+    rest: &mut Vec<Request>,
     records: &HashMap<Digest, IdempotencyRecord>,
 ) -> Result<(Vec<Uuid>, BTreeSet<ProductId>), sqlx::Error> {
-    let mut reservations = BTreeSet::new();
-    let mut products = BTreeSet::new();
-    let is_stored = |request: &Request| request.claim().is_some_and(|claim| records.contains_key(&claim.id));
-    for request in batch.iter().filter(|request| !is_stored(request)) {
-        if let Request::Transition { id: ReservationId(id), .. } = request {
-            reservations.insert(*id);
+    let reservations = |batch: &[Request]| -> BTreeSet<Uuid> { batch.iter().filter_map(reservation_id).collect() };
+    let mut products_of: HashMap<Uuid, Vec<ProductId>> = HashMap::new();
+    let ids: Vec<Uuid> = reservations(batch).into_iter().collect();
+    if !ids.is_empty() {
+        for (ReservationId(id), product_id) in store::products(connection, &ids).await? {
+            products_of.entry(id).or_default().push(product_id);
         }
-        products.extend(request.product_ids().cloned());
     }
-    let reservations: Vec<Uuid> = reservations.into_iter().collect();
-    if !reservations.is_empty() {
-        products.extend(store::products(connection, &reservations).await?.into_iter().map(|(_, product)| product));
+    let mut weight = 0;
+    let fits = batch.iter().take_while(|request| {
+        let products = reservation_id(request).and_then(|id| products_of.get(&id));
+        weight += products.map_or_else(|| request.weight(), Vec::len);
+        weight <= MAX_WEIGHT
+    });
+    // A single request is never too heavy.
+    let count = fits.count().max(1).min(batch.len());
+    rest.splice(0..0, batch.drain(count..));
+
+    let is_stored = |request: &&Request| request.claim().is_some_and(|claim| records.contains_key(&claim.id));
+    let named = batch.iter().filter(|request| !is_stored(request)).flat_map(Request::product_ids);
+    let mut products: BTreeSet<ProductId> = named.cloned().collect();
+    let reservations = reservations(batch);
+    products.extend(reservations.iter().filter_map(|id| products_of.remove(id)).flatten());
+    Ok((reservations.into_iter().collect(), products))
+}
+
+/// The reservation that the request commits or releases.
+fn reservation_id(request: &Request) -> Option<Uuid> {
+    match request {
+        Request::Transition { id: ReservationId(id), .. } => Some(*id),
+        _ => None,
     }
-    Ok((reservations, products))
 }
 
 /// Whether a request needs only the locks on these products. A request with a key also locks the key, and a transition
@@ -160,36 +188,21 @@ fn needs_only(request: &Request, products: &BTreeSet<ProductId>) -> bool {
     request.claim().is_none() && !is_transition && request.product_ids().all(|product| products.contains(product))
 }
 
-/// Reads the overdue lines of products that may have some or are to be settled, and when their next lines expire.
-async fn read_overdue_lines(
+/// Sets the time of the decision, and reads what expired until then.
+async fn read_due_expiries(
     connection: &mut PgConnection,
     locked: &mut LockedRows,
-    settling: &HashSet<ProductId>,
+    latest_time: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
-    let now = locked.now;
+    // What another transaction took for expired stays so, even if it believed the time to be later.
+    let settled_until = locked.products.values().map(|product| product.settled_until).max();
+    let now = settled_until.map_or(latest_time, |settled_until| latest_time.max(settled_until));
+    locked.now = now;
     let is_due = |product: &ProductRow| product.next_expiry.is_some_and(|next| next <= now);
-    let due: Vec<ProductId> = locked
-        .products
-        .iter()
-        .filter(|(id, product)| is_due(product) || settling.contains(*id))
-        .map(|(id, _)| id.clone())
-        .collect();
-    if due.is_empty() {
-        return Ok(());
-    }
-    let due: Vec<&str> = due.iter().map(ProductId::as_str).collect();
-    locked.overdue = store::overdue_lines(connection, &due, now).await?;
-    if locked.overdue.len() >= store::MAX_OVERDUE_LINES {
-        // More lines may be overdue, so the next expiry is not known yet.
-        return Ok(());
-    }
-    for (product_id, next_expiry) in store::next_expiries(connection, &due, now).await? {
-        if let Some(product) = locked.products.get_mut(&product_id)
-            && product.next_expiry != next_expiry
-        {
-            product.next_expiry = next_expiry;
-            product.changed = true;
-        }
+    let due = locked.products.iter().filter(|(_, product)| is_due(product));
+    let due: Vec<_> = due.map(|(id, product)| (id.as_str(), product.settled_until)).collect();
+    if !due.is_empty() {
+        locked.due = store::due_expiries(connection, &due, now).await?;
     }
     Ok(())
 }
@@ -200,8 +213,8 @@ async fn write(connection: &mut PgConnection, changeset: &Changeset) -> Result<O
     if !changeset.products.is_empty() {
         store::write_movements(connection, changeset, batch).await?;
     }
-    if !changeset.closed_lines.is_empty() {
-        store::close_reservations(connection, changeset).await?;
+    if !changeset.ended.is_empty() {
+        store::end_reservations(connection, changeset).await?;
     }
     if !changeset.records.is_empty() {
         store::store_responses(connection, &changeset.records).await?;

@@ -40,8 +40,11 @@ pub(super) struct Writer {
 /// Sends a request to the writer and waits for its reply.
 pub(super) async fn send<T>(changes: &Batcher<Writer>, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
     let (reply, result) = Reply::channel();
-    changes.submit(request(reply)).await?;
-    result.await.map_err(|_| BatchError::Lost)?
+    if let Err(BatchError::Overloaded) = changes.submit(request(reply)).await {
+        return Err(BatchError::Overloaded.into());
+    }
+    // The channel is closed if the writer panicked. How far it got is not known.
+    result.await.unwrap_or(Err(Error::Lost))
 }
 
 impl OpenHandler for Writer {
@@ -71,21 +74,36 @@ impl Writer {
     async fn process(
         &mut self,
         mut batch: Vec<Request>,
-        arrivals: Option<&mut Arrivals<'_, Self>>,
-    ) -> impl Iterator<Item = Replied> {
-        self.decide(&mut batch, arrivals).await;
-        batch.into_iter().map(Request::finish)
+        mut arrivals: Option<&mut Arrivals<'_, Self>>,
+    ) -> Vec<Replied> {
+        let mut replied = Vec::with_capacity(batch.len());
+        while !batch.is_empty() {
+            let mut rest = Vec::new();
+            self.decide(&mut batch, arrivals.take(), &mut rest).await;
+            replied.extend(batch.into_iter().map(Request::finish));
+            batch = rest;
+        }
+        replied
     }
 
-    /// Sets the result of each request of a batch.
-    async fn decide(&mut self, batch: &mut Vec<Request>, arrivals: Option<&mut Arrivals<'_, Self>>) {
+    /// Sets the result of each request of a batch, except for those that are moved to `rest`.
+    async fn decide(
+        &mut self,
+        batch: &mut Vec<Request>,
+        arrivals: Option<&mut Arrivals<'_, Self>>,
+        rest: &mut Vec<Request>,
+    ) {
+        batch.retain(|request| !request.is_abandoned());
+        if batch.is_empty() {
+            return;
+        }
         if let [Request::Reserve { id, new, claim: None, reply }] = batch.as_mut_slice()
             && let Some(result) = self.reserve_single(id, new).await
         {
             reply.set(result);
             return;
         }
-        let Err(error) = self.write(batch, arrivals).await else { return };
+        let Err(error) = self.write(batch, arrivals, rest).await else { return };
         if batch.len() == 1 || !concerns_one_change(&error) {
             fail(batch, &error);
             return;
@@ -94,7 +112,7 @@ impl Writer {
         let mut alone = Vec::with_capacity(1);
         for request in std::mem::take(batch) {
             alone.push(request);
-            if let Err(error) = self.write(&mut alone, None).await {
+            if let Err(error) = self.write(&mut alone, None, rest).await {
                 fail(&mut alone, &error);
             }
             batch.append(&mut alone);
@@ -106,10 +124,11 @@ impl Writer {
         &mut self,
         batch: &mut Vec<Request>,
         mut arrivals: Option<&mut Arrivals<'_, Self>>,
+        rest: &mut Vec<Request>,
     ) -> Result<(), Error> {
         let started = Instant::now();
         loop {
-            let mut attempt = Attempt { batch, arrivals: arrivals.as_deref_mut(), commit: Commit::NotSent };
+            let mut attempt = Attempt { batch, arrivals: arrivals.as_deref_mut(), rest, commit: Commit::NotSent };
             let result = self
                 .connection
                 .run(&mut attempt, |connection, attempt| Box::pin(transaction::run(connection, attempt)))

@@ -1,6 +1,6 @@
 //! `Reserve`, `Commit` and `Release`.
 
-use chassis::{FieldError, Problem};
+use chassis::{FieldError, Preconditions, Problem};
 use contracts::inventory::v1::{self as api, reservation::State};
 use prost_types::Timestamp;
 use serde::{
@@ -38,13 +38,17 @@ pub(super) async fn transition(
     transition: Transition,
 ) -> Result<api::Reservation, Problem> {
     let id = id.parse().map_err(|InvalidId| Error::from(Refusal::NoSuchReservation))?;
-    let reservation = inventory.transition(id, transition).await?;
+    let reservation = inventory.transition(id, transition, Preconditions::default()).await?;
     Ok(message(&reservation))
 }
 
 /// Parses all items and collects every error.
 fn items(given: Vec<api::Item>, errors: &mut Vec<FieldError>) -> Option<Items> {
     let before = errors.len();
+    if given.len() > Items::MAX {
+        errors.push(FieldError::at("/items", Items::WRONG_COUNT));
+        return None;
+    }
     let mut items = Vec::with_capacity(given.len());
     for (index, item) in given.into_iter().enumerate() {
         let pointer = format!("/items/{index}");

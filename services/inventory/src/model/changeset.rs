@@ -1,5 +1,7 @@
 //! What the engine reads under locks, and what it asks the store to write.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use contracts::{ProductId, ResourceId as ReservationId};
 use uuid::Uuid;
@@ -15,28 +17,23 @@ use super::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct ProductRow {
     pub(crate) counters: Counters,
-    /// A lower bound for the expiry of the product's live lines; `None` if it has none.
+    /// A lower bound for the expiry of the product's holds; `None` if it has none.
     pub(crate) next_expiry: Option<DateTime<Utc>>,
+    /// Holds that expire at this time or before no longer count as reserved.
+    pub(crate) settled_until: DateTime<Utc>,
     /// Whether the row must be written.
     pub(crate) changed: bool,
 }
 
-/// A line of a reservation that has expired and still counts as reserved.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct OverdueLine {
-    pub(crate) reservation_id: ReservationId,
-    pub(crate) product_id: ProductId,
+/// The expiries of a product that are due but still count as reserved.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct DueExpiries {
+    /// The sum of the quantities.
     pub(crate) quantity: i64,
-    /// Whether this is the reservation's first line. Settling the first line expires the reservation.
-    pub(crate) is_first: bool,
-}
-
-/// A reservation whose products are locked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LockedReservation {
-    pub(crate) reservation: Reservation,
-    /// Whether all of its lines still count as reserved.
-    pub(crate) all_lines_live: bool,
+    /// The number of holds.
+    pub(crate) holds: i64,
+    /// When the next holds expire, if there are more.
+    pub(crate) next_expiry: Option<DateTime<Utc>>,
 }
 
 /// A movement to append to the ledger.
@@ -48,15 +45,25 @@ pub(crate) struct NewMovement {
     pub(crate) reserved_delta: i64,
     /// The counters after this movement.
     pub(crate) after: Counters,
-    pub(crate) reason: Option<Reason>,
-    pub(crate) reservation_id: Option<ReservationId>,
+    pub(crate) cause: Cause,
 }
 
-/// A reservation to insert. Its lines are the movements of kind `hold`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Hold {
-    pub(crate) id: ReservationId,
-    pub(crate) expires_at: DateTime<Utc>,
+/// What caused a movement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// A change to the quantity on hand.
+    Change(Option<Reason>),
+    /// A reservation was made or ended.
+    Reservation(ReservationId),
+    /// This number of holds expired, up to this time.
+    Expiry { holds: i64, until: DateTime<Utc> },
+}
+
+/// The change to what a product's holds that expire at the same time add up to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct ExpiryChange {
+    pub(crate) quantity: i64,
+    pub(crate) holds: i64,
 }
 
 /// Everything that a batch writes.
@@ -67,10 +74,10 @@ pub(crate) struct Changeset {
     /// The changed products, in their new state.
     pub(crate) products: Vec<(ProductId, ProductRow)>,
     /// Reservations to insert.
-    pub(crate) holds: Vec<Hold>,
-    /// Lines that no longer count as reserved.
-    pub(crate) closed_lines: Vec<(ReservationId, ProductId)>,
-    /// Reservations that ended, with their final state.
+    pub(crate) holds: Vec<Reservation>,
+    /// Changes to the sums of expiries.
+    pub(crate) expiries: BTreeMap<(ProductId, DateTime<Utc>), ExpiryChange>,
+    /// Reservations that were committed or released.
     pub(crate) ended: Vec<(ReservationId, ReservationState)>,
     /// Responses to store.
     pub(crate) records: Vec<(Digest, IdempotencyRecord)>,

@@ -106,9 +106,13 @@ impl IdempotencyRecord {
                 StoredResponse::InsufficientStock { left: *left, reserved: *reserved }
             }
             Err(Refusal::Shortage(shortages)) => StoredResponse::Shortage(shortages.clone()),
-            Err(Refusal::TooLarge | Refusal::NoSuchReservation | Refusal::WrongState(_) | Refusal::KeyReused) => {
-                return None;
-            }
+            Err(
+                Refusal::TooLarge
+                | Refusal::PreconditionFailed
+                | Refusal::NoSuchReservation
+                | Refusal::WrongState(_)
+                | Refusal::KeyReused,
+            ) => return None,
         };
         Some(Self { fingerprint: claim.fingerprint, response })
     }
@@ -165,7 +169,7 @@ impl Replayable for Reservation {
 
     fn from_stored(stored: StoredResponse) -> Option<Self> {
         let StoredResponse::Reservation { id, state, items, expires_at } = stored else { return None };
-        Some(Self { id, state, items: Items::from_lines(items), expires_at })
+        Some(Self { id, state, items: Items::stored(items), expires_at })
     }
 }
 

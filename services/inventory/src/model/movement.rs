@@ -33,7 +33,8 @@ impl TryFrom<String> for Reason {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Movement {
     pub(crate) product_id: String,
-    /// The movement's number, counted from 1 for each product without gaps.
+    /// The movement's number. Each movement of a product takes the next number; one of kind `expire` takes as many
+    /// numbers as it has `holds`, and has the last of them.
     #[schema(minimum = 1)]
     pub(crate) version: i64,
     #[schema(value_type = MovementKind)]
@@ -49,6 +50,12 @@ pub(crate) struct Movement {
     pub(crate) reason: Option<String>,
     /// The reservation that caused this movement.
     pub(crate) reservation_id: Option<Uuid>,
+    /// The number of holds that expired, for kind `expire`.
+    #[schema(minimum = 1)]
+    pub(crate) holds: Option<i64>,
+    /// For kind `expire`: the holds are those with an `expires_at` up to this time, and after that of the previous such
+    /// movement.
+    pub(crate) expired_until: Option<DateTime<Utc>>,
     pub(crate) at: DateTime<Utc>,
 }
 

@@ -45,7 +45,7 @@ whole_numbers! {
     /// A quantity to reserve: 1 to 2^53 − 1.
     Amount, 1, MAX_QUANTITY, "The quantity to reserve.";
     /// How long a reservation is held, in seconds: 1 to 86,400.
-    TimeToLive, 1, MAX_TTL, "How long the reservation is held, in seconds; 900 by default.";
+    TimeToLive, 1, MAX_TTL, "How long the reservation is held, in seconds; 900 by default. It ends with a full second.";
 }
 
 /// The maximum time to live: one day, in seconds.

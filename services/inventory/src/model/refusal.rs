@@ -20,6 +20,9 @@ pub enum Refusal {
     /// More would be on hand than JSON can represent exactly.
     #[error("this would leave more than 9007199254740991 on hand")]
     TooLarge,
+    /// The version is not one that the request allows.
+    #[error("the current `ETag` does not meet `If-Match` or `If-None-Match`; read it again")]
+    PreconditionFailed,
     /// A reservation asks for more of these products than is available.
     #[error("insufficient stock of {}", names(.0))]
     Shortage(Vec<Shortage>),

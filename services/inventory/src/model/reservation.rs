@@ -9,6 +9,9 @@ use utoipa::ToSchema;
 
 use super::number::TimeToLive;
 
+/// How long a reservation can be read, at least.
+pub(crate) const RETENTION_DAYS: i32 = 30;
+
 /// A quantity of a product.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Item {
@@ -25,13 +28,16 @@ impl Items {
     /// The maximum number of items in a request.
     pub(crate) const MAX: usize = 100;
 
+    /// The error of a wrong number of items.
+    pub(crate) const WRONG_COUNT: &str = "must contain 1 to 100 items";
+
     /// Merges items: the quantities of a product that occurs several times are added up.
     ///
     /// # Errors
     /// Returns an error if there are no items or more than [`Self::MAX`].
     pub(crate) fn merge(items: Vec<Item>) -> Result<Self, &'static str> {
         if items.is_empty() || items.len() > Self::MAX {
-            return Err("must contain 1 to 100 items");
+            return Err(Self::WRONG_COUNT);
         }
         let mut merged: BTreeMap<ProductId, i64> = BTreeMap::new();
         for Item { product_id, quantity } in items {
@@ -41,9 +47,8 @@ impl Items {
         Ok(Self(merged.into_iter().map(|(product_id, quantity)| Item { product_id, quantity }).collect()))
     }
 
-    /// The items of a stored reservation.
-    pub(crate) fn from_lines(mut items: Vec<Item>) -> Self {
-        items.sort_unstable_by(|one, other| one.product_id.cmp(&other.product_id));
+    /// The items of a stored reservation, which are merged and sorted.
+    pub(crate) fn stored(items: Vec<Item>) -> Self {
         Self(items)
     }
 
@@ -74,7 +79,7 @@ pub enum ReservationState {
 }
 
 impl ReservationState {
-    /// The name in the database and in JSON.
+    /// The name in the database and in JSON. The database has no `expired`: a hold that is past its expiry is.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Held => "held",
@@ -99,7 +104,7 @@ pub(crate) struct Reservation {
     /// Each product once, sorted by id.
     #[schema(value_type = Vec<Item>)]
     pub(crate) items: Items,
-    /// When the reservation expires, or would have expired.
+    /// When the reservation expires, or would have expired; a full second.
     pub(crate) expires_at: DateTime<Utc>,
 }
 

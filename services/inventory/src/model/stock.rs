@@ -35,7 +35,7 @@ impl Stock {
     }
 }
 
-/// A product's counters and the number of movements that led to them. The default is an unknown product's.
+/// A product's counters and the number of the movement that led to them. The default is an unknown product's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Counters {
     pub(crate) on_hand: i64,

@@ -1,7 +1,7 @@
 //! `GET`, `PUT`, `POST` and `PATCH /inventory/{product_id}`.
 
 use axum::{extract::State, response::IntoResponse};
-use chassis::{Fields, FromFields, Json, Path, Tagged};
+use chassis::{Fields, FromFields, Json, Path, Preconditions, Tagged};
 use http::StatusCode;
 use utoipa::ToSchema;
 
@@ -65,7 +65,7 @@ pub(super) async fn get(
     path = "/inventory/{product_id}",
     operation_id = "putStock",
     tag = "inventory",
-    params(("product_id" = inline(ProductId), Path, description = "The product's id.")),
+    params(("product_id" = inline(ProductId), Path, description = "The product's id."), Preconditions),
     request_body = SetStock,
     responses(
         (status = OK, description = "The new stock of a known product.", body = Stock, headers(
@@ -80,9 +80,10 @@ pub(super) async fn get(
 pub(super) async fn put(
     State(inventory): State<Inventory>,
     Path(product_id): Path<ProductId>,
+    preconditions: Preconditions,
     Json(SetStock { stock }): Json<SetStock>,
 ) -> Result<impl IntoResponse, Error> {
-    let stock = inventory.set(product_id, stock).await?;
+    let stock = inventory.set(product_id, stock, preconditions).await?;
     // A product is new if this is its first movement.
     let status = if stock.version == 1 { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, tagged(stock)))
@@ -94,7 +95,7 @@ pub(super) async fn put(
     path = "/inventory/{product_id}",
     operation_id = "setStock",
     tag = "inventory",
-    params(("product_id" = inline(ProductId), Path, description = "The product's id.")),
+    params(("product_id" = inline(ProductId), Path, description = "The product's id."), Preconditions),
     request_body = SetStock,
     responses(
         (status = CREATED, description = "The new stock of the product.", body = Stock, headers(
@@ -106,9 +107,10 @@ pub(super) async fn put(
 pub(super) async fn set(
     State(inventory): State<Inventory>,
     Path(product_id): Path<ProductId>,
+    preconditions: Preconditions,
     Json(SetStock { stock }): Json<SetStock>,
 ) -> Result<impl IntoResponse, Error> {
-    let stock = inventory.set(product_id, stock).await?;
+    let stock = inventory.set(product_id, stock, preconditions).await?;
     Ok((StatusCode::CREATED, tagged(stock)))
 }
 
@@ -120,7 +122,7 @@ pub(super) async fn set(
     path = "/inventory/{product_id}",
     operation_id = "adjustStock",
     tag = "inventory",
-    params(("product_id" = inline(ProductId), Path, description = "The product's id."), Key),
+    params(("product_id" = inline(ProductId), Path, description = "The product's id."), Preconditions, Key),
     request_body = AdjustStock,
     responses(
         (status = OK, description = "The new stock of the product.", body = Stock, headers(
@@ -132,10 +134,11 @@ pub(super) async fn set(
 pub(super) async fn adjust(
     State(inventory): State<Inventory>,
     Path(product_id): Path<ProductId>,
+    preconditions: Preconditions,
     Key(key): Key,
     Json(AdjustStock { delta, reason }): Json<AdjustStock>,
 ) -> Result<Tagged<Stock>, Error> {
-    inventory.adjust(product_id, delta, reason, key.as_ref()).await.map(tagged)
+    inventory.adjust(product_id, delta, reason, preconditions, key.as_ref()).await.map(tagged)
 }
 
 fn tagged(stock: Stock) -> Tagged<Stock> {

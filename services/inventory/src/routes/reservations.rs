@@ -1,7 +1,7 @@
 //! `POST /reservations`, `GET /reservations/{id}`, `POST /reservations/{id}/commit` and `…/release`.
 
 use axum::{extract::State, response::IntoResponse};
-use chassis::{Fields, FromFields, Json, Path, ProblemBody, Tagged};
+use chassis::{Fields, FromFields, Json, Path, Preconditions, ProblemBody, Tagged};
 use http::{StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -52,7 +52,7 @@ impl FromFields for ReserveItem {
 
 impl FromFields for Reserve {
     fn from_fields(fields: &mut Fields) -> Option<Self> {
-        let items: Option<Vec<ReserveItem>> = fields.list("items");
+        let items: Option<Vec<ReserveItem>> = fields.list("items", 1..=Items::MAX);
         let items = items.and_then(|items| {
             let items = items.into_iter().map(|item| Item { product_id: item.product_id, quantity: item.quantity.0 });
             Items::merge(items.collect()).map_err(|error| fields.refuse("items", error)).ok()
@@ -126,7 +126,7 @@ macro_rules! transition_route {
             operation_id = $operation,
             summary = $summary,
             tag = "reservations",
-            params(("id" = Uuid, Path, description = "The reservation's id.")),
+            params(("id" = Uuid, Path, description = "The reservation's id."), Preconditions),
             responses(
                 (status = OK, description = $ok, body = Reservation, headers(
                     ("etag" = String, description = "The version of the reservation."),
@@ -138,8 +138,9 @@ macro_rules! transition_route {
         pub(super) async fn $name(
             State(inventory): State<Inventory>,
             Path(id): Path<String>,
+            preconditions: Preconditions,
         ) -> Result<Tagged<Reservation>, Error> {
-            inventory.transition(parse(&id)?, $transition).await.map(tagged)
+            inventory.transition(parse(&id)?, $transition, preconditions).await.map(tagged)
         }
     };
 }

@@ -1,15 +1,13 @@
 //! Writes the changeset of a batch.
 
-use std::collections::HashMap;
-
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::model::{Changeset, CommitMarker, ProductId, Reason};
+use crate::model::{Cause, Changeset, CommitMarker, ProductId, Reason, ReservationState};
 
-/// Writes the movements of locked products, the counters they lead to, and new reservations. The first movement carries
-/// the batch's id.
+/// Writes the movements of locked products, the counters they lead to, new reservations, and the sums of expiries. The
+/// first movement carries the batch's id.
 pub(crate) async fn write_movements(
     connection: &mut PgConnection,
     changeset: &Changeset,
@@ -21,10 +19,15 @@ pub(crate) async fn write_movements(
     let reserved: Vec<i64> = products.iter().map(|(_, product)| product.counters.reserved).collect();
     let versions: Vec<i64> = products.iter().map(|(_, product)| product.counters.version).collect();
     let next_expiries: Vec<Option<DateTime<Utc>>> = products.iter().map(|(_, product)| product.next_expiry).collect();
+    let settled_until: Vec<DateTime<Utc>> = products.iter().map(|(_, product)| product.settled_until).collect();
 
-    let hold_ids: Vec<Uuid> = changeset.holds.iter().map(|hold| hold.id.0).collect();
-    let hold_expiries: Vec<DateTime<Utc>> = changeset.holds.iter().map(|hold| hold.expires_at).collect();
-    let expires_at: HashMap<_, _> = changeset.holds.iter().map(|hold| (Some(hold.id), hold.expires_at)).collect();
+    let holds = Holds::new(changeset);
+
+    let expiries = &changeset.expiries;
+    let expiry_products: Vec<&str> = expiries.keys().map(|(product_id, _)| product_id.as_str()).collect();
+    let expiry_times: Vec<DateTime<Utc>> = expiries.keys().map(|(_, expires_at)| *expires_at).collect();
+    let expiry_quantities: Vec<i64> = expiries.values().map(|change| change.quantity).collect();
+    let expiry_holds: Vec<i64> = expiries.values().map(|change| change.holds).collect();
 
     let movements = &changeset.movements;
     let movement_products: Vec<&str> = movements.iter().map(|movement| movement.product_id.as_str()).collect();
@@ -34,49 +37,62 @@ pub(crate) async fn write_movements(
     let reserved_deltas: Vec<i64> = movements.iter().map(|movement| movement.reserved_delta).collect();
     let on_hand_after: Vec<i64> = movements.iter().map(|movement| movement.after.on_hand).collect();
     let reserved_after: Vec<i64> = movements.iter().map(|movement| movement.after.reserved).collect();
-    let reasons: Vec<Option<&str>> =
-        movements.iter().map(|movement| movement.reason.as_ref().map(Reason::as_str)).collect();
-    let reservations: Vec<Option<Uuid>> =
-        movements.iter().map(|movement| movement.reservation_id.map(|id| id.0)).collect();
-    let expiries: Vec<Option<DateTime<Utc>>> = movements
-        .iter()
-        .map(|movement| expires_at.get(&movement.reservation_id).copied().filter(|_| movement.kind == "hold"))
-        .collect();
+    let mut reasons: Vec<Option<&str>> = vec![None; movements.len()];
+    let mut reservations: Vec<Option<Uuid>> = vec![None; movements.len()];
+    let mut expired: Vec<Option<i64>> = vec![None; movements.len()];
+    let mut expired_until: Vec<Option<DateTime<Utc>>> = vec![None; movements.len()];
+    for (row, movement) in movements.iter().enumerate() {
+        match &movement.cause {
+            Cause::Change(reason) => reasons[row] = reason.as_ref().map(Reason::as_str),
+            Cause::Reservation(id) => reservations[row] = Some(id.0),
+            Cause::Expiry { holds, until } => (expired[row], expired_until[row]) = (Some(*holds), Some(*until)),
+        }
+    }
     let mut batches: Vec<Option<Uuid>> = vec![None; movements.len()];
     if let Some(first) = batches.first_mut() {
         *first = Some(batch);
     }
     sqlx::query!(
-        "WITH entry AS (
-             SELECT * FROM unnest(
-                 $8::text[], $9::bigint[], $10::text[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
-                 $15::text[], $16::uuid[], $17::timestamptz[], $18::uuid[]
-             ) AS entry (product_id, version, kind, on_hand_delta, reserved_delta, on_hand, reserved,
-                         reason, reservation_id, expires_at, batch)
-         ), product AS (
-             UPDATE stock SET on_hand = new.on_hand, reserved = new.reserved, version = new.version,
-                              next_expiry = new.next_expiry
-             FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::timestamptz[])
-                  AS new (product_id, on_hand, reserved, version, next_expiry)
-             WHERE stock.product_id = new.product_id
+        "WITH product AS (
+             -- The rows exist. Unlike a join, this can be planned in one way only.
+             INSERT INTO stock (product_id, on_hand, reserved, version, next_expiry, settled_until)
+             SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::timestamptz[])
+             ON CONFLICT (product_id) DO UPDATE
+                 SET on_hand = excluded.on_hand, reserved = excluded.reserved, version = excluded.version,
+                     next_expiry = excluded.next_expiry, settled_until = excluded.settled_until
          ), held AS (
-             INSERT INTO reservation (id, state, expires_at)
-             SELECT id, 'held', expires_at FROM unnest($6::uuid[], $7::timestamptz[]) AS hold (id, expires_at)
-         ), line AS (
-             INSERT INTO reservation_line (reservation_id, product_id, quantity, expires_at)
-             SELECT reservation_id, product_id, reserved_delta, expires_at FROM entry WHERE kind = 'hold'
+             -- The items of all reservations are two arrays, of which each reservation takes a slice.
+             INSERT INTO reservation (id, state, expires_at, product_ids, quantities)
+             SELECT id, 'held', expires_at, ($11::text[])[first:last], ($12::bigint[])[first:last]
+             FROM unnest($7::uuid[], $8::timestamptz[], $9::integer[], $10::integer[]) AS hold (id, expires_at, first, last)
+         ), expiring AS (
+             INSERT INTO expiry (product_id, expires_at, quantity, holds)
+             SELECT * FROM unnest($13::text[], $14::timestamptz[], $15::bigint[], $16::bigint[])
+             ON CONFLICT (product_id, expires_at) DO UPDATE
+                 SET quantity = expiry.quantity + excluded.quantity, holds = expiry.holds + excluded.holds
          )
          INSERT INTO movement (product_id, version, kind, on_hand_delta, reserved_delta, on_hand, reserved,
-                               reason, reservation_id, batch)
-         SELECT product_id, version, kind, on_hand_delta, reserved_delta, on_hand, reserved, reason, reservation_id, batch
-         FROM entry",
+                               reason, reservation_id, holds, expired_until, batch)
+         SELECT * FROM unnest(
+             $17::text[], $18::bigint[], $19::text[], $20::bigint[], $21::bigint[], $22::bigint[], $23::bigint[],
+             $24::text[], $25::uuid[], $26::bigint[], $27::timestamptz[], $28::uuid[]
+         )",
         &ids as &[&str],
         &on_hand,
         &reserved,
         &versions,
         &next_expiries as &[Option<DateTime<Utc>>],
-        &hold_ids,
-        &hold_expiries,
+        &settled_until,
+        &holds.ids,
+        &holds.expires_at,
+        &holds.firsts,
+        &holds.lasts,
+        &holds.product_ids as &[&str],
+        &holds.quantities,
+        &expiry_products as &[&str],
+        &expiry_times,
+        &expiry_quantities,
+        &expiry_holds,
         &movement_products as &[&str],
         &movement_versions,
         &kinds as &[&str],
@@ -86,7 +102,8 @@ pub(crate) async fn write_movements(
         &reserved_after,
         &reasons as &[Option<&str>],
         &reservations as &[Option<Uuid>],
-        &expiries as &[Option<DateTime<Utc>>],
+        &expired as &[Option<i64>],
+        &expired_until as &[Option<DateTime<Utc>>],
         &batches as &[Option<Uuid>],
     )
     .execute(connection)
@@ -94,31 +111,47 @@ pub(crate) async fn write_movements(
     Ok(())
 }
 
-/// Closes lines and ends reservations.
-pub(crate) async fn close_reservations(
-    connection: &mut PgConnection,
-    changeset: &Changeset,
-) -> Result<(), sqlx::Error> {
-    let lines: Vec<Uuid> = changeset.closed_lines.iter().map(|(id, _)| id.0).collect();
-    let products: Vec<&str> = changeset.closed_lines.iter().map(|(_, product)| product.as_str()).collect();
-    let ended: Vec<Uuid> = changeset.ended.iter().map(|(id, _)| id.0).collect();
-    let states: Vec<&str> = changeset.ended.iter().map(|(_, state)| state.name()).collect();
-    sqlx::query!(
-        "WITH line AS (
-             UPDATE reservation_line SET live = false
-             FROM unnest($1::uuid[], $2::text[]) AS closed (reservation_id, product_id)
-             WHERE reservation_line.reservation_id = closed.reservation_id
-               AND reservation_line.product_id = closed.product_id
-         )
-         UPDATE reservation SET state = ended.state FROM unnest($3::uuid[], $4::text[]) AS ended (id, state)
-         WHERE reservation.id = ended.id",
-        &lines,
-        &products as &[&str],
-        &ended,
-        &states as &[&str],
-    )
-    .execute(connection)
-    .await?;
+/// New reservations by column. The items of each are a slice of all items, counted from 1.
+#[derive(Default)]
+struct Holds<'a> {
+    ids: Vec<Uuid>,
+    expires_at: Vec<DateTime<Utc>>,
+    firsts: Vec<i32>,
+    lasts: Vec<i32>,
+    product_ids: Vec<&'a str>,
+    quantities: Vec<i64>,
+}
+
+impl<'a> Holds<'a> {
+    fn new(changeset: &'a Changeset) -> Self {
+        let mut holds = Self::default();
+        let mut last = 0;
+        for reservation in &changeset.holds {
+            holds.ids.push(reservation.id.0);
+            holds.expires_at.push(reservation.expires_at);
+            holds.firsts.push(last + 1);
+            for item in reservation.items.as_slice() {
+                holds.product_ids.push(item.product_id.as_str());
+                holds.quantities.push(item.quantity);
+                last += 1;
+            }
+            holds.lasts.push(last);
+        }
+        holds
+    }
+}
+
+/// Sets the states of reservations that were committed or released.
+pub(crate) async fn end_reservations(connection: &mut PgConnection, changeset: &Changeset) -> Result<(), sqlx::Error> {
+    for state in [ReservationState::Committed, ReservationState::Released] {
+        let ended = changeset.ended.iter().filter(|(_, ended)| *ended == state);
+        let ids: Vec<Uuid> = ended.map(|(id, _)| id.0).collect();
+        if !ids.is_empty() {
+            sqlx::query!("UPDATE reservation SET state = $2 WHERE id = ANY ($1)", &ids, state.name())
+                .execute(&mut *connection)
+                .await?;
+        }
+    }
     Ok(())
 }
 

@@ -58,9 +58,11 @@ pub(crate) async fn store_responses(
         records.iter().map(|(_, record)| serde_json::to_string(&record.response)).collect();
     let responses = responses.map_err(|error| sqlx::Error::Encode(error.into()))?;
     sqlx::query!(
-        "UPDATE idempotency SET fingerprint = record.fingerprint, answer = record.response::json
+        // The rows exist. Unlike a join, this can be planned in one way only.
+        "INSERT INTO idempotency (id, fingerprint, answer, expires_at)
+         SELECT id, fingerprint, response::json, clock_timestamp()
          FROM unnest($1::bytea[], $2::bytea[], $3::text[]) AS record (id, fingerprint, response)
-         WHERE idempotency.id = record.id",
+         ON CONFLICT (id) DO UPDATE SET fingerprint = excluded.fingerprint, answer = excluded.answer",
         &ids as &[&[u8]],
         &fingerprints as &[&[u8]],
         &responses,
@@ -73,10 +75,10 @@ pub(crate) async fn store_responses(
 /// Deletes up to `limit` expired responses and returns how many. It skips locked rows, so it never waits.
 pub(crate) async fn prune(connection: &mut PgConnection, limit: i64) -> Result<u64, sqlx::Error> {
     let pruned = sqlx::query!(
-        "DELETE FROM idempotency WHERE id IN (
+        "DELETE FROM idempotency WHERE id = ANY (ARRAY(
              SELECT id FROM idempotency WHERE expires_at <= statement_timestamp()
              ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
-         )",
+         ))",
         limit,
     );
     Ok(pruned.execute(connection).await?.rows_affected())

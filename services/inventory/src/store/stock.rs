@@ -7,17 +7,19 @@ use sqlx::PgConnection;
 
 use crate::model::{Counters, Movement, ProductId, ProductRow, Stock};
 
-/// Selects the counters of products as if their overdue lines were settled. Each of these lines will be a movement, so
-/// it counts in the version. The subquery reads lines only if some may be overdue; a join would always read them.
+/// Selects the counters of products as if their due expiries were settled. Each expired hold takes a number in the ledger
+/// then, so it counts in the version. Expiries are read, once, only if some may be due.
 macro_rules! settled_stock {
     ($condition:literal, $($arguments:tt)*) => {
         sqlx::query!(
-            r#"SELECT product_id, on_hand, reserved - coalesce(overdue[1], 0) AS "reserved!",
-                      version + coalesce(overdue[2], 0) AS "version!"
-               FROM stock, LATERAL (SELECT CASE WHEN next_expiry <= statement_timestamp() THEN (
-                   SELECT ARRAY[sum(quantity)::bigint, count(*)] FROM reservation_line AS line
-                   WHERE line.product_id = stock.product_id AND live AND expires_at <= statement_timestamp()
-               ) END AS overdue) AS settled
+            r#"SELECT product_id, on_hand, reserved - coalesce(due.quantity, 0) AS "reserved!",
+                      version + coalesce(due.holds, 0) AS "version!"
+               FROM stock, LATERAL (
+                   SELECT sum(quantity)::bigint AS quantity, sum(holds)::bigint AS holds FROM expiry
+                   WHERE next_expiry <= statement_timestamp()
+                     AND (expiry.product_id, expires_at) > (stock.product_id, settled_until)
+                     AND (expiry.product_id, expires_at) <= (stock.product_id, statement_timestamp())
+               ) AS due
                "# + $condition,
             $($arguments)*
         )
@@ -36,25 +38,52 @@ pub(crate) async fn counters(
     Ok(counters.collect())
 }
 
-/// Locks products in order of their ids and reads those that exist. Also returns the server's time at which the
-/// statement started.
-pub(crate) async fn lock(
-    connection: &mut PgConnection,
-    ids: &[&str],
-) -> Result<(HashMap<ProductId, ProductRow>, Option<DateTime<Utc>>), sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"SELECT product_id, on_hand, reserved, version, next_expiry, statement_timestamp() AS "now!" FROM stock
-           WHERE product_id = ANY ($1) ORDER BY product_id FOR UPDATE"#,
+/// Locked products, and the server's time at which the statement that locked them started.
+type Locked = (HashMap<ProductId, ProductRow>, Option<DateTime<Utc>>);
+
+/// Locks products in order of their ids and reads those that exist.
+pub(crate) async fn lock(connection: &mut PgConnection, ids: &[&str]) -> Result<Locked, sqlx::Error> {
+    let rows = sqlx::query_as!(
+        LockedRow,
+        r#"SELECT product_id, on_hand, reserved, version, next_expiry, settled_until, statement_timestamp() AS "now!"
+           FROM stock WHERE product_id = ANY ($1) ORDER BY product_id FOR UPDATE"#,
         ids as &[&str],
-    )
-    .fetch_all(connection)
-    .await?;
-    let now = rows.first().map(|row| row.now);
-    let locked = rows.into_iter().map(|row| {
-        let counters = Counters { on_hand: row.on_hand, reserved: row.reserved, version: row.version };
-        Ok((product_id(row.product_id)?, ProductRow { counters, next_expiry: row.next_expiry, changed: false }))
-    });
-    Ok((locked.collect::<Result<_, sqlx::Error>>()?, now))
+    );
+    LockedRow::collect(rows.fetch_all(connection).await?)
+}
+
+/// The same, without those that another transaction has locked; it never waits.
+pub(crate) async fn lock_free(connection: &mut PgConnection, ids: &[&str]) -> Result<Locked, sqlx::Error> {
+    let rows = sqlx::query_as!(
+        LockedRow,
+        r#"SELECT product_id, on_hand, reserved, version, next_expiry, settled_until, statement_timestamp() AS "now!"
+           FROM stock WHERE product_id = ANY ($1) ORDER BY product_id FOR UPDATE SKIP LOCKED"#,
+        ids as &[&str],
+    );
+    LockedRow::collect(rows.fetch_all(connection).await?)
+}
+
+/// The columns of a locked product.
+struct LockedRow {
+    product_id: String,
+    on_hand: i64,
+    reserved: i64,
+    version: i64,
+    next_expiry: Option<DateTime<Utc>>,
+    settled_until: DateTime<Utc>,
+    now: DateTime<Utc>,
+}
+
+impl LockedRow {
+    fn collect(rows: Vec<Self>) -> Result<Locked, sqlx::Error> {
+        let now = rows.first().map(|row| row.now);
+        let locked = rows.into_iter().map(|row| {
+            let counters = Counters { on_hand: row.on_hand, reserved: row.reserved, version: row.version };
+            let Self { next_expiry, settled_until, .. } = row;
+            Ok((product_id(row.product_id)?, ProductRow { counters, next_expiry, settled_until, changed: false }))
+        });
+        Ok((locked.collect::<Result<_, sqlx::Error>>()?, now))
+    }
 }
 
 /// Inserts those of the products that do not exist, with nothing on hand; `ids` must be sorted.
@@ -87,7 +116,8 @@ pub(crate) async fn movements(
 ) -> Result<Vec<Movement>, sqlx::Error> {
     sqlx::query_as!(
         Movement,
-        "SELECT product_id, version, kind, on_hand_delta, reserved_delta, on_hand, reserved, reason, reservation_id, at
+        "SELECT product_id, version, kind, on_hand_delta, reserved_delta, on_hand, reserved, reason, reservation_id,
+                holds, expired_until, at
          FROM movement WHERE product_id = $1 AND version < $2 ORDER BY version DESC LIMIT $3",
         product_id.as_str(),
         before,

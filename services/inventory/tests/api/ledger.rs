@@ -37,7 +37,8 @@ async fn each_change_is_a_movement_newest_first(pool: PgPool) {
     for (movement, (version, kind, delta, on_hand, reason)) in movements.iter().zip(expected) {
         let line = json!({
             "product_id": "p", "version": version, "kind": kind, "on_hand_delta": delta, "reserved_delta": 0,
-            "on_hand": on_hand, "reserved": 0, "reason": reason, "reservation_id": null, "at": movement["at"],
+            "on_hand": on_hand, "reserved": 0, "reason": reason, "reservation_id": null, "holds": null, "expired_until": null,
+            "at": movement["at"],
         });
         assert_eq!(*movement, line);
     }

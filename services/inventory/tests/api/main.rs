@@ -13,11 +13,14 @@ mod list;
 mod locks;
 mod observed;
 mod parameters;
+mod plans;
+mod preconditions;
 mod product_ids;
 mod queue;
 mod reservation_bodies;
 mod reservations;
 mod set;
+mod unread;
 mod wire;
 
 use serde_json::{Value, json};

@@ -206,6 +206,94 @@ async fn a_disconnected_clients_queued_request_has_no_effect(pool: PgPool) {
     nothing_was_reserved(&app, &pool).await;
 }
 
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_client_that_leaves_during_the_transaction_gets_nothing_done(pool: PgPool) {
+    let app = start(&pool).await;
+    set(&app, "p", 5).await.json(201);
+    let held = location(&reserve(&app, &[("p", 1)]).await);
+    for abandoned in [true, false] {
+        let held_up = hold_up(&pool, "p").await;
+        let transaction = async { tokio::join!(adjust(&app, "p", 1), end(&app, &held, "commit")) };
+        if abandoned {
+            tokio::select! {
+                responses = transaction => panic!("{responses:?}"),
+                () = async { waits_for_a_lock(&pool).await; in_flight(&app, 2).await; } => {}
+            }
+            in_flight(&app, 0).await;
+            held_up.rollback().await.expect("unlocked");
+            // Decided after what was abandoned.
+            adjust(&app, "p", 10).await.json(200);
+            assert_eq!(counters(&app, "p").await, (14, 15, 1), "nothing else was done");
+        } else {
+            drop(held_up);
+            let (adjusted, committed) = transaction.await;
+            assert_eq!([adjusted.status, committed.status], [200, 200]);
+        }
+    }
+    audit(&pool).await;
+}
+
+/// Makes statements that append more than 2,000 movements fail.
+async fn limit_movements(pool: &PgPool) {
+    let limit = "CREATE FUNCTION limit_rows() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN IF (SELECT count(*) FROM added) > 2000 THEN RAISE 'too many'; END IF; RETURN NULL; END $$;
+         CREATE TRIGGER limit_rows AFTER INSERT ON movement REFERENCING NEW TABLE AS added EXECUTE FUNCTION limit_rows()";
+    sqlx::raw_sql(limit).execute(pool).await.expect("a trigger");
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn ends_of_large_reservations_share_no_large_transaction(pool: PgPool) {
+    const RESERVATIONS: usize = 25;
+    let app = start(&pool).await;
+    set(&app, "gate", 5).await.json(201);
+    let products: Vec<String> = (0..100).map(|number| format!("p{number}")).collect();
+    let items: Vec<(&str, i64)> = products.iter().map(|product| (product.as_str(), 1)).collect();
+    for product in &products {
+        set(&app, product, 100).await.json(201);
+    }
+    let mut held = Vec::new();
+    for _ in 0..RESERVATIONS {
+        held.push(location(&reserve(&app, &items).await));
+    }
+    limit_movements(&pool).await;
+    let gate = hold_up(&pool, "gate").await;
+    let ends = async {
+        waits_for_a_lock(&pool).await;
+        join_all(held.iter().map(|held| end(&app, held, "commit"))).await
+    };
+    let open = async {
+        in_flight(&app, 1 + RESERVATIONS).await;
+        gate.rollback().await.expect("unlocked");
+    };
+    let (first, ends, ()) = tokio::join!(adjust(&app, "gate", 1), ends, open);
+    first.json(200);
+    for response in ends {
+        assert_eq!(response.json(200)["state"], "committed");
+    }
+    assert_eq!(counters(&app, "p7").await, (75, 75, 0));
+    audit(&pool).await;
+}
+
+/// A timestamp that the driver cannot represent makes the writer panic once it reads the reply of the statement, which
+/// is its own transaction.
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_panic_after_the_commit_is_an_unknown_outcome(pool: PgPool) {
+    let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&pool).await.expect("a name");
+    let shadow = format!(
+        "CREATE FUNCTION clock_timestamp() RETURNS timestamptz LANGUAGE sql AS $$ SELECT timestamptz 'infinity' $$;
+         ALTER DATABASE \"{name}\" SET search_path = public, pg_catalog"
+    );
+    sqlx::raw_sql(AssertSqlSafe(shadow)).execute(&pool).await.expect("a function");
+    let app = start(&pool).await;
+    set(&app, "p", 5).await.json(201);
+    let response = reserve(&app, &[("p", 1)]).await;
+    assert_eq!(response.problem(503)["type"], "https://hedgerow.dev/problems/outcome-unknown");
+    assert_eq!(response.header("x-outcome"), Some("unknown"));
+    let reserved: i64 = sqlx::query_scalar("SELECT reserved FROM stock").fetch_one(&pool).await.expect("a number");
+    assert_eq!(reserved, 1, "it took effect");
+    adjust(&app, "q", 1).await.json(200);
+}
+
 /// Makes this many of the next transactions that write the ledger fail with a SQLSTATE.
 async fn fail_transactions(pool: &PgPool, state: &str, count: usize) {
     let lose = format!(

@@ -50,7 +50,7 @@ async fn a_reservation_holds_its_items_and_can_be_read(pool: PgPool) {
     let movement = ledger(&app, "b").await.pop().expect("a movement");
     let expected = json!({
         "product_id": "b", "version": 2, "kind": "hold", "on_hand_delta": 0, "reserved_delta": 4, "on_hand": 5,
-        "reserved": 4, "reason": null, "reservation_id": id, "at": movement["at"],
+        "reserved": 4, "reason": null, "reservation_id": id, "holds": null, "expired_until": null, "at": movement["at"],
     });
     assert_eq!(movement, expected);
     audit(&pool).await;

@@ -1,5 +1,7 @@
 //! Logs: one JSON object for each line, with the causes of 5xx responses.
 
+use std::time::Instant;
+
 use sqlx::{PgPool, raw_sql};
 
 use crate::service::{client, program, serve, url};
@@ -36,6 +38,25 @@ async fn clients_cannot_forge_log_lines(pool: PgPool) {
     client().get(service.url("/inventory/p")).header("x-request-id", "a\"b}{").send().await.expect("a response");
     // Every log line is parsed as JSON.
     assert!(service.stop().await.log().iter().any(|line| line["request_id"] == "a\"b}{"));
+}
+
+#[tokio::test]
+async fn an_outage_is_logged_with_a_limit() {
+    // Nothing listens on port 1.
+    let service = program("postgres://nobody@127.0.0.1:1/none").serve().await;
+    let started = Instant::now();
+    for _ in 0..100 {
+        let response = client().get(service.url("/inventory/p")).send().await.expect("a response");
+        assert_eq!(response.status(), 503);
+    }
+    let seconds = started.elapsed().as_secs();
+    let lines = service.stop().await.log();
+    let failures: Vec<_> = lines.iter().filter(|line| line["message"] == "request failed").collect();
+    assert!(failures.len() as u64 <= seconds + 2, "{} in {seconds} s", failures.len());
+    assert!(failures[0]["cause"].as_str().is_some_and(|cause| cause.contains("Connection refused")), "{}", failures[0]);
+    let omitted: Vec<_> = failures.iter().map(|line| line["omitted"].as_u64().expect("a number")).collect();
+    assert_eq!(omitted[0], 0, "the first is logged at once");
+    assert!(omitted.iter().sum::<u64>() + failures.len() as u64 <= 100);
 }
 
 async fn serve_unready(pool: &PgPool) -> test_support::process::Process {

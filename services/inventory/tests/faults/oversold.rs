@@ -145,8 +145,8 @@ async fn never_oversold() {
 /// Waits until no transaction of a dead process is left and all holds with a short time to live are settled.
 async fn quiet(connection: &mut PgConnection) {
     let busy = "SELECT (SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%')
-                     + (SELECT count(*) FROM reservation_line WHERE live AND expires_at < clock_timestamp() + interval '1 minute')";
-    eventually("all lines are settled", Duration::from_secs(20), async || {
+                     + (SELECT count(*) FROM expiry WHERE expires_at < clock_timestamp() + interval '1 minute')";
+    eventually("all expired holds are settled", Duration::from_secs(30), async || {
         let busy: i64 = sqlx::query_scalar(busy).fetch_one(&mut *connection).await.expect("a count");
         (busy == 0).then_some(())
     })

@@ -96,10 +96,20 @@ type Key = (String, String);
 
 /// An existing child.
 struct Existing {
-    /// The uid of the `Microservice` that controls it.
-    owner_uid: Option<String>,
+    /// The `Microservice` that controls it.
+    owner: Option<OwnerReference>,
     uid: Option<String>,
     fingerprint: u64,
+}
+
+impl Existing {
+    fn is_controlled_by(&self, uid: &str) -> bool {
+        self.owner.as_ref().is_some_and(|owner| owner.uid == uid)
+    }
+
+    fn into_owner_name(self) -> Option<String> {
+        self.owner.map(|owner| owner.name)
+    }
 }
 
 /// The fingerprints of the last apply.
@@ -126,24 +136,29 @@ impl Children {
         Self { client, namespace, known: Mutex::default() }
     }
 
-    /// Records an event of a watch. `exists` is false once the child is deleted.
-    pub(crate) fn observe(&self, kind: &ApiResource, object: &DynamicObject, exists: bool) {
+    /// Records an event of a watch. `exists` is false once the child is deleted. Returns the names of the objects that
+    /// control the child now and before.
+    pub(crate) fn observe(&self, kind: &ApiResource, object: &DynamicObject, exists: bool) -> Vec<String> {
         let key = (kind.kind.clone(), object.name_any());
         let mut known = self.known();
-        if exists {
-            known.existing.insert(key, existing(object));
+        let before = if exists {
+            known.existing.insert(key, existing(object))
         } else {
-            known.existing.remove(&key);
             known.applied.remove(&key);
-        }
+            known.existing.remove(&key)
+        };
+        let now = controller_of(&object.metadata).map(|owner| owner.name.clone());
+        let before = before.and_then(Existing::into_owner_name).filter(|before| Some(before) != now.as_ref());
+        now.into_iter().chain(before).collect()
     }
 
-    /// Forgets all children of a kind except these, after the watch was restarted.
-    pub(crate) fn retain(&self, kind: &ApiResource, names: &HashSet<String>) {
+    /// Forgets all children of a kind except these, after the watch was restarted. Returns the names of the objects
+    /// that controlled them.
+    pub(crate) fn retain(&self, kind: &ApiResource, names: &HashSet<String>) -> Vec<String> {
         let mut known = self.known();
-        let stays = |key: &Key| key.0 != kind.kind || names.contains(&key.1);
-        known.existing.retain(|key, _| stays(key));
-        known.applied.retain(|key, _| stays(key));
+        let is_gone = |key: &Key| key.0 == kind.kind && !names.contains(&key.1);
+        known.applied.retain(|key, _| !is_gone(key));
+        known.existing.extract_if(|key, _| is_gone(key)).filter_map(|(_, gone)| gone.into_owner_name()).collect()
     }
 
     /// Applies a child. Returns whether anything was written.
@@ -165,11 +180,7 @@ impl Children {
             }
         }
         let api = self.api(&child.kind);
-        let ours = self
-            .known()
-            .existing
-            .get(&child.key())
-            .is_some_and(|existing| existing.owner_uid.as_deref() == Some(owner_uid));
+        let ours = self.known().existing.get(&child.key()).is_some_and(|existing| existing.is_controlled_by(owner_uid));
         if !ours
             && let Some(found) = with_timeout("read a child", api.get_opt(&child.name)).await?
             && !is_controlled_by(&found.metadata, owner_uid)
@@ -202,7 +213,7 @@ impl Children {
     pub(crate) async fn prune(&self, owner_uid: &str, keep: &[(String, String)]) -> Result<(), Error> {
         let surplus: Vec<(Key, Option<String>)> = {
             let known = self.known();
-            let found = known.existing.iter().filter(|(_, existing)| existing.owner_uid.as_deref() == Some(owner_uid));
+            let found = known.existing.iter().filter(|(_, existing)| existing.is_controlled_by(owner_uid));
             found
                 .filter(|(key, _)| !keep.contains(key))
                 .map(|(key, existing)| (key.clone(), existing.uid.clone()))
@@ -263,7 +274,7 @@ pub(crate) fn owns_replicas(deployment: &Deployment) -> bool {
 
 fn existing(object: &DynamicObject) -> Existing {
     Existing {
-        owner_uid: controller_of(&object.metadata).map(|owner| owner.uid.clone()),
+        owner: controller_of(&object.metadata).cloned(),
         uid: object.metadata.uid.clone(),
         fingerprint: fingerprint(&serde_json::to_value(object).unwrap_or_default()),
     }

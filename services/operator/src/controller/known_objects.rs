@@ -65,6 +65,12 @@ impl KnownObjects {
         Some(Deletion { uid, change: Change { name, before: shared, now: Shared::default() } })
     }
 
+    /// Removes the object that had the name of `object` before, if it was another one.
+    pub(crate) fn remove_predecessor(&mut self, object: &Microservice) -> Option<Deletion> {
+        let name = object.name_any();
+        self.0.get(&name).is_some_and(|known| known.uid != object.metadata.uid).then(|| self.remove(&name)).flatten()
+    }
+
     /// Removes all objects except these, and returns those that were removed.
     pub(crate) fn retain(&mut self, names: &HashSet<String>) -> Vec<Deletion> {
         let gone: Vec<String> = self.0.keys().filter(|name| !names.contains(*name)).cloned().collect();
@@ -146,5 +152,18 @@ mod tests {
         assert_eq!(affected(change, &all[1..]), ["two"]);
         assert!(known.update(&all[0]).is_some(), "it is new again");
         assert!(known.update(&all[1]).is_none());
+    }
+
+    #[test]
+    fn an_object_made_again_has_a_predecessor() {
+        let mut object = object("one", &["/a"], &[]);
+        object.metadata.uid = Some("first".to_owned());
+        let mut known = KnownObjects::default();
+        assert!(known.remove_predecessor(&object).is_none());
+        known.update(&object);
+        assert!(known.remove_predecessor(&object).is_none(), "it is the same");
+        object.metadata.uid = Some("second".to_owned());
+        let removed = known.remove_predecessor(&object).expect("a predecessor");
+        assert_eq!(removed.uid.as_deref(), Some("first"));
     }
 }

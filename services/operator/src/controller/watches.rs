@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, iter, mem, sync::Arc, time::Duration};
 
-use futures_util::{Stream, StreamExt, future, stream};
+use futures_util::{Stream, StreamExt, stream};
 use kube::{
     Api, ResourceExt,
     api::{ApiResource, DynamicObject},
@@ -66,6 +66,8 @@ pub(crate) fn objects(
                 }
                 Err(_) => Vec::new(),
             };
+            // Of an object that was deleted and made again in an outage, only the second one is reported.
+            deleted.extend(updated.iter().filter_map(|object| known.remove_predecessor(object)));
             for deletion in &deleted {
                 context.forget(&deletion.change.name, deletion.uid.as_deref().unwrap_or_default());
             }
@@ -111,33 +113,29 @@ pub(crate) fn pod_monitors(
     stream::select(watched, discovered.flatten())
 }
 
-/// Records every change of a kind of child and triggers its owner.
+/// Records every change of a kind of child and triggers its owner, and its former owner if it has changed.
 fn changes(context: Arc<Context>, kind: ApiResource) -> impl Stream<Item = Trigger> + Send {
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &context.settings.namespace, &kind);
     let mut listed = HashSet::new();
     let events = watcher(api, watcher::Config::default().labels(MANAGED_BY)).default_backoff();
-    events.filter_map(move |event| {
-        let trigger = event.ok().and_then(|event| match event {
-            watcher::Event::Init => {
+    events.flat_map(move |event| {
+        let owners = match event {
+            Ok(watcher::Event::Init) => {
                 listed.clear();
-                None
+                Vec::new()
             }
-            watcher::Event::InitApply(object) => {
+            Ok(watcher::Event::InitApply(object)) => {
                 listed.insert(object.name_any());
-                Some((object, true))
+                context.children.observe(&kind, &object, true)
             }
-            watcher::Event::InitDone => {
-                context.children.retain(&kind, &listed);
-                None
-            }
-            watcher::Event::Apply(object) => Some((object, true)),
-            watcher::Event::Delete(object) => Some((object, false)),
-        });
-        future::ready(trigger.and_then(|(object, exists)| {
-            context.children.observe(&kind, &object, exists);
-            let owner = children::controller_of(&object.metadata)?;
-            Some(ObjectRef::new(&owner.name).within(&context.settings.namespace))
-        }))
+            // Nothing else reports what was deleted before the list.
+            Ok(watcher::Event::InitDone) => context.children.retain(&kind, &listed),
+            Ok(watcher::Event::Apply(object)) => context.children.observe(&kind, &object, true),
+            Ok(watcher::Event::Delete(object)) => context.children.observe(&kind, &object, false),
+            Err(_) => Vec::new(),
+        };
+        let trigger = |owner: String| ObjectRef::new(&owner).within(&context.settings.namespace);
+        stream::iter(owners.into_iter().map(trigger).collect::<Vec<_>>())
     })
 }
 

@@ -46,7 +46,11 @@ pub(super) fn build(object: &Microservice, inputs: &RenderInputs) -> [Service; 2
 /// The annotation that the gateway reads.
 fn route(object: &Microservice, inputs: &RenderInputs) -> Option<BTreeMap<String, String>> {
     let route = object.spec.route.as_ref().filter(|_| !inputs.accepted_paths.is_empty())?;
-    let route = RouteAnnotation { grpc: route.grpc, paths: inputs.accepted_paths.clone() };
+    let route = RouteAnnotation {
+        grpc: route.grpc,
+        paths: inputs.accepted_paths.clone(),
+        idempotency_keys: route.idempotency_keys.clone(),
+    };
     Some([(annotations::ROUTE.to_owned(), serde_json::json!(route).to_string())].into())
 }
 

@@ -70,15 +70,18 @@ fn only_image_and_environment_change_the_migration() {
 
 #[test]
 fn gateway_sees_only_accepted_paths() {
-    let object = object(&json!({ "image": "orders:1.0", "route": { "paths": ["/orders", "/baskets"] } }));
-    let route = |accepted: &[&str]| {
+    let plain = object(&json!({ "image": "orders:1.0", "route": { "paths": ["/orders", "/baskets"] } }));
+    let route = |object: &Microservice, accepted: &[&str]| {
         let accepted_paths = accepted.iter().map(ToString::to_string).collect();
-        let [service, headless] = render(&object, &RenderInputs { accepted_paths, ..RenderInputs::default() }).services;
+        let [service, headless] = render(object, &RenderInputs { accepted_paths, ..RenderInputs::default() }).services;
         assert!(headless.annotations().is_empty());
         service.annotations().get("hedgerow.dev/route").cloned()
     };
-    assert_eq!(route(&["/orders"]).as_deref(), Some(r#"{"grpc":false,"paths":["/orders"]}"#));
-    assert_eq!(route(&[]), None);
+    assert_eq!(route(&plain, &["/orders"]).as_deref(), Some(r#"{"grpc":false,"paths":["/orders"]}"#));
+    assert_eq!(route(&plain, &[]), None);
+    let keyed = json!({ "image": "orders:1.0", "route": { "paths": ["/orders"], "idempotencyKeys": ["/orders"] } });
+    let expected = r#"{"grpc":false,"idempotencyKeys":["/orders"],"paths":["/orders"]}"#;
+    assert_eq!(route(&object(&keyed), &["/orders"]).as_deref(), Some(expected));
 }
 
 fn named(name: &str, spec: &Value) -> Microservice {

@@ -1,7 +1,7 @@
 //! `GET`, `PATCH` and `DELETE /users/{id}`.
 
 use axum::extract::State;
-use chassis::{Fields, FromFields, IfMatch, Json, Path, Tagged};
+use chassis::{Fields, FromFields, Json, Path, Preconditions, Tagged};
 use http::StatusCode;
 use sqlx::PgConnection;
 use utoipa::ToSchema;
@@ -57,10 +57,7 @@ pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> R
     path = "/users/{id}",
     operation_id = "patchUser",
     tag = "users",
-    params(
-        ("id" = Uuid, Path, description = "The user's id."),
-        ("if-match" = Option<String>, Header, description = "Only proceed if the user's `ETag` is one of these."),
-    ),
+    params(("id" = Uuid, Path, description = "The user's id."), Preconditions),
     request_body(
         description = "The attributes to change; omitted ones keep their values.",
         content((UserPatch = "application/merge-patch+json"), (UserPatch = "application/json")),
@@ -71,19 +68,18 @@ pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> R
         )),
         (status = NOT_FOUND, description = "The user does not exist."),
         (status = CONFLICT, description = "Another user has this email."),
-        (status = PRECONDITION_FAILED, description = "The user has a different version."),
     ),
 )]
 pub(super) async fn patch(
     State(users): State<Users>,
     Path(id): Path<String>,
-    if_match: IfMatch,
+    preconditions: Preconditions,
     Json(patch): Json<UserPatch>,
 ) -> Result<Tagged<User>, Error> {
     let id = id.parse()?;
     let UserPatch { name, email } = &patch;
     let update = async |connection: &mut PgConnection| {
-        store::update(connection, id, name.as_ref(), email.as_ref(), &if_match).await
+        store::update(connection, id, name.as_ref(), email.as_ref(), &preconditions).await
     };
     let updated = users.database.run(update).await.map_err(|failure| {
         if store::is_email_taken(failure.error()) { Error::EmailTaken } else { Error::from_write(failure) }
@@ -98,23 +94,19 @@ pub(super) async fn patch(
     path = "/users/{id}",
     operation_id = "deleteUser",
     tag = "users",
-    params(
-        ("id" = Uuid, Path, description = "The user's id."),
-        ("if-match" = Option<String>, Header, description = "Only proceed if the user's `ETag` is one of these."),
-    ),
+    params(("id" = Uuid, Path, description = "The user's id."), Preconditions),
     responses(
         (status = NO_CONTENT, description = "The user was deleted."),
         (status = NOT_FOUND, description = "The user does not exist."),
-        (status = PRECONDITION_FAILED, description = "The user has a different version."),
     ),
 )]
 pub(super) async fn delete(
     State(users): State<Users>,
     Path(id): Path<String>,
-    if_match: IfMatch,
+    preconditions: Preconditions,
 ) -> Result<StatusCode, Error> {
     let id = id.parse()?;
-    let deleted = users.database.run(async |connection| store::delete(connection, id, &if_match).await).await;
+    let deleted = users.database.run(async |connection| store::delete(connection, id, &preconditions).await).await;
     if deleted.map_err(Error::from_write)? {
         Ok(StatusCode::NO_CONTENT)
     } else {

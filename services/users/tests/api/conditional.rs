@@ -1,4 +1,4 @@
-//! `If-Match` on `PATCH` and `DELETE /users/{id}` (RFC 9110, section 13.1.1).
+//! `If-Match` and `If-None-Match` on `/users/{id}` (RFC 9110, section 13).
 
 use reqwest::Method;
 use serde_json::json;
@@ -43,20 +43,49 @@ async fn a_star_or_a_list_with_the_current_etag_allows_a_change(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
-async fn stale_weak_and_malformed_etags_allow_no_change(pool: PgPool) {
+async fn stale_and_weak_etags_allow_no_change(pool: PgPool) {
     let app = start(&pool).await;
     let ada = create(&app, "Ada", "ada@example.com").await;
     let etag = app.get(&path(&ada)).await.etag();
     let weak = format!("W/{etag}");
-    let bare = etag.trim_matches('"').to_owned();
-    for tag in
-        [weak.as_str(), &bare, "", ",", "\"999\"", "\"-1\"", "\"99999999999999999999\"", "\"", "x", "\"x\",W/\"y\""]
-    {
+    for tag in [weak.as_str(), "", ",", "\"999\"", "\"-1\"", "\"99999999999999999999\"", "\"x\",W/\"y\""] {
         patch_if(&app, &path(&ada), tag, "Eve").await.problem(412);
         delete_if(&app, &path(&ada), tag).await.problem(412);
     }
     let found = app.get(&path(&ada)).await;
     assert_eq!((found.json(200), found.etag()), (ada, etag));
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn malformed_conditions_are_400(pool: PgPool) {
+    let app = start(&pool).await;
+    let ada = create(&app, "Ada", "ada@example.com").await;
+    let etag = app.get(&path(&ada)).await.etag();
+    for tags in ["\"x\", *", &format!("{etag}, *"), etag.trim_matches('"'), "\"", "x"] {
+        patch_if(&app, &path(&ada), tags, "Eve").await.problem(400);
+        delete_if(&app, &path(&ada), tags).await.problem(400);
+        app.send(app.request(Method::GET, &path(&ada)).header("if-match", tags)).await.problem(400);
+    }
+    assert_eq!(app.get(&path(&ada)).await.json(200), ada);
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn if_none_match_is_304_or_refuses_the_change(pool: PgPool) {
+    let app = start(&pool).await;
+    let ada = create(&app, "Ada", "ada@example.com").await;
+    let etag = app.get(&path(&ada)).await.etag();
+    let send = async |method: Method, tags: &str| {
+        app.send(app.request(method, &path(&ada)).header("if-none-match", tags).json(&json!({"name": "Eve"}))).await
+    };
+    for tags in ["*", &etag, &format!("\"x\", W/{etag}")] {
+        let unchanged = send(Method::GET, tags).await;
+        assert_eq!((unchanged.status, unchanged.etag()), (304, etag.clone()));
+        send(Method::PATCH, tags).await.problem(412);
+        send(Method::DELETE, tags).await.problem(412);
+    }
+    assert_eq!(send(Method::GET, "\"x\"").await.json(200), ada);
+    assert_eq!(send(Method::PATCH, "\"x\"").await.json(200)["name"], "Eve");
+    assert_eq!(send(Method::DELETE, &etag).await.status, 204);
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]

@@ -3,6 +3,10 @@
 use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::PgPool;
+use test_support::{
+    app::join_all,
+    process::{TIMEOUT, eventually},
+};
 use uuid::Uuid;
 
 use crate::{create, id, path, start};
@@ -87,4 +91,35 @@ async fn a_user_is_created_read_listed_updated_and_deleted(pool: PgPool) {
     app.get(&path(&bob)).await.problem(404);
     app.delete(&path(&bob)).await.problem(404);
     assert_eq!(app.get("/users").await.rows(), [changed]);
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn long_wishlists_share_no_large_statement(pool: PgPool) {
+    let limit = "CREATE FUNCTION limit_rows() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN IF (SELECT count(*) FROM added) > 2000 THEN RAISE 'too many'; END IF; RETURN NULL; END $$;
+         CREATE TRIGGER limit_rows AFTER INSERT ON wishlist REFERENCING NEW TABLE AS added
+             EXECUTE FUNCTION limit_rows()";
+    sqlx::raw_sql(limit).execute(&pool).await.expect("a trigger");
+    let app = start(&pool).await;
+    let products: Vec<String> = (0..200).map(|number| format!("p{number}")).collect();
+    let mut lock = pool.begin().await.expect("a transaction");
+    sqlx::query("LOCK TABLE users IN SHARE MODE").execute(&mut *lock).await.expect("locked");
+    let creations = join_all((0..24).map(|number| {
+        let body = json!({"name": "Ada", "email": format!("{number}@example.com"), "wishlist": products});
+        let app = &app;
+        async move { app.post("/users", &body).await }
+    }));
+    let open = async {
+        eventually("all requests are in flight", TIMEOUT, async || {
+            app.admin("/metrics").await.text().contains("\nhttp_requests_in_flight 24\n").then_some(())
+        })
+        .await;
+        lock.rollback().await.expect("unlocked");
+    };
+    let (created, ()) = tokio::join!(creations, open);
+    for (number, response) in created.iter().enumerate() {
+        let user = response.json(201);
+        assert_eq!(user["email"], format!("{number}@example.com"), "in order");
+        assert_eq!(user["wishlist"]["items"].as_array().map(Vec::len), Some(200));
+    }
 }

@@ -11,6 +11,7 @@ mod observed;
 mod outage;
 mod parameters;
 mod patch;
+mod plans;
 mod wire;
 mod wishlist;
 

@@ -33,26 +33,37 @@ pub(super) struct Hosts(Vec<Host>);
 
 struct Host {
     authority: Authority,
+    /// The addresses of the last lookup that succeeded. DNS may be down, and each endpoint detects its own failure.
+    addresses: Vec<SocketAddr>,
     log: HostLog,
 }
 
 impl Hosts {
     pub(super) fn new(peer: &'static str, url: PeerUrl) -> Self {
-        Self(url.0.into_iter().map(|authority| Host { authority, log: HostLog::new(peer) }).collect())
+        let host = |authority| Host { authority, addresses: Vec::new(), log: HostLog::new(peer) };
+        Self(url.0.into_iter().map(host).collect())
     }
 
-    /// Resolves the hosts. Returns all addresses, each with its authority. Hosts that do not resolve are skipped.
+    /// Resolves the hosts. Returns all addresses, each with its authority. A host that does not resolve keeps its last
+    /// addresses.
     pub(super) async fn resolve(&mut self) -> BTreeMap<SocketAddr, Authority> {
-        join_all(self.0.iter_mut().map(Host::look_up)).await.into_iter().flatten().collect()
+        join_all(self.0.iter_mut().map(Host::look_up)).await;
+        let pairs = |host: &Host| {
+            let authority = host.authority.clone();
+            host.addresses.clone().into_iter().map(move |address| (address, authority.clone()))
+        };
+        self.0.iter().flat_map(pairs).collect()
     }
 }
 
 impl Host {
-    async fn look_up(&mut self) -> Vec<(SocketAddr, Authority)> {
+    async fn look_up(&mut self) {
         let found = time::timeout(LOOKUP_TIMEOUT, net::lookup_host(self.authority.as_str())).await;
         let found = found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         self.log.log(&self.authority, &found);
-        found.into_iter().flatten().map(|address| (address, self.authority.clone())).collect()
+        if let Ok(found) = found {
+            self.addresses = found.collect();
+        }
     }
 }
 
@@ -86,5 +97,17 @@ mod tests {
         let found = Hosts::new("peer", url).resolve().await;
         let found: Vec<_> = found.into_keys().map(|address| address.to_string()).collect();
         assert_eq!(found, ["127.0.0.1:1", "127.0.0.2:3"]);
+    }
+
+    #[tokio::test]
+    async fn a_host_that_stops_resolving_keeps_its_addresses() {
+        let url: PeerUrl = "http://127.0.0.1:1,127.0.0.2:2".parse().expect("a URL");
+        let mut hosts = Hosts::new("peer", url);
+        let both = hosts.resolve().await.into_keys().collect::<Vec<_>>();
+        hosts.0[1].authority = Authority::from_static("no-such-host.invalid:2");
+        assert_eq!(hosts.resolve().await.into_keys().collect::<Vec<_>>(), both);
+        hosts.0[1].authority = Authority::from_static("127.0.0.3:2");
+        let moved = hosts.resolve().await.into_keys().map(|address| address.to_string()).collect::<Vec<_>>();
+        assert_eq!(moved, ["127.0.0.1:1", "127.0.0.3:2"]);
     }
 }

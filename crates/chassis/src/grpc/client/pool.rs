@@ -118,19 +118,16 @@ impl Pool {
         others.any(|member| matches!(member.endpoint.state(), State::Ready(_)))
     }
 
-    /// Updates the endpoints to the resolved addresses. If there are none, the known endpoints are kept: DNS may be
-    /// down, and each endpoint detects its own failure.
+    /// Updates the endpoints to the resolved addresses.
     fn update(&self, found: BTreeMap<SocketAddr, Authority>) {
         let mut members = self.members();
         members.resolved = true;
-        if !found.is_empty() {
-            members.endpoints.retain(|member| found.contains_key(&member.endpoint.address));
-            for (address, authority) in found {
-                if members.endpoints.iter().all(|member| member.endpoint.address != address) {
-                    let endpoint = Arc::new(Endpoint::new(address, authority));
-                    let keeper = tokio::spawn(endpoint.clone().keep(self.peer, self.signals.clone()));
-                    members.endpoints.push(Member { endpoint, _keeper: AbortOnDropHandle::new(keeper) });
-                }
+        members.endpoints.retain(|member| found.contains_key(&member.endpoint.address));
+        for (address, authority) in found {
+            if members.endpoints.iter().all(|member| member.endpoint.address != address) {
+                let endpoint = Arc::new(Endpoint::new(address, authority));
+                let keeper = tokio::spawn(endpoint.clone().keep(self.peer, self.signals.clone()));
+                members.endpoints.push(Member { endpoint, _keeper: AbortOnDropHandle::new(keeper) });
             }
         }
         drop(members);
@@ -208,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn follows_dns_and_keeps_endpoints_if_it_returns_none() {
+    async fn endpoints_follow_the_resolved_addresses() {
         let signals = Arc::new(Signals { changed: watch::channel(()).0, failed: Notify::new() });
         let pool = Pool { peer: "peer", members: Mutex::default(), signals, turn: AtomicUsize::new(0) };
         pool.update(found(&["127.0.0.1:1", "127.0.0.1:2"]));
@@ -217,8 +214,6 @@ mod tests {
         pool.update(found(&["127.0.0.1:2", "127.0.0.1:3"]));
         assert_eq!(known(&pool), ["127.0.0.1:2", "127.0.0.1:3"]);
         assert!(Arc::ptr_eq(&kept, &pool.members().endpoints[0].endpoint), "its connection is kept");
-        pool.update(BTreeMap::new());
-        assert_eq!(known(&pool), ["127.0.0.1:2", "127.0.0.1:3"]);
     }
 
     #[tokio::test]

@@ -15,6 +15,45 @@ async fn a_client_that_never_opens_its_window_is_disconnected() {
     server.stop().await;
 }
 
+/// Long before the connection reaches its maximum age, and without an effect on other streams.
+#[tokio::test]
+async fn a_stream_whose_client_reads_nothing_is_reset() {
+    let server = server_with(TIMEOUTS).await;
+    for window in [0_u32, 1, 70_000] {
+        let mut connection = server.connect().await;
+        let settings = [&[0, 4][..], &window.to_be_bytes()].concat();
+        let large = frame(HEADERS, 0b101, 3, b"\x82\x86\x04\x06/large\x41\x04test");
+        let wait = frame(HEADERS, 0b101, 1, b"\x82\x86\x04\x05/wait\x41\x04test");
+        let sent = [PREFACE.as_bytes(), &frame(SETTINGS, 0, 0, &settings), &wait, &large].concat();
+        connection.send(sent).await.expect("sent");
+        server.waiting.notified().await;
+        receives(&mut connection, RST_STREAM, 1).await;
+        server.go.notify_one();
+        receives(&mut connection, HEADERS, 2).await;
+    }
+    server.stop().await;
+}
+
+/// Waits until frames of a type have been received.
+async fn receives(connection: &mut Raw, kind: u8, count: usize) {
+    eventually("frames are received", TIMEOUT, async || {
+        let _ = time::timeout(Duration::from_millis(10), connection.closed()).await;
+        let received = kinds(connection.rest());
+        (received.into_iter().filter(|received| *received == kind).count() >= count).then_some(())
+    })
+    .await;
+}
+
+/// It takes no more room than its client has given.
+#[tokio::test]
+async fn a_response_that_just_fits_the_window_is_complete() {
+    let server = server_with(TIMEOUTS).await;
+    let (mut sender, _connection) = server.http_2_with_window(Some(u32::try_from(LARGE).expect("short"))).await;
+    let response = sender.send_request(request("/large")).await.expect("a response head");
+    assert_eq!(text(response).await.len(), LARGE);
+    server.stop().await;
+}
+
 /// A stream of events may be silent for hours.
 #[tokio::test]
 async fn a_stream_that_waits_for_the_service_outlives_the_max_age() {
@@ -111,20 +150,46 @@ fn kinds(mut bytes: &[u8]) -> Vec<u8> {
     kinds
 }
 
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+
+/// A request: GET, http, / and the authority (RFC 7541, appendix A and section 6.2).
+fn get(stream: u32) -> Vec<u8> {
+    frame(HEADERS, 0b101, stream, b"\x82\x86\x84\x41\x04test")
+}
+
+/// Requests that are reset at once.
+fn resets(streams: std::ops::Range<u32>) -> Vec<u8> {
+    let reset = |stream| [get(stream), frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat();
+    streams.step_by(2).flat_map(reset).collect()
+}
+
+/// A proxy closes it, as each may cost the service behind it a connection.
+#[tokio::test]
+async fn a_connection_on_which_most_streams_are_reset_is_closed() {
+    let server = server_of(super::super::Server::default().strict()).await;
+    let mut connection = server.connect().await;
+    connection.send([PREFACE.as_bytes(), &frame(SETTINGS, 0, 0, b"")].concat()).await.expect("sent");
+    let mut next = 1;
+    eventually("the connection is closed", TIMEOUT, async || {
+        let streams = next..next + 100;
+        next = streams.end + 1;
+        let is_sent = connection.send(resets(streams)).await.is_ok();
+        let closed = time::timeout(Duration::from_millis(10), connection.closed()).await;
+        (!is_sent || closed.is_ok()).then_some(())
+    })
+    .await;
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn streams_that_are_reset_at_once_do_not_close_the_connection() {
-    const HEADERS: u8 = 1;
-    const RST_STREAM: u8 = 3;
-    const SETTINGS: u8 = 4;
-    const GOAWAY: u8 = 7;
     let server = server().await;
     let mut connection = server.connect().await;
-    // GET, http, / and the authority (RFC 7541, appendix A and section 6.2).
-    let get = |stream| frame(HEADERS, 0b101, stream, b"\x82\x86\x84\x41\x04test");
     let mut sent = [PREFACE.as_bytes(), &frame(SETTINGS, 0, 0, b"")].concat();
-    for stream in (1..200).step_by(2) {
-        sent.extend([get(stream), frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat());
-    }
+    sent.extend(resets(1..200));
     sent.extend(get(201));
     connection.send(sent).await.expect("sent");
     let frames = eventually("a response", TIMEOUT, async || {

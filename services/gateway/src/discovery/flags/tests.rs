@@ -8,12 +8,16 @@ fn parse(text: &str) -> Result<Vec<RouteFlag>, String> {
 
 #[test]
 fn one_value_holds_one_or_several_routes() {
-    let routes = parse("users:/users/=http://127.0.0.1:8081 \n inventory:/inventory,/reservations=http://a:1,http://[::1]:2/,grpc://b:3")
+    let routes = parse("users:/users/=http://127.0.0.1:8081 \n inventory:/inventory,/reservations=http://a:1,http://[::1]:2/,grpc://b:3,idempotency-keys:/reservations/")
         .expect("routes");
     assert_eq!(routes[0].paths, ["/users"]);
     assert_eq!((routes[0].name.as_str(), routes[1].name.as_str()), ("users", "inventory"));
     assert_eq!(routes[1].paths, ["/inventory", "/reservations"]);
     assert_eq!((routes[1].http.len(), routes[1].grpc.len()), (2, 1));
+    assert_eq!(
+        (&*routes[0].idempotency_keys, &*routes[1].idempotency_keys),
+        (&[][..], &["/reservations".to_owned()][..])
+    );
     assert_eq!(parse("").expect("no routes"), []);
 }
 
@@ -38,6 +42,8 @@ fn errors_say_what_is_wrong_with_a_route() {
         ("users:/users=http://a:1/b", "invalid URL"),
         ("users:/users=http://x@a:1", "invalid URL"),
         ("users:/users=grpc://a:1", "has no http://"),
+        ("users:/users=http://a:1,idempotency-keys:users", "invalid path"),
+        ("users:/users=idempotency-keys:/users", "has no http://"),
     ] {
         let error = parse(text).expect_err(text);
         assert!(error.contains(expected) && !error.contains('\n'), "{text}: {error}");

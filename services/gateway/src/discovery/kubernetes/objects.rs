@@ -55,6 +55,7 @@ fn parse_route(annotation: &str) -> Result<RouteAnnotation, String> {
     let mut route: RouteAnnotation = serde_json::from_str(annotation).map_err(|error| error.to_string())?;
     let path = |path: &String| normalize(path).ok_or_else(|| format!("invalid path {path:?}"));
     route.paths = route.paths.iter().map(path).collect::<Result<_, _>>()?;
+    route.idempotency_keys = route.idempotency_keys.iter().map(path).collect::<Result<_, _>>()?;
     route.paths.sort_unstable();
     route.paths.dedup();
     if route.paths.is_empty() { Err("paths is empty".to_owned()) } else { Ok(route) }

@@ -128,7 +128,8 @@ fn view(claims: &BTreeMap<String, Claim>, slices: &BTreeMap<String, Slice>) -> V
             let slices = slices_of.get(name).map_or(&[][..], Vec::as_slice);
             let http = usable(slices.iter().flat_map(|slice| &slice.http));
             let grpc = route.grpc.then(|| usable(slices.iter().flat_map(|slice| &slice.grpc)));
-            services.push(Service { name: name.to_owned(), paths, http, grpc });
+            let idempotency_keys = route.idempotency_keys.clone();
+            services.push(Service { name: name.to_owned(), paths, http, grpc, idempotency_keys });
         }
     }
     services.sort_unstable_by(|one, other| one.name.cmp(&other.name));

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     discovery::Service,
     openapi::{
+        budget::{Budget, memory_of},
         fetch::DocumentError,
         paths::owner,
         references::{Key, Reference, component, decode, visit},
@@ -35,7 +36,12 @@ pub(super) struct Component {
 
 impl Fragment {
     /// Reduces a document to the paths that are routed to its service.
-    pub(super) fn new(services: &[Service], service: &Service, mut document: Value) -> Result<Self, DocumentError> {
+    pub(super) fn new(
+        services: &[Service],
+        service: &Service,
+        mut document: Value,
+        budget: &mut Budget,
+    ) -> Result<Self, DocumentError> {
         let version = document["openapi"].as_str().unwrap_or_default();
         if version.starts_with("3.0.") {
             upgrade(&mut document);
@@ -44,13 +50,15 @@ impl Fragment {
         }
         let base = base_path(&document);
         let security = document["security"].take();
+        let security_size = memory_of(security.to_string().as_bytes());
         let Value::Object(paths) = document["paths"].take() else { return Err(DocumentError::NotOpenApi) };
         let mut fragment =
             Self { service: service.name.clone(), tags: Vec::new(), paths: Map::new(), components: BTreeMap::new() };
         for (path, mut item) in paths {
+            budget.take(2 * base.len())?;
             let path = format!("{base}{path}");
             if owner(services, &path) == Some(service.name.as_str()) {
-                make_self_contained(&mut item, &security).ok_or(DocumentError::NotOpenApi)?;
+                make_self_contained(&mut item, &security, security_size, budget)?;
                 fragment.paths.insert(path, item);
             }
         }
@@ -133,16 +141,22 @@ fn base_path(document: &Value) -> String {
 }
 
 /// Prepares a path item for another document: its operations get the document's security requirements, and server URLs
-/// are removed. Returns `None` if the item is not an object.
-fn make_self_contained(item: &mut Value, security: &Value) -> Option<()> {
-    item.as_object_mut()?.remove("servers");
+/// are removed.
+fn make_self_contained(
+    item: &mut Value,
+    security: &Value,
+    size: usize,
+    budget: &mut Budget,
+) -> Result<(), DocumentError> {
+    item.as_object_mut().ok_or(DocumentError::NotOpenApi)?.remove("servers");
     for operation in operations(item) {
         operation.remove("servers");
-        if security.is_array() {
-            operation.entry("security").or_insert_with(|| security.clone());
+        if security.is_array() && !operation.contains_key("security") {
+            budget.take(size)?;
+            operation.insert("security".to_owned(), security.clone());
         }
     }
-    Some(())
+    Ok(())
 }
 
 /// The components that a value refers to. Fails if a reference would not resolve in the merged document.
@@ -157,8 +171,9 @@ fn references(value: &mut Value, document: &Value) -> Result<BTreeSet<Key>, Docu
                 all_resolve &= target.is_some();
                 keys.insert((section, name));
             }
-            // Absolute URLs still resolve. Relative ones would be relative to the gateway, which has no such files.
-            None => all_resolve &= pointer.contains("://"),
+            // Relative URLs would be relative to the gateway, which has no such files. Absolute ones would have those
+            // who read the document fetch what a service chooses, from inside their network.
+            None => all_resolve = false,
         },
         Reference::Scheme(scheme) => {
             keys.insert(("securitySchemes".to_owned(), scheme.clone()));

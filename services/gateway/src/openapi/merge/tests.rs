@@ -13,6 +13,7 @@ fn service(name: &str, paths: &[&str]) -> Service {
         paths: paths.iter().map(|path| (*path).to_owned()).collect(),
         http: Vec::new(),
         grpc: None,
+        idempotency_keys: Vec::new(),
     }
 }
 
@@ -27,9 +28,14 @@ fn document(paths: &Value, schemas: &Value) -> Value {
     json!({"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": schemas}})
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "a function for `map`")]
+fn text(document: Value) -> Bytes {
+    document.to_string().into()
+}
+
 /// Merges, and checks what holds for every merged document.
 fn merged(services: &[Service], documents: Vec<Result<Value, DocumentError>>) -> Value {
-    let document = merge(services, documents);
+    let document = merge(services, documents.into_iter().map(|document| document.map(text)));
     assert_references_resolve(&document, &document);
     let operations = document["paths"].as_object().expect("paths").values();
     let operations: Vec<_> = operations.flat_map(|item| item.as_object().expect("a path").values()).collect();
@@ -153,8 +159,8 @@ fn services_without_a_usable_document_are_listed_with_a_reason() {
         Ok(json!({"openapi": "3.1.0", "paths": {"/strange": "no object"}})),
         Ok(json!({"swagger": "2.0", "paths": {}})),
     ];
-    let document = merge(&services, documents);
-    assert_eq!(keys(&document["paths"]), ["/external", "/good"]);
+    let document = merge(&services, documents.into_iter().map(|document| document.map(text)));
+    assert_eq!(keys(&document["paths"]), ["/good"]);
     let unavailable = document["x-hedgerow-unavailable"].as_array().expect("a list");
     let unavailable: Vec<_> = unavailable
         .iter()
@@ -166,6 +172,7 @@ fn services_without_a_usable_document_are_listed_with_a_reason() {
         ("absent", DocumentError::NotFetched),
         ("dangling", DocumentError::Dangling),
         ("deep", DocumentError::Dangling),
+        ("external", DocumentError::Dangling),
         ("odd", DocumentError::NothingRouted),
         ("relative", DocumentError::Dangling),
         ("scheme", DocumentError::Dangling),
@@ -175,6 +182,42 @@ fn services_without_a_usable_document_are_listed_with_a_reason() {
     assert_eq!(unavailable, expected.map(|(service, error)| (service, error.to_string())));
     let description = document["info"]["description"].as_str().expect("text");
     assert!(description.contains("**absent**: document could not be fetched"), "{description}");
+}
+
+#[test]
+fn a_small_document_that_would_become_large_is_left_out() {
+    let services = [service("bomb", &["/bomb"]), service("good", &["/good"])];
+    let paths = |count: usize, item: &Value| {
+        let paths = (0..count).map(|number| (format!("/bomb/{number}"), item.clone()));
+        document(&Value::Object(paths.collect()), &json!({}))
+    };
+    let mut long_base = paths(5000, &json!({"get": {}}));
+    long_base["servers"] = json!([{"url": format!("/bomb{}", "/x".repeat(25_000))}]);
+    let mut long_security = paths(5000, &json!({"get": {}, "put": {}}));
+    long_security["security"] = vec![json!({}); 50_000].into();
+    let small_objects = document(&json!({"/bomb": {"get": {}, "x-bomb": vec![json!({"": 0}); 400_000]}}), &json!({}));
+    for bomb in [long_base, long_security, small_objects] {
+        let bomb = text(bomb);
+        assert!(bomb.len() < 4 * 1024 * 1024);
+        let good = text(document(&json!({"/good": {"get": {}}}), &json!({})));
+        let document = merge(&services, [Ok(bomb), Ok(good)]);
+        assert_eq!(keys(&document["paths"]), ["/good"]);
+        let reason = DocumentError::TooMuchMemory.to_string();
+        assert_eq!(document["x-hedgerow-unavailable"], json!([{"service": "bomb", "reason": reason}]));
+    }
+}
+
+/// A large document of the usual kind is not mistaken for one.
+#[test]
+fn a_document_of_a_thousand_operations_is_merged() {
+    let schema = json!({"type": "object", "properties": {"id": {"type": "string", "format": "uuid"}}});
+    let names: Vec<String> = (0..500).map(|number| format!("Item{number}")).collect();
+    let schemas = names.iter().map(|name| (name.clone(), schema.clone())).collect();
+    let item = |name: &String| (format!("/a/{name}"), json!({"get": operation(name), "put": operation(name)}));
+    let mut given = document(&Value::Object(names.iter().map(item).collect()), &Value::Object(schemas));
+    given["components"]["securitySchemes"] = json!({"login": {"type": "http", "scheme": "basic"}});
+    given["security"] = json!([{"login": []}]);
+    assert_eq!(keys(&merged(&[service("a", &["/a"])], vec![Ok(given)])["paths"]).len(), 500);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{
     cell::RefCell,
     error::Error,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -13,6 +13,8 @@ use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::sync::OwnedSemaphorePermit;
+
+use crate::policy::header_filter::strip_trailers;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -46,10 +48,16 @@ where
     type Error = BoxError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match self.project() {
+        let mut frame = ready!(match self.project() {
             Projected::Plain { body } => body.poll_frame(cx).map_err(Into::into),
             Projected::Gzip { body } => body.poll_frame(cx),
+        });
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            strip_trailers(trailers);
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

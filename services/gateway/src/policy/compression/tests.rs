@@ -63,7 +63,7 @@ fn headers(lines: Lines) -> HeaderMap {
 }
 
 fn compression() -> Compression {
-    Compression::new(&CompressionArgs { compression: true })
+    Compression::new(&CompressionArgs { compression: true, compress_credentialed: false })
 }
 
 fn apply(request: &[(&str, &str)], status: u16, response: &[(&str, &str)], body: Pieces) -> (Parts, Body<Pieces>) {
@@ -224,7 +224,7 @@ fn an_existing_vary_header_is_not_duplicated() {
 
 #[test]
 fn compression_can_be_disabled() {
-    let disabled = Compression::new(&CompressionArgs { compression: false });
+    let disabled = Compression::new(&CompressionArgs { compression: false, compress_credentialed: false });
     let mut parts = Response::new(()).into_parts().0;
     parts.headers = headers(&[JSON]);
     let body = disabled.apply(false, &disabled.accepted(&headers(&[GZIP])), &mut parts, whole(long()));
@@ -257,4 +257,27 @@ fn the_number_of_concurrent_compressions_is_limited() {
     assert!(is_gzip(&respond().0));
     bodies.truncate(1);
     assert!(is_gzip(&respond().0));
+}
+
+/// Otherwise the compressed length reveals secrets (BREACH).
+#[test]
+fn responses_that_depend_on_credentials_are_not_compressed() {
+    let asked = Compression::new(&CompressionArgs { compression: true, compress_credentialed: true });
+    for (request, response) in [
+        (&[("authorization", "Bearer x")][..], &[][..]),
+        (&[("cookie", "session=1")], &[]),
+        (&[], &[("set-cookie", "session=1")]),
+        (&[], &[("vary", "Accept, Cookie")]),
+        (&[], &[("vary", "authorization")]),
+        (&[], &[("cache-control", "private, max-age=60")]),
+    ] {
+        let (request, response) = ([request, &[GZIP]].concat(), [response, &[JSON]].concat());
+        let (parts, body) = apply(&request, 200, &response, whole(long()));
+        assert!(!is_gzip(&body), "{request:?} {response:?}");
+        assert!(has_token(&parts.headers, &header::VARY, "accept-encoding"), "{request:?} {response:?}");
+        let mut parts = Response::new(()).into_parts().0;
+        parts.headers = headers(&response);
+        let body = asked.apply(false, &asked.accepted(&headers(&request)), &mut parts, whole(long()));
+        assert!(is_gzip(&body), "{request:?} {response:?}");
+    }
 }

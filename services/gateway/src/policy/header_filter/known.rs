@@ -41,17 +41,23 @@ names! {
     IDENTITY, is_named_identity, is, [
         "cf-connecting-ip",
         "cf-connecting-ipv6",
+        // RFC 9440.
+        "client-cert",
+        "client-cert-chain",
         "client-ip",
+        "do-connecting-ip",
         "fastly-client-ip",
         "fly-client-ip",
         "forwarded",
         "front-end-https",
         "http-client-ip",
         "http-x-forwarded-for",
+        "incap-client-ip",
         "proxy-client-ip",
         "true-client-ip",
         "wl-proxy-client-ip",
         "x-apigateway-api-userinfo",
+        "x-arr-clientcert",
         "x-azure-clientip",
         "x-azure-socketip",
         "x-client-dn",
@@ -79,9 +85,12 @@ names! {
     #[cfg(test)]
     IDENTITY_PREFIXES, has_identity_prefix, prefix, [
         "cf-access-",
+        "cloudfront-viewer-",
         "remote-",
         "ssl-client-",
+        "x-amzn-mtls-",
         "x-amzn-oidc-",
+        "x-appengine-",
         "x-auth-",
         "x-authenticated-",
         "x-authentik-",
@@ -166,6 +175,33 @@ names! {
     ]
 }
 
+names! {
+    /// Headers that must not be trailers, because they concern framing, routing, authentication, caching or how the
+    /// content is processed (RFC 9110, section 6.5.1). Hop-by-hop headers are not repeated here.
+    #[cfg(test)]
+    FORBIDDEN_TRAILERS, is_forbidden_trailer, is, [
+        "age",
+        "authorization",
+        "cache-control",
+        "content-encoding",
+        "content-length",
+        "content-range",
+        "content-security-policy",
+        "content-type",
+        "cookie",
+        "expires",
+        "host",
+        "location",
+        "retry-after",
+        "set-cookie",
+        "strict-transport-security",
+        "trailer",
+        "vary",
+        "www-authenticate",
+        "x-request-id",
+    ]
+}
+
 pub(super) fn is_identity(name: &str) -> bool {
     may_be_listed(name)
         && (is_named_identity(name) || (has_identity_prefix(name) && !IDENTITY_EXCEPTIONS.contains(&name)))
@@ -173,7 +209,7 @@ pub(super) fn is_identity(name: &str) -> bool {
 
 /// Whether a name may be in the lists of hop-by-hop and identity headers. The first letter rules out most headers.
 pub(super) fn may_be_listed(name: &str) -> bool {
-    matches!(name.as_bytes().first(), Some(b'c' | b'f' | b'h' | b'k' | b'p' | b'r' | b's' | b't' | b'u' | b'w' | b'x'))
+    matches!(name.as_bytes().first(), Some(b'c'..=b'd' | b'f' | b'h'..=b'i' | b'k' | b'p' | b'r'..=b'u' | b'w'..=b'x'))
 }
 
 pub(super) fn is_end_to_end(name: &str) -> bool {

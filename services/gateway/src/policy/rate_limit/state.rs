@@ -3,10 +3,12 @@
 use std::{
     collections::{HashMap, hash_map::RandomState},
     hash::BuildHasher,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
+
+use crate::policy::client::network;
 
 /// Shards with a lock each, so that threads seldom wait for each other.
 const SHARDS: usize = 16;
@@ -84,14 +86,6 @@ impl KeyedState {
         let result = update(&mut tat);
         shard.young.insert(key, tat);
         result
-    }
-}
-
-/// The network that counts as one client. For IPv6 it is a /64, since every customer has at least one.
-fn network(client: IpAddr) -> u128 {
-    match client {
-        IpAddr::V4(address) => address.to_ipv6_mapped().into(),
-        IpAddr::V6(address) => u128::from(address) & u128::from(Ipv6Addr::new(!0, !0, !0, !0, 0, 0, 0, 0)),
     }
 }
 

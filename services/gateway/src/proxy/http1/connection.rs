@@ -33,9 +33,14 @@ use crate::proxy::{
     replayable_body::{RequestBodyError, UpstreamBody},
 };
 
-/// How much is read at once, in bytes: at first, and at most, while the endpoint keeps the socket full.
+/// How much is read at once, in bytes: at first, and at most, while the endpoint keeps the socket full. A client that
+/// reads slowly costs the gateway up to four times as much.
 const MIN_READ: usize = 8 * 1024;
-const MAX_READ: usize = 128 * 1024;
+const MAX_READ: usize = 16 * 1024;
+
+/// With less room than this in the buffer, another one is allocated. Small pieces of a response share a buffer, so that
+/// each does not keep one of its own from being freed.
+const MIN_ROOM: usize = 2 * 1024;
 
 pub(in crate::proxy) struct Connection {
     stream: TcpStream,
@@ -45,6 +50,8 @@ pub(in crate::proxy) struct Connection {
     next_read: usize,
     /// The request, until all of it is sent.
     request: Option<Box<RequestWriter>>,
+    /// The length of the interim responses so far.
+    interim: usize,
     /// How much of the response body is still to come.
     remaining: Remaining,
     /// Whether another request may follow.
@@ -59,6 +66,7 @@ impl Connection {
             read: BytesMut::new(),
             next_read: MIN_READ,
             request: None,
+            interim: 0,
             remaining: Remaining::None,
             keep_alive: true,
             timer: ReusableTimer::new(Instant::now() + timeout),
@@ -86,7 +94,7 @@ impl Connection {
     ) -> Result<response::Parts, SendError> {
         let request = RequestWriter::new(head, body);
         self.keep_alive &= !request.closes_connection();
-        self.request = Some(Box::new(request));
+        (self.request, self.interim) = (Some(Box::new(request)), 0);
         // Most requests are sent at once, and need not read the clock again.
         let (mut deadline, mut was_sending) = (deadlines.head, false);
         poll_fn(|cx| {
@@ -159,6 +167,10 @@ impl Connection {
                 found = Some(head);
                 break;
             }
+            self.interim += end;
+            if self.interim > parser::MAX_HEAD {
+                return Poll::Ready(Err(Error::Protocol("too many interim responses")));
+            }
         }
         if self.read.is_empty() {
             self.read = BytesMut::from(&read[length..]);
@@ -187,7 +199,9 @@ impl Connection {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
-        self.read.reserve(self.next_read);
+        if self.read.capacity() - self.read.len() < MIN_ROOM {
+            self.read.reserve(self.next_read);
+        }
         let count = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.read))?;
         if count >= self.next_read {
             self.next_read = (self.next_read * 2).min(MAX_READ);

@@ -10,8 +10,8 @@ use runtime::chunked::{Chunked, Part};
 
 use super::error::Error;
 
-/// Limits of a head, and of trailers: the size in bytes, and the number of headers.
-const MAX_HEAD: usize = 64 * 1024;
+/// Limits of a head, of all interim heads, and of trailers: the size in bytes, and the number of headers.
+pub(super) const MAX_HEAD: usize = 64 * 1024;
 const MAX_HEADERS: usize = 200;
 
 pub(super) struct ResponseHead {
@@ -51,7 +51,13 @@ pub(super) fn parse(read: &[u8], method: &Method) -> Result<Option<(ResponseHead
     let headers = header_map(parsed.headers)?;
 
     let remaining = remaining(status, &headers, is_1_1, method)?;
+    // The endpoint may send the content that it announces even though there must be none. It would be taken for the
+    // next response.
+    let announces_content = remaining.is_none()
+        && (headers.contains_key(header::TRANSFER_ENCODING)
+            || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes().iter().any(|b| *b != b'0')));
     let keep_alive = !remaining.ends_with_connection()
+        && !announces_content
         && status != StatusCode::SWITCHING_PROTOCOLS
         && if is_1_1 { !has_option(&headers, "close") } else { has_option(&headers, "keep-alive") };
     let mut parts = Response::new(()).into_parts().0;

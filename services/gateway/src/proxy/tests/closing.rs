@@ -80,7 +80,7 @@ async fn shutdown_waits_for_requests_in_flight() {
 #[tokio::test]
 async fn slow_request_heads_do_not_delay_other_clients() {
     let stub = Stub::text("hello").await;
-    let gateway = TestGateway::with(&["--max-in-flight=3"], &[&stub]);
+    let gateway = TestGateway::with(&["--max-in-flight=3", "--max-in-flight-per-client=3"], &[&stub]);
     let mut slow = Vec::new();
     for _ in 0..100 {
         let mut raw = Raw::connect(gateway.address).await.expect("a connection");

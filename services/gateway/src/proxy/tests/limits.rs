@@ -161,7 +161,7 @@ async fn requests_beyond_the_limit_are_refused_immediately() {
         }
     })
     .await;
-    let gateway = Arc::new(TestGateway::with(&["--max-in-flight=5"], &[&stub]));
+    let gateway = Arc::new(TestGateway::with(&["--max-in-flight=5", "--max-in-flight-per-client=100"], &[&stub]));
     let mut waiting = JoinSet::new();
     for _ in 0..5 {
         let gateway = gateway.clone();
@@ -208,12 +208,12 @@ async fn each_route_has_its_own_quota_as_do_the_documents() {
             assert_eq!(response.problem(), (429, "rate-limited".to_owned()), "{method} {}", paths[2]);
             assert!(response.headers.contains_key("retry-after"));
         }
-        // Preflights come from the browser, not the page, and are not counted.
+        // Preflights count like any other request.
         let mut preflight = request(Method::OPTIONS, paths[2], "");
         for (name, value) in [("origin", "https://shop.example"), ("access-control-request-method", "GET")] {
             preflight.headers_mut().insert(name, http::HeaderValue::from_static(value));
         }
-        assert_eq!(gateway.send(preflight).await.status, 204, "{}", paths[2]);
+        assert_eq!(gateway.send(preflight).await.problem(), (429, "rate-limited".to_owned()), "{}", paths[2]);
     }
     assert_eq!(stub.requests(), 2 + 1, "including one for its API document");
 }

@@ -189,3 +189,84 @@ async fn requests_with_effects_are_not_retried_once_sent() {
     // A safe request has no outcome to be unknown.
     assert_eq!(gateway.get("/test").await.problem(), (502, "about:blank".to_owned()));
 }
+
+/// Resending on a new connection, because an idle one turned out to be closed, counts as one of the three tries.
+#[tokio::test]
+async fn a_request_is_never_sent_more_than_three_times() {
+    let tries = Arc::<AtomicUsize>::default();
+    // Each serves one request on a connection, and resets the connection at every later one.
+    let closing = || {
+        let tries = tries.clone();
+        Stub::raw(move |mut stream, _| {
+            let tries = tries.clone();
+            async move {
+                while let Some(head) = read_head(&mut stream).await {
+                    if head.contains("/test/closed") {
+                        tries.fetch_add(1, Ordering::SeqCst);
+                        return;
+                    }
+                    stub::write_response(&mut stream, "ok").await;
+                }
+            }
+        })
+    };
+    let (first, second, third) = (closing().await, closing().await, closing().await);
+    let services = vec![service("test", &["/test"], &[first.address, second.address, third.address])];
+    let gateway = TestGateway::of(&[], services);
+    // One client connection stays on one thread, which then has idle connections to all endpoints.
+    let mut client = http_1(gateway.address).await;
+    eventually("idle connections to all endpoints", TIMEOUT, async || {
+        client.ready().await.expect("an open connection");
+        let response = client.send_request(request(Method::GET, "/test", "")).await.expect("a response");
+        assert_eq!(TestResponse::read(response).await.expect("a complete response").status, 200);
+        let is_connected = |stub: &&Stub| stub.connections() > 0;
+        [&first, &second, &third].iter().all(is_connected).then_some(())
+    })
+    .await;
+    client.ready().await.expect("an open connection");
+    let response = client.send_request(request(Method::GET, "/test/closed", "")).await.expect("a response");
+    assert_eq!(TestResponse::read(response).await.expect("a complete response").status, 502);
+    let tries = tries.load(Ordering::SeqCst);
+    assert!((2..=3).contains(&tries), "{tries}");
+}
+
+#[tokio::test]
+async fn a_post_is_repeated_only_where_the_service_honors_keys() {
+    let resets = Arc::default();
+    let (first, second) = (resetting(&resets).await, resetting(&resets).await);
+    let keys = |keys: &[&str]| {
+        let idempotency_keys = keys.iter().map(ToString::to_string).collect();
+        vec![Service { idempotency_keys, ..service("test", &["/test"], &[first.address, second.address]) }]
+    };
+    let gateway = TestGateway::of(&[], keys(&["/test/orders"]));
+    let send = async |method: Method, path: &str, key: Option<&'static str>| {
+        let mut request = request(method, path, "");
+        request.headers_mut().extend(key.map(|key| (retry_key(), http::HeaderValue::from_static(key))));
+        let before = resets.load(Ordering::SeqCst);
+        assert_eq!(gateway.send(request).await.problem(), (502, "outcome-unknown".to_owned()));
+        resets.load(Ordering::SeqCst) - before
+    };
+    for method in [Method::POST, Method::PATCH] {
+        for (path, key, is_repeated) in [
+            ("/test/orders", Some("k"), true),
+            ("/test/orders/1", Some("k"), true),
+            ("/test/orders", Some(""), false),
+            ("/test/orders", Some(" "), false),
+            ("/test/orders", None, false),
+            ("/test/ordersx", Some("k"), false),
+            ("/test", Some("k"), false),
+        ] {
+            let count = send(method.clone(), path, key).await;
+            assert_eq!(count > 1, is_repeated, "{method} {path} {key:?}: {count}");
+        }
+    }
+    // The declaration takes effect and ends without a new route.
+    gateway.apply(keys(&[])).await;
+    assert_eq!(send(Method::POST, "/test/orders", Some("k")).await, 1);
+    gateway.apply(keys(&["/test"])).await;
+    assert!(send(Method::POST, "/test", Some("k")).await > 1);
+}
+
+fn retry_key() -> http::HeaderName {
+    http::HeaderName::from_static("idempotency-key")
+}

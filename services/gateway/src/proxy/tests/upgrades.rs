@@ -144,3 +144,32 @@ async fn shutdown_does_not_wait_for_open_tunnels() {
     assert!(left > TIMEOUT, "{left:?}");
     assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0);
 }
+
+/// What a client sends before the response of 101 is not HTTP, so it must not be checked as if it were.
+#[tokio::test]
+async fn early_bytes_of_the_client_are_passed_unchanged() {
+    let stub = echo().await;
+    let gateway = TestGateway::with(&[], &[&stub]);
+    for early in ["\0\r\n\r\n", "a\nb", "GET / HTTP/1.1\n\n", "\r\n"] {
+        let mut raw = Raw::connect(gateway.address).await.expect("a connection");
+        raw.send(format!("{UPGRADE}{early}")).await.expect("sent");
+        let response = raw.response().await.expect("a response");
+        let mut stream = opened(raw, &response).await;
+        let mut echo = vec![0; early.len()];
+        timeout(TIMEOUT, stream.read_exact(&mut echo)).await.expect("in time").expect("an echo");
+        assert_eq!(String::from_utf8_lossy(&echo), early);
+    }
+}
+
+/// They were not checked, so they must not be read as the next request.
+#[tokio::test]
+async fn early_bytes_of_a_declined_upgrade_close_the_connection() {
+    let stub = Stub::text("no").await;
+    let gateway = TestGateway::with(&[], &[&stub]);
+    let mut raw = Raw::connect(gateway.address).await.expect("a connection");
+    raw.send(format!("{UPGRADE}GET /test/smuggled HTTP/1.1\nhost: a\n\n")).await.expect("sent");
+    let response = raw.response().await.expect("a response");
+    assert!(response.body == "no" && response.closes(), "{}", response.head);
+    raw.closed().await.expect("closed");
+    assert_eq!((raw.rest().len(), stub.requests()), (0, 1));
+}

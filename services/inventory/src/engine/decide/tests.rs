@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     engine::request::Reply,
     error::Error,
-    model::{Delta, IdempotencyKey, Item, Items, Quantity, TimeToLive},
+    model::{Delta, ExpiryChange, IdempotencyKey, Items, Quantity, TimeToLive},
 };
 
 /// What a request asks for.
@@ -45,13 +45,16 @@ fn request((operation, key): &Call) -> Request {
                 }
                 Action::Set(_) => panic!("a set has no key"),
             });
-            Request::Change { change, claim, reply: Reply::channel().0 }
+            Request::Change { change, preconditions: Preconditions::default(), claim, reply: Reply::channel().0 }
         }
         Operation::Reserve(id, new) => {
             let claim = key.map(|key| Claim::for_reservation(&new, &key));
             Request::Reserve { id, new, claim, reply: Reply::channel().0 }
         }
-        Operation::Transition(id, transition) => Request::Transition { id, transition, reply: Reply::channel().0 },
+        Operation::Transition(id, transition) => {
+            let preconditions = Preconditions::default();
+            Request::Transition { id, transition, preconditions, reply: Reply::channel().0 }
+        }
     }
 }
 
@@ -106,11 +109,13 @@ fn locked(products: &[(&str, i64, i64)]) -> LockedRows {
 }
 
 /// A held reservation of these items that expires in this many seconds.
-fn held(list: &[(&str, i64)], seconds: i64) -> (ReservationId, LockedReservation) {
+fn held(list: &[(&str, i64)], seconds: i64) -> (ReservationId, Reservation) {
     let id = ReservationId::generate();
-    let expires_at = DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds);
-    let reservation = Reservation { id, state: ReservationState::Held, items: items(list), expires_at };
-    (id, LockedReservation { reservation, all_lines_live: true })
+    (id, Reservation { id, state: ReservationState::Held, items: items(list), expires_at: at(seconds) })
+}
+
+fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
 }
 
 /// The available stock that each outcome reports.
@@ -183,15 +188,34 @@ fn the_first_request_gets_the_last_item() {
 }
 
 #[test]
-fn overdue_lines_are_settled_before_anything_is_decided() {
-    let (id, _) = held(&[("a", 3)], -1);
-    let overdue = OverdueLine { reservation_id: id, product_id: product("a"), quantity: 3, is_first: true };
-    let locked = LockedRows { overdue: vec![overdue], ..locked(&[("a", 3, 3)]) };
-    let (outcomes, changeset) = decide(&[plain(reserve(&[("a", 3)]))], locked);
+fn expired_holds_are_settled_before_anything_is_decided() {
+    let due = DueExpiries { quantity: 3, holds: 2, next_expiry: Some(at(30)) };
+    let now = at(5) + TimeDelta::milliseconds(1);
+    let locked = LockedRows { now, due: [(product("a"), due)].into(), ..locked(&[("a", 5, 4)]) };
+    let (outcomes, changeset) = decide(&[plain(reserve(&[("a", 4)]))], locked);
     assert_eq!(states(&outcomes), [Ok(ReservationState::Held)]);
-    assert_eq!(changeset.movements.iter().map(|movement| movement.kind).collect::<Vec<_>>(), ["expire", "hold"]);
-    assert_eq!(changeset.ended, [(id, ReservationState::Expired)]);
-    assert_eq!(changeset.closed_lines, [(id, product("a"))]);
+    let [expire, hold] = changeset.movements.as_slice() else { panic!("{:?}", changeset.movements) };
+    assert_eq!((expire.kind, expire.reserved_delta), ("expire", -3));
+    assert_eq!(expire.cause, Cause::Expiry { holds: 2, until: at(5) });
+    assert_eq!((hold.kind, expire.after.version, hold.after.version), ("hold", 9, 10), "a number for each hold");
+    assert_eq!(changeset.ended, [], "no reservation is written");
+    let (_, row) = &changeset.products[0];
+    assert_eq!((row.settled_until, row.next_expiry), (at(5), Some(at(16))));
+}
+
+#[test]
+fn holds_expire_at_the_end_of_a_second() {
+    for (millisecond, second) in [(0, 10), (1, 11), (999, 11)] {
+        let locked =
+            LockedRows { now: at(0) + TimeDelta::milliseconds(millisecond), ..locked(&[("a", 9, 0), ("b", 9, 0)]) };
+        let requests = [reserve(&[("a", 1), ("b", 2)]), reserve(&[("a", 3)])].map(plain);
+        let (outcomes, changeset) = decide(&requests, locked);
+        assert_eq!(states(&outcomes), [Ok(ReservationState::Held), Ok(ReservationState::Held)]);
+        assert!(changeset.holds.iter().all(|hold| hold.expires_at == at(second)));
+        let expected = [("a", 4, 2), ("b", 2, 1)]
+            .map(|(name, quantity, holds)| ((product(name), at(second)), ExpiryChange { quantity, holds }));
+        assert_eq!(changeset.expiries.into_iter().collect::<Vec<_>>(), expected);
+    }
 }
 
 #[test]
@@ -206,6 +230,8 @@ fn a_hold_ends_only_once() {
         let (outcomes, changeset) = decide(&requests, locked);
         assert_eq!(states(&outcomes), [Ok(state), Ok(state), Err(Refusal::WrongState(state))]);
         assert_eq!((changeset.ended.as_slice(), changeset.movements.len()), ([(id, state)].as_slice(), 1));
+        let expected = [((product("a"), at(1)), ExpiryChange { quantity: -3, holds: -1 })];
+        assert_eq!(changeset.expiries.clone().into_iter().collect::<Vec<_>>(), expected);
         let on_hand = if first == Transition::Commit { 2 } else { 5 };
         assert_eq!(after(&changeset, "a"), Counters { on_hand, reserved: 0, version: 8 });
     }
@@ -214,18 +240,11 @@ fn a_hold_ends_only_once() {
 #[test]
 fn an_expired_hold_can_be_released_but_not_committed() {
     let (id, reservation) = held(&[("a", 3), ("b", 1)], 0);
-    let (other, mut partial) = held(&[("a", 3), ("b", 1)], 1);
-    // Its other line was settled by a replica whose clock was ahead.
-    partial.all_lines_live = false;
-    let reservations = HashMap::from([(id, reservation), (other, partial)]);
-    let locked = LockedRows { reservations, ..locked(&[("a", 9, 6), ("b", 9, 1)]) };
-    let requests = [id, other].map(|id| {
-        [Transition::Commit, Transition::Release].map(|transition| plain(Operation::Transition(id, transition)))
-    });
-    let (outcomes, changeset) = decide(requests.concat().as_slice(), locked);
+    let locked = LockedRows { reservations: [(id, reservation)].into(), ..locked(&[("a", 9, 6), ("b", 9, 1)]) };
+    let requests = [Transition::Commit, Transition::Release].map(|end| plain(Operation::Transition(id, end)));
+    let (outcomes, changeset) = decide(&requests, locked);
     let refusal = Refusal::WrongState(ReservationState::Expired);
-    let expected = [Err(refusal.clone()), Ok(ReservationState::Expired), Err(refusal), Ok(ReservationState::Expired)];
-    assert_eq!(states(&outcomes), expected);
+    assert_eq!(states(&outcomes), [Err(refusal), Ok(ReservationState::Expired)]);
     assert!(changeset.is_empty(), "only settling returns the stock: {changeset:?}");
 }
 

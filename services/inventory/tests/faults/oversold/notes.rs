@@ -55,13 +55,14 @@ impl Notes {
     /// Compares the notes with the database: acknowledged requests took effect once, refused ones not at all, and
     /// unknown ones at most once.
     pub async fn check(&self, connection: &mut PgConnection) {
-        let holds: Vec<(i64, String)> =
-            sqlx::query_as("SELECT quantity, reservation_id::text FROM reservation_line WHERE product_id IN ($1, $2)")
-                .bind(BULK)
-                .bind(CRATE)
-                .fetch_all(&mut *connection)
-                .await
-                .expect("the holds");
+        let holds: Vec<(i64, String)> = sqlx::query_as(
+            "SELECT reserved_delta, reservation_id::text FROM movement WHERE kind = 'hold' AND product_id IN ($1, $2)",
+        )
+        .bind(BULK)
+        .bind(CRATE)
+        .fetch_all(&mut *connection)
+        .await
+        .expect("the holds");
         compare("hold", &self.holds, &holds);
         let adjusts: Vec<(i64, String)> =
             sqlx::query_as("SELECT reason::bigint, version::text FROM movement WHERE kind = 'adjust'")
@@ -69,10 +70,10 @@ impl Notes {
                 .await
                 .expect("the adjustments");
         compare("adjustment", &self.adjusts, &adjusts);
-        let states: Vec<(String, String)> = sqlx::query_as("SELECT id::text, state FROM reservation")
-            .fetch_all(connection)
-            .await
-            .expect("the reservations");
+        let states = "SELECT id::text, CASE WHEN state = 'held' AND expires_at <= clock_timestamp() THEN 'expired' ELSE state END
+                      FROM reservation";
+        let states: Vec<(String, String)> =
+            sqlx::query_as(states).fetch_all(connection).await.expect("the reservations");
         let states: HashMap<String, String> = states.into_iter().collect();
         for (id, state) in &self.ends {
             assert_eq!(states.get(id), Some(state), "the final state of {id}");

@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
+use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
-use serde_json::json;
-use tokio::time;
+use serde_json::{Value, json};
+use tokio::time::{self, Instant};
 
-use super::{super::watches, Fixture, OBJECT, SERVICE};
+use super::{
+    super::{cache::VerifiedDatabase, watches},
+    Fixture, OBJECT, SERVICE,
+};
 use api::Microservice;
 
 /// Longer than any backoff of a watch.
@@ -44,20 +48,63 @@ async fn deletion_during_a_watch_outage_is_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_child_triggers_the_object_that_controls_it() {
-    let fixture = Fixture::new(super::plain());
-    let owner = |name: &str, controller: bool| {
+async fn the_state_of_an_object_made_again_in_an_outage_is_dropped() {
+    let Fixture { server, context, store, .. } = Fixture::new(super::plain());
+    let mut triggers = Box::pin(watches::objects(&context, store));
+    until(&mut triggers, "orders").await;
+    let verified = VerifiedDatabase {
+        spec: 1,
+        at: Instant::now(),
+        verified_at: Timestamp::now(),
+        schema_version: None,
+        message: String::new(),
+    };
+    context.databases.insert("the-uid", verified);
+
+    server.break_watches();
+    let mut object = server.get(OBJECT).expect("the object");
+    server.delete(OBJECT);
+    object["metadata"]["uid"] = "another-uid".into();
+    server.put(OBJECT, object);
+    server.forget_history();
+    until(&mut triggers, "orders").await;
+    assert!(context.databases.get("the-uid").is_none());
+}
+
+/// A Service with owners, each of which controls it or not.
+fn service(owners: &[(&str, bool)]) -> Value {
+    let owner = |(name, controller): &(&str, bool)| {
         json!({
             "apiVersion": "hedgerow.dev/v1alpha1", "kind": "Microservice", "name": name, "uid": name,
             "controller": controller,
         })
     };
-    let owners = json!([owner("other", false), owner("orders", true)]);
-    let child = json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "orders", "ownerReferences": owners },
-    });
-    fixture.server.put(SERVICE, child);
+    let owners: Vec<_> = owners.iter().map(owner).collect();
+    json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "orders", "ownerReferences": owners } })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_child_triggers_the_object_that_controls_it() {
+    let fixture = Fixture::new(super::plain());
+    fixture.server.put(SERVICE, service(&[("other", false), ("orders", true)]));
     let mut triggers = Box::pin(watches::children(&fixture.context));
     let first = time::timeout(LIMIT, triggers.next()).await.expect("in time").expect("an endless stream");
     assert_eq!(first.name, "orders");
+
+    // It loses its controller.
+    fixture.server.put(SERVICE, service(&[("orders", false)]));
+    until(&mut triggers, "orders").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_child_deleted_during_a_watch_outage_triggers_its_owner() {
+    let fixture = Fixture::new(super::plain());
+    fixture.server.put(SERVICE, service(&[("orders", true)]));
+    let mut triggers = Box::pin(watches::children(&fixture.context));
+    until(&mut triggers, "orders").await;
+
+    fixture.server.break_watches();
+    fixture.server.delete(SERVICE);
+    fixture.server.forget_history();
+    until(&mut triggers, "orders").await;
 }

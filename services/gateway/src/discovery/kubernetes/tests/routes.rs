@@ -47,6 +47,7 @@ async fn a_malformed_route_is_ignored_and_counted() {
         ("d", r#"{"paths":["/fine","/a/../b"]}"#),
         ("e", r#"{"paths":"/e"}"#),
         ("f", r#"{"grpc":true}"#),
+        ("g", r#"{"paths":["/g"],"idempotencyKeys":["g"]}"#),
     ] {
         service(&server, name, "2026-01-01T00:00:00Z", route);
     }
@@ -54,8 +55,8 @@ async fn a_malformed_route_is_ignored_and_counted() {
     let cluster = Cluster::new(server);
     cluster.until_ready().await;
     cluster.until_addresses(&[BOTH[0], BOTH[1], ("z", &[])]).await;
-    assert!((cluster.metric("gateway_malformed_routes") - 6.0).abs() < 0.5);
+    assert!((cluster.metric("gateway_malformed_routes") - 7.0).abs() < 0.5);
     service(&cluster.server, "a", "2026-01-01T00:00:00Z", &paths(&["/a"]));
     cluster.until_addresses(&[("a", &[]), BOTH[0], BOTH[1], ("z", &[])]).await;
-    assert!((cluster.metric("gateway_malformed_routes") - 5.0).abs() < 0.5);
+    assert!((cluster.metric("gateway_malformed_routes") - 6.0).abs() < 0.5);
 }

@@ -1,7 +1,7 @@
 //! Compares the decision with a simple model that processes requests one at a time, on plain maps, with a clock of
 //! whole seconds. However requests are batched, the outcomes equal the model's and the ledger adds up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::{collection::vec, prelude::*};
 
@@ -109,61 +109,74 @@ impl Model {
 struct Tables {
     now: DateTime<Utc>,
     products: HashMap<ProductId, ProductRow>,
+    /// As stored: expired ones are held.
     reservations: BTreeMap<ReservationId, Reservation>,
     /// In order of creation.
     ids: Vec<ReservationId>,
-    /// The lines that count as reserved.
-    lines: BTreeMap<(ReservationId, ProductId), (i64, DateTime<Utc>)>,
+    expiries: BTreeMap<(ProductId, DateTime<Utc>), ExpiryChange>,
     ledger: Vec<NewMovement>,
 }
 
 impl Tables {
-    /// The rows that a transaction reads once it has locked all products.
-    fn read(&self) -> LockedRows {
-        let mut overdue: Vec<_> = self.lines.iter().filter(|(_, (_, expires_at))| *expires_at <= self.now).collect();
-        overdue.sort_by_key(|((id, product), (_, expires_at))| (*expires_at, *id, product.clone()));
-        let overdue = overdue.into_iter().map(|((id, product), (quantity, _))| OverdueLine {
-            reservation_id: *id,
-            product_id: product.clone(),
-            quantity: *quantity,
-            is_first: self.reservations[id].items.as_slice()[0].product_id == *product,
+    /// What a product's holds that expire within this period add up to.
+    fn expiring(&self, id: &ProductId, after: DateTime<Utc>, until: DateTime<Utc>) -> ExpiryChange {
+        let within = self.expiries.iter().filter(|((product, at), _)| product == id && *at > after && *at <= until);
+        within.fold(ExpiryChange::default(), |sum, (_, expiry)| ExpiryChange {
+            quantity: sum.quantity + expiry.quantity,
+            holds: sum.holds + expiry.holds,
+        })
+    }
+
+    /// The rows that a transaction reads once it has locked these products.
+    fn read(&self, ids: &BTreeSet<ProductId>) -> LockedRows {
+        let locked =
+            self.products.iter().filter(|(id, _)| ids.contains(*id)).map(|(id, product)| (id.clone(), *product));
+        let products: HashMap<_, _> = locked.collect();
+        let is_due = |product: &ProductRow| product.next_expiry.is_some_and(|next| next <= self.now);
+        let due = products.iter().filter(|(_, product)| is_due(product)).map(|(id, product)| {
+            let ExpiryChange { quantity, holds } = self.expiring(id, product.settled_until, self.now);
+            let later = self
+                .expiries
+                .iter()
+                .filter(|((product, at), expiry)| product == id && *at > self.now && expiry.holds > 0);
+            let next_expiry = later.map(|((_, at), _)| *at).min();
+            (id.clone(), DueExpiries { quantity, holds, next_expiry })
         });
-        let overdue: Vec<_> = overdue.collect();
-        let due = self.products.iter().filter(|(_, product)| product.next_expiry.is_some_and(|next| next <= self.now));
-        let due: Vec<_> = due.map(|(id, _)| id).collect();
-        assert!(overdue.iter().all(|line| due.contains(&&line.product_id)), "next_expiry misses no overdue line");
-        let locked = |reservation: &Reservation| {
-            let mut items = reservation.items.as_slice().iter();
-            let all_lines_live = items.all(|item| self.lines.contains_key(&(reservation.id, item.product_id.clone())));
-            (reservation.id, LockedReservation { reservation: reservation.clone(), all_lines_live })
-        };
+        let due = due.collect();
         LockedRows {
             now: self.now,
-            products: self.products.clone(),
-            overdue,
-            reservations: self.reservations.values().map(locked).collect(),
+            products,
+            due,
+            reservations: self.reservations.clone().into_iter().collect(),
             records: HashMap::new(),
         }
     }
 
-    fn write(&mut self, changeset: Changeset, outcomes: &[Result<Outcome, Refusal>]) {
+    /// The products that a step needs.
+    fn products(&self, step: &Step) -> Vec<ProductId> {
+        let items = |reservation: &Reservation| reservation.items.as_slice().to_vec();
+        match step {
+            Step::Set(number, _) | Step::Adjust(number, _) => vec![product(PRODUCTS[*number])],
+            Step::Reserve(items, _) => items.iter().map(|(number, _)| product(PRODUCTS[*number])).collect(),
+            Step::Transition(number, _) => {
+                let reservation = self.ids.get(*number).map(|id| &self.reservations[id]);
+                reservation.map(items).unwrap_or_default().into_iter().map(|item| item.product_id).collect()
+            }
+        }
+    }
+
+    fn write(&mut self, changeset: Changeset) {
         for (id, product) in changeset.products {
             self.products.insert(id, ProductRow { changed: false, ..product });
         }
-        let new = outcomes.iter().filter_map(|outcome| match outcome {
-            Ok(Outcome::Reservation(reservation)) if reservation.state == ReservationState::Held => Some(reservation),
-            _ => None,
-        });
-        for (reservation, hold) in new.zip(&changeset.holds) {
-            assert_eq!((reservation.id, reservation.expires_at), (hold.id, hold.expires_at));
-            self.ids.push(hold.id);
-            for item in reservation.items.as_slice() {
-                self.lines.insert((hold.id, item.product_id.clone()), (item.quantity, hold.expires_at));
-            }
-            self.reservations.insert(hold.id, reservation.clone());
+        for reservation in changeset.holds {
+            self.ids.push(reservation.id);
+            self.reservations.insert(reservation.id, reservation);
         }
-        for line in changeset.closed_lines {
-            assert!(self.lines.remove(&line).is_some(), "a line is closed only once");
+        for (key, change) in changeset.expiries {
+            let expiry = self.expiries.entry(key).or_default();
+            expiry.quantity += change.quantity;
+            expiry.holds += change.holds;
         }
         for (id, state) in changeset.ended {
             let reservation = self.reservations.get_mut(&id).expect("the reservation exists");
@@ -173,17 +186,64 @@ impl Tables {
         self.ledger.extend(changeset.movements);
     }
 
-    /// Asserts that counters, lines and ledger agree.
+    /// A product's counters as a reader sees them.
+    fn counters(&self, id: &ProductId) -> Counters {
+        let Some(product) = self.products.get(id) else { return Counters::default() };
+        let due = self.expiring(id, product.settled_until, self.now);
+        let Counters { on_hand, reserved, version } = product.counters;
+        Counters { on_hand, reserved: reserved - due.quantity, version: version + due.holds }
+    }
+
+    /// The state that a reservation is in.
+    fn state(&self, id: ReservationId) -> ReservationState {
+        let reservation = &self.reservations[&id];
+        let is_expired = reservation.state == ReservationState::Held && reservation.expires_at <= self.now;
+        if is_expired { ReservationState::Expired } else { reservation.state }
+    }
+
+    /// What the held reservations of a product add up to, by when they expire.
+    fn held(&self, id: &ProductId) -> BTreeMap<DateTime<Utc>, ExpiryChange> {
+        let mut sums: BTreeMap<_, ExpiryChange> = BTreeMap::new();
+        for reservation in self.reservations.values().filter(|one| one.state == ReservationState::Held) {
+            for item in reservation.items.as_slice().iter().filter(|item| item.product_id == *id) {
+                let sum = sums.entry(reservation.expires_at).or_default();
+                sum.quantity += item.quantity;
+                sum.holds += 1;
+            }
+        }
+        sums
+    }
+
+    /// Asserts that counters, expiries, reservations and ledger agree.
     fn check(&self) {
-        for (id, ProductRow { counters, .. }) in &self.products {
+        for (id, ProductRow { counters, next_expiry, settled_until, .. }) in &self.products {
             assert!(0 <= counters.reserved && counters.reserved <= counters.on_hand);
-            let lines = self.lines.iter().filter(|((_, product), _)| product == id);
-            assert_eq!(lines.map(|(_, (quantity, _))| quantity).sum::<i64>(), counters.reserved);
+            let live = self.expiring(id, *settled_until, DateTime::<Utc>::MAX_UTC);
+            assert_eq!(live.quantity, counters.reserved);
+            let expiries = self.expiries.iter().filter(|((product, _), expiry)| product == id && expiry.holds != 0);
+            let expiries: BTreeMap<_, _> = expiries.map(|((_, at), expiry)| (*at, *expiry)).collect();
+            assert_eq!(expiries, self.held(id), "expiries are the sums of held reservations");
+            let first = expiries.keys().find(|at| **at > *settled_until);
+            assert!(
+                first.is_none_or(|first| next_expiry.is_some_and(|next| next <= *first)),
+                "next_expiry misses none"
+            );
+
             let ledger: Vec<_> = self.ledger.iter().filter(|movement| movement.product_id == *id).collect();
             assert_eq!(ledger.iter().map(|movement| movement.on_hand_delta).sum::<i64>(), counters.on_hand);
             assert_eq!(ledger.iter().map(|movement| movement.reserved_delta).sum::<i64>(), counters.reserved);
-            assert!((1..).zip(&ledger).all(|(version, movement)| movement.after.version == version), "no gap");
-            assert_eq!(ledger.last().map_or(0, |movement| movement.after.version), counters.version);
+            let (mut version, mut settled) = (0, DateTime::UNIX_EPOCH);
+            for movement in &ledger {
+                version += 1;
+                if let Cause::Expiry { holds, until } = movement.cause {
+                    version += holds - 1;
+                    let expired = ExpiryChange { quantity: -movement.reserved_delta, holds };
+                    assert_eq!(self.expiring(id, settled, until), expired, "each hold expires in one movement");
+                    settled = until;
+                }
+                assert_eq!(movement.after.version, version);
+            }
+            assert_eq!(version, counters.version);
         }
     }
 
@@ -214,19 +274,24 @@ proptest! {
             // A client learns a reservation's id from the response, so it cannot end it in the same batch.
             steps.retain(|step| !matches!(step, Step::Transition(number, _) if *number >= tables.ids.len()));
             let calls: Vec<_> = steps.iter().map(|step| tables.call(step)).collect();
-            let (outcomes, changeset) = decide(&calls, tables.read());
+            let (_, settling) = decide(&[], tables.read(&PRODUCTS.map(product).into()));
+            for (id, row) in settling.products {
+                prop_assert_eq!(row.counters, tables.counters(&id), "settling changes nothing for readers");
+            }
+            let ids = steps.iter().flat_map(|step| tables.products(step)).collect();
+            let (outcomes, changeset) = decide(&calls, tables.read(&ids));
             for (step, outcome) in steps.iter().zip(&outcomes) {
                 prop_assert_eq!(model.step(step), outcome.is_ok(), "{:?}: {:?}", step, outcome);
             }
-            tables.write(changeset, &outcomes);
+            tables.write(changeset);
             tables.check();
             for (number, product) in PRODUCTS.iter().enumerate() {
-                let counters = tables.products.get(&super::product(product)).copied().unwrap_or_default().counters;
+                let counters = tables.counters(&super::product(product));
                 prop_assert_eq!(model.on_hand.get(&number).copied().unwrap_or(0), counters.on_hand);
                 prop_assert_eq!(model.reserved(number), counters.reserved);
             }
             for (id, (_, _, state)) in tables.ids.iter().zip(&model.holds) {
-                prop_assert_eq!(tables.reservations[id].state, *state);
+                prop_assert_eq!(tables.state(*id), *state);
             }
         }
     }

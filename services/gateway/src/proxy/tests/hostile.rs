@@ -1,0 +1,187 @@
+//! Attacks of clients and services that try to occupy the gateway. None of them may keep other clients from being served.
+
+use futures_util::stream;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpSocket,
+};
+
+use super::{
+    limits::QUICK,
+    stub::{Body, full_body, read_head},
+    *,
+};
+
+/// More than the first window of a stream.
+const LARGE: usize = 1024 * 1024;
+
+const IN_FLIGHT: &str = "http_requests_in_flight";
+const UPSTREAM_IN_FLIGHT: &str = r#"gateway_upstream_requests_in_flight{service="test"}"#;
+
+/// Connects from another address than the other clients.
+async fn from_elsewhere(gateway: &TestGateway) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.2:0".parse().expect("an address")).expect("a loopback address");
+    socket.connect(gateway.address).await.expect("a connection")
+}
+
+/// Sends a request from another address, and returns the status of the response.
+async fn status_elsewhere(gateway: &TestGateway) -> StatusCode {
+    let handshake = conn::http1::handshake(TokioIo::new(from_elsewhere(gateway).await));
+    let (mut sender, connection) = handshake.await.expect("a connection");
+    tokio::spawn(connection);
+    let response = sender.send_request(request(Method::GET, "/test", "")).await.expect("a response");
+    TestResponse::read(response).await.expect("a complete response").status
+}
+
+async fn http_2_with_window(address: SocketAddr, window: u32) -> conn::http2::SendRequest<Body> {
+    let stream = TcpStream::connect(address).await.expect("a connection");
+    let mut builder = conn::http2::Builder::new(TokioExecutor::new());
+    let handshake = builder.initial_stream_window_size(window).handshake(TokioIo::new(stream));
+    let (sender, connection) = handshake.await.expect("an HTTP/2 connection");
+    tokio::spawn(connection);
+    sender
+}
+
+fn with_body(method: Method, path: &str, media_type: &'static str, body: Body) -> Request<Body> {
+    let uri = format!("http://shop.example{path}");
+    Request::builder().method(method).uri(uri).header("content-type", media_type).body(body).expect("a request")
+}
+
+/// A body that never comes.
+fn endless() -> Body {
+    BodyExt::boxed(StreamBody::new(stream::pending::<io::Result<Frame<Bytes>>>()))
+}
+
+#[tokio::test]
+async fn a_client_that_opens_no_window_does_not_keep_others_out() {
+    let stub = Stub::responding(async |_| Response::new(full_body(vec![b'x'; LARGE]))).await;
+    let flags = ["--total-timeout=2s", "--max-in-flight=8", "--max-in-flight-per-client=6"];
+    let gateway = TestGateway::with(&flags, &[&stub]);
+    for window in [0, 1, 65_535] {
+        let mut attacker = http_2_with_window(gateway.address, window).await;
+        let mut held = Vec::new();
+        for _ in 0..20 {
+            let request = with_body(Method::GET, "/test", "text/plain", full_body(""));
+            held.push(attacker.send_request(request).await.expect("a response head"));
+        }
+        assert!(held.iter().filter(|response| response.status() == 200).count() >= 6);
+        assert_eq!(status_elsewhere(&gateway).await, 200, "{window}");
+        gateway.metric_becomes(IN_FLIGHT, 0).await;
+        gateway.metric_becomes(UPSTREAM_IN_FLIGHT, 0).await;
+        assert!(!attacker.is_closed(), "only the streams are reset");
+    }
+}
+
+/// Neither over HTTP/1.1, on which the transport waits for the client, too.
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_cut_off_at_the_total_timeout() {
+    let stub = Stub::responding(async |_| Response::new(full_body(vec![b'x'; 64 * LARGE]))).await;
+    let gateway = TestGateway::with(&["--total-timeout=1s"], &[&stub]);
+    let mut client = TcpStream::connect(gateway.address).await.expect("a connection");
+    client.write_all(b"GET /test HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("sent");
+    let line = &gateway.log(1).await[0];
+    assert_eq!((&line["status"], &line["complete"]), (&200.into(), &false.into()));
+    assert!(line["duration"].as_f64().is_some_and(|duration| duration < 20.0), "{line}");
+}
+
+#[tokio::test]
+async fn requests_whose_body_never_comes_end() {
+    let stub = Stub::responding(async |request| {
+        let _ = request.into_body().collect().await;
+        Response::new(full_body("done"))
+    })
+    .await;
+    let services = vec![Service { grpc: Some(vec![stub.address]), ..service("test", &["/test"], &[stub.address]) }];
+    let gateway = TestGateway::of(&QUICK, services);
+    for (media_type, status) in [("text/plain", 408), ("application/grpc", 200)] {
+        let mut attacker = http_2_with_window(gateway.address, 65_535).await;
+        let response = attacker.send_request(with_body(Method::POST, "/test", media_type, endless())).await;
+        assert_eq!(response.expect("a response").status(), status, "{media_type}");
+        gateway.metric_becomes(IN_FLIGHT, 0).await;
+        gateway.metric_becomes(UPSTREAM_IN_FLIGHT, 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_has_only_a_share_of_what_is_in_flight() {
+    let stub = Stub::raw(async |mut stream, _| {
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let gateway = TestGateway::with(&["--max-in-flight=8", "--trusted-hops=1"], &[&stub]);
+    let mut held = Vec::new();
+    let mut send = async |client: &str, count: usize| {
+        for _ in 0..count {
+            let mut stream = TcpStream::connect(gateway.address).await.expect("a connection");
+            let request = format!("GET /test HTTP/1.1\r\nhost: a\r\nx-forwarded-for: {client}\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.expect("sent");
+            held.push(stream);
+        }
+    };
+    send("192.0.2.1", 2).await;
+    gateway.metric_becomes(UPSTREAM_IN_FLIGHT, 2).await;
+    let mut third = request(Method::GET, "/test", "");
+    third.headers_mut().insert("x-forwarded-for", http::HeaderValue::from_static("192.0.2.1"));
+    assert_eq!(gateway.send(third).await.problem(), (429, "rate-limited".to_owned()));
+    send("192.0.2.2", 2).await;
+    gateway.metric_becomes(UPSTREAM_IN_FLIGHT, 4).await;
+    drop(held);
+    gateway.metric_becomes(IN_FLIGHT, 0).await;
+}
+
+#[tokio::test]
+async fn endless_framing_without_content_ends() {
+    let chunk = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;";
+    for (start, piece) in [("", "HTTP/1.1 100 Continue\r\n\r\n"), (chunk, "xxxxxxxxxxxxxxxxxxxxxxxxx")] {
+        let stub = Stub::raw(move |mut stream, _| async move {
+            read_head(&mut stream).await;
+            let _ = stream.write_all(start.as_bytes()).await;
+            let pieces = piece.repeat(2000);
+            while stream.write_all(pieces.as_bytes()).await.is_ok() {}
+        })
+        .await;
+        let gateway = TestGateway::with(&[], &[&stub]);
+        let response = http_1(gateway.address).await.send_request(request(Method::POST, "/test", "x"));
+        let outcome = async { TestResponse::read(response.await?).await };
+        let outcome = tokio::time::timeout(TIMEOUT / 2, outcome).await.expect("an end before the timeouts");
+        assert!(outcome.is_err() || outcome.is_ok_and(|response| response.status == 502), "{start}");
+        assert_eq!(gateway.metric(r#"gateway_upstream_errors_total{kind="protocol",service="test"}"#), 1, "{start}");
+    }
+}
+
+/// Encodes an HTTP/2 frame (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+#[tokio::test]
+async fn streams_that_are_reset_at_once_cost_no_connections() {
+    const STREAMS: u32 = 200;
+    let stub = Stub::text("hello").await;
+    let gateway = TestGateway::with(&[], &[&stub]);
+    let mut attacker = TcpStream::connect(gateway.address).await.expect("a connection");
+    attacker.set_nodelay(true).expect("set");
+    // The preface, and empty settings. Those of the gateway show that the connection is served.
+    let start = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, b"")].concat();
+    attacker.write_all(&start).await.expect("sent");
+    attacker.read_exact(&mut [0; 9]).await.expect("a frame");
+    // GET, http, /test and the authority (RFC 7541, appendix A and section 6.2).
+    let get = |stream| frame(1, 0b101, stream, b"\x82\x86\x04\x05/test\x41\x04shop");
+    for stream in (0..STREAMS).map(|number| 2 * number + 1) {
+        let reset = frame(3, 0, stream, &8_u32.to_be_bytes());
+        attacker.write_all(&[get(stream), reset].concat()).await.expect("sent");
+    }
+    attacker.write_all(&get(2 * STREAMS + 1)).await.expect("sent");
+    let mut received = Vec::new();
+    while !received.windows(5).any(|window| window == b"hello") {
+        let read = tokio::time::timeout(TIMEOUT, attacker.read_buf(&mut received)).await;
+        assert!(read.expect("a response in time").expect("a response") > 0);
+    }
+    // One whose reset arrives later may be served.
+    let connections = stub.connections();
+    assert!(connections < 20, "{connections} connections for {STREAMS} streams");
+}

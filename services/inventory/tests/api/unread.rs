@@ -1,0 +1,67 @@
+//! Responses that the client does not read, and responses with many errors.
+
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::{Request, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::json;
+use sqlx::PgPool;
+use test_support::app::join_all;
+use tokio::net::TcpStream;
+
+use crate::{adjust, queue::in_flight, set, start, stock};
+
+/// A file of the docs page, of more than 1 MB.
+const LARGE: &str = "/docs/swagger-ui-bundle.js";
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn unread_responses_are_in_flight_and_their_bytes_are_limited(pool: PgPool) {
+    let app = start(&pool).await;
+    let length = app.get(LARGE).await.body.len();
+    assert!(length > 1024 * 1024);
+    // The limit is 32 MiB for reads.
+    let fit = 32 * 1024 * 1024 / length;
+    let stream = TokioIo::new(TcpStream::connect(app.http).await.expect("it listens"));
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let (sender, connection) = builder.initial_stream_window_size(0).handshake(stream).await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    let responses = join_all((0..fit + 8).map(|_| {
+        let mut sender = sender.clone();
+        let request = Request::get(format!("http://test{LARGE}")).body(Empty::<Bytes>::new()).expect("a request");
+        async move { sender.send_request(request).await.expect("a response") }
+    }));
+    let responses = responses.await;
+    let accepted = responses.iter().filter(|response| response.status() == 200).count();
+    assert!((1..=fit).contains(&accepted), "{accepted} of {fit}");
+    assert!(responses.iter().all(|response| response.status() == 200 || response.status() == 503));
+    in_flight(&app, fit + 8).await;
+
+    app.get(LARGE).await.problem(503);
+    set(&app, "p", 5).await.json(201);
+    adjust(&app, "p", 1).await.json(200);
+    assert_eq!(stock(&app, "p").await, 6, "short responses are sent");
+
+    drop((responses, sender));
+    connection.abort();
+    in_flight(&app, 0).await;
+    assert_eq!(app.get(LARGE).await.body.len(), length);
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_body_with_many_errors_has_a_short_response(pool: PgPool) {
+    let app = start(&pool).await;
+    let items = |count| json!({"items": vec![json!({}); count]});
+    let response = app.post("/reservations", &items(21_000)).await;
+    assert_eq!(response.errors(), ["#/items"], "the length comes first");
+    let response = app.post("/reservations", &items(100)).await;
+    assert_eq!(response.errors().len(), 20);
+    assert!(response.problem(422)["detail"].as_str().is_some_and(|detail| detail.contains("there are more")));
+    let unknown: serde_json::Map<_, _> = (0..5000).map(|number| (number.to_string(), json!(0))).collect();
+    assert_eq!(app.post("/reservations", &unknown.into()).await.errors().len(), 20);
+    let long = json!({"€".repeat(15_000): 0, "€/".repeat(3000): 0});
+    assert!(app.post("/reservations", &long).await.body.len() < 4096);
+    let query: String = (0..5000).map(|number| format!("{number}&")).collect();
+    let response = app.get(&format!("/inventory?{query}")).await;
+    assert_eq!(response.errors().len(), 20);
+    assert!(response.body.len() < 4096, "{}", response.body.len());
+}
