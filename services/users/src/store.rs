@@ -76,11 +76,11 @@ pub(crate) async fn list(
         Some(email) => {
             sqlx::query_as!(
                 User,
+                // At most one user has it, so there is nothing to order or limit.
                 r#"SELECT id, name, email, created_at, updated_at, version FROM users
-                   WHERE id > $1 AND lower(email COLLATE "C") = lower($2 COLLATE "C") ORDER BY id LIMIT $3"#,
+                   WHERE id > $1 AND lower(email COLLATE "C") = lower($2 COLLATE "C")"#,
                 after,
                 email.as_str(),
-                limit,
             )
             .fetch_all(connection)
             .await

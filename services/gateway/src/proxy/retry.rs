@@ -7,15 +7,16 @@
 //!    method, gRPC included. Another endpoint that has not been tried must exist.
 //! 2. It was sent, but no response head arrived: the endpoint timed out, closed the connection, or did not speak HTTP.
 //!    The request must be repeatable: its method is idempotent, or it is a POST or PATCH with an `Idempotency-Key` where
-//!    the service says that it honors keys, and it is not gRPC. The part of its body that was read must still be buffered (at most 64 KiB), and the client must
-//!    not be the cause.
+//!    the service says that it honors keys, and it is not gRPC. The part of its body that was read must still be
+//!    buffered (at most 64 KiB), and the client must not be the cause.
 //! 3. The response is 502 or 503, under the conditions of case 2, and another healthy endpoint exists that has not been
 //!    tried. A service responds with 503 if it did nothing, or adds `x-outcome: unknown` if it does not know. The
 //!    response is kept, and goes to the client if no other endpoint responds.
 //!
 //! The client learns the outcome of all attempts. If something was sent that got no response, or one that says that its
 //! outcome is unknown, the request may have taken effect, whatever followed. Then, unless its method is safe, the client
-//! gets `outcome-unknown` instead of any other 502, 503 or 504.
+//! gets `outcome-unknown` instead of any other 502, 503 or 504, and instead of a 412: the first attempt may have made the
+//! change that the precondition of the second one found.
 //!
 //! Each retry is paid for out of the service's retry budget. A reused connection that turns out to be closed says
 //! nothing about its endpoint, so sending the request on a new connection to the same endpoint is free. If something
@@ -156,11 +157,15 @@ impl Attempts<'_> {
 
     /// Passes on a response, unless it says that nothing was done although an earlier attempt may have done it.
     fn pass_on(&self, response: UpstreamResponse) -> Result<UpstreamResponse, Problem> {
-        let status = response.status();
-        if is_unavailable(status) && !response.has_unknown_outcome() && self.may_have_effects() {
-            return Err(Problem::outcome_unknown_as(status).caused_by("the outcome of another attempt is unknown"));
+        let status = match response.status() {
+            StatusCode::PRECONDITION_FAILED => StatusCode::BAD_GATEWAY,
+            status if is_unavailable(status) => status,
+            _ => return Ok(response),
+        };
+        if response.has_unknown_outcome() || !self.may_have_effects() {
+            return Ok(response);
         }
-        Ok(response)
+        Err(Problem::outcome_unknown_as(status).caused_by("the outcome of another attempt is unknown"))
     }
 }
 

@@ -39,7 +39,7 @@ use hyper::{body::Incoming, client::conn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prometheus::{Registry, TextEncoder};
 use runtime::{
-    Checks, Lifecycle, Running,
+    Checks, Lifecycle, Problem, Running,
     process::{Bound, ProcessArgs},
     server::{Server, Workers},
 };

@@ -1,6 +1,6 @@
 //! Which requests are sent again, and how often.
 
-use std::time::Instant;
+use std::{collections::HashSet, time::Instant};
 
 use test_support::{port::Port, raw::Raw};
 use tokio::{io::AsyncReadExt, sync::Notify};
@@ -269,4 +269,32 @@ async fn a_post_is_repeated_only_where_the_service_honors_keys() {
 
 fn retry_key() -> http::HeaderName {
     http::HeaderName::from_static("idempotency-key")
+}
+
+/// The change that the precondition found may be that of the first attempt.
+#[tokio::test]
+async fn a_failed_precondition_of_a_repeated_put_is_unknown() {
+    let resets = Arc::default();
+    let bad = resetting(&resets).await;
+    let good = Stub::responding(async |_| {
+        Response::builder().status(412).body(full_body("precondition")).expect("a response")
+    })
+    .await;
+    let gateway = TestGateway::of(&[], both(bad.address, good.address));
+    let put = async || {
+        let before = resets.load(Ordering::SeqCst);
+        let response = gateway.send(request(Method::PUT, "/test", "new")).await;
+        (resets.load(Ordering::SeqCst) > before, response)
+    };
+    let mut first_was_reset = HashSet::new();
+    for _ in 0..1000 {
+        let (was_reset, response) = put().await;
+        assert_eq!(response.status.as_u16(), if was_reset { 502 } else { 412 });
+        assert_eq!(Problem::has_unknown_outcome(&response.headers), was_reset);
+        first_was_reset.insert(was_reset);
+        if first_was_reset.len() == 2 {
+            return;
+        }
+    }
+    panic!("only one of both endpoints was tried first: {first_was_reset:?}");
 }
