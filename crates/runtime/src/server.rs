@@ -224,14 +224,7 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecyc
     let io = TokioIo::new(connection);
     // Errors of a connection are ignored: there is nothing to do about them.
     if let Some(streams) = streams {
-        let connection = http2::Builder::new(streams.clone())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(timeouts.request_head_timeout)
-            .max_concurrent_streams(MAX_STREAMS)
-            .max_pending_accept_reset_streams(MAX_STREAMS as usize)
-            .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
-            .max_send_buf_size(PIECE)
-            .serve_connection(io, service);
+        let connection = http_2(streams.clone(), timeouts).serve_connection(io, service);
         pin!(connection);
         let goaway = async {
             match accepted {
@@ -255,14 +248,7 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecyc
             () = streams.flooded(), if strict => {}
         }
     } else {
-        let connection = http1::Builder::new()
-            .timer(ConnectionTimer::new(timeouts.request_head_timeout))
-            .header_read_timeout(timeouts.request_head_timeout)
-            .max_header_size(MAX_HEAD)
-            .max_buf_size(MAX_HEAD)
-            .max_headers(MAX_HEADERS)
-            .serve_connection(io, service)
-            .with_upgrades();
+        let connection = http_1(timeouts).serve_connection(io, service).with_upgrades();
         pin!(connection);
         select! {
             biased;
@@ -271,6 +257,29 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecyc
         }
         let _ = connection.await;
     }
+}
+
+fn http_1(timeouts: Timeouts) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(ConnectionTimer::new(timeouts.request_head_timeout))
+        .header_read_timeout(timeouts.request_head_timeout)
+        .max_header_size(MAX_HEAD)
+        .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS);
+    builder
+}
+
+fn http_2(streams: Streams, timeouts: Timeouts) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(streams);
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(timeouts.request_head_timeout)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_pending_accept_reset_streams(MAX_STREAMS as usize)
+        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+        .max_send_buf_size(PIECE);
+    builder
 }
 
 #[cfg(test)]

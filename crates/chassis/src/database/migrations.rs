@@ -212,6 +212,6 @@ mod tests {
     }
 
     async fn version(pool: &PgPool) -> i64 {
-        schema_version(&mut *pool.acquire().await.expect("a connection")).await.expect("a version")
+        schema_version(&mut pool.acquire().await.expect("a connection")).await.expect("a version")
     }
 }

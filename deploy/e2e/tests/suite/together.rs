@@ -108,8 +108,8 @@ pub async fn deleted_pods_do_not_oversell_a_hot_product(on: Arc<Release>) {
     on.upgrade(&[r#"services.inventory.scaling={"min":3,"max":3}"#]).await.expect("an upgrade");
     on.ready("inventory").await;
     set(&on, "hot", GOODS).await;
-    let hold = r#"{"items":[{"product_id":"hot","quantity":1}]}"#;
-    let arguments = ["--post", "http://inventory:8080/reservations", "--body", hold].map(str::to_owned);
+    let reservation = r#"{"items":[{"product_id":"hot","quantity":1}]}"#;
+    let arguments = ["--post", "http://inventory:8080/reservations", "--body", reservation].map(str::to_owned);
     let load = Load::of(Tool::start_load(&on, arguments, "10m", 200).await).await;
     let pods: Api<Pod> = on.api();
     for pod in names(&on.pods("inventory").await) {

@@ -60,7 +60,7 @@ async fn a_body_with_many_errors_has_a_short_response(pool: PgPool) {
     assert_eq!(app.post("/reservations", &unknown.into()).await.errors().len(), 20);
     let long = json!({"€".repeat(15_000): 0, "€/".repeat(3000): 0});
     assert!(app.post("/reservations", &long).await.body.len() < 4096);
-    let query: String = (0..5000).map(|number| format!("{number}&")).collect();
+    let query = (0..5000).map(|number| number.to_string()).collect::<Vec<_>>().join("&");
     let response = app.get(&format!("/inventory?{query}")).await;
     assert_eq!(response.errors().len(), 20);
     assert!(response.body.len() < 4096, "{}", response.body.len());
