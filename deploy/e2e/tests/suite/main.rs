@@ -21,7 +21,7 @@ mod together;
 mod tool;
 mod traffic;
 
-use std::{future::Future, pin::Pin, process::ExitCode, sync::Arc};
+use std::{future::Future, pin::Pin, process::ExitCode, sync::Arc, time::Instant};
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -82,8 +82,10 @@ fn main() -> ExitCode {
     let trials = cases.iter().map(|(name, case)| {
         let (handle, case, release) = (runtime.handle().clone(), *case, release.clone());
         Trial::test(*name, move || {
+            let started = Instant::now();
             // A panic fails the case and prints its message.
             handle.block_on(case(release));
+            print!("{} s ", started.elapsed().as_secs());
             Ok(())
         })
     });
