@@ -76,9 +76,10 @@ pub(crate) async fn list(
         Some(email) => {
             sqlx::query_as!(
                 User,
-                // At most one user has it, so there is nothing to order or limit.
+                // At most one user has it, so there is nothing to order or limit. IS TRUE keeps the plan from passing
+                // all ids after `after` instead of looking up the email.
                 r#"SELECT id, name, email, created_at, updated_at, version FROM users
-                   WHERE id > $1 AND lower(email COLLATE "C") = lower($2 COLLATE "C")"#,
+                   WHERE lower(email COLLATE "C") = lower($2 COLLATE "C") AND (id > $1) IS TRUE"#,
                 after,
                 email.as_str(),
             )
