@@ -34,7 +34,8 @@
 //! # let _ = axum::Router::new().route("/notes", axum::routing::post(create));
 //! ```
 //!
-//! What the closure returns is stored as JSON, and a repetition gets it back. So the whole response must follow from it.
+//! What the closure returns is stored as JSON, and a repetition gets it back. So the whole response must follow from
+//! it.
 //!
 //! The service also needs this table, which one of its migrations creates, and [`prune_in_background`]. Its
 //! `microservice.yaml` lists the paths in `route.idempotencyKeys`, so that the gateway may repeat requests with a key.
@@ -43,7 +44,8 @@
 #![doc = include_str!("idempotency/table.sql")]
 //! ```
 //!
-//! A batch handler [claims](claim) the keys of its batch and [stores](store) the responses in its own transaction.
+//! A batch handler [claims](fn@claim) the keys of its batch, and [stores](fn@store) the responses, in its own
+//! transaction.
 
 mod claim;
 mod key;

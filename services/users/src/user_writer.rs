@@ -1,5 +1,6 @@
 //! Group commit for new users: one statement inserts all users that arrived while the previous one was running. If a
-//! request has an idempotency key, the statement is part of a transaction that claims the keys and stores the responses.
+//! request has an idempotency key, the statement is part of a transaction that claims the keys and stores the
+//! responses.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
