@@ -15,6 +15,7 @@ mod cli;
 pub mod database;
 pub mod grpc;
 pub mod http;
+pub mod idempotency;
 mod limits;
 mod service;
 

@@ -15,21 +15,33 @@ pub type Plans = BTreeMap<String, Vec<String>>;
 /// Panics if a statement cannot be planned, reads a whole table or index, or passes entries of an index that it does not
 /// need.
 pub async fn plans(pool: &PgPool, service: &Path) -> Plans {
-    let options = (*pool.connect_options()).clone().options(SESSION);
-    let mut connection = options.connect().await.expect("a connection");
-    let mut plans = Plans::new();
+    let mut statements = Vec::new();
     for entry in fs::read_dir(service.join(".sqlx")).expect("the folder") {
         let text = fs::read_to_string(entry.expect("an entry").path()).expect("a file");
         let statement: Value = serde_json::from_str(&text).expect("JSON");
-        let query = statement["query"].as_str().expect("a query");
-        let parameters = statement["describe"]["parameters"]["Left"].as_array().expect("parameters").len();
-        let plan = explain(&mut connection, query, parameters).await;
+        let query = statement["query"].as_str().expect("a query").to_owned();
+        statements.push((query, statement["describe"]["parameters"]["Left"].as_array().expect("parameters").len()));
+    }
+    assert!(!statements.is_empty(), "no statement in {}", service.display());
+    let statements: Vec<_> = statements.iter().map(|(query, parameters)| (query.as_str(), *parameters)).collect();
+    plans_of(pool, &statements).await
+}
+
+/// Plans these statements, each with the number of its parameters, as the sessions of a service do.
+///
+/// # Panics
+/// Panics in the same cases as [`plans`].
+pub async fn plans_of(pool: &PgPool, statements: &[(&str, usize)]) -> Plans {
+    let options = (*pool.connect_options()).clone().options(SESSION);
+    let mut connection = options.connect().await.expect("a connection");
+    let mut plans = Plans::new();
+    for (query, parameters) in statements {
+        let plan = explain(&mut connection, query, *parameters).await;
         let mut nodes = Vec::new();
         judge(&plan[0]["Plan"], query, &mut nodes);
-        plans.insert(query.to_owned(), nodes);
+        plans.insert((*query).to_owned(), nodes);
     }
     connection.close().await.expect("closed");
-    assert!(!plans.is_empty(), "no statement in {}", service.display());
     plans
 }
 

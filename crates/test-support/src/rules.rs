@@ -54,6 +54,25 @@ pub async fn references_resolve(app: &App) {
     }
 }
 
+/// Checks that every `POST` and `PATCH` in `/openapi.json` takes an `Idempotency-Key`, as a service promises that lists
+/// all its paths in `route.idempotencyKeys`.
+///
+/// # Panics
+/// Panics if one does not.
+pub async fn every_post_and_patch_takes_a_key(app: &App) {
+    let document = app.get("/openapi.json").await.json(200);
+    let mut count = 0;
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        for method in ["post", "patch"] {
+            let Some(operation) = item.get(method) else { continue };
+            let parameters = operation["parameters"].as_array().map_or(&[][..], Vec::as_slice);
+            assert!(parameters.iter().any(|parameter| parameter["name"] == "idempotency-key"), "{method} {path}");
+            count += 1;
+        }
+    }
+    assert!(count > 0);
+}
+
 /// Checks that `/docs/` loads with all its assets and none from other hosts, and that `/` and `/docs` redirect to it.
 ///
 /// # Panics

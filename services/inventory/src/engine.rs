@@ -9,14 +9,18 @@ mod writer;
 
 use std::sync::Arc;
 
-use chassis::{Context, Database, Preconditions, batch::Batcher};
+use chassis::{
+    Context, Database, Preconditions,
+    batch::Batcher,
+    idempotency::{Claim, IdempotencyKey},
+};
 use tokio::runtime::Handle;
 
 use crate::{
     error::Error,
     model::{
-        Action, Change, Claim, Delta, IdempotencyKey, NewReservation, ProductId, Quantity, Reason, Refusal,
-        Reservation, ReservationId, ReservationState, Stock, Transition,
+        Action, Change, Delta, NewReservation, ProductId, Quantity, Reason, Refusal, Reservation, ReservationId,
+        ReservationState, Stock, Transition, claim_adjustment, claim_reservation, claim_transition,
     },
     store::{self, Expiry},
 };
@@ -70,15 +74,16 @@ impl Inventory {
         Ok(product_ids.into_iter().map(|product_id| snapshot.stock(product_id)).collect())
     }
 
-    /// Sets the quantity on hand.
+    /// Sets the quantity on hand; with a claim at most once.
     pub(crate) async fn set(
         &self,
         product_id: ProductId,
         quantity: Quantity,
         preconditions: Preconditions,
+        claim: Option<Claim>,
     ) -> Result<Stock, Error> {
         let change = Change { product_id, action: Action::Set(quantity) };
-        send(&self.0.changes, |reply| Request::Change { change, preconditions, claim: None, reply }).await
+        send(&self.0.changes, |reply| Request::Change { change, preconditions, claim, reply }).await
     }
 
     /// Adjusts the quantity on hand; with a key at most once.
@@ -90,7 +95,7 @@ impl Inventory {
         preconditions: Preconditions,
         key: Option<&IdempotencyKey>,
     ) -> Result<Stock, Error> {
-        let claim = key.map(|key| Claim::for_adjustment(&product_id, delta, reason.as_ref(), key));
+        let claim = key.map(|key| claim_adjustment(&product_id, delta, reason.as_ref(), key));
         let change = Change { product_id, action: Action::Adjust(delta, reason) };
         send(&self.0.changes, |reply| Request::Change { change, preconditions, claim, reply }).await
     }
@@ -101,18 +106,20 @@ impl Inventory {
         new: NewReservation,
         key: Option<&IdempotencyKey>,
     ) -> Result<Reservation, Error> {
-        let claim = key.map(|key| Claim::for_reservation(&new, key));
+        let claim = key.map(|key| claim_reservation(&new, key));
         send(&self.0.changes, |reply| Request::Reserve { id: ReservationId::generate(), new, claim, reply }).await
     }
 
-    /// Commits or releases a reservation. Repeating a transition has no effect.
+    /// Commits or releases a reservation. Repeating a transition has no effect; with a key it gets the first response.
     pub(crate) async fn transition(
         &self,
         id: ReservationId,
         transition: Transition,
         preconditions: Preconditions,
+        key: Option<&IdempotencyKey>,
     ) -> Result<Reservation, Error> {
-        send(&self.0.changes, |reply| Request::Transition { id, transition, preconditions, reply }).await
+        let claim = key.map(|key| claim_transition(id, transition, key));
+        send(&self.0.changes, |reply| Request::Transition { id, transition, preconditions, claim, reply }).await
     }
 
     /// Returns a reservation.

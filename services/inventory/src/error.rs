@@ -53,7 +53,7 @@ fn refused(refusal: Refusal) -> Problem {
         Refusal::WrongState(state) => {
             Problem::with_kind(StatusCode::CONFLICT, "reservation-ended", detail).with("state", state)
         }
-        Refusal::KeyReused => Problem::with_kind(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", detail),
+        Refusal::KeyReused(reused) => reused.into(),
     }
 }
 

@@ -12,7 +12,9 @@ mod stock;
 pub(crate) use changeset::ExpiryChange;
 pub(crate) use changeset::{Cause, Changeset, CommitMarker, DueExpiries, NewMovement, ProductRow};
 pub(crate) use contracts::{InvalidId, ProductId, ResourceId as ReservationId};
-pub(crate) use idempotency::{Claim, Digest, IdempotencyKey, IdempotencyRecord, RETENTION_HOURS, Replayable};
+pub(crate) use idempotency::{
+    Replayable, StoredResponse, claim_adjustment, claim_reservation, claim_set, claim_transition, replay, to_stored,
+};
 pub(crate) use movement::{Movement, Reason};
 pub(crate) use number::{Amount, Delta, MAX_QUANTITY, Quantity, TimeToLive};
 pub use refusal::Refusal;

@@ -1,6 +1,5 @@
 //! The inventory API over HTTP.
 
-mod idempotency_key;
 mod list;
 mod movements;
 mod product;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
-use chassis::{Problem, batch::BatchError, database::DatabaseError};
+use chassis::{Problem, batch::BatchError, database::DatabaseError, idempotency::KeyReused};
 use http::StatusCode;
 
 use crate::model::InvalidId;
@@ -19,6 +19,8 @@ pub(crate) enum Error {
     PreconditionFailed,
     #[error("the wishlist is full: it has 200 products")]
     WishlistFull,
+    #[error(transparent)]
+    KeyReused(#[from] KeyReused),
     #[error(transparent)]
     Batch(#[from] BatchError),
     /// The connection was lost during a change.
@@ -59,6 +61,7 @@ impl From<Error> for Problem {
             Error::EmailTaken => Self::with_kind(StatusCode::CONFLICT, "email-taken", detail),
             Error::WishlistFull => Self::with_kind(StatusCode::CONFLICT, "wishlist-full", detail),
             Error::PreconditionFailed => Self::new(StatusCode::PRECONDITION_FAILED, detail),
+            Error::KeyReused(reused) => reused.into(),
             // The batch only contains changes, and some of it may be done.
             Error::Batch(BatchError::Lost) => Self::outcome_unknown().caused_by(BatchError::Lost),
             Error::Batch(error) => error.into(),

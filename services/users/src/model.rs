@@ -4,5 +4,5 @@ mod user;
 mod wishlist;
 
 pub(crate) use contracts::{InvalidId, ProductId, ResourceId as UserId};
-pub(crate) use user::{Email, Name, NewUser, User};
+pub(crate) use user::{CreatedUser, Email, Name, NewUser, User};
 pub(crate) use wishlist::{MAX_WISHES, Stocks, Wish, Wishes, Wishlist};

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use chassis::{Context, Database, batch::Batcher};
+use chassis::{Context, Database, batch::Batcher, idempotency};
 use tokio::runtime::Handle;
 
 use crate::{
     inventory::{INVENTORY, Inventory},
-    model::{Wish, Wishlist},
+    model::{Stocks, Wish, Wishes, Wishlist},
     user_writer::UserWriter,
 };
 
@@ -25,6 +25,7 @@ pub struct Users {
 
 impl Users {
     pub(crate) fn new(context: &Context) -> Self {
+        idempotency::prune_in_background(context);
         let writer = UserWriter::new(&context.database);
         Self {
             database: context.database.clone(),
@@ -37,5 +38,10 @@ impl Users {
     pub(crate) async fn with_stocks(&self, wishes: Vec<Wish>) -> Wishlist {
         let stocks = self.inventory.stocks(wishes.iter().map(|wish| &wish.product_id)).await;
         Wishlist::new(wishes, stocks.as_ref())
+    }
+
+    /// Fetches the stock of the products on a new wishlist. Returns `None` if inventory does not respond.
+    pub(crate) async fn stocks(&self, wishes: &Wishes) -> Option<Stocks> {
+        self.inventory.stocks(wishes.product_ids().iter()).await
     }
 }

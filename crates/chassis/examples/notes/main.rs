@@ -3,17 +3,20 @@
 use std::process::ExitCode;
 
 use axum::extract::{OriginalUri, State};
-use chassis::{Database, Fields, FromFields, Json, Limit, Page, Problem, Query, Service};
-use http::StatusCode;
+use chassis::{
+    Database, Fields, FromFields, Json, Limit, Page, Problem, Query, Service,
+    idempotency::{self, Claim, IdempotencyKey},
+};
+use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
-use sqlx::migrate::Migrator;
+use sqlx::{PgConnection, migrate::Migrator};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("examples/notes/migrations");
 
 /// A note.
-#[derive(Serialize, ToSchema, sqlx::FromRow)]
+#[derive(Serialize, Deserialize, ToSchema, sqlx::FromRow)]
 struct Note {
     id: i64,
     text: String,
@@ -67,25 +70,25 @@ async fn list(
     Page::new(notes, query.limit, &uri, |note: &Note| note.id.to_string())
 }
 
-/// Create a note
+/// Create a note, once for each key
 #[utoipa::path(
     post,
     path = "/notes",
+    params(IdempotencyKey),
     request_body = NewNote,
     responses((status = CREATED, description = "The note.", body = Note)),
 )]
 async fn create(
     State(database): State<Database>,
+    key: Option<IdempotencyKey>,
     Json(new): Json<NewNote>,
 ) -> Result<(StatusCode, axum::Json<Note>), Problem> {
-    let note = database
-        .run(async |connection| {
-            sqlx::query_as("INSERT INTO notes (text) VALUES ($1) RETURNING id, text")
-                .bind(&new.text)
-                .fetch_one(connection)
-                .await
-        })
-        .await?;
+    let claim = key.map(|key| Claim::new(&key, &Method::POST, "/notes", [&new.text]));
+    let insert = async |connection: &mut PgConnection| {
+        let insert = sqlx::query_as("INSERT INTO notes (text) VALUES ($1) RETURNING id, text").bind(&new.text);
+        insert.fetch_one(connection).await.map(Ok)
+    };
+    let note = database.once(claim.as_ref(), insert).await.map_err(Problem::from).flatten()?;
     Ok((StatusCode::CREATED, axum::Json(note)))
 }
 
@@ -98,6 +101,9 @@ fn main() -> ExitCode {
         api: || OpenApiRouter::new().routes(routes!(list, create)),
         grpc: None,
         peers: &[],
-        state: |context| context.database.clone(),
+        state: |context| {
+            idempotency::prune_in_background(context);
+            context.database.clone()
+        },
     })
 }

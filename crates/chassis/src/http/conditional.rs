@@ -13,7 +13,7 @@ use axum::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
 use runtime::Problem;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::{
     IntoParams,
     openapi::{
@@ -24,6 +24,7 @@ use utoipa::{
 };
 
 /// A JSON response with the version of its row as the `ETag`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tagged<T> {
     /// The version of the row; 0 if it does not exist yet.
     pub version: i64,

@@ -7,10 +7,10 @@ const RUST_WORDS: &str = " abstract alloc as async await become box break build 
     virtual where while yield ";
 
 /// Types that are in scope in the templates; the type of the service gets another name.
-const TYPES: &str = " App Box Database DatabaseError DateTime Deserialize Err Error Fields From FromFields IntoParams \
-    IntoResponse Item Iterator Json Limit Migrator Name None Ok OpenApiRouter Option OriginalUri Page Parameters Path \
-    PgConnection Problem Query Response Result Self Serialize Service Some State StatusCode String ToSchema TryFrom Utc \
-    Uuid Vec ";
+const TYPES: &str = " App Box Claim Database DatabaseError DateTime Deserialize Err Error Fields From FromFields \
+    IdempotencyKey IntoParams IntoResponse Item Iterator Json KeyReused Limit Method Migrator Name None Ok \
+    OpenApiRouter Option OriginalUri Page Parameters Path PgConnection Problem Query Response Result Self Serialize \
+    Service Some State StatusCode String ToSchema TryFrom Utc Uuid Vec ";
 
 /// Words that Postgres does not accept as a table name.
 const SQL_WORDS: &str = " all analyse analyze and any array as asc asymmetric authorization binary both case cast check \
@@ -29,7 +29,9 @@ pub(super) fn is_rust_word(name: &str) -> bool {
 /// The placeholders of the templates, and what they stand for.
 pub(super) fn placeholders(name: &str) -> [(&'static str, String); 10] {
     let snake = name.replace('-', "_");
-    let table = if contains(SQL_WORDS, &snake) { format!("{snake}_items") } else { snake.clone() };
+    // The template has a table `idempotency`.
+    let is_taken = contains(SQL_WORDS, &snake) || snake == "idempotency";
+    let table = if is_taken { format!("{snake}_items") } else { snake.clone() };
     let singular = singular(name);
     let mut kind: String = singular.split('-').map(capitalized).collect();
     if contains(TYPES, &kind) {
@@ -101,5 +103,7 @@ mod tests {
         assert_eq!(word("my-orders", "{{Type}}"), "MyOrder");
         assert_eq!(word("group", "{{table}}"), "group_items");
         assert_eq!(word("my-orders", "{{table}}"), "my_orders");
+        assert_eq!(word("claims", "{{Type}}"), "ClaimItem");
+        assert_eq!(word("idempotency", "{{table}}"), "idempotency_items");
     }
 }

@@ -5,14 +5,17 @@ mod tests;
 
 use std::collections::HashMap;
 
-use chassis::Preconditions;
+use chassis::{
+    Preconditions,
+    idempotency::{Claim, Digest, Stored},
+};
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
 use super::request::Request;
 use crate::model::{
-    Action, Cause, Change, Changeset, Claim, Counters, Digest, DueExpiries, IdempotencyRecord, Item, MAX_QUANTITY,
-    NewMovement, NewReservation, ProductId, ProductRow, Refusal, Replayable, Reservation, ReservationId,
-    ReservationState, Shortage, Stock, Transition,
+    Action, Cause, Change, Changeset, Counters, DueExpiries, Item, MAX_QUANTITY, NewMovement, NewReservation,
+    ProductId, ProductRow, Refusal, Replayable, Reservation, ReservationId, ReservationState, Shortage, Stock,
+    StoredResponse, Transition, replay, to_stored,
 };
 
 /// The rows that a batch depends on, read while they are locked.
@@ -27,7 +30,7 @@ pub(super) struct LockedRows {
     /// The reservations that the batch commits or releases.
     pub(super) reservations: HashMap<ReservationId, Reservation>,
     /// Responses stored under keys of the batch.
-    pub(super) records: HashMap<Digest, IdempotencyRecord>,
+    pub(super) responses: HashMap<Digest, Stored<StoredResponse>>,
 }
 
 /// Settles what expired, then decides each request based on the effects of those before it. The result of each request
@@ -92,8 +95,10 @@ impl Decider {
             Request::Reserve { id, new, claim, reply } => {
                 reply.set(self.decide_once(claim.as_ref(), |decider| decider.reserve(*id, new)));
             }
-            Request::Transition { id, transition, preconditions, reply } => {
-                reply.set(self.transition(*id, *transition, preconditions));
+            Request::Transition { id, transition, preconditions, claim, reply } => {
+                reply.set(
+                    self.decide_once(claim.as_ref(), |decider| decider.transition(*id, *transition, preconditions)),
+                );
             }
             Request::Settle { product_id, reply } => {
                 let until = self.settling_until();
@@ -115,14 +120,14 @@ impl Decider {
         decide: impl FnOnce(&mut Self) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         let Some(claim) = claim else { return decide(self) };
-        if let Some(record) = self.rows.records.get(&claim.id) {
-            return record.replay(claim);
+        if let Some(stored) = self.rows.responses.get(&claim.id) {
+            return replay(stored.clone(), claim);
         }
         let result = decide(self);
-        if let Some(record) = IdempotencyRecord::new(claim, &result) {
+        if let Some(stored) = to_stored(claim, &result) {
             // A duplicate later in this batch must find it.
-            self.rows.records.insert(claim.id, record.clone());
-            self.changeset.records.push((claim.id, record));
+            self.rows.responses.insert(claim.id, stored.clone());
+            self.changeset.responses.push(stored);
         }
         result
     }

@@ -3,12 +3,13 @@
 use chassis::{
     Preconditions,
     batch::{self, Arrivals, OpenHandler},
+    idempotency::Claim,
 };
 use tokio::sync::oneshot;
 
 use crate::{
     error::Error,
-    model::{Change, Claim, NewReservation, ProductId, Reservation, ReservationId, Stock, Transition},
+    model::{Change, NewReservation, ProductId, Reservation, ReservationId, Stock, Transition},
 };
 
 /// The maximum number of requests in a batch.
@@ -28,7 +29,13 @@ pub(super) enum Request {
     /// Create a reservation with this id.
     Reserve { id: ReservationId, new: NewReservation, claim: Option<Claim>, reply: Reply<Reservation> },
     /// Commit or release a reservation.
-    Transition { id: ReservationId, transition: Transition, preconditions: Preconditions, reply: Reply<Reservation> },
+    Transition {
+        id: ReservationId,
+        transition: Transition,
+        preconditions: Preconditions,
+        claim: Option<Claim>,
+        reply: Reply<Reservation>,
+    },
     /// Settle the overdue lines of a product.
     Settle { product_id: ProductId, reply: Reply<()> },
 }
@@ -37,8 +44,8 @@ impl Request {
     /// The claim to an idempotency key.
     pub(super) fn claim(&self) -> Option<&Claim> {
         match self {
-            Self::Change { claim, .. } | Self::Reserve { claim, .. } => claim.as_ref(),
-            Self::Transition { .. } | Self::Settle { .. } => None,
+            Self::Change { claim, .. } | Self::Reserve { claim, .. } | Self::Transition { claim, .. } => claim.as_ref(),
+            Self::Settle { .. } => None,
         }
     }
 

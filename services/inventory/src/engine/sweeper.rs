@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use chassis::{Database, database::DatabaseError};
+use chassis::{Database, database::DatabaseError, idempotency};
 use chrono::{DateTime, Utc};
 use tokio::time::sleep;
 
@@ -64,7 +64,7 @@ async fn sweep(database: &Database, from: DateTime<Utc>) -> Result<(DateTime<Utc
     }
     let prune = async |connection: &mut _| store::prune_expiries(connection, from, DELAY, MAX_ROWS).await;
     let (expiries, last) = database.run(prune).await?;
-    let responses = database.run(async |connection| store::prune(connection, MAX_ROWS).await).await?;
+    let responses = database.run(async |connection| idempotency::prune(connection, MAX_ROWS).await).await?;
     let reservations = database.run(async |connection| store::prune_reservations(connection, MAX_ROWS).await).await?;
     let is_done = expiries < MAX_ROWS && responses.max(reservations) < MAX_ROWS.unsigned_abs();
     Ok((last.unwrap_or(from), is_done))

@@ -4,11 +4,14 @@
 //! Everything else that a lock protects is therefore read by a later statement.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     time::Instant,
 };
 
-use chassis::batch::{Arrivals, OpenHandler};
+use chassis::{
+    batch::{Arrivals, OpenHandler},
+    idempotency::{self, Claim, Digest, Stored},
+};
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use sqlx::{Acquire, PgConnection};
 use uuid::Uuid;
@@ -18,7 +21,7 @@ use super::{
     request::{MAX_WEIGHT, Request, join},
 };
 use crate::{
-    model::{Changeset, Claim, CommitMarker, Digest, IdempotencyRecord, ProductId, ProductRow, ReservationId},
+    model::{Changeset, CommitMarker, ProductId, ProductRow, ReservationId, StoredResponse},
     store,
 };
 
@@ -61,8 +64,9 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
         join(batch, arrivals, |_| true);
     }
     batch.retain(|request| !request.is_abandoned());
-    let records = claim_keys(&mut transaction, batch).await?;
-    let (reservations, products) = affected(&mut transaction, batch, attempt.rest, &records).await?;
+    let claims: Vec<&Claim> = batch.iter().filter_map(Request::claim).collect();
+    let responses = idempotency::claim(&mut transaction, &claims).await?;
+    let (reservations, products) = affected(&mut transaction, batch, attempt.rest, &responses).await?;
     let ids: Vec<&str> = products.iter().map(ProductId::as_str).collect();
     let sent_at = Instant::now();
     let (rows, started_at) =
@@ -71,7 +75,7 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
         join(batch, arrivals, |request| needs_only(request, &products));
     }
     let known: HashSet<ProductId> = rows.keys().cloned().collect();
-    let mut locked = LockedRows { products: rows, records, ..LockedRows::default() };
+    let mut locked = LockedRows { products: rows, responses, ..LockedRows::default() };
     if let Some(started_at) = started_at {
         read_due_expiries(&mut transaction, &mut locked, latest_time(started_at, sent_at)).await?;
     }
@@ -122,32 +126,18 @@ fn latest_time(started_at: DateTime<Utc>, sent_at: Instant) -> DateTime<Utc> {
     started_at.checked_add_signed(elapsed).unwrap_or(DateTime::<Utc>::MAX_UTC).trunc_subsecs(6)
 }
 
-/// Claims the keys of the batch, in order, and reads the responses stored under them.
-async fn claim_keys(
-    connection: &mut PgConnection,
-    batch: &[Request],
-) -> Result<HashMap<Digest, IdempotencyRecord>, sqlx::Error> {
-    let claims: BTreeMap<Digest, &Claim> =
-        batch.iter().rev().filter_map(Request::claim).map(|claim| (claim.id, claim)).collect();
-    if claims.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let claims: Vec<&Claim> = claims.into_values().collect();
-    let claimed: HashSet<Vec<u8>> = store::claim(connection, &claims).await?.into_iter().collect();
-    let others = claims.iter().map(|claim| claim.id.as_slice()).filter(|id| !claimed.contains(*id));
-    let others: Vec<&[u8]> = others.collect();
-    if others.is_empty() { Ok(HashMap::new()) } else { store::stored_responses(connection, &others).await }
-}
-
 /// The reservations and products that the batch changes. Requests with a stored response change nothing. Requests
 /// beyond the maximum weight are moved to `rest`.
 async fn affected(
     connection: &mut PgConnection,
     batch: &mut Vec<Request>,
     rest: &mut Vec<Request>,
-    records: &HashMap<Digest, IdempotencyRecord>,
+    responses: &HashMap<Digest, Stored<StoredResponse>>,
 ) -> Result<(Vec<Uuid>, BTreeSet<ProductId>), sqlx::Error> {
-    let reservations = |batch: &[Request]| -> BTreeSet<Uuid> { batch.iter().filter_map(reservation_id).collect() };
+    let is_stored = |request: &&Request| request.claim().is_some_and(|claim| responses.contains_key(&claim.id));
+    let reservations = |batch: &[Request]| -> BTreeSet<Uuid> {
+        batch.iter().filter(|request| !is_stored(request)).filter_map(reservation_id).collect()
+    };
     let mut products_of: HashMap<Uuid, Vec<ProductId>> = HashMap::new();
     let ids: Vec<Uuid> = reservations(batch).into_iter().collect();
     if !ids.is_empty() {
@@ -165,7 +155,6 @@ async fn affected(
     let count = fits.count().max(1).min(batch.len());
     rest.splice(0..0, batch.drain(count..));
 
-    let is_stored = |request: &&Request| request.claim().is_some_and(|claim| records.contains_key(&claim.id));
     let named = batch.iter().filter(|request| !is_stored(request)).flat_map(Request::product_ids);
     let mut products: BTreeSet<ProductId> = named.cloned().collect();
     let reservations = reservations(batch);
@@ -216,8 +205,8 @@ async fn write(connection: &mut PgConnection, changeset: &Changeset) -> Result<O
     if !changeset.ended.is_empty() {
         store::end_reservations(connection, changeset).await?;
     }
-    if !changeset.records.is_empty() {
-        store::store_responses(connection, &changeset.records).await?;
+    if !changeset.responses.is_empty() {
+        idempotency::store(connection, &changeset.responses).await?;
     }
     let first = changeset.movements.first();
     Ok(first.map(|movement| CommitMarker {

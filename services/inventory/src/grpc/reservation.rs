@@ -1,6 +1,6 @@
 //! `Reserve`, `Commit` and `Release`.
 
-use chassis::{FieldError, Preconditions, Problem};
+use chassis::{FieldError, Preconditions, Problem, idempotency::IdempotencyKey};
 use contracts::inventory::v1::{self as api, reservation::State};
 use prost_types::Timestamp;
 use serde::{
@@ -12,8 +12,8 @@ use crate::{
     engine::Inventory,
     error::Error,
     model::{
-        Amount, IdempotencyKey, InvalidId, Item, Items, NewReservation, ProductId, Refusal, Reservation,
-        ReservationState, TimeToLive, Transition,
+        Amount, InvalidId, Item, Items, NewReservation, ProductId, Refusal, Reservation, ReservationState, TimeToLive,
+        Transition,
     },
 };
 
@@ -38,7 +38,7 @@ pub(super) async fn transition(
     transition: Transition,
 ) -> Result<api::Reservation, Problem> {
     let id = id.parse().map_err(|InvalidId| Error::from(Refusal::NoSuchReservation))?;
-    let reservation = inventory.transition(id, transition, Preconditions::default()).await?;
+    let reservation = inventory.transition(id, transition, Preconditions::default(), None).await?;
     Ok(message(&reservation))
 }
 

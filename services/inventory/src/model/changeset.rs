@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use chassis::idempotency::Stored;
 use chrono::{DateTime, Utc};
 use contracts::{ProductId, ResourceId as ReservationId};
 use uuid::Uuid;
 
 use super::{
-    idempotency::{Digest, IdempotencyRecord},
+    idempotency::StoredResponse,
     movement::Reason,
     reservation::{Reservation, ReservationState},
     stock::Counters,
@@ -80,7 +81,7 @@ pub(crate) struct Changeset {
     /// Reservations that were committed or released.
     pub(crate) ended: Vec<(ReservationId, ReservationState)>,
     /// Responses to store.
-    pub(crate) records: Vec<(Digest, IdempotencyRecord)>,
+    pub(crate) responses: Vec<Stored<StoredResponse>>,
 }
 
 impl Changeset {

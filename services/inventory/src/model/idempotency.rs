@@ -1,132 +1,83 @@
-//! Idempotency keys: a request with a key takes effect once, and repetitions get the first response.
+//! Idempotency keys: what the requests of inventory claim, and which responses are stored.
 
+use chassis::idempotency::{Claim, IdempotencyKey, KeyReused, Stored};
 use chrono::{DateTime, Utc};
 use contracts::{ProductId, ResourceId as ReservationId};
+use http::Method;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use super::{
     movement::Reason,
-    number::Delta,
+    number::{Delta, Quantity},
     refusal::{Refusal, Shortage},
-    reservation::{Item, Items, NewReservation, Reservation, ReservationState},
+    reservation::{Item, Items, NewReservation, Reservation, ReservationState, Transition},
     stock::{Counters, Stock},
 };
 
-/// A client's name for a request: 1 to 255 visible ASCII characters, used verbatim.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct IdempotencyKey(String);
-
-impl IdempotencyKey {
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
+/// The claim of a request to set stock. `PUT` and `POST` are two operations.
+pub(crate) fn claim_set(method: &Method, product_id: &ProductId, quantity: Quantity, key: &IdempotencyKey) -> Claim {
+    Claim::new(key, method, &stock_path(product_id), [quantity.0.to_le_bytes()])
 }
 
-impl TryFrom<&[u8]> for IdempotencyKey {
-    type Error = &'static str;
+/// The claim of a request to adjust stock.
+pub(crate) fn claim_adjustment(
+    product_id: &ProductId,
+    delta: Delta,
+    reason: Option<&Reason>,
+    key: &IdempotencyKey,
+) -> Claim {
+    let delta = delta.0.to_le_bytes();
+    let reason = reason.map(|reason| reason.as_str().as_bytes());
+    Claim::new(key, &Method::PATCH, &stock_path(product_id), [delta.as_slice()].into_iter().chain(reason))
+}
 
-    fn try_from(text: &[u8]) -> Result<Self, Self::Error> {
-        if !(1..=255).contains(&text.len()) || !text.iter().all(u8::is_ascii_graphic) {
-            return Err("must be 1 to 255 visible ASCII characters");
+/// The claim of a request to reserve stock.
+pub(crate) fn claim_reservation(new: &NewReservation, key: &IdempotencyKey) -> Claim {
+    let ttl = new.ttl.0.to_le_bytes();
+    let items: Vec<_> =
+        new.items.as_slice().iter().map(|item| (&item.product_id, item.quantity.to_le_bytes())).collect();
+    let parts = items.iter().flat_map(|(product, quantity)| [product.as_str().as_bytes(), quantity.as_slice()]);
+    Claim::new(key, &Method::POST, "/reservations", [ttl.as_slice()].into_iter().chain(parts))
+}
+
+/// The claim of a request to commit or release a reservation.
+pub(crate) fn claim_transition(id: ReservationId, transition: Transition, key: &IdempotencyKey) -> Claim {
+    let action = match transition {
+        Transition::Commit => "commit",
+        Transition::Release => "release",
+    };
+    Claim::new(key, &Method::POST, &format!("/reservations/{id}/{action}"), [""; 0])
+}
+
+fn stock_path(product_id: &ProductId) -> String {
+    format!("/inventory/{}", product_id.as_str())
+}
+
+/// Returns what is stored for a result; `None` if repetitions should be decided afresh.
+pub(crate) fn to_stored<T: Replayable>(claim: &Claim, result: &Result<T, Refusal>) -> Option<Stored<StoredResponse>> {
+    let response = match result {
+        Ok(reply) => reply.to_stored(),
+        Err(Refusal::InsufficientStock { left, reserved }) => {
+            StoredResponse::InsufficientStock { left: *left, reserved: *reserved }
         }
-        Ok(Self(String::from_utf8_lossy(text).into_owned()))
-    }
+        Err(Refusal::Shortage(shortages)) => StoredResponse::Shortage(shortages.clone()),
+        Err(
+            Refusal::TooLarge
+            | Refusal::PreconditionFailed
+            | Refusal::NoSuchReservation
+            | Refusal::WrongState(_)
+            | Refusal::KeyReused(_),
+        ) => return None,
+    };
+    Some(Stored { claim: claim.clone(), response })
 }
 
-/// How long a key is kept after its first request, in hours.
-pub(crate) const RETENTION_HOURS: i32 = 24;
-
-/// A SHA-256 digest.
-pub(crate) type Digest = [u8; 32];
-
-/// A request's claim to its key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Claim {
-    /// Identifies the client, the operation and the key.
-    pub(crate) id: Digest,
-    /// Identifies the content of the request as parsed: repetitions have the same fingerprint.
-    pub(crate) fingerprint: Digest,
-}
-
-impl Claim {
-    /// The claim of a request to reserve stock.
-    pub(crate) fn for_reservation(new: &NewReservation, key: &IdempotencyKey) -> Self {
-        let ttl = new.ttl.0.to_le_bytes();
-        let items: Vec<_> =
-            new.items.as_slice().iter().map(|item| (&item.product_id, item.quantity.to_le_bytes())).collect();
-        let parts = items.iter().flat_map(|(product, quantity)| [product.as_str().as_bytes(), quantity.as_slice()]);
-        Self::new("POST", "/reservations", key, digest([ttl.as_slice()].into_iter().chain(parts)))
-    }
-
-    /// The claim of a request to adjust stock.
-    pub(crate) fn for_adjustment(
-        product_id: &ProductId,
-        delta: Delta,
-        reason: Option<&Reason>,
-        key: &IdempotencyKey,
-    ) -> Self {
-        let delta = delta.0.to_le_bytes();
-        let reason = reason.map(|reason| reason.as_str().as_bytes());
-        let fingerprint = digest([delta.as_slice()].into_iter().chain(reason));
-        Self::new("PATCH", &format!("/inventory/{}", product_id.as_str()), key, fingerprint)
-    }
-
-    /// Method and path name the operation, whichever protocol the request arrived over.
-    fn new(method: &str, path: &str, key: &IdempotencyKey, fingerprint: Digest) -> Self {
-        // There is no authentication yet, so all clients are the same subject.
-        let subject = "";
-        Self { id: digest([subject, method, path, key.as_str()].map(str::as_bytes)), fingerprint }
-    }
-}
-
-/// Hashes a list of parts. Each part is preceded by its length, so different lists are different inputs of the hash.
-fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Digest {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    hash.finalize().into()
-}
-
-/// A stored response and the fingerprint of its request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct IdempotencyRecord {
-    pub(crate) fingerprint: Digest,
-    pub(crate) response: StoredResponse,
-}
-
-impl IdempotencyRecord {
-    /// The record of a result; `None` if repetitions should be decided afresh.
-    pub(crate) fn new<T: Replayable>(claim: &Claim, result: &Result<T, Refusal>) -> Option<Self> {
-        let response = match result {
-            Ok(reply) => reply.to_stored(),
-            Err(Refusal::InsufficientStock { left, reserved }) => {
-                StoredResponse::InsufficientStock { left: *left, reserved: *reserved }
-            }
-            Err(Refusal::Shortage(shortages)) => StoredResponse::Shortage(shortages.clone()),
-            Err(
-                Refusal::TooLarge
-                | Refusal::PreconditionFailed
-                | Refusal::NoSuchReservation
-                | Refusal::WrongState(_)
-                | Refusal::KeyReused,
-            ) => return None,
-        };
-        Some(Self { fingerprint: claim.fingerprint, response })
-    }
-
-    /// The stored result, for a repetition of its request. Any other request gets [`Refusal::KeyReused`].
-    pub(crate) fn replay<T: Replayable>(&self, claim: &Claim) -> Result<T, Refusal> {
-        if self.fingerprint != claim.fingerprint {
-            return Err(Refusal::KeyReused);
-        }
-        match self.response.clone() {
-            StoredResponse::InsufficientStock { left, reserved } => Err(Refusal::InsufficientStock { left, reserved }),
-            StoredResponse::Shortage(shortages) => Err(Refusal::Shortage(shortages)),
-            reply => T::from_stored(reply).ok_or(Refusal::KeyReused),
-        }
+/// Returns the stored result, for a repetition of its request. Any other request gets [`Refusal::KeyReused`].
+pub(crate) fn replay<T: Replayable>(stored: Stored<StoredResponse>, claim: &Claim) -> Result<T, Refusal> {
+    match stored.replay(claim)? {
+        StoredResponse::InsufficientStock { left, reserved } => Err(Refusal::InsufficientStock { left, reserved }),
+        StoredResponse::Shortage(shortages) => Err(Refusal::Shortage(shortages)),
+        reply => T::from_stored(reply).ok_or(Refusal::KeyReused(KeyReused)),
     }
 }
 
@@ -175,8 +126,6 @@ impl Replayable for Reservation {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::model::number::TimeToLive;
 
@@ -188,48 +137,19 @@ mod tests {
         ProductId::try_from(name.to_owned()).expect("a valid id")
     }
 
+    fn set(method: &Method, name: &str, quantity: i64) -> Claim {
+        claim_set(method, &product(name), Quantity(quantity), &key("k"))
+    }
+
     fn adjustment(name: &str, delta: i64, reason: Option<&str>, key_text: &str) -> Claim {
         let reason = reason.map(|reason| Reason::try_from(reason.to_owned()).expect("a valid reason"));
-        Claim::for_adjustment(&product(name), Delta(delta), reason.as_ref(), &key(key_text))
+        claim_adjustment(&product(name), Delta(delta), reason.as_ref(), &key(key_text))
     }
 
     fn reservation(items: &[(&str, i64)], ttl: i64) -> Claim {
         let items = items.iter().map(|(name, quantity)| Item { product_id: product(name), quantity: *quantity });
         let items = Items::merge(items.collect()).expect("valid items");
-        Claim::for_reservation(&NewReservation { items, ttl: TimeToLive(ttl) }, &key("k"))
-    }
-
-    #[test]
-    fn a_key_is_1_to_255_visible_ascii_characters() {
-        for good in ["1", "\"quoted\"", "~!", &"x".repeat(255)] {
-            assert!(IdempotencyKey::try_from(good.as_bytes()).is_ok(), "{good:?}");
-        }
-        for bad in ["", " ", "a b", "\t", "\u{7f}", "é", &"x".repeat(256)] {
-            assert!(IdempotencyKey::try_from(bad.as_bytes()).is_err(), "{bad:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_a_key_verbatim_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let is_valid = (1..=255).contains(&bytes.len()) && bytes.iter().all(|byte| (b'!'..=b'~').contains(byte));
-            match IdempotencyKey::try_from(bytes.as_slice()) {
-                Ok(key) => prop_assert!(is_valid && key.as_str().as_bytes() == bytes),
-                Err(_) => prop_assert!(!is_valid),
-            }
-        }
-
-        #[test]
-        fn visible_ascii_is_a_key_verbatim(text in "[!-~]{1,255}") {
-            let key = key(&text);
-            prop_assert_eq!(key.as_str(), text);
-        }
-
-        #[test]
-        fn different_keys_have_different_ids(one in "[!-~]{1,20}", other in "[!-~]{1,20}") {
-            let [first, second] = [&one, &other].map(|key| adjustment("a", 1, None, key));
-            prop_assert_eq!(first.id == second.id, one == other);
-        }
+        claim_reservation(&NewReservation { items, ttl: TimeToLive(ttl) }, &key("k"))
     }
 
     #[test]
@@ -260,11 +180,29 @@ mod tests {
     }
 
     #[test]
+    fn set_adjust_commit_and_release_are_operations_of_their_own() {
+        let (one, other) = (ReservationId::generate(), ReservationId::generate());
+        let ids = [
+            set(&Method::PUT, "a", 1).id,
+            set(&Method::POST, "a", 1).id,
+            set(&Method::PUT, "b", 1).id,
+            adjustment("a", 1, None, "k").id,
+            claim_transition(one, Transition::Commit, &key("k")).id,
+            claim_transition(one, Transition::Release, &key("k")).id,
+            claim_transition(other, Transition::Commit, &key("k")).id,
+        ];
+        for (number, id) in ids.iter().enumerate() {
+            assert!(!ids[..number].contains(id), "{number}");
+        }
+        assert_ne!(set(&Method::PUT, "a", 1).fingerprint, set(&Method::PUT, "a", 2).fingerprint);
+    }
+
+    #[test]
     fn a_response_of_another_kind_is_not_replayed() {
         let claim = adjustment("a", 1, None, "k");
         let stock = Stock::new(product("a"), Counters { on_hand: 1, reserved: 0, version: 1 });
-        let record = IdempotencyRecord::new(&claim, &Ok(stock.clone())).expect("a stored response");
-        assert_eq!(record.replay(&claim), Ok(stock));
-        assert_eq!(record.replay::<Reservation>(&claim), Err(Refusal::KeyReused));
+        let stored = to_stored(&claim, &Ok(stock.clone())).expect("a stored response");
+        assert_eq!(replay(stored.clone(), &claim), Ok(stock));
+        assert_eq!(replay::<Reservation>(stored, &claim), Err(Refusal::KeyReused(KeyReused)));
     }
 }

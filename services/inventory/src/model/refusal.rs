@@ -1,5 +1,6 @@
 //! Why the rules of stock refuse a request.
 
+use chassis::idempotency::KeyReused;
 use contracts::ProductId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -33,8 +34,8 @@ pub enum Refusal {
     #[error("the reservation is already {}", .0.name())]
     WrongState(ReservationState),
     /// An earlier request used the same `Idempotency-Key`.
-    #[error("this Idempotency-Key was already used for a different request")]
-    KeyReused,
+    #[error(transparent)]
+    KeyReused(#[from] KeyReused),
 }
 
 /// A product without enough stock.

@@ -1,15 +1,14 @@
 //! `GET`, `PUT`, `POST` and `PATCH /inventory/{product_id}`.
 
 use axum::{extract::State, response::IntoResponse};
-use chassis::{Fields, FromFields, Json, Path, Preconditions, Tagged};
-use http::StatusCode;
+use chassis::{Fields, FromFields, Json, Path, Preconditions, Tagged, idempotency::IdempotencyKey};
+use http::{Method, StatusCode};
 use utoipa::ToSchema;
 
-use super::idempotency_key::Key;
 use crate::{
     engine::Inventory,
     error::Error,
-    model::{Delta, ProductId, Quantity, Reason, Stock},
+    model::{Delta, ProductId, Quantity, Reason, Stock, claim_set},
 };
 
 /// The new quantity on hand.
@@ -65,7 +64,7 @@ pub(super) async fn get(
     path = "/inventory/{product_id}",
     operation_id = "putStock",
     tag = "inventory",
-    params(("product_id" = inline(ProductId), Path, description = "The product's id."), Preconditions),
+    params(("product_id" = inline(ProductId), Path, description = "The product's id."), Preconditions, IdempotencyKey),
     request_body = SetStock,
     responses(
         (status = OK, description = "The new stock of a known product.", body = Stock, headers(
@@ -81,9 +80,11 @@ pub(super) async fn put(
     State(inventory): State<Inventory>,
     Path(product_id): Path<ProductId>,
     preconditions: Preconditions,
+    key: Option<IdempotencyKey>,
     Json(SetStock { stock }): Json<SetStock>,
 ) -> Result<impl IntoResponse, Error> {
-    let stock = inventory.set(product_id, stock, preconditions).await?;
+    let claim = key.map(|key| claim_set(&Method::PUT, &product_id, stock, &key));
+    let stock = inventory.set(product_id, stock, preconditions, claim).await?;
     // A product is new if this is its first movement.
     let status = if stock.version == 1 { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, tagged(stock)))
@@ -95,7 +96,7 @@ pub(super) async fn put(
     path = "/inventory/{product_id}",
     operation_id = "setStock",
     tag = "inventory",
-    params(("product_id" = inline(ProductId), Path, description = "The product's id."), Preconditions),
+    params(("product_id" = inline(ProductId), Path, description = "The product's id."), Preconditions, IdempotencyKey),
     request_body = SetStock,
     responses(
         (status = CREATED, description = "The new stock of the product.", body = Stock, headers(
@@ -108,9 +109,11 @@ pub(super) async fn set(
     State(inventory): State<Inventory>,
     Path(product_id): Path<ProductId>,
     preconditions: Preconditions,
+    key: Option<IdempotencyKey>,
     Json(SetStock { stock }): Json<SetStock>,
 ) -> Result<impl IntoResponse, Error> {
-    let stock = inventory.set(product_id, stock, preconditions).await?;
+    let claim = key.map(|key| claim_set(&Method::POST, &product_id, stock, &key));
+    let stock = inventory.set(product_id, stock, preconditions, claim).await?;
     Ok((StatusCode::CREATED, tagged(stock)))
 }
 
@@ -122,7 +125,7 @@ pub(super) async fn set(
     path = "/inventory/{product_id}",
     operation_id = "adjustStock",
     tag = "inventory",
-    params(("product_id" = inline(ProductId), Path, description = "The product's id."), Preconditions, Key),
+    params(("product_id" = inline(ProductId), Path, description = "The product's id."), Preconditions, IdempotencyKey),
     request_body = AdjustStock,
     responses(
         (status = OK, description = "The new stock of the product.", body = Stock, headers(
@@ -135,7 +138,7 @@ pub(super) async fn adjust(
     State(inventory): State<Inventory>,
     Path(product_id): Path<ProductId>,
     preconditions: Preconditions,
-    Key(key): Key,
+    key: Option<IdempotencyKey>,
     Json(AdjustStock { delta, reason }): Json<AdjustStock>,
 ) -> Result<Tagged<Stock>, Error> {
     inventory.adjust(product_id, delta, reason, preconditions, key.as_ref()).await.map(tagged)

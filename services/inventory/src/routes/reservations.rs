@@ -1,12 +1,11 @@
 //! `POST /reservations`, `GET /reservations/{id}`, `POST /reservations/{id}/commit` and `…/release`.
 
 use axum::{extract::State, response::IntoResponse};
-use chassis::{Fields, FromFields, Json, Path, Preconditions, ProblemBody, Tagged};
+use chassis::{Fields, FromFields, Json, Path, Preconditions, ProblemBody, Tagged, idempotency::IdempotencyKey};
 use http::{StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::idempotency_key::Key;
 use crate::{
     engine::Inventory,
     error::Error,
@@ -70,7 +69,7 @@ impl FromFields for Reserve {
     path = "/reservations",
     operation_id = "createReservation",
     tag = "reservations",
-    params(Key),
+    params(IdempotencyKey),
     request_body = Reserve,
     responses(
         (status = CREATED, description = "The new reservation.", body = Reservation, headers(
@@ -83,7 +82,7 @@ impl FromFields for Reserve {
 )]
 pub(super) async fn create(
     State(inventory): State<Inventory>,
-    Key(key): Key,
+    key: Option<IdempotencyKey>,
     Json(Reserve { items, ttl_seconds }): Json<Reserve>,
 ) -> Result<impl IntoResponse, Error> {
     let new = NewReservation { items, ttl: ttl_seconds.unwrap_or_default() };
@@ -126,7 +125,7 @@ macro_rules! transition_route {
             operation_id = $operation,
             summary = $summary,
             tag = "reservations",
-            params(("id" = Uuid, Path, description = "The reservation's id."), Preconditions),
+            params(("id" = Uuid, Path, description = "The reservation's id."), Preconditions, IdempotencyKey),
             responses(
                 (status = OK, description = $ok, body = Reservation, headers(
                     ("etag" = String, description = "The version of the reservation."),
@@ -139,8 +138,9 @@ macro_rules! transition_route {
             State(inventory): State<Inventory>,
             Path(id): Path<String>,
             preconditions: Preconditions,
+            key: Option<IdempotencyKey>,
         ) -> Result<Tagged<Reservation>, Error> {
-            inventory.transition(parse(&id)?, $transition, preconditions).await.map(tagged)
+            inventory.transition(parse(&id)?, $transition, preconditions, key.as_ref()).await.map(tagged)
         }
     };
 }

@@ -163,3 +163,31 @@ async fn a_stored_refusal_survives_a_lost_commit(pool: PgPool) {
     }
     scenario.check().await;
 }
+
+async fn keyed_set(pool: PgPool, cut: Cut) {
+    let scenario = Scenario::new(pool, cut).await;
+    for method in [Method::PUT, Method::POST] {
+        let mut tags = Vec::new();
+        for _ in 0..3 {
+            let request = scenario.client.request(method.clone(), scenario.service.url("/inventory/p"));
+            let request = request.header("idempotency-key", "k").json(&json!({"stock": 5}));
+            let response = request.send().await.expect("a response");
+            assert!(response.status().is_success(), "{}", response.status());
+            tags.push(response.headers()["etag"].clone());
+        }
+        assert!(tags.iter().all(|tag| *tag == tags[0]), "{tags:?}");
+    }
+    assert_eq!(scenario.kinds().await, ["set", "set"], "each change was applied once");
+    assert!(scenario.proxy.cuts() > 0);
+    scenario.check().await;
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_keyed_set_whose_commit_is_lost_is_applied_once(pool: PgPool) {
+    keyed_set(pool, Cut::Before).await;
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_keyed_set_whose_response_is_lost_is_applied_once(pool: PgPool) {
+    keyed_set(pool, Cut::After).await;
+}

@@ -14,10 +14,10 @@ use utoipa::{
 };
 use uuid::Uuid;
 
-use super::wishlist::Wishes;
+use super::wishlist::{Wishes, Wishlist};
 
 /// A user.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct User {
     pub(crate) id: Uuid,
     #[schema(value_type = Name)]
@@ -108,6 +108,17 @@ pub(crate) struct NewUser {
     /// The initial products of the wishlist.
     #[schema(value_type = Wishes, required = false)]
     pub(crate) wishlist: Option<Wishes>,
+}
+
+/// A created user.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct CreatedUser {
+    #[serde(flatten)]
+    pub(crate) user: User,
+    /// Present if the request had a wishlist.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Wishlist, required = false)]
+    pub(crate) wishlist: Option<Wishlist>,
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ pub(crate) type Stocks = HashMap<String, i64>;
 pub(crate) const MAX_WISHES: usize = 200;
 
 /// The products of a new wishlist, at most 200. Duplicates are ignored.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(try_from = "Vec<ProductId>")]
 #[schema(value_type = Vec<ProductId>, max_items = 200)]
 pub(crate) struct Wishes(Vec<ProductId>);
@@ -52,7 +52,7 @@ pub(crate) struct Wish {
 }
 
 /// A wishlist with the stock of its products.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Wishlist {
     /// The products, in the order they were added; products added at the same time are sorted by id.
     #[schema(max_items = 200)]
@@ -62,7 +62,7 @@ pub(crate) struct Wishlist {
 }
 
 /// A product on a wishlist.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct WishlistItem {
     #[schema(inline)]
     product_id: ProductId,

@@ -1,15 +1,17 @@
 //! `POST /users`.
 
 use axum::{extract::State, response::IntoResponse};
-use chassis::{Fields, FromFields, Json, Tagged};
-use http::{StatusCode, header};
-use serde::Serialize;
-use utoipa::ToSchema;
+use chassis::{
+    Fields, FromFields, Json,
+    idempotency::{Claim, IdempotencyKey},
+};
+use http::{Method, StatusCode, header};
 
 use crate::{
     error::Error,
-    model::{NewUser, User, Wishlist},
+    model::{CreatedUser, NewUser, ProductId},
     state::Users,
+    user_writer::Creation,
 };
 
 impl FromFields for NewUser {
@@ -21,23 +23,13 @@ impl FromFields for NewUser {
     }
 }
 
-/// A new user.
-#[derive(Serialize, ToSchema)]
-pub(super) struct CreatedUser {
-    #[serde(flatten)]
-    user: User,
-    /// Present if the request had a wishlist.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Wishlist, required = false)]
-    wishlist: Option<Wishlist>,
-}
-
 /// Create a user
 #[utoipa::path(
     post,
     path = "/users",
     operation_id = "createUser",
     tag = "users",
+    params(IdempotencyKey),
     request_body = NewUser,
     responses(
         (status = CREATED, description = "The new user.", body = CreatedUser, headers(
@@ -47,12 +39,28 @@ pub(super) struct CreatedUser {
         (status = CONFLICT, description = "Another user has this email."),
     ),
 )]
-pub(super) async fn create(State(users): State<Users>, Json(new): Json<NewUser>) -> Result<impl IntoResponse, Error> {
-    let (user, wishes) = users.writer.submit(new).await??;
-    let wishlist = match wishes {
-        Some(wishes) => Some(users.with_stocks(wishes).await),
+pub(super) async fn create(
+    State(users): State<Users>,
+    key: Option<IdempotencyKey>,
+    Json(new): Json<NewUser>,
+) -> Result<impl IntoResponse, Error> {
+    let claim = key.map(|key| Claim::new(&key, &Method::POST, "/users", content(&new)));
+    // Fetched before the change, so that it is part of the stored response.
+    let stocks = match &new.wishlist {
+        Some(wishes) => users.stocks(wishes).await,
         None => None,
     };
-    let location = [(header::LOCATION, format!("/users/{}", user.id))];
-    Ok((StatusCode::CREATED, location, Tagged { version: user.version, body: CreatedUser { user, wishlist } }))
+    let created = users.writer.submit(Creation { new, stocks, claim }).await??;
+    let location = [(header::LOCATION, format!("/users/{}", created.body.user.id))];
+    Ok((StatusCode::CREATED, location, created))
+}
+
+/// The content of the request: an empty wishlist differs from none.
+fn content(NewUser { name, email, wishlist }: &NewUser) -> Vec<&str> {
+    let mut content = vec![name.as_str(), email.as_str()];
+    if let Some(wishes) = wishlist {
+        content.push("wishlist");
+        content.extend(wishes.product_ids().iter().map(ProductId::as_str));
+    }
+    content
 }

@@ -1,8 +1,11 @@
 //! `GET`, `PATCH` and `DELETE /users/{id}`.
 
 use axum::extract::State;
-use chassis::{Fields, FromFields, Json, Path, Preconditions, Tagged};
-use http::StatusCode;
+use chassis::{
+    Fields, FromFields, Json, Path, Preconditions, Tagged,
+    idempotency::{Claim, IdempotencyKey},
+};
+use http::{Method, StatusCode};
 use sqlx::PgConnection;
 use utoipa::ToSchema;
 
@@ -57,7 +60,7 @@ pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> R
     path = "/users/{id}",
     operation_id = "patchUser",
     tag = "users",
-    params(("id" = Uuid, Path, description = "The user's id."), Preconditions),
+    params(("id" = Uuid, Path, description = "The user's id."), Preconditions, IdempotencyKey),
     request_body(
         description = "The attributes to change; omitted ones keep their values.",
         content((UserPatch = "application/merge-patch+json"), (UserPatch = "application/json")),
@@ -74,18 +77,29 @@ pub(super) async fn patch(
     State(users): State<Users>,
     Path(id): Path<String>,
     preconditions: Preconditions,
+    key: Option<IdempotencyKey>,
     Json(patch): Json<UserPatch>,
 ) -> Result<Tagged<User>, Error> {
-    let id = id.parse()?;
+    let id: UserId = id.parse()?;
+    let claim = key.map(|key| Claim::new(&key, &Method::PATCH, &format!("/users/{id}"), content(&patch)));
     let UserPatch { name, email } = &patch;
     let update = async |connection: &mut PgConnection| {
-        store::update(connection, id, name.as_ref(), email.as_ref(), &preconditions).await
+        let updated = store::update(connection, id, name.as_ref(), email.as_ref(), &preconditions).await?;
+        Ok(updated.map(|user| Tagged { version: user.version, body: user }).ok_or(Error::NotFound))
     };
-    let updated = users.database.run(update).await.map_err(|failure| {
+    let updated = users.database.once(claim.as_ref(), update).await.map_err(|failure| {
         if store::is_email_taken(failure.error()) { Error::EmailTaken } else { Error::from_write(failure) }
     })?;
-    let Some(user) = updated else { return Err(not_found_or_changed(&users, id).await) };
-    Ok(Tagged { version: user.version, body: user })
+    match updated {
+        Err(Error::NotFound) => Err(not_found_or_changed(&users, id).await),
+        updated => updated,
+    }
+}
+
+/// The content of the request: the given attributes.
+fn content(UserPatch { name, email }: &UserPatch) -> Vec<&str> {
+    let name = name.iter().flat_map(|name| ["name", name.as_str()]);
+    name.chain(email.iter().flat_map(|email| ["email", email.as_str()])).collect()
 }
 
 /// Delete a user

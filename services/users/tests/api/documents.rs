@@ -26,6 +26,11 @@ async fn all_references_in_the_document_resolve(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn every_post_and_patch_takes_a_key(pool: PgPool) {
+    rules::every_post_and_patch_takes_a_key(&start(&pool).await).await;
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
 async fn the_docs_page_and_its_assets_load(pool: PgPool) {
     rules::docs_page_loads(&start(&pool).await).await;
 }

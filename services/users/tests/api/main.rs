@@ -5,6 +5,7 @@ mod conditional;
 mod create;
 mod documents;
 mod email;
+mod idempotency;
 mod ids;
 mod list;
 mod observed;

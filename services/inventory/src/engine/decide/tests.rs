@@ -2,11 +2,17 @@
 
 mod model;
 
+use chassis::idempotency::{IdempotencyKey, KeyReused};
+use http::Method;
+
 use super::*;
 use crate::{
     engine::request::Reply,
     error::Error,
-    model::{Delta, ExpiryChange, IdempotencyKey, Items, Quantity, TimeToLive},
+    model::{
+        Delta, ExpiryChange, Items, Quantity, TimeToLive, claim_adjustment, claim_reservation, claim_set,
+        claim_transition,
+    },
 };
 
 /// What a request asks for.
@@ -40,20 +46,19 @@ fn request((operation, key): &Call) -> Request {
     match operation.clone() {
         Operation::Change(change) => {
             let claim = key.map(|key| match &change.action {
-                Action::Adjust(delta, reason) => {
-                    Claim::for_adjustment(&change.product_id, *delta, reason.as_ref(), &key)
-                }
-                Action::Set(_) => panic!("a set has no key"),
+                Action::Adjust(delta, reason) => claim_adjustment(&change.product_id, *delta, reason.as_ref(), &key),
+                Action::Set(quantity) => claim_set(&Method::PUT, &change.product_id, *quantity, &key),
             });
             Request::Change { change, preconditions: Preconditions::default(), claim, reply: Reply::channel().0 }
         }
         Operation::Reserve(id, new) => {
-            let claim = key.map(|key| Claim::for_reservation(&new, &key));
+            let claim = key.map(|key| claim_reservation(&new, &key));
             Request::Reserve { id, new, claim, reply: Reply::channel().0 }
         }
         Operation::Transition(id, transition) => {
+            let claim = key.map(|key| claim_transition(id, transition, &key));
             let preconditions = Preconditions::default();
-            Request::Transition { id, transition, preconditions, reply: Reply::channel().0 }
+            Request::Transition { id, transition, preconditions, claim, reply: Reply::channel().0 }
         }
     }
 }
@@ -255,9 +260,9 @@ fn duplicates_in_a_batch_get_one_response() {
     let requests = [keyed(duplicate.clone(), "k"), keyed(duplicate, "k"), keyed(other.clone(), "k"), keyed(other, "l")];
     let (outcomes, changeset) = decide(&requests, locked(&[("a", 3, 0)]));
     assert_eq!(outcomes[0], outcomes[1]);
-    assert_eq!(outcomes[2], Err(Refusal::KeyReused));
+    assert_eq!(outcomes[2], Err(Refusal::KeyReused(KeyReused)));
     assert!(outcomes[3].is_ok());
-    assert_eq!((after(&changeset, "a").reserved, changeset.records.len(), changeset.holds.len()), (3, 2, 2));
+    assert_eq!((after(&changeset, "a").reserved, changeset.responses.len(), changeset.holds.len()), (3, 2, 2));
 }
 
 #[test]
@@ -268,5 +273,5 @@ fn a_shortage_is_stored_but_an_invalid_request_is_not() {
     let (outcomes, changeset) = decide(&requests, locked(&[("a", 1, 0)]));
     assert_eq!(outcomes[0], outcomes[4], "the stored response is sent although there is enough now");
     assert_eq!((&outcomes[1], &outcomes[5]), (&Err(Refusal::TooLarge), &Err(Refusal::TooLarge)));
-    assert_eq!(changeset.records.len(), 1);
+    assert_eq!(changeset.responses.len(), 1);
 }

@@ -148,7 +148,7 @@ impl Tables {
             products,
             due,
             reservations: self.reservations.clone().into_iter().collect(),
-            records: HashMap::new(),
+            responses: HashMap::new(),
         }
     }
 

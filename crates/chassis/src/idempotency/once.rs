@@ -1,0 +1,187 @@
+//! Work that runs once for each key.
+
+use serde::{Serialize, de::DeserializeOwned};
+use sqlx::{Connection, PgConnection};
+
+use super::{
+    claim::{Claim, KeyReused, Stored},
+    table,
+};
+use crate::database::{Database, DatabaseError};
+
+impl Database {
+    /// Runs work that changes data, within 6 s, and at most once for each key.
+    ///
+    /// With a claim, the work and the storage of its result are one transaction. A repetition of the request gets the
+    /// stored result, and the work does not run. If the work returns `Ok(Err(_))`, or fails, nothing is changed and the
+    /// key is free again. Without a claim, the work runs as with [`Database::run`]: if it has several statements, it
+    /// should begin a transaction itself, which is a savepoint if there is a claim.
+    ///
+    /// # Errors
+    /// Returns a [`DatabaseError`] that says what is known of the effects. The inner error is that of the work, or
+    /// [`KeyReused`] if the key was used for a different request.
+    pub async fn once<T, E>(
+        &self,
+        claim: Option<&Claim>,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<Result<T, E>, sqlx::Error>,
+    ) -> Result<Result<T, E>, DatabaseError>
+    where
+        T: Serialize + DeserializeOwned,
+        E: From<KeyReused>,
+    {
+        let Some(claim) = claim else { return self.run(work).await };
+        self.run(async |connection| once(connection, claim, work).await).await
+    }
+}
+
+async fn once<T, E>(
+    connection: &mut PgConnection,
+    claim: &Claim,
+    work: impl AsyncFnOnce(&mut PgConnection) -> Result<Result<T, E>, sqlx::Error>,
+) -> Result<Result<T, E>, sqlx::Error>
+where
+    T: Serialize + DeserializeOwned,
+    E: From<KeyReused>,
+{
+    let mut transaction = connection.begin().await?;
+    if let Some(stored) = table::claim(&mut transaction, &[claim]).await?.remove(&claim.id) {
+        transaction.rollback().await?;
+        return Ok(stored.replay(claim).map_err(E::from));
+    }
+    match work(&mut transaction).await {
+        Ok(Ok(response)) => {
+            let stored = Stored { claim: claim.clone(), response };
+            table::store(&mut transaction, std::slice::from_ref(&stored)).await?;
+            transaction.commit().await?;
+            Ok(Ok(stored.response))
+        }
+        Ok(Err(refusal)) => {
+            transaction.rollback().await?;
+            Ok(Err(refusal))
+        }
+        Err(error) => {
+            // Repetitions wait for the end of the transaction. What is known of its effects is in the first error.
+            let _ = transaction.rollback().await;
+            Err(error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+    use http::Method;
+    use prometheus::Registry;
+    use sqlx::{PgPool, postgres::PgConnectOptions, raw_sql};
+
+    use super::{
+        super::{IdempotencyKey, prune},
+        *,
+    };
+
+    /// A result of the work that is not stored.
+    #[derive(Debug, PartialEq, Eq)]
+    enum Refusal {
+        Reused,
+        Full,
+    }
+
+    impl From<KeyReused> for Refusal {
+        fn from(_: KeyReused) -> Self {
+            Self::Reused
+        }
+    }
+
+    async fn start(pool: &PgPool) -> Database {
+        raw_sql(include_str!("table.sql")).execute(pool).await.expect("a table");
+        raw_sql("CREATE TABLE notes (id bigint GENERATED ALWAYS AS IDENTITY, text text CHECK (text <> 'bad'))")
+            .execute(pool)
+            .await
+            .expect("a table");
+        Database::new(PgConnectOptions::clone(&pool.connect_options()), 8, &Registry::new()).expect("a pool")
+    }
+
+    fn claim(key: &str, text: &str) -> Claim {
+        let key = IdempotencyKey::try_from(key.as_bytes()).expect("a valid key");
+        Claim::new(&key, &Method::POST, "/notes", [text])
+    }
+
+    /// Inserts a note and returns its id. Refuses the text "full" afterwards.
+    async fn insert(connection: &mut PgConnection, text: &str) -> Result<Result<i64, Refusal>, sqlx::Error> {
+        let insert = sqlx::query_scalar("INSERT INTO notes (text) VALUES ($1) RETURNING id").bind(text);
+        let id = insert.fetch_one(connection).await?;
+        Ok(if text == "full" { Err(Refusal::Full) } else { Ok(id) })
+    }
+
+    async fn create(
+        database: &Database,
+        claim: Option<&Claim>,
+        text: &str,
+    ) -> Result<Result<i64, Refusal>, DatabaseError> {
+        database.once(claim, async |connection| insert(connection, text).await).await
+    }
+
+    async fn texts(pool: &PgPool) -> Vec<String> {
+        sqlx::query_scalar("SELECT text FROM notes ORDER BY id").fetch_all(pool).await.expect("the notes")
+    }
+
+    #[sqlx::test(migrations = false)]
+    async fn a_repetition_gets_the_result_and_changes_nothing(pool: PgPool) {
+        let database = start(&pool).await;
+        let first = create(&database, Some(&claim("k", "a")), "a").await.expect("created");
+        assert_eq!(create(&database, Some(&claim("k", "a")), "a").await.expect("repeated"), first);
+        let reused = create(&database, Some(&claim("k", "b")), "b").await.expect("refused");
+        assert_eq!(reused, Err(Refusal::Reused));
+        assert_eq!(texts(&pool).await, ["a"]);
+        create(&database, None, "a").await.expect("created").expect("a note");
+        create(&database, Some(&claim("K", "a")), "a").await.expect("created").expect("a note");
+        assert_eq!(texts(&pool).await, ["a", "a", "a"]);
+    }
+
+    #[sqlx::test(migrations = false)]
+    async fn a_refused_or_failed_request_leaves_its_key_free(pool: PgPool) {
+        let database = start(&pool).await;
+        let full = create(&database, Some(&claim("k", "full")), "full").await.expect("refused");
+        assert_eq!(full, Err(Refusal::Full));
+        let failure = create(&database, Some(&claim("k", "bad")), "bad").await.expect_err("the check fails");
+        assert!(matches!(failure, DatabaseError::Refused(_)), "{failure}");
+        assert_eq!(texts(&pool).await, [""; 0], "the changes are rolled back");
+        // No transaction is left open, so this does not wait.
+        let locked = "SELECT count(*) FROM pg_stat_activity
+                      WHERE datname = current_database() AND state LIKE 'idle in transaction%'";
+        let locked: i64 = sqlx::query_scalar(locked).fetch_one(&pool).await.expect("a count");
+        assert_eq!(locked, 0);
+        create(&database, Some(&claim("k", "a")), "a").await.expect("created").expect("a note");
+        assert_eq!(texts(&pool).await, ["a"]);
+    }
+
+    #[sqlx::test(migrations = false)]
+    async fn concurrent_duplicates_take_effect_once(pool: PgPool) {
+        let database = start(&pool).await;
+        for round in 0..5 {
+            let claim = claim(&round.to_string(), "a");
+            let results = join_all((0..20).map(|_| create(&database, Some(&claim), "a"))).await;
+            let ids: Vec<i64> = results.into_iter().map(|result| result.expect("a result").expect("an id")).collect();
+            assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+            assert_eq!(texts(&pool).await.len(), round + 1);
+        }
+    }
+
+    #[sqlx::test(migrations = false)]
+    async fn an_expired_response_is_not_replayed_and_is_pruned(pool: PgPool) {
+        let database = start(&pool).await;
+        let claims = [claim("a", "a"), claim("b", "a"), claim("c", "a")];
+        for claim in &claims {
+            create(&database, Some(claim), "a").await.expect("created").expect("a note");
+        }
+        let expire = "UPDATE idempotency SET expires_at = clock_timestamp() WHERE id = ANY ($1)";
+        let expired = [claims[0].id, claims[1].id];
+        sqlx::query(expire).bind(expired.as_slice()).execute(&pool).await.expect("expired");
+        create(&database, Some(&claims[0]), "a").await.expect("created").expect("a note");
+        assert_eq!(texts(&pool).await.len(), 4);
+        let pruned = database.run(async |connection| prune(connection, 10).await).await.expect("pruned");
+        assert_eq!(pruned, 1);
+        create(&database, Some(&claims[2]), "a").await.expect("repeated").expect("a note");
+        assert_eq!(texts(&pool).await.len(), 4);
+    }
+}
