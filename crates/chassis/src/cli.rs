@@ -9,11 +9,11 @@ use sqlx::postgres::PgConnectOptions;
 use crate::grpc::PeerUrl;
 
 #[derive(Debug, Parser)]
-pub(crate) struct Cli {
+pub(crate) struct Cli<A: Args> {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
     #[command(flatten)]
-    pub(crate) serve: ServeArgs,
+    pub(crate) serve: ServeArgs<A>,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]
@@ -26,9 +26,9 @@ pub(crate) enum Command {
     Openapi,
 }
 
-/// The flags of a service.
+/// The flags of a service. `A` are the settings that only this service has.
 #[derive(Debug, Clone, Args)]
-pub struct ServeArgs {
+pub struct ServeArgs<A: Args = ()> {
     /// The flags of every process
     #[command(flatten)]
     pub process: ProcessArgs,
@@ -42,6 +42,9 @@ pub struct ServeArgs {
     /// Maximum number of database connections, not counting the readiness check's
     #[arg(long, env, global = true, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(3..=1000))]
     pub database_pool_size: u32,
+    /// The service's own settings
+    #[command(flatten)]
+    pub settings: A,
     /// The URLs of the peers that the service calls; each peer has its own flag.
     #[arg(skip)]
     pub peers: Vec<(&'static str, PeerUrl)>,
@@ -77,7 +80,7 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
-impl ServeArgs {
+impl<A: Args> ServeArgs<A> {
     /// Parses the database URL.
     pub(crate) fn database_options(&self) -> Result<PgConnectOptions, &'static str> {
         let url = self.database_url.as_ref().ok_or("DATABASE_URL is not set; set it or pass --database-url")?;
@@ -85,7 +88,7 @@ impl ServeArgs {
     }
 }
 
-impl Cli {
+impl<A: Args> Cli<A> {
     /// Parses the arguments and the environment of the process.
     ///
     /// # Errors

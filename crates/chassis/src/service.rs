@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use clap::Args;
 use runtime::{
     Checks, listener, metrics,
     process::{self, Bound, ProcessArgs, Running, usage},
@@ -24,8 +25,9 @@ use crate::{
     http::{metrics::Metrics, observe, openapi, query::KnownParameters},
 };
 
-/// The definition of a service. `S` is the state that its handlers share.
-pub struct Service<S> {
+/// The definition of a service. `S` is the state that its handlers share. `A` are the service's own settings, if it has
+/// any: flags that mirror environment variables, all of them with `global = true`.
+pub struct Service<S, A = ()> {
     /// The name, as in traces and on the command line.
     pub name: &'static str,
     /// The purpose of the service, in one line.
@@ -41,22 +43,24 @@ pub struct Service<S> {
     /// The names of the services that it calls over gRPC. Each has a flag for its URL (`--NAME-grpc-url`).
     pub peers: &'static [&'static str],
     /// Creates the shared state. It is called once, in the runtime of the main thread, which serves no requests.
-    pub state: fn(&Context) -> S,
+    pub state: fn(&Context<A>) -> S,
 }
 
 /// What the chassis provides to a service.
 #[derive(Clone)]
-pub struct Context {
+pub struct Context<A = ()> {
     /// The service's database. Its pool is for the thread that serves requests; a task on another thread should
     /// [dedicate](Database::dedicate) a connection.
     pub database: Database,
     /// The thread that serves all requests. A task that every request waits for costs least there. A task that must run
     /// even while this thread is busy belongs on another one.
     pub requests: Handle,
+    /// The service's own settings.
+    pub settings: A,
     peers: Peers,
 }
 
-impl Context {
+impl<A> Context<A> {
     /// Returns the channel to a peer; `None` if no URL is configured for it.
     #[must_use]
     pub fn peer(&self, name: &str) -> Option<Channel> {
@@ -66,7 +70,7 @@ impl Context {
 
 /// The `main` of a service: parses the command line and runs the command.
 #[must_use]
-pub fn main<S: Clone + Send + Sync + 'static>(service: &Service<S>) -> ExitCode {
+pub fn main<S: Clone + Send + Sync + 'static, A: Args>(service: &Service<S, A>) -> ExitCode {
     let &Service { name, about, version, peers, .. } = service;
     let command = clap::Command::new(name).about(about).version(version);
     let cli = match Cli::read(command, peers, service.grpc.is_some()) {
@@ -85,7 +89,11 @@ pub fn main<S: Clone + Send + Sync + 'static>(service: &Service<S>) -> ExitCode 
     }
 }
 
-fn run<S: Clone + Send + Sync + 'static>(service: &Service<S>, command: Command, args: ServeArgs) -> ExitCode {
+fn run<S: Clone + Send + Sync + 'static, A: Args>(
+    service: &Service<S, A>,
+    command: Command,
+    args: ServeArgs<A>,
+) -> ExitCode {
     let options = match args.database_options() {
         Ok(options) => options.application_name(service.name),
         Err(message) => return usage(service.name, message),
@@ -97,7 +105,7 @@ fn run<S: Clone + Send + Sync + 'static>(service: &Service<S>, command: Command,
     })
 }
 
-impl<S: Clone + Send + Sync + 'static> Service<S> {
+impl<S: Clone + Send + Sync + 'static, A: Args> Service<S, A> {
     /// Builds the OpenAPI document.
     fn document(&self) -> OpenApi {
         openapi::document((self.api)().into_openapi(), self.name, self.about, self.version)
@@ -116,7 +124,7 @@ impl<S: Clone + Send + Sync + 'static> Service<S> {
     /// # Errors
     /// Returns an error if an address cannot be bound or the database URL is invalid.
     #[expect(clippy::unused_async, reason = "it spawns tasks: a caller that awaits is in a runtime")]
-    pub async fn start(&self, args: ServeArgs) -> anyhow::Result<Running> {
+    pub async fn start(&self, args: ServeArgs<A>) -> anyhow::Result<Running> {
         let options = args.database_options().map_err(anyhow::Error::msg)?.application_name(self.name);
         let mut bound = Bound::new(&args.process)?;
         let grpc_listener = match &self.grpc {
@@ -134,7 +142,7 @@ impl<S: Clone + Send + Sync + 'static> Service<S> {
             let _on = requests.enter();
             Peers::connect(self.peers, &args.peers, &registry)?
         };
-        let state = (self.state)(&Context { database, requests, peers });
+        let state = (self.state)(&Context { database, requests, settings: args.settings, peers });
         let (routes, _) = (self.api)().with_state(state.clone()).split_for_parts();
         let document = self.document();
         let parameters = KnownParameters::from_document(&document);

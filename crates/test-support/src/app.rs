@@ -5,6 +5,7 @@ mod response;
 use std::{env, io, net::SocketAddr, sync::mpsc, thread, time::Duration};
 
 use chassis::{ServeArgs, Service, grpc::PeerUrl, process::ProcessArgs};
+use clap::Args;
 use reqwest::{Method, RequestBuilder, Url, redirect};
 use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
@@ -40,18 +41,33 @@ impl App {
     ///
     /// # Panics
     /// Panics if it does not start.
-    pub async fn start<S: Clone + Send + Sync + 'static>(
-        service: &'static Service<S>,
+    pub async fn start<S: Clone + Send + Sync + 'static, A: Args + Default + Send + 'static>(
+        service: &'static Service<S, A>,
         database: &PgConnectOptions,
     ) -> Self {
         Self::start_on(service, database_url(database)).await
+    }
+
+    /// Starts the service with settings of its own.
+    ///
+    /// # Panics
+    /// Panics if it does not start.
+    pub async fn start_with_settings<S: Clone + Send + Sync + 'static, A: Args + Send + 'static>(
+        service: &'static Service<S, A>,
+        database: &PgConnectOptions,
+        settings: A,
+    ) -> Self {
+        Self::start_with(service, database_url(database), settings, Vec::new()).await
     }
 
     /// Starts the service with the database of this URL.
     ///
     /// # Panics
     /// Panics if it does not start.
-    pub async fn start_on<S: Clone + Send + Sync + 'static>(service: &'static Service<S>, database: String) -> Self {
+    pub async fn start_on<S: Clone + Send + Sync + 'static, A: Args + Default + Send + 'static>(
+        service: &'static Service<S, A>,
+        database: String,
+    ) -> Self {
         Self::start_with_peers(service, database, Vec::new()).await
     }
 
@@ -59,9 +75,18 @@ impl App {
     ///
     /// # Panics
     /// Panics if it does not start.
-    pub async fn start_with_peers<S: Clone + Send + Sync + 'static>(
-        service: &'static Service<S>,
+    pub async fn start_with_peers<S: Clone + Send + Sync + 'static, A: Args + Default + Send + 'static>(
+        service: &'static Service<S, A>,
         database: String,
+        peers: Vec<(&'static str, PeerUrl)>,
+    ) -> Self {
+        Self::start_with(service, database, A::default(), peers).await
+    }
+
+    async fn start_with<S: Clone + Send + Sync + 'static, A: Args + Send + 'static>(
+        service: &'static Service<S, A>,
+        database: String,
+        settings: A,
         peers: Vec<(&'static str, PeerUrl)>,
     ) -> Self {
         let process = ProcessArgs {
@@ -77,6 +102,7 @@ impl App {
             grpc_addr: ([127, 0, 0, 1], 0).into(),
             database_url: Some(database.into()),
             database_pool_size: 3,
+            settings,
             peers,
         };
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");

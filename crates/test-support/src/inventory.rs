@@ -10,7 +10,7 @@ const CHECKS: [(&str, &str); 8] = [
              SELECT product_id, max(version) AS newest, sum(on_hand_delta) AS on_hand, sum(reserved_delta) AS reserved,
                     bool_and(version = version_after AND on_hand = on_hand_after AND reserved = reserved_after) AS runs
              FROM (SELECT product_id, version, on_hand_delta, reserved_delta, on_hand, reserved,
-                          sum(coalesce(holds, 1)) OVER ledger AS version_after,
+                          sum(CASE kind WHEN 'opening' THEN version ELSE coalesce(holds, 1) END) OVER ledger AS version_after,
                           sum(on_hand_delta) OVER ledger AS on_hand_after,
                           sum(reserved_delta) OVER ledger AS reserved_after
                    FROM movement WINDOW ledger AS (PARTITION BY product_id ORDER BY version)) AS entry
@@ -54,6 +54,13 @@ const CHECKS: [(&str, &str); 8] = [
         "SELECT id || ' ' || item.product_id
          FROM reservation CROSS JOIN unnest(product_ids, quantities) AS item (product_id, quantity)
          LEFT JOIN movement ON movement.reservation_id = id AND movement.product_id = item.product_id
+         -- Unless an opening movement stands for that of the hold.
+         WHERE NOT EXISTS (
+             SELECT FROM movement AS opening WHERE opening.product_id = item.product_id AND opening.kind = 'opening'
+         ) OR EXISTS (
+             SELECT FROM movement AS entry
+             WHERE entry.product_id = item.product_id AND entry.reservation_id = id AND entry.kind = 'hold'
+         )
          GROUP BY id, item.product_id, quantity, state
          HAVING count(*) FILTER (WHERE kind = 'hold' AND reserved_delta = quantity AND on_hand_delta = 0) <> 1
              OR count(*) FILTER (WHERE reserved_delta = -quantity
@@ -66,11 +73,12 @@ const CHECKS: [(&str, &str); 8] = [
         "movements of expired holds that are not the sums of their reservations",
         "SELECT movement.product_id || ' ' || version FROM (
              SELECT *, lag(expired_until, 1, '-infinity') OVER (PARTITION BY product_id ORDER BY version) AS expired_after
-             FROM movement WHERE kind = 'expire'
+             FROM movement WHERE kind IN ('expire', 'opening') AND expired_until IS NOT NULL
          ) AS movement LEFT JOIN (
              reservation CROSS JOIN unnest(product_ids, quantities) AS item (product_id, quantity)
          ) ON item.product_id = movement.product_id AND state = 'held'
              AND expires_at > expired_after AND expires_at <= expired_until
+         WHERE kind = 'expire'
          GROUP BY movement.product_id, version, reserved_delta, movement.holds
          HAVING (coalesce(sum(quantity), 0), count(id)) IS DISTINCT FROM (-reserved_delta, movement.holds)",
     ),

@@ -1,6 +1,7 @@
 //! The engine: reads and changes stock and reservations in batches. It knows nothing about HTTP or gRPC.
 
 mod decide;
+mod pruner;
 mod reader;
 mod request;
 mod sweeper;
@@ -20,7 +21,7 @@ use crate::{
     error::Error,
     model::{
         Action, Change, Delta, NewReservation, ProductId, Quantity, Reason, Refusal, Reservation, ReservationId,
-        ReservationState, Stock, Transition, claim_adjustment, claim_reservation, claim_transition,
+        ReservationState, Retention, Stock, Transition, claim_adjustment, claim_reservation, claim_transition,
     },
     store::{self, Expiry},
 };
@@ -44,13 +45,13 @@ struct Engine {
 impl Inventory {
     /// Starts the engine. Reads run on the thread that serves requests. Changes take more work, so they run on another
     /// thread.
-    pub(crate) fn new(context: &Context) -> Self {
+    pub(crate) fn new(context: &Context<Retention>) -> Self {
         let database = context.database.clone();
         // A read batch starts with one request; the others join it, up to the reader's own limits.
         let reads = Batcher::spawn(&context.requests, Reader::new(&database), QUEUE, 1);
         let changes = Batcher::spawn(&Handle::current(), Writer::new(&database), QUEUE, MAX_BATCH);
         // The sweeper uses the pool, whose connections belong to the thread that serves requests.
-        context.requests.spawn(sweeper::run(database.clone()));
+        context.requests.spawn(sweeper::run(database.clone(), context.settings));
         Self(Arc::new(Engine { database, reads, changes }))
     }
 

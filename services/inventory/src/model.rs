@@ -6,6 +6,7 @@ mod movement;
 mod number;
 mod refusal;
 mod reservation;
+mod retention;
 mod stock;
 
 #[cfg(test)]
@@ -20,5 +21,6 @@ pub(crate) use number::{Amount, Delta, MAX_QUANTITY, Quantity, TimeToLive};
 pub use refusal::Refusal;
 pub(crate) use refusal::Shortage;
 pub use reservation::ReservationState;
-pub(crate) use reservation::{Item, Items, NewReservation, RETENTION_DAYS, Reservation, Transition};
+pub(crate) use reservation::{Item, Items, NewReservation, Reservation, Transition};
+pub use retention::Retention;
 pub(crate) use stock::{Action, Change, Counters, Stock};

@@ -6,10 +6,12 @@
 
 mod batch;
 mod expiries;
+mod ledger;
 mod reservations;
 mod stock;
 
 pub(crate) use batch::{end_reservations, was_committed, write_movements};
 pub(crate) use expiries::{due_expiries, prune_expiries, unsettled_products};
+pub(crate) use ledger::{PrunedLedger, lock_pruning, old_ledgers, prune_ledger};
 pub(crate) use reservations::{Expiry, hold, products, prune_reservations, reservation, reservations, void};
 pub(crate) use stock::{counters, insert_products, list, lock, lock_free, movements};

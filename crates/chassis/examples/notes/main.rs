@@ -92,18 +92,20 @@ async fn create(
     Ok((StatusCode::CREATED, axum::Json(note)))
 }
 
+const SERVICE: Service<Database> = Service {
+    name: "notes",
+    about: "Notes: create and list them",
+    version: env!("CARGO_PKG_VERSION"),
+    migrations: &MIGRATIONS,
+    api: || OpenApiRouter::new().routes(routes!(list, create)),
+    grpc: None,
+    peers: &[],
+    state: |context| {
+        idempotency::prune_in_background(context);
+        context.database.clone()
+    },
+};
+
 fn main() -> ExitCode {
-    chassis::main(&Service {
-        name: "notes",
-        about: "Notes: create and list them",
-        version: env!("CARGO_PKG_VERSION"),
-        migrations: &MIGRATIONS,
-        api: || OpenApiRouter::new().routes(routes!(list, create)),
-        grpc: None,
-        peers: &[],
-        state: |context| {
-            idempotency::prune_in_background(context);
-            context.database.clone()
-        },
-    })
+    chassis::main(&SERVICE)
 }

@@ -1,8 +1,8 @@
-//! Settles expired holds of products that nobody asks for, and deletes what is no longer needed: settled expiries, old
-//! reservations and stored responses.
+//! Settles expired holds of products that nobody asks for, and deletes what is no longer needed: settled expiries,
+//! stored responses, and what has been kept for long enough.
 //!
 //! Requests do not depend on it: they settle what they touch. So it works in small steps on a connection of the pool,
-//! never waits for a lock, and rests as long as it worked. Every replica sweeps.
+//! never waits for a lock, and rests at least as long as it worked. Every replica sweeps.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,11 @@ use chassis::{Database, database::DatabaseError, idempotency};
 use chrono::{DateTime, Utc};
 use tokio::time::sleep;
 
-use super::transaction;
-use crate::store;
+use super::{
+    pruner::{self, Pruner},
+    transaction,
+};
+use crate::{model::Retention, store};
 
 /// The pause after a sweep that found little to do.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -28,44 +31,71 @@ const MAX_PRODUCTS: usize = 100;
 /// How long a round may take.
 const ROUND: Duration = Duration::from_mins(1);
 
+/// How often to start with the oldest rows again, to find those that were skipped. While a long transaction keeps the
+/// index entries of deleted rows, that can take long.
+const START_OVER: Duration = Duration::from_secs(10);
+
 /// Sweeps until the process exits.
-pub(super) async fn run(database: Database) {
+pub(super) async fn run(database: Database, retention: Retention) {
+    let mut sweeper = Sweeper {
+        database,
+        next_expiry: DateTime::UNIX_EPOCH,
+        start_over_at: Instant::now(),
+        pruner: Pruner::new(retention),
+    };
     loop {
-        round(&database).await;
+        sweeper.round().await;
         sleep(PAUSE).await;
     }
 }
 
-/// Sweeps until little is left, at most for [`ROUND`]. Each sweep starts where the previous one ended, so that it does
-/// not pass the index entries of deleted rows again. The next round finds what was locked.
-async fn round(database: &Database) {
-    let started = Instant::now();
-    let mut from = DateTime::UNIX_EPOCH;
-    while started.elapsed() < ROUND {
-        let step = Instant::now();
-        // Failures are not logged here: requests and the readiness check report an unavailable database.
-        match sweep(database, from).await {
-            Ok((next, false)) => from = next,
-            Ok((_, true)) | Err(_) => return,
-        }
-        sleep(step.elapsed()).await;
-    }
+struct Sweeper {
+    database: Database,
+    /// Earlier expiries have been deleted or skipped.
+    next_expiry: DateTime<Utc>,
+    start_over_at: Instant,
+    pruner: Pruner,
 }
 
-/// Settles and deletes a limited number of expiries, and deletes stored responses and reservations. Returns until when
-/// expiries were deleted, and whether little is left.
-async fn sweep(database: &Database, from: DateTime<Utc>) -> Result<(DateTime<Utc>, bool), DatabaseError> {
-    let find = async |connection: &mut _| store::unsettled_products(connection, from, DELAY, MAX_ROWS).await;
-    let unsettled = database.run(find).await?;
-    for products in unsettled.chunks(MAX_PRODUCTS) {
-        let step = Instant::now();
-        database.run(async |connection| transaction::settle(connection, products).await).await?;
-        sleep(step.elapsed()).await;
+impl Sweeper {
+    /// Sweeps until little is left, at most for [`ROUND`]. Each step starts where the previous one ended, so that it
+    /// does not pass the index entries of deleted rows again.
+    async fn round(&mut self) {
+        let started = Instant::now();
+        let mut starts_over = started >= self.start_over_at;
+        if starts_over {
+            self.start_over_at = started + START_OVER;
+        }
+        while started.elapsed() < ROUND {
+            let step = Instant::now();
+            // Failures are not logged here: requests and the readiness check report an unavailable database.
+            let is_swept = self.sweep(starts_over).await.unwrap_or(true);
+            sleep(step.elapsed()).await;
+            let step = Instant::now();
+            let is_pruned = self.pruner.step(&self.database, starts_over).await;
+            if is_swept && is_pruned {
+                return;
+            }
+            starts_over = false;
+            sleep(pruner::REST * step.elapsed()).await;
+        }
     }
-    let prune = async |connection: &mut _| store::prune_expiries(connection, from, DELAY, MAX_ROWS).await;
-    let (expiries, last) = database.run(prune).await?;
-    let responses = database.run(async |connection| idempotency::prune(connection, MAX_ROWS).await).await?;
-    let reservations = database.run(async |connection| store::prune_reservations(connection, MAX_ROWS).await).await?;
-    let is_done = expiries < MAX_ROWS && responses.max(reservations) < MAX_ROWS.unsigned_abs();
-    Ok((last.unwrap_or(from), is_done))
+
+    /// Settles and deletes a limited number of expiries, and deletes stored responses. Returns whether little is left.
+    async fn sweep(&mut self, starts_over: bool) -> Result<bool, DatabaseError> {
+        let database = &self.database;
+        let from = if starts_over { DateTime::UNIX_EPOCH } else { self.next_expiry };
+        let find = async |connection: &mut _| store::unsettled_products(connection, from, DELAY, MAX_ROWS).await;
+        let unsettled = database.run(find).await?;
+        for products in unsettled.chunks(MAX_PRODUCTS) {
+            let step = Instant::now();
+            database.run(async |connection| transaction::settle(connection, products).await).await?;
+            sleep(step.elapsed()).await;
+        }
+        let prune = async |connection: &mut _| store::prune_expiries(connection, from, DELAY, MAX_ROWS).await;
+        let (expiries, last) = database.run(prune).await?;
+        self.next_expiry = last.unwrap_or(self.next_expiry);
+        let responses = database.run(async |connection| idempotency::prune(connection, MAX_ROWS).await).await?;
+        Ok(expiries < MAX_ROWS && responses < MAX_ROWS.unsigned_abs())
+    }
 }

@@ -34,7 +34,8 @@ impl TryFrom<String> for Reason {
 pub(crate) struct Movement {
     pub(crate) product_id: String,
     /// The movement's number. Each movement of a product takes the next number; one of kind `expire` takes as many
-    /// numbers as it has `holds`, and has the last of them.
+    /// numbers as it has `holds`, and has the last of them. One of kind `opening` has the number of the last movement
+    /// that it stands for.
     #[schema(minimum = 1)]
     pub(crate) version: i64,
     #[schema(value_type = MovementKind)]
@@ -54,12 +55,13 @@ pub(crate) struct Movement {
     #[schema(minimum = 1)]
     pub(crate) holds: Option<i64>,
     /// For kind `expire`: the holds are those with an `expires_at` up to this time, and after that of the previous such
-    /// movement.
+    /// movement. For kind `opening`: that of the last `expire` that it stands for.
     pub(crate) expired_until: Option<DateTime<Utc>>,
     pub(crate) at: DateTime<Utc>,
 }
 
-/// The kind of a movement.
+/// The kind of a movement. An `opening` is the oldest one that is left of a ledger: it stands for the deleted ones
+/// before it, so its deltas are the counters, and `at` is the time of the last of them.
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase")]
 #[expect(dead_code, reason = "it documents the values of a column")]
@@ -70,4 +72,5 @@ pub(crate) enum MovementKind {
     Commit,
     Release,
     Expire,
+    Opening,
 }

@@ -9,9 +9,6 @@ use utoipa::ToSchema;
 
 use super::number::TimeToLive;
 
-/// How long a reservation can be read, at least.
-pub(crate) const RETENTION_DAYS: i32 = 30;
-
 /// A quantity of a product.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Item {

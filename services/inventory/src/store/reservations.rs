@@ -1,13 +1,16 @@
 //! Reservations.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::stock::product_id;
-use crate::model::{Item, Items, ProductId, RETENTION_DAYS, Reservation, ReservationId, ReservationState, TimeToLive};
+use crate::model::{Item, Items, ProductId, Reservation, ReservationId, ReservationState, TimeToLive};
 
 /// Reads the products of these reservations. A reservation's products never change.
 pub(crate) async fn products(
@@ -153,21 +156,35 @@ pub(crate) async fn void(
     expires_at.fetch_optional(connection).await.map(Option::flatten)
 }
 
-/// Deletes up to `limit` reservations that were made more than [`RETENTION_DAYS`] ago, the oldest first, and returns how
-/// many. They have ended: a hold lasts a day at most. It skips locked rows, so it never waits.
-pub(crate) async fn prune_reservations(connection: &mut PgConnection, limit: i64) -> Result<u64, sqlx::Error> {
+/// Deletes up to `limit` reservations that were made longer than `retention` ago, the oldest first, if their ids are
+/// `from` or higher. Returns how many, and the highest id. No request locks them any more. It skips a reservation that
+/// is still held, should there be one.
+pub(crate) async fn prune_reservations(
+    connection: &mut PgConnection,
+    from: Uuid,
+    retention: Duration,
+    limit: i64,
+) -> Result<(i64, Option<Uuid>), sqlx::Error> {
     // Ids start with the time, so old ones are found by the primary key. The server's clock decides.
-    let before = Utc::now() - TimeDelta::days(RETENTION_DAYS.into());
-    let before = u64::try_from(before.timestamp_millis()).unwrap_or_default();
+    let before = SystemTime::now().checked_sub(retention).and_then(|before| before.duration_since(UNIX_EPOCH).ok());
+    let before = before.and_then(|before| u64::try_from(before.as_millis()).ok()).unwrap_or_default();
     let pruned = sqlx::query!(
-        "DELETE FROM reservation WHERE id = ANY (ARRAY(
-             SELECT id FROM reservation
-             WHERE id < $1 AND created_at <= statement_timestamp() - make_interval(days => $2)
-             ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED
-         ))",
+        r#"WITH pruned AS (
+               DELETE FROM reservation WHERE id = ANY (ARRAY(
+                   SELECT id FROM reservation
+                   WHERE id >= $1 AND id < $2 AND created_at <= statement_timestamp() - make_interval(secs => $3)
+                     AND (state <> 'held' OR expires_at <= statement_timestamp())
+                   ORDER BY id LIMIT $4
+               ))
+               RETURNING id
+           )
+           SELECT count(*) AS "count!", max(id::text COLLATE "C")::uuid AS last FROM pruned"#,
+        from,
         uuid::Builder::from_unix_timestamp_millis(before, &[0; 10]).into_uuid(),
-        RETENTION_DAYS,
+        retention.as_secs_f64(),
         limit,
-    );
-    Ok(pruned.execute(connection).await?.rows_affected())
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok((pruned.count, pruned.last))
 }

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use chrono::{TimeDelta, Utc};
 use serde_json::json;
 use sqlx::PgPool;
 use test_support::{
     app::{App, join_all},
     process::{TIMEOUT, eventually},
 };
-use uuid::{Builder, Uuid};
 
 use crate::{
     audit, counters, ledger,
@@ -308,27 +306,4 @@ async fn a_backlog_of_expired_holds_holds_up_no_request(pool: PgPool) {
             .expect("sums");
     assert_eq!(movements, [(PRODUCTS, 1000 * PRODUCTS)], "one movement for each product");
     audit(&pool).await;
-}
-
-#[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn reservations_are_deleted_after_30_days(pool: PgPool) {
-    let insert = "INSERT INTO reservation (id, state, created_at, expires_at, product_ids, quantities)
-                  VALUES ($1, $2, $3, $3, '{a}', '{1}')";
-    for days in [31, 29] {
-        for state in ["held", "committed", "released", "void"] {
-            let at = Utc::now() - TimeDelta::days(days);
-            let millis = at.timestamp_millis().try_into().expect("a time");
-            let id =
-                Builder::from_unix_timestamp_millis(millis, Uuid::new_v4().as_bytes()[6..].try_into().expect("10"));
-            let insert = sqlx::query(insert).bind(id.into_uuid()).bind(state).bind(at).execute(&pool).await;
-            insert.expect("inserted");
-        }
-    }
-    let _app = start(&pool).await;
-    let left = "SELECT count(*), count(*) FILTER (WHERE created_at > now() - interval '30 days') FROM reservation";
-    eventually("old reservations are deleted", TIMEOUT, async || {
-        let left: (i64, i64) = sqlx::query_as(left).fetch_one(&pool).await.expect("counts");
-        (left == (4, 4)).then_some(())
-    })
-    .await;
 }

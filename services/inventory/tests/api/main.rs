@@ -19,6 +19,7 @@ mod product_ids;
 mod queue;
 mod reservation_bodies;
 mod reservations;
+mod retention;
 mod set;
 mod unread;
 mod wire;

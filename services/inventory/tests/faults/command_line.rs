@@ -28,6 +28,13 @@ async fn an_invalid_value_is_reported_by_its_name() {
         ("DATABASE_POOL_SIZE", "--database-pool-size", "many"),
         ("DRAIN_DELAY", "--drain-delay", "soon"),
         ("SHUTDOWN_TIMEOUT", "--shutdown-timeout", "-1s"),
+        ("RESERVATION_RETENTION", "--reservation-retention", "30"),
+        ("RESERVATION_RETENTION", "--reservation-retention", "47h 59m"),
+        ("RESERVATION_RETENTION", "--reservation-retention", "36501d"),
+        ("LEDGER_RETENTION", "--ledger-retention", ""),
+        ("LEDGER_RETENTION", "--ledger-retention", "1day"),
+        // Less than that of reservations.
+        ("LEDGER_RETENTION", "--ledger-retention", "29d"),
     ] {
         refused(&program(URL).variable(variable, value).run().await, flag);
         refused(&program(URL).argument(format!("{flag}={value}")).run().await, flag);
@@ -39,6 +46,28 @@ async fn an_invalid_value_is_reported_by_its_name() {
     refused(&endpoint.run().await, "OTEL_EXPORTER_OTLP_ENDPOINT");
     refused(&program(URL).argument("--no-such-flag").run().await, "--no-such-flag");
     refused(&program(URL).argument("sevre").run().await, "sevre");
+}
+
+#[tokio::test]
+async fn a_refused_retention_says_why() {
+    let refused = async |reservations, ledgers| {
+        let program = program(URL).variable("RESERVATION_RETENTION", reservations);
+        program.variable("LEDGER_RETENTION", ledgers).run().await.stderr
+    };
+    let expected = "inventory: invalid value '1d' for '--reservation-retention <TIME>': must be at least 2d: \
+                    a reservation can be held, and a request repeated, for a day\n";
+    assert_eq!(refused("1d", "90d").await, expected);
+    let expected = "inventory: --ledger-retention must be at least --reservation-retention: \
+                    a reservation is kept with its movements\n";
+    assert_eq!(refused("90d", "89d").await, expected);
+}
+
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn the_shortest_and_the_longest_retention_are_accepted(pool: PgPool) {
+    for retention in ["2d", "36500d"] {
+        let program = program(&url(&pool)).variable("RESERVATION_RETENTION", retention);
+        serve(&program.variable("LEDGER_RETENTION", retention)).await.stop().await;
+    }
 }
 
 #[tokio::test]
@@ -69,7 +98,7 @@ async fn an_invalid_database_url_is_reported_without_its_value() {
 async fn help_and_version_are_printed() {
     let help = program(URL).argument("--help").run().await;
     assert_eq!((help.code(), help.stderr.as_str()), (Some(0), ""));
-    for name in ["DATABASE_URL", "DRAIN_DELAY", "migrate", "openapi"] {
+    for name in ["DATABASE_URL", "DRAIN_DELAY", "RESERVATION_RETENTION", "LEDGER_RETENTION", "migrate", "openapi"] {
         assert!(help.stdout.contains(name), "{name} is not in {}", help.stdout);
     }
     assert!(!help.stdout.contains("hunter2"));
