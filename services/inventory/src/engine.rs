@@ -3,6 +3,7 @@
 mod decide;
 mod reader;
 mod request;
+mod settler;
 mod sweeper;
 mod transaction;
 mod writer;

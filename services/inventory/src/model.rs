@@ -19,4 +19,4 @@ pub use refusal::Refusal;
 pub(crate) use refusal::Shortage;
 pub use reservation::ReservationState;
 pub(crate) use reservation::{Item, Items, NewReservation, RETENTION_DAYS, Reservation, Transition};
-pub(crate) use stock::{Action, Change, Counters, Stock};
+pub(crate) use stock::{Action, Change, Counters, Stock, Version};

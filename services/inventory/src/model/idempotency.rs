@@ -10,7 +10,7 @@ use super::{
     number::Delta,
     refusal::{Refusal, Shortage},
     reservation::{Item, Items, NewReservation, Reservation, ReservationState},
-    stock::{Counters, Stock},
+    stock::{Counters, Stock, Version},
 };
 
 /// A client's name for a request: 1 to 255 visible ASCII characters, used verbatim.
@@ -134,9 +134,24 @@ impl IdempotencyRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum StoredResponse {
-    Stock { product_id: ProductId, on_hand: i64, reserved: i64, version: i64 },
-    Reservation { id: ReservationId, state: ReservationState, items: Vec<Item>, expires_at: DateTime<Utc> },
-    InsufficientStock { left: i64, reserved: i64 },
+    Stock {
+        product_id: ProductId,
+        on_hand: i64,
+        reserved: i64,
+        version: i64,
+        #[serde(default)]
+        expired: i64,
+    },
+    Reservation {
+        id: ReservationId,
+        state: ReservationState,
+        items: Vec<Item>,
+        expires_at: DateTime<Utc>,
+    },
+    InsufficientStock {
+        left: i64,
+        reserved: i64,
+    },
     Shortage(Vec<Shortage>),
 }
 
@@ -150,12 +165,13 @@ pub(crate) trait Replayable: Sized {
 
 impl Replayable for Stock {
     fn to_stored(&self) -> StoredResponse {
-        let Self { product_id, on_hand, reserved, version, .. } = self.clone();
-        StoredResponse::Stock { product_id, on_hand, reserved, version }
+        let Self { product_id, on_hand, reserved, version: Version { number, expired }, .. } = self.clone();
+        StoredResponse::Stock { product_id, on_hand, reserved, version: number, expired }
     }
 
     fn from_stored(stored: StoredResponse) -> Option<Self> {
-        let StoredResponse::Stock { product_id, on_hand, reserved, version } = stored else { return None };
+        let StoredResponse::Stock { product_id, on_hand, reserved, version, expired } = stored else { return None };
+        let version = Version { number: version, expired };
         Some(Self::new(product_id, Counters { on_hand, reserved, version }))
     }
 }
@@ -262,7 +278,8 @@ mod tests {
     #[test]
     fn a_response_of_another_kind_is_not_replayed() {
         let claim = adjustment("a", 1, None, "k");
-        let stock = Stock::new(product("a"), Counters { on_hand: 1, reserved: 0, version: 1 });
+        let stock =
+            Stock::new(product("a"), Counters { on_hand: 1, reserved: 0, version: Version { number: 4, expired: 2 } });
         let record = IdempotencyRecord::new(&claim, &Ok(stock.clone())).expect("a stored response");
         assert_eq!(record.replay(&claim), Ok(stock));
         assert_eq!(record.replay::<Reservation>(&claim), Err(Refusal::KeyReused));

@@ -9,7 +9,7 @@ use super::idempotency_key::Key;
 use crate::{
     engine::Inventory,
     error::Error,
-    model::{Delta, ProductId, Quantity, Reason, Stock},
+    model::{Delta, ProductId, Quantity, Reason, Stock, Version},
 };
 
 /// The new quantity on hand.
@@ -55,7 +55,7 @@ impl FromFields for AdjustStock {
 pub(super) async fn get(
     State(inventory): State<Inventory>,
     Path(product_id): Path<ProductId>,
-) -> Result<Tagged<Stock>, Error> {
+) -> Result<Tagged<Stock, Version>, Error> {
     inventory.stock(product_id).await.map(tagged)
 }
 
@@ -85,7 +85,7 @@ pub(super) async fn put(
 ) -> Result<impl IntoResponse, Error> {
     let stock = inventory.set(product_id, stock, preconditions).await?;
     // A product is new if this is its first movement.
-    let status = if stock.version == 1 { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if stock.version.number == 1 { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, tagged(stock)))
 }
 
@@ -137,10 +137,10 @@ pub(super) async fn adjust(
     preconditions: Preconditions,
     Key(key): Key,
     Json(AdjustStock { delta, reason }): Json<AdjustStock>,
-) -> Result<Tagged<Stock>, Error> {
+) -> Result<Tagged<Stock, Version>, Error> {
     inventory.adjust(product_id, delta, reason, preconditions, key.as_ref()).await.map(tagged)
 }
 
-fn tagged(stock: Stock) -> Tagged<Stock> {
+fn tagged(stock: Stock) -> Tagged<Stock, Version> {
     Tagged { version: stock.version, body: stock }
 }
