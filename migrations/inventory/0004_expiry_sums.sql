@@ -43,9 +43,9 @@ INSERT INTO expiry (product_id, expires_at, quantity, holds)
 SELECT product_id, reservation.expires_at, sum(quantity), count(*)
 FROM reservation_line JOIN reservation ON id = reservation_id WHERE live GROUP BY 1, 2;
 
--- The expiries that are due, of all products, for the sweeper. It is an expression so that a statement that reads the
--- expiries of one product cannot use it: it would pass those of all products.
-CREATE INDEX expiry_due ON expiry ((expires_at AT TIME ZONE 'UTC'), product_id);
+-- The expiries that are due, of all products, for the sweeper. Its columns are expressions so that a statement that reads
+-- the expiries of one product cannot use it: it would pass those of all products.
+CREATE INDEX expiry_due ON expiry ((expires_at AT TIME ZONE 'UTC'), (product_id || ''));
 
 ALTER TABLE stock
     -- Expiries up to this time no longer count in `reserved`.

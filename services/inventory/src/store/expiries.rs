@@ -2,7 +2,7 @@
 //!
 //! The expiries of a product in a period are a range of the primary key: one product, and two bounds for the time. So a
 //! statement reads what it sums and nothing else, however many later expiries the product has. The sweeper reads those
-//! of all products, by an index on an expression that only it uses.
+//! of all products, by an index on expressions that only it uses.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -67,9 +67,9 @@ pub(crate) async fn overdue_expiries(
                       SELECT settled_until FROM stock WHERE stock.product_id = expiry.product_id
                   ), false) AS "is_unsettled!"
            FROM expiry
-           WHERE (expires_at AT TIME ZONE 'UTC', product_id) > ($1::timestamptz AT TIME ZONE 'UTC', $2)
+           WHERE (expires_at AT TIME ZONE 'UTC', product_id || '') > ($1::timestamptz AT TIME ZONE 'UTC', $2)
              AND expires_at AT TIME ZONE 'UTC' <= (statement_timestamp() - make_interval(secs => $3)) AT TIME ZONE 'UTC'
-           ORDER BY expires_at AT TIME ZONE 'UTC', product_id LIMIT $4"#,
+           ORDER BY expires_at AT TIME ZONE 'UTC', product_id || '' LIMIT $4"#,
         time,
         product_id,
         delay.as_secs_f64(),
@@ -87,12 +87,16 @@ pub(crate) async fn delete_expiries(
     let product_ids: Vec<&str> = expiries.iter().map(|expiry| expiry.product_id.as_str()).collect();
     let times: Vec<DateTime<Utc>> = expiries.iter().map(|expiry| expiry.expires_at).collect();
     sqlx::query!(
+        // As a subquery that locks rows, the part after LATERAL is only planned on its own.
         "DELETE FROM expiry WHERE ctid = ANY (ARRAY(
-             SELECT expiry.ctid
-             FROM unnest($1::text[], $2::timestamptz[]) AS overdue (product_id, expires_at)
-             JOIN expiry USING (product_id, expires_at)
-             WHERE holds = 0 OR expires_at <= (SELECT settled_until FROM stock WHERE stock.product_id = expiry.product_id)
-             FOR UPDATE OF expiry SKIP LOCKED
+             SELECT deletable.ctid FROM unnest($1::text[], $2::timestamptz[]) AS overdue (product_id, expires_at), LATERAL (
+                 SELECT ctid FROM expiry
+                 WHERE expiry.product_id = overdue.product_id AND expiry.expires_at = overdue.expires_at
+                   AND (holds = 0 OR expiry.expires_at <= (
+                       SELECT settled_until FROM stock WHERE stock.product_id = expiry.product_id
+                   ))
+                 FOR UPDATE SKIP LOCKED
+             ) AS deletable
          ))",
         &product_ids as &[&str],
         &times,
