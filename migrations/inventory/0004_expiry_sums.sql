@@ -43,11 +43,16 @@ INSERT INTO expiry (product_id, expires_at, quantity, holds)
 SELECT product_id, reservation.expires_at, sum(quantity), count(*)
 FROM reservation_line JOIN reservation ON id = reservation_id WHERE live GROUP BY 1, 2;
 
--- The expiries that are due, of all products.
-CREATE INDEX expiry_expires_at ON expiry (expires_at);
+-- The expiries that are due, of all products, for the sweeper. Its columns are expressions so that a statement that reads
+-- the expiries of one product cannot use it: it would pass those of all products.
+CREATE INDEX expiry_due ON expiry ((expires_at AT TIME ZONE 'UTC'), (product_id || ''));
 
--- Expiries up to this time no longer count in `reserved`.
-ALTER TABLE stock ADD COLUMN settled_until timestamptz NOT NULL DEFAULT 'epoch', SET (fillfactor = 50);
+ALTER TABLE stock
+    -- Expiries up to this time no longer count in `reserved`.
+    ADD COLUMN settled_until timestamptz NOT NULL DEFAULT 'epoch',
+    -- How many of the ledger's numbers are of expired holds.
+    ADD COLUMN expired bigint NOT NULL DEFAULT 0,
+    SET (fillfactor = 50);
 UPDATE stock SET next_expiry = (SELECT min(expires_at) FROM expiry WHERE expiry.product_id = stock.product_id)
 WHERE next_expiry IS NOT NULL OR reserved > 0;
 

@@ -22,5 +22,8 @@ mod service;
 pub use self::http::{Fields, FromFields, Json, Limit, Page, Path, Preconditions, Query, Tagged};
 pub use cli::{DatabaseUrl, ServeArgs};
 pub use database::Database;
-pub use runtime::{FieldError, Problem, ProblemBody, Running, process};
+pub use runtime::{
+    FieldError, Problem, ProblemBody, Running, process,
+    request::{LogLimit, chain},
+};
 pub use service::{Context, Service, main};

@@ -5,7 +5,7 @@ mod log;
 mod trace;
 
 pub use context::{REQUEST_ID, RequestContext, TRACEPARENT, request_id};
-pub use log::{chain, should_log_refusal, unavailability_log_due};
+pub use log::{LogLimit, chain, should_log_refusal, unavailability_log_due};
 pub use trace::{
     CALL_TARGET, REQUEST_TARGET, inject, method_label, record_status, relay_span, server_span, set_parent,
 };

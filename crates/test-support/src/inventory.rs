@@ -3,7 +3,7 @@
 use sqlx::PgConnection;
 
 /// Descriptions of inconsistencies, each with the query that finds them.
-const CHECKS: [(&str, &str); 8] = [
+const CHECKS: [(&str, &str); 9] = [
     (
         "products whose ledger has a gap or does not add up to their counters",
         "SELECT product_id FROM stock LEFT JOIN (
@@ -18,6 +18,15 @@ const CHECKS: [(&str, &str); 8] = [
          ) AS ledger USING (product_id)
          WHERE version > 0 AND (newest, ledger.on_hand, ledger.reserved, runs)
                IS DISTINCT FROM (version, stock.on_hand, stock.reserved, true)",
+    ),
+    (
+        // Movements may have been deleted.
+        "products that count other expired holds than their ledger",
+        "SELECT product_id FROM stock LEFT JOIN (
+             SELECT product_id, sum(holds) AS expired, count(*) FILTER (WHERE holds IS NULL) AS changes
+             FROM movement GROUP BY product_id
+         ) AS ledger USING (product_id)
+         WHERE stock.expired < coalesce(ledger.expired, 0) OR version - stock.expired < coalesce(changes, 0)",
     ),
     (
         "products whose reserved counter differs from the sum of their expiries",

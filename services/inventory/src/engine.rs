@@ -4,6 +4,7 @@ mod decide;
 mod pruner;
 mod reader;
 mod request;
+mod settler;
 mod sweeper;
 mod transaction;
 mod writer;

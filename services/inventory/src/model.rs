@@ -23,4 +23,4 @@ pub(crate) use refusal::Shortage;
 pub use reservation::ReservationState;
 pub(crate) use reservation::{Item, Items, NewReservation, Reservation, Transition};
 pub use retention::Retention;
-pub(crate) use stock::{Action, Change, Counters, Stock};
+pub(crate) use stock::{Action, Change, Counters, Stock, Version};

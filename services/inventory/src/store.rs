@@ -11,7 +11,7 @@ mod reservations;
 mod stock;
 
 pub(crate) use batch::{end_reservations, was_committed, write_movements};
-pub(crate) use expiries::{due_expiries, prune_expiries, unsettled_products};
+pub(crate) use expiries::{OverdueExpiry, delete_expiries, due_expiries, overdue_expiries};
 pub(crate) use ledger::{PrunedLedger, lock_pruning, old_ledgers, prune_ledger};
 pub(crate) use reservations::{Expiry, hold, products, prune_reservations, reservation, reservations, void};
 pub(crate) use stock::{counters, insert_products, list, lock, lock_free, movements};

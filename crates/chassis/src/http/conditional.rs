@@ -1,10 +1,10 @@
-//! `ETag`, and the preconditions `If-Match` and `If-None-Match` (RFC 9110, sections 8.8.3 and 13), over a row's integer
-//! version.
+//! `ETag`, and the preconditions `If-Match` and `If-None-Match` (RFC 9110, sections 8.8.3 and 13), over a row's version,
+//! which is usually an integer.
 //!
 //! Responses to `GET` are checked by the layer around all routes. A change is checked by its handler, with the
 //! [`Preconditions`] as an extractor, in the same transaction as the change.
 
-use std::str;
+use std::{fmt::Display, str};
 
 use axum::{
     body::{Body, HttpBody},
@@ -25,14 +25,14 @@ use utoipa::{
 
 /// A JSON response with the version of its row as the `ETag`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tagged<T> {
+pub struct Tagged<T, V = i64> {
     /// The version of the row; 0 if it does not exist yet.
-    pub version: i64,
+    pub version: V,
     /// The body.
     pub body: T,
 }
 
-impl<T: Serialize> IntoResponse for Tagged<T> {
+impl<T: Serialize, V: Display> IntoResponse for Tagged<T, V> {
     fn into_response(self) -> Response {
         let mut response = axum::Json(self.body).into_response();
         if let Ok(tag) = HeaderValue::try_from(format!("\"{}\"", self.version)) {
@@ -91,7 +91,7 @@ impl Preconditions {
 
     /// Returns whether a row with this version may be changed.
     #[must_use]
-    pub fn allow(&self, version: i64) -> bool {
+    pub fn allow(&self, version: impl Display) -> bool {
         self.check(&Tag { is_weak: false, opaque: version.to_string().into() }).is_ok()
     }
 

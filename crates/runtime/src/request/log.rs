@@ -6,39 +6,44 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The shortest time between two log lines of one kind. A metric counts all requests; one line for each would flood the
+/// The shortest time between two log lines about requests. A metric counts all requests; one line for each would flood the
 /// log exactly when the process is overloaded or its database is unavailable.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Limits the log lines of one kind.
-struct LogLimit {
-    last: Option<Instant>,
-    /// The lines omitted since then.
-    omitted: u64,
+#[derive(Debug)]
+pub struct LogLimit {
+    /// The shortest time between two lines.
+    interval: Duration,
+    /// When the last line was logged, and how many were omitted since then.
+    state: Mutex<(Option<Instant>, u64)>,
 }
 
 impl LogLimit {
-    const fn new() -> Mutex<Self> {
-        Mutex::new(Self { last: None, omitted: 0 })
+    /// Creates a limit of one line in this time.
+    #[must_use]
+    pub const fn new(interval: Duration) -> Self {
+        Self { interval, state: Mutex::new((None, 0)) }
     }
 
     /// Returns how many lines were omitted before this one, or `None` if this one is to be omitted too.
-    fn due(limit: &Mutex<Self>) -> Option<u64> {
-        let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
-        if limit.last.is_some_and(|last| last.elapsed() < INTERVAL) {
-            limit.omitted += 1;
+    pub fn due(&self) -> Option<u64> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, omitted) = &mut *state;
+        if last.is_some_and(|last| last.elapsed() < self.interval) {
+            *omitted += 1;
             return None;
         }
-        limit.last = Some(Instant::now());
-        Some(std::mem::take(&mut limit.omitted))
+        *last = Some(Instant::now());
+        Some(std::mem::take(omitted))
     }
 }
 
 /// Returns whether to log a refused request. If so, the next ones are not logged for a second.
 #[must_use]
 pub fn should_log_refusal() -> bool {
-    static REFUSALS: Mutex<LogLimit> = LogLimit::new();
-    LogLimit::due(&REFUSALS).is_some()
+    static REFUSALS: LogLimit = LogLimit::new(INTERVAL);
+    REFUSALS.due().is_some()
 }
 
 /// Returns how many failures were not logged before this one, or `None` if this one is not to be logged either. It is
@@ -46,8 +51,8 @@ pub fn should_log_refusal() -> bool {
 /// most one per second.
 #[must_use]
 pub fn unavailability_log_due() -> Option<u64> {
-    static FAILURES: Mutex<LogLimit> = LogLimit::new();
-    LogLimit::due(&FAILURES)
+    static FAILURES: LogLimit = LogLimit::new(INTERVAL);
+    FAILURES.due()
 }
 
 /// Formats an error and its sources in one line.

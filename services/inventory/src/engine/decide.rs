@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt::Display};
 
 use chassis::{
     Preconditions,
@@ -21,11 +21,11 @@ use crate::model::{
 /// The rows that a batch depends on, read while they are locked.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LockedRows {
-    /// The database's time, at or after the rows were locked, and not before anything that is settled.
+    /// The database's time, at or after the rows were locked. A product may be settled up to a later time.
     pub(super) now: DateTime<Utc>,
     /// The products that exist.
     pub(super) products: HashMap<ProductId, ProductRow>,
-    /// What expired until now, of those products that are due.
+    /// What expired until now and is not settled, of those products that are due.
     pub(super) due: HashMap<ProductId, DueExpiries>,
     /// The reservations that the batch commits or releases.
     pub(super) reservations: HashMap<ReservationId, Reservation>,
@@ -47,7 +47,7 @@ pub(super) fn decide(requests: &mut [Request], rows: LockedRows) -> Changeset {
 }
 
 /// Checks the preconditions against a version that cannot change before the batch is committed.
-fn check(preconditions: &Preconditions, version: i64) -> Result<(), Refusal> {
+fn check(preconditions: &Preconditions, version: impl Display) -> Result<(), Refusal> {
     if preconditions.allow(version) { Ok(()) } else { Err(Refusal::PreconditionFailed) }
 }
 
@@ -75,13 +75,21 @@ impl Decider {
                 self.apply(&change, Cause::Expiry { holds, until });
             }
             let product = self.rows.products.entry(product_id).or_default();
-            (product.settled_until, product.next_expiry, product.changed) = (until, next_expiry, true);
+            product.settled_until = product.settled_until.max(until);
+            (product.next_expiry, product.changed) = (next_expiry, true);
         }
     }
 
     /// Holds expire at full seconds, so this settles the same as `now`.
     fn settling_until(&self) -> DateTime<Utc> {
         self.rows.now.trunc_subsecs(0)
+    }
+
+    /// The time up to which one of these products is settled, if that is known to be later than now: by the clock of
+    /// another server, or before the clock was set back.
+    fn settled_until<'a>(&self, product_ids: impl Iterator<Item = &'a ProductId>) -> DateTime<Utc> {
+        let products = product_ids.filter_map(|product_id| self.rows.products.get(product_id));
+        products.map(|product| product.settled_until).max().unwrap_or_default()
     }
 
     fn decide(&mut self, request: &mut Request) {
@@ -163,7 +171,11 @@ impl Decider {
         if !shortages.is_empty() {
             return Err(Refusal::Shortage(shortages));
         }
+        let settled_until = self.settled_until(new.items.as_slice().iter().map(|item| &item.product_id));
         let expires_at = end_of_second(self.rows.now + TimeDelta::seconds(new.ttl.0));
+        // A hold must expire after everything that is settled, and so lasts longer than was asked for if that is far
+        // ahead.
+        let expires_at = expires_at.max(settled_until.trunc_subsecs(0) + TimeDelta::seconds(1));
         for item in new.items.as_slice() {
             let (product_id, reserved) = (&item.product_id, item.quantity);
             let change = CounterChange { product_id, kind: "hold", on_hand: 0, reserved };
@@ -186,7 +198,10 @@ impl Decider {
         preconditions: &Preconditions,
     ) -> Result<Reservation, Refusal> {
         let mut reservation = self.rows.reservations.get(&id).ok_or(Refusal::NoSuchReservation)?.clone();
-        if reservation.state == ReservationState::Held && reservation.expires_at <= self.rows.now {
+        // What was settled for one of its products stays so, even if that was ahead of the time. Other reservations do
+        // not depend on it.
+        let settled_until = self.settled_until(reservation.items.as_slice().iter().map(|item| &item.product_id));
+        if reservation.state == ReservationState::Held && reservation.expires_at <= self.rows.now.max(settled_until) {
             reservation.state = ReservationState::Expired;
         }
         check(preconditions, reservation.version())?;
@@ -228,7 +243,13 @@ impl Decider {
         product.counters.on_hand += change.on_hand;
         product.counters.reserved += change.reserved;
         // A movement has a number for each hold that it settles: readers count expired holds before they are settled.
-        product.counters.version += if let Cause::Expiry { holds, .. } = cause { holds } else { 1 };
+        let version = &mut product.counters.version;
+        if let Cause::Expiry { holds, .. } = cause {
+            version.number += holds;
+            version.expired += holds;
+        } else {
+            version.number += 1;
+        }
         if product.counters.reserved == 0 {
             // Every hold reserves something, so there is none.
             product.next_expiry = None;

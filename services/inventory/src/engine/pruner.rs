@@ -33,6 +33,10 @@ const PASSES: u32 = 1000;
 /// How many times longer than a step the rest after it is.
 pub(super) const REST: u32 = 6;
 
+/// How often to start with the oldest reservations again, to find those that were skipped. While a long transaction keeps
+/// the index entries of deleted rows, that can take long.
+const START_OVER: Duration = Duration::from_secs(10);
+
 /// How long a replica waits that found another one pruning, or could not prune.
 const BACK_OFF: Duration = Duration::from_secs(10);
 
@@ -42,6 +46,7 @@ pub(super) struct Pruner {
     /// Reservations with lower ids have been deleted or skipped.
     next_reservation: Uuid,
     pass: Pass,
+    start_over_at: Instant,
     backs_off_until: Instant,
 }
 
@@ -60,25 +65,27 @@ impl Pruner {
     pub(super) fn new(retention: Retention) -> Self {
         let now = Instant::now();
         let pass = Pass { due: now, after: String::new(), found: VecDeque::new() };
-        Self { retention, next_reservation: Uuid::nil(), pass, backs_off_until: now }
+        Self { retention, next_reservation: Uuid::nil(), pass, start_over_at: now, backs_off_until: now }
     }
 
-    /// Deletes a limited number of rows, reservations from the oldest one on if it `starts_over`. Returns whether that
-    /// is enough for now.
-    pub(super) async fn step(&mut self, database: &Database, starts_over: bool) -> bool {
-        if Instant::now() < self.backs_off_until {
-            return true;
+    /// Deletes a limited number of rows. Returns whether that is enough for now.
+    ///
+    /// # Errors
+    /// Returns the failure, after which the next steps do nothing for a while.
+    pub(super) async fn step(&mut self, database: &Database) -> Result<bool, DatabaseError> {
+        let now = Instant::now();
+        if now < self.backs_off_until {
+            return Ok(true);
+        }
+        let starts_over = now >= self.start_over_at;
+        if starts_over {
+            self.start_over_at = now + START_OVER;
         }
         let is_done = self.try_step(database, starts_over).await;
-        if let Err(DatabaseError::Refused(error)) = &is_done {
-            // Requests report an unavailable database, but not this.
-            tracing::warn!(%error, "cannot delete old rows");
+        if !matches!(is_done, Ok(Some(_))) {
+            self.backs_off_until = Instant::now() + BACK_OFF;
         }
-        if let Ok(Some(is_done)) = is_done {
-            return is_done;
-        }
-        self.backs_off_until = Instant::now() + BACK_OFF;
-        true
+        is_done.map(|is_done| is_done.unwrap_or(true))
     }
 
     /// Returns whether little is left; `None` if another replica is pruning.

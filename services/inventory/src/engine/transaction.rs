@@ -5,10 +5,11 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use chassis::{
+    LogLimit,
     batch::{Arrivals, OpenHandler},
     idempotency::{self, Claim, Digest, Stored},
 };
@@ -183,10 +184,9 @@ async fn read_due_expiries(
     locked: &mut LockedRows,
     latest_time: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
-    // What another transaction took for expired stays so, even if it believed the time to be later.
-    let settled_until = locked.products.values().map(|product| product.settled_until).max();
-    let now = settled_until.map_or(latest_time, |settled_until| latest_time.max(settled_until));
+    let now = latest_time;
     locked.now = now;
+    report_settled_ahead(locked);
     let is_due = |product: &ProductRow| product.next_expiry.is_some_and(|next| next <= now);
     let due = locked.products.iter().filter(|(_, product)| is_due(product));
     let due: Vec<_> = due.map(|(id, product)| (id.as_str(), product.settled_until)).collect();
@@ -194,6 +194,25 @@ async fn read_due_expiries(
         locked.due = store::due_expiries(connection, &due, now).await?;
     }
     Ok(())
+}
+
+/// How far a product may be settled ahead of the database's clock before it is reported. The clocks of two servers differ
+/// by less.
+const TOLERANCE: TimeDelta = TimeDelta::seconds(10);
+
+/// Warns if a product was settled far ahead of the time, as when the database's clock was ahead and has been set back.
+/// That only concerns its own holds: those made before have expired early, and new ones expire no sooner than that.
+fn report_settled_ahead(locked: &LockedRows) {
+    static LIMIT: LogLimit = LogLimit::new(Duration::from_mins(1));
+    let furthest = locked.products.iter().max_by_key(|(_, product)| product.settled_until);
+    if let Some((product_id, product)) = furthest
+        && product.settled_until - locked.now > TOLERANCE
+        && let Some(omitted) = LIMIT.due()
+    {
+        let seconds_ahead = (product.settled_until - locked.now).num_seconds();
+        let product_id = product_id.as_str();
+        tracing::warn!(product_id, seconds_ahead, omitted, "holds were settled ahead of the database's clock");
+    }
 }
 
 /// Writes a changeset. Returns the marker that shows whether it was committed.
@@ -211,7 +230,7 @@ async fn write(connection: &mut PgConnection, changeset: &Changeset) -> Result<O
     let first = changeset.movements.first();
     Ok(first.map(|movement| CommitMarker {
         product_id: movement.product_id.clone(),
-        version: movement.after.version,
+        version: movement.after.version.number,
         batch,
     }))
 }

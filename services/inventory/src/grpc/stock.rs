@@ -37,5 +37,5 @@ fn parse(product_ids: Vec<String>) -> Result<Vec<ProductId>, Problem> {
 
 fn message(stock: Stock) -> api::Stock {
     let Stock { product_id, stock, on_hand, reserved, version } = stock;
-    api::Stock { product_id: product_id.as_str().to_owned(), stock, on_hand, reserved, version }
+    api::Stock { product_id: product_id.as_str().to_owned(), stock, on_hand, reserved, version: version.number }
 }

@@ -11,7 +11,7 @@ use super::{
     number::{Delta, Quantity},
     refusal::{Refusal, Shortage},
     reservation::{Item, Items, NewReservation, Reservation, ReservationState, Transition},
-    stock::{Counters, Stock},
+    stock::{Counters, Stock, Version},
 };
 
 /// The claim of a request to set stock. `PUT` and `POST` are two operations.
@@ -85,9 +85,24 @@ pub(crate) fn replay<T: Replayable>(stored: Stored<StoredResponse>, claim: &Clai
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum StoredResponse {
-    Stock { product_id: ProductId, on_hand: i64, reserved: i64, version: i64 },
-    Reservation { id: ReservationId, state: ReservationState, items: Vec<Item>, expires_at: DateTime<Utc> },
-    InsufficientStock { left: i64, reserved: i64 },
+    Stock {
+        product_id: ProductId,
+        on_hand: i64,
+        reserved: i64,
+        version: i64,
+        #[serde(default)]
+        expired: i64,
+    },
+    Reservation {
+        id: ReservationId,
+        state: ReservationState,
+        items: Vec<Item>,
+        expires_at: DateTime<Utc>,
+    },
+    InsufficientStock {
+        left: i64,
+        reserved: i64,
+    },
     Shortage(Vec<Shortage>),
 }
 
@@ -101,12 +116,13 @@ pub(crate) trait Replayable: Sized {
 
 impl Replayable for Stock {
     fn to_stored(&self) -> StoredResponse {
-        let Self { product_id, on_hand, reserved, version, .. } = self.clone();
-        StoredResponse::Stock { product_id, on_hand, reserved, version }
+        let Self { product_id, on_hand, reserved, version: Version { number, expired }, .. } = self.clone();
+        StoredResponse::Stock { product_id, on_hand, reserved, version: number, expired }
     }
 
     fn from_stored(stored: StoredResponse) -> Option<Self> {
-        let StoredResponse::Stock { product_id, on_hand, reserved, version } = stored else { return None };
+        let StoredResponse::Stock { product_id, on_hand, reserved, version, expired } = stored else { return None };
+        let version = Version { number: version, expired };
         Some(Self::new(product_id, Counters { on_hand, reserved, version }))
     }
 }
@@ -200,7 +216,8 @@ mod tests {
     #[test]
     fn a_response_of_another_kind_is_not_replayed() {
         let claim = adjustment("a", 1, None, "k");
-        let stock = Stock::new(product("a"), Counters { on_hand: 1, reserved: 0, version: 1 });
+        let stock =
+            Stock::new(product("a"), Counters { on_hand: 1, reserved: 0, version: Version { number: 4, expired: 2 } });
         let stored = to_stored(&claim, &Ok(stock.clone())).expect("a stored response");
         assert_eq!(replay(stored.clone(), &claim), Ok(stock));
         assert_eq!(replay::<Reservation>(stored, &claim), Err(Refusal::KeyReused(KeyReused)));

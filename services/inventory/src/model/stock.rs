@@ -1,5 +1,7 @@
 //! The stock of a product, and changes to it.
 
+use std::fmt::{self, Display, Formatter};
+
 use contracts::ProductId;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -23,9 +25,29 @@ pub struct Stock {
     /// The part of `on_hand` that reservations hold.
     #[schema(minimum = 0)]
     pub(crate) reserved: i64,
-    /// The `ETag`: the number of the last movement, plus one for each expired hold that is not yet in the ledger.
     #[serde(skip)]
-    pub(crate) version: i64,
+    pub(crate) version: Version,
+}
+
+/// The version of a product's stock; the `ETag`. No two stocks of a product have the same one.
+///
+/// A reader counts the holds that have expired, while a transaction that was decided before they expired may still be in
+/// progress. So a change and an expiry may both follow the same stock, and a single number would name both. Here the
+/// number of changes, which is the difference of the two numbers, identifies the last change; and after that change,
+/// the number of expired holds says which ones, since they expire in the order of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Version {
+    /// The number of the last movement, plus one for each expired hold that is not yet in the ledger.
+    pub(crate) number: i64,
+    /// How many of these numbers are of expired holds.
+    pub(crate) expired: i64,
+}
+
+impl Display for Version {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        let Self { number, expired } = self;
+        if *expired == 0 { write!(formatter, "{number}") } else { write!(formatter, "{number}.{expired}") }
+    }
 }
 
 impl Stock {
@@ -35,12 +57,12 @@ impl Stock {
     }
 }
 
-/// A product's counters and the number of the movement that led to them. The default is an unknown product's.
+/// A product's counters and their version. The default is an unknown product's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Counters {
     pub(crate) on_hand: i64,
     pub(crate) reserved: i64,
-    pub(crate) version: i64,
+    pub(crate) version: Version,
 }
 
 /// A change to one product's quantity on hand.

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use crate::{
     engine::Inventory,
     error::Error,
-    model::{Delta, ProductId, Quantity, Reason, Stock, claim_set},
+    model::{Delta, ProductId, Quantity, Reason, Stock, Version, claim_set},
 };
 
 /// The new quantity on hand.
@@ -54,7 +54,7 @@ impl FromFields for AdjustStock {
 pub(super) async fn get(
     State(inventory): State<Inventory>,
     Path(product_id): Path<ProductId>,
-) -> Result<Tagged<Stock>, Error> {
+) -> Result<Tagged<Stock, Version>, Error> {
     inventory.stock(product_id).await.map(tagged)
 }
 
@@ -86,7 +86,7 @@ pub(super) async fn put(
     let claim = key.map(|key| claim_set(&Method::PUT, &product_id, stock, &key));
     let stock = inventory.set(product_id, stock, preconditions, claim).await?;
     // A product is new if this is its first movement.
-    let status = if stock.version == 1 { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if stock.version.number == 1 { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, tagged(stock)))
 }
 
@@ -140,10 +140,10 @@ pub(super) async fn adjust(
     preconditions: Preconditions,
     key: Option<IdempotencyKey>,
     Json(AdjustStock { delta, reason }): Json<AdjustStock>,
-) -> Result<Tagged<Stock>, Error> {
+) -> Result<Tagged<Stock, Version>, Error> {
     inventory.adjust(product_id, delta, reason, preconditions, key.as_ref()).await.map(tagged)
 }
 
-fn tagged(stock: Stock) -> Tagged<Stock> {
+fn tagged(stock: Stock) -> Tagged<Stock, Version> {
     Tagged { version: stock.version, body: stock }
 }

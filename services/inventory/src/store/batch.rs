@@ -17,7 +17,8 @@ pub(crate) async fn write_movements(
     let ids: Vec<&str> = products.iter().map(|(id, _)| id.as_str()).collect();
     let on_hand: Vec<i64> = products.iter().map(|(_, product)| product.counters.on_hand).collect();
     let reserved: Vec<i64> = products.iter().map(|(_, product)| product.counters.reserved).collect();
-    let versions: Vec<i64> = products.iter().map(|(_, product)| product.counters.version).collect();
+    let versions: Vec<i64> = products.iter().map(|(_, product)| product.counters.version.number).collect();
+    let expired: Vec<i64> = products.iter().map(|(_, product)| product.counters.version.expired).collect();
     let next_expiries: Vec<Option<DateTime<Utc>>> = products.iter().map(|(_, product)| product.next_expiry).collect();
     let settled_until: Vec<DateTime<Utc>> = products.iter().map(|(_, product)| product.settled_until).collect();
 
@@ -31,7 +32,7 @@ pub(crate) async fn write_movements(
 
     let movements = &changeset.movements;
     let movement_products: Vec<&str> = movements.iter().map(|movement| movement.product_id.as_str()).collect();
-    let movement_versions: Vec<i64> = movements.iter().map(|movement| movement.after.version).collect();
+    let movement_versions: Vec<i64> = movements.iter().map(|movement| movement.after.version.number).collect();
     let kinds: Vec<&str> = movements.iter().map(|movement| movement.kind).collect();
     let on_hand_deltas: Vec<i64> = movements.iter().map(|movement| movement.on_hand_delta).collect();
     let reserved_deltas: Vec<i64> = movements.iter().map(|movement| movement.reserved_delta).collect();
@@ -39,13 +40,13 @@ pub(crate) async fn write_movements(
     let reserved_after: Vec<i64> = movements.iter().map(|movement| movement.after.reserved).collect();
     let mut reasons: Vec<Option<&str>> = vec![None; movements.len()];
     let mut reservations: Vec<Option<Uuid>> = vec![None; movements.len()];
-    let mut expired: Vec<Option<i64>> = vec![None; movements.len()];
+    let mut expired_holds: Vec<Option<i64>> = vec![None; movements.len()];
     let mut expired_until: Vec<Option<DateTime<Utc>>> = vec![None; movements.len()];
     for (row, movement) in movements.iter().enumerate() {
         match &movement.cause {
             Cause::Change(reason) => reasons[row] = reason.as_ref().map(Reason::as_str),
             Cause::Reservation(id) => reservations[row] = Some(id.0),
-            Cause::Expiry { holds, until } => (expired[row], expired_until[row]) = (Some(*holds), Some(*until)),
+            Cause::Expiry { holds, until } => (expired_holds[row], expired_until[row]) = (Some(*holds), Some(*until)),
         }
     }
     let mut batches: Vec<Option<Uuid>> = vec![None; movements.len()];
@@ -55,32 +56,35 @@ pub(crate) async fn write_movements(
     sqlx::query!(
         "WITH product AS (
              -- The rows exist. Unlike a join, this can be planned in one way only.
-             INSERT INTO stock (product_id, on_hand, reserved, version, next_expiry, settled_until)
-             SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::timestamptz[])
+             INSERT INTO stock (product_id, on_hand, reserved, version, expired, next_expiry, settled_until)
+             SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[],
+                                  $7::timestamptz[])
              ON CONFLICT (product_id) DO UPDATE
                  SET on_hand = excluded.on_hand, reserved = excluded.reserved, version = excluded.version,
-                     next_expiry = excluded.next_expiry, settled_until = excluded.settled_until
+                     expired = excluded.expired, next_expiry = excluded.next_expiry,
+                     settled_until = excluded.settled_until
          ), held AS (
              -- The items of all reservations are two arrays, of which each reservation takes a slice.
              INSERT INTO reservation (id, state, expires_at, product_ids, quantities)
-             SELECT id, 'held', expires_at, ($11::text[])[first:last], ($12::bigint[])[first:last]
-             FROM unnest($7::uuid[], $8::timestamptz[], $9::integer[], $10::integer[]) AS hold (id, expires_at, first, last)
+             SELECT id, 'held', expires_at, ($12::text[])[first:last], ($13::bigint[])[first:last]
+             FROM unnest($8::uuid[], $9::timestamptz[], $10::integer[], $11::integer[]) AS hold (id, expires_at, first, last)
          ), expiring AS (
              INSERT INTO expiry (product_id, expires_at, quantity, holds)
-             SELECT * FROM unnest($13::text[], $14::timestamptz[], $15::bigint[], $16::bigint[])
+             SELECT * FROM unnest($14::text[], $15::timestamptz[], $16::bigint[], $17::bigint[])
              ON CONFLICT (product_id, expires_at) DO UPDATE
                  SET quantity = expiry.quantity + excluded.quantity, holds = expiry.holds + excluded.holds
          )
          INSERT INTO movement (product_id, version, kind, on_hand_delta, reserved_delta, on_hand, reserved,
                                reason, reservation_id, holds, expired_until, batch)
          SELECT * FROM unnest(
-             $17::text[], $18::bigint[], $19::text[], $20::bigint[], $21::bigint[], $22::bigint[], $23::bigint[],
-             $24::text[], $25::uuid[], $26::bigint[], $27::timestamptz[], $28::uuid[]
+             $18::text[], $19::bigint[], $20::text[], $21::bigint[], $22::bigint[], $23::bigint[], $24::bigint[],
+             $25::text[], $26::uuid[], $27::bigint[], $28::timestamptz[], $29::uuid[]
          )",
         &ids as &[&str],
         &on_hand,
         &reserved,
         &versions,
+        &expired,
         &next_expiries as &[Option<DateTime<Utc>>],
         &settled_until,
         &holds.ids,
@@ -102,7 +106,7 @@ pub(crate) async fn write_movements(
         &reserved_after,
         &reasons as &[Option<&str>],
         &reservations as &[Option<Uuid>],
-        &expired as &[Option<i64>],
+        &expired_holds as &[Option<i64>],
         &expired_until as &[Option<DateTime<Utc>>],
         &batches as &[Option<Uuid>],
     )

@@ -1,7 +1,8 @@
 //! When holds expire, summed by product and second.
 //!
-//! The expiries of a product are found by comparing rows: only the primary key can do that. An index that starts with
-//! the time would pass those of all products.
+//! The expiries of a product in a period are a range of the primary key: one product, and two bounds for the time. So a
+//! statement reads what it sums and nothing else, however many later expiries the product has. The sweeper reads those
+//! of all products, by an index on expressions that only it uses.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -21,16 +22,14 @@ pub(crate) async fn due_expiries(
     let (ids, settled_until): (Vec<&str>, Vec<DateTime<Utc>>) = products.iter().copied().unzip();
     let rows = sqlx::query!(
         r#"SELECT product_id AS "product_id!", quantity AS "quantity!", holds AS "holds!", (
-               -- Expiries whose holds have all ended are passed only once.
+               -- The holds of this one may all have ended. To look for one with holds could pass any number of others.
                SELECT expires_at FROM expiry
-               WHERE (expiry.product_id, expires_at) > (product.product_id, $3)
-                 AND (expiry.product_id, expires_at) < (product.product_id, 'infinity') AND holds > 0
-               ORDER BY expiry.product_id, expires_at LIMIT 1
+               WHERE expiry.product_id = product.product_id AND expires_at > greatest(settled_until, $3)
+               ORDER BY expires_at LIMIT 1
            ) AS next_expiry
            FROM unnest($1::text[], $2::timestamptz[]) AS product (product_id, settled_until), LATERAL (
                SELECT coalesce(sum(quantity), 0)::bigint AS quantity, coalesce(sum(holds), 0)::bigint AS holds FROM expiry
-               WHERE (expiry.product_id, expires_at) > (product.product_id, settled_until)
-                 AND (expiry.product_id, expires_at) <= (product.product_id, $3)
+               WHERE expiry.product_id = product.product_id AND expires_at > settled_until AND expires_at <= $3
            ) AS due"#,
         &ids as &[&str],
         &settled_until,
@@ -45,57 +44,64 @@ pub(crate) async fn due_expiries(
     due.collect()
 }
 
-/// Finds the products whose holds expired at `from` or later, at least `delay` ago, and are not settled yet: those of
-/// the `limit` oldest expiries, sorted.
-pub(crate) async fn unsettled_products(
+/// The holds of a product that expired at the same second.
+#[derive(Debug)]
+pub(crate) struct OverdueExpiry {
+    pub(crate) product_id: String,
+    pub(crate) expires_at: DateTime<Utc>,
+    /// Whether they still count as reserved.
+    pub(crate) is_unsettled: bool,
+}
+
+/// Reads the first `limit` expiries that are overdue by `delay`, of all products, after the one with this time and
+/// product; in order of both.
+pub(crate) async fn overdue_expiries(
     connection: &mut PgConnection,
-    from: DateTime<Utc>,
+    (time, product_id): (DateTime<Utc>, &str),
     delay: Duration,
     limit: i64,
-) -> Result<Vec<ProductId>, sqlx::Error> {
-    let products = sqlx::query_scalar!(
-        "SELECT DISTINCT product_id FROM (
-             SELECT product_id, expires_at FROM expiry
-             WHERE expires_at >= $1 AND expires_at <= statement_timestamp() - make_interval(secs => $2) AND holds > 0
-             ORDER BY expires_at LIMIT $3
-         ) AS due
-         WHERE expires_at > (SELECT settled_until FROM stock WHERE stock.product_id = due.product_id)
-         ORDER BY product_id",
-        from,
+) -> Result<Vec<OverdueExpiry>, sqlx::Error> {
+    sqlx::query_as!(
+        OverdueExpiry,
+        r#"SELECT product_id, expires_at, holds > 0 AND coalesce(expires_at > (
+                      SELECT settled_until FROM stock WHERE stock.product_id = expiry.product_id
+                  ), false) AS "is_unsettled!"
+           FROM expiry
+           WHERE (expires_at AT TIME ZONE 'UTC', product_id || '') > ($1::timestamptz AT TIME ZONE 'UTC', $2)
+             AND expires_at AT TIME ZONE 'UTC' <= (statement_timestamp() - make_interval(secs => $3)) AT TIME ZONE 'UTC'
+           ORDER BY expires_at AT TIME ZONE 'UTC', product_id || '' LIMIT $4"#,
+        time,
+        product_id,
         delay.as_secs_f64(),
         limit,
     )
     .fetch_all(connection)
-    .await?;
-    products.into_iter().map(product_id).collect()
+    .await
 }
 
-/// Deletes up to `limit` expiries that no longer count, the oldest first, if they expired at `from` or later and at least
-/// `delay` ago. Returns how many, and when the last of them expired. It skips locked rows, so it never waits.
-pub(crate) async fn prune_expiries(
+/// Deletes those of the expiries that no longer count. It skips locked rows, so it never waits.
+pub(crate) async fn delete_expiries(
     connection: &mut PgConnection,
-    from: DateTime<Utc>,
-    delay: Duration,
-    limit: i64,
-) -> Result<(i64, Option<DateTime<Utc>>), sqlx::Error> {
-    let pruned = sqlx::query!(
-        r#"WITH pruned AS (
-               DELETE FROM expiry WHERE ctid = ANY (ARRAY(
-                   SELECT ctid FROM expiry AS old
-                   WHERE expires_at >= $1 AND expires_at <= statement_timestamp() - make_interval(secs => $2)
-                     AND (holds = 0 OR expires_at <= (
-                         SELECT settled_until FROM stock WHERE stock.product_id = old.product_id
-                     ))
-                   ORDER BY expires_at LIMIT $3 FOR UPDATE SKIP LOCKED
-               ))
-               RETURNING expires_at
-           )
-           SELECT count(*) AS "count!", max(expires_at) AS last FROM pruned"#,
-        from,
-        delay.as_secs_f64(),
-        limit,
+    expiries: &[OverdueExpiry],
+) -> Result<(), sqlx::Error> {
+    let product_ids: Vec<&str> = expiries.iter().map(|expiry| expiry.product_id.as_str()).collect();
+    let times: Vec<DateTime<Utc>> = expiries.iter().map(|expiry| expiry.expires_at).collect();
+    sqlx::query!(
+        // As a subquery that locks rows, the part after LATERAL is only planned on its own.
+        "DELETE FROM expiry WHERE ctid = ANY (ARRAY(
+             SELECT deletable.ctid FROM unnest($1::text[], $2::timestamptz[]) AS overdue (product_id, expires_at), LATERAL (
+                 SELECT ctid FROM expiry
+                 WHERE expiry.product_id = overdue.product_id AND expiry.expires_at = overdue.expires_at
+                   AND (holds = 0 OR expiry.expires_at <= (
+                       SELECT settled_until FROM stock WHERE stock.product_id = expiry.product_id
+                   ))
+                 FOR UPDATE SKIP LOCKED
+             ) AS deletable
+         ))",
+        &product_ids as &[&str],
+        &times,
     )
-    .fetch_one(connection)
+    .execute(connection)
     .await?;
-    Ok((pruned.count, pruned.last))
+    Ok(())
 }

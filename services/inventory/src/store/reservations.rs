@@ -48,7 +48,7 @@ pub(crate) enum Expiry {
     Ahead,
     /// The time has come, but a commit that began in time may be in progress.
     Due,
-    /// It was settled, so no commit can be in progress.
+    /// One of its products is settled up to then, so no commit can be in progress, and none can begin.
     Settled,
 }
 
@@ -61,7 +61,7 @@ pub(crate) async fn reservation(
         r#"SELECT id, state, expires_at AS "expires_at!", product_ids AS "product_ids!", quantities AS "quantities!",
                   expires_at <= statement_timestamp() AS "is_due!",
                   coalesce(expires_at <= (
-                      SELECT settled_until FROM stock WHERE product_id = product_ids[1]
+                      SELECT max(settled_until) FROM stock WHERE product_id = ANY (product_ids)
                   ), false) AS "is_settled!"
            FROM reservation WHERE id = $1 AND state <> 'void'"#,
         id.0,
@@ -114,13 +114,15 @@ pub(crate) async fn hold(
         // A hold expires at a full second, and after everything that is settled.
         r#"WITH product AS (
                UPDATE stock SET reserved = reserved + $3, version = version + 1,
-                                next_expiry = least(next_expiry, date_trunc('second',
-                                    greatest(clock_timestamp(), settled_until) + make_interval(secs => $4::bigint + 0.999999::double precision)))
+                                next_expiry = least(next_expiry, date_trunc('second', greatest(
+                                    clock_timestamp() + make_interval(secs => $4::bigint + 0.999999::double precision),
+                                    settled_until + make_interval(secs => 1))))
                WHERE product_id = $2 AND on_hand - reserved >= $3
                  AND (next_expiry IS NULL OR next_expiry > clock_timestamp())
                -- Not earlier than next_expiry, which was evaluated first.
-               RETURNING product_id, on_hand, reserved, version, date_trunc('second',
-                             greatest(clock_timestamp(), settled_until) + make_interval(secs => $4::bigint + 0.999999::double precision)) AS expires_at
+               RETURNING product_id, on_hand, reserved, version, date_trunc('second', greatest(
+                             clock_timestamp() + make_interval(secs => $4::bigint + 0.999999::double precision),
+                             settled_until + make_interval(secs => 1))) AS expires_at
            ), held AS (
                INSERT INTO reservation (id, state, expires_at, product_ids, quantities)
                SELECT $1, 'held', expires_at, ARRAY[product_id], ARRAY[$3] FROM product

@@ -5,20 +5,21 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use crate::model::{Counters, Movement, ProductId, ProductRow, Stock};
+use crate::model::{Counters, Movement, ProductId, ProductRow, Stock, Version};
 
 /// Selects the counters of products as if their due expiries were settled. Each expired hold takes a number in the ledger
-/// then, so it counts in the version. Expiries are read, once, only if some may be due.
+/// then, so it counts in the version. Expiries are read, once, only if some may be due: those after the mark, in a range
+/// of the primary key. A comparison of rows would not end that range: it would pass all later expiries of the product.
 macro_rules! settled_stock {
     ($condition:literal, $($arguments:tt)*) => {
         sqlx::query!(
             r#"SELECT product_id, on_hand, reserved - coalesce(due.quantity, 0) AS "reserved!",
-                      version + coalesce(due.holds, 0) AS "version!"
+                      version + coalesce(due.holds, 0) AS "version!", expired + coalesce(due.holds, 0) AS "expired!"
                FROM stock, LATERAL (
                    SELECT sum(quantity)::bigint AS quantity, sum(holds)::bigint AS holds FROM expiry
                    WHERE next_expiry <= statement_timestamp()
-                     AND (expiry.product_id, expires_at) > (stock.product_id, settled_until)
-                     AND (expiry.product_id, expires_at) <= (stock.product_id, statement_timestamp())
+                     AND expiry.product_id = stock.product_id
+                     AND expires_at > settled_until AND expires_at <= statement_timestamp()
                ) AS due
                "# + $condition,
             $($arguments)*
@@ -32,9 +33,10 @@ pub(crate) async fn counters(
     ids: &[&str],
 ) -> Result<HashMap<String, Counters>, sqlx::Error> {
     let rows = settled_stock!("WHERE product_id = ANY ($1)", ids as &[&str],).fetch_all(connection).await?;
-    let counters = rows
-        .into_iter()
-        .map(|row| (row.product_id, Counters { on_hand: row.on_hand, reserved: row.reserved, version: row.version }));
+    let counters = rows.into_iter().map(|row| {
+        let version = Version { number: row.version, expired: row.expired };
+        (row.product_id, Counters { on_hand: row.on_hand, reserved: row.reserved, version })
+    });
     Ok(counters.collect())
 }
 
@@ -45,7 +47,8 @@ type Locked = (HashMap<ProductId, ProductRow>, Option<DateTime<Utc>>);
 pub(crate) async fn lock(connection: &mut PgConnection, ids: &[&str]) -> Result<Locked, sqlx::Error> {
     let rows = sqlx::query_as!(
         LockedRow,
-        r#"SELECT product_id, on_hand, reserved, version, next_expiry, settled_until, statement_timestamp() AS "now!"
+        r#"SELECT product_id, on_hand, reserved, version, expired, next_expiry, settled_until,
+                  statement_timestamp() AS "now!"
            FROM stock WHERE product_id = ANY ($1) ORDER BY product_id FOR UPDATE"#,
         ids as &[&str],
     );
@@ -56,7 +59,8 @@ pub(crate) async fn lock(connection: &mut PgConnection, ids: &[&str]) -> Result<
 pub(crate) async fn lock_free(connection: &mut PgConnection, ids: &[&str]) -> Result<Locked, sqlx::Error> {
     let rows = sqlx::query_as!(
         LockedRow,
-        r#"SELECT product_id, on_hand, reserved, version, next_expiry, settled_until, statement_timestamp() AS "now!"
+        r#"SELECT product_id, on_hand, reserved, version, expired, next_expiry, settled_until,
+                  statement_timestamp() AS "now!"
            FROM stock WHERE product_id = ANY ($1) ORDER BY product_id FOR UPDATE SKIP LOCKED"#,
         ids as &[&str],
     );
@@ -69,6 +73,7 @@ struct LockedRow {
     on_hand: i64,
     reserved: i64,
     version: i64,
+    expired: i64,
     next_expiry: Option<DateTime<Utc>>,
     settled_until: DateTime<Utc>,
     now: DateTime<Utc>,
@@ -78,7 +83,8 @@ impl LockedRow {
     fn collect(rows: Vec<Self>) -> Result<Locked, sqlx::Error> {
         let now = rows.first().map(|row| row.now);
         let locked = rows.into_iter().map(|row| {
-            let counters = Counters { on_hand: row.on_hand, reserved: row.reserved, version: row.version };
+            let version = Version { number: row.version, expired: row.expired };
+            let counters = Counters { on_hand: row.on_hand, reserved: row.reserved, version };
             let Self { next_expiry, settled_until, .. } = row;
             Ok((product_id(row.product_id)?, ProductRow { counters, next_expiry, settled_until, changed: false }))
         });
@@ -101,7 +107,8 @@ pub(crate) async fn list(connection: &mut PgConnection, after: &str, limit: i64)
         .fetch_all(connection)
         .await?;
     let stock = rows.into_iter().map(|row| {
-        let counters = Counters { on_hand: row.on_hand, reserved: row.reserved, version: row.version };
+        let version = Version { number: row.version, expired: row.expired };
+        let counters = Counters { on_hand: row.on_hand, reserved: row.reserved, version };
         Ok(Stock::new(product_id(row.product_id)?, counters))
     });
     stock.collect()

@@ -10,7 +10,7 @@ use crate::{
     engine::request::Reply,
     error::Error,
     model::{
-        Delta, ExpiryChange, Items, Quantity, TimeToLive, claim_adjustment, claim_reservation, claim_set,
+        Delta, ExpiryChange, Items, Quantity, TimeToLive, Version, claim_adjustment, claim_reservation, claim_set,
         claim_transition,
     },
 };
@@ -107,10 +107,14 @@ fn reserve(list: &[(&str, i64)]) -> Operation {
 
 fn locked(products: &[(&str, i64, i64)]) -> LockedRows {
     let products = products.iter().map(|(name, on_hand, reserved)| {
-        let counters = Counters { on_hand: *on_hand, reserved: *reserved, version: 7 };
+        let counters = Counters { on_hand: *on_hand, reserved: *reserved, version: version(7, 0) };
         (product(name), ProductRow { counters, ..ProductRow::default() })
     });
     LockedRows { now: DateTime::UNIX_EPOCH, products: products.collect(), ..LockedRows::default() }
+}
+
+fn version(number: i64, expired: i64) -> Version {
+    Version { number, expired }
 }
 
 /// A held reservation of these items that expires in this many seconds.
@@ -151,7 +155,7 @@ fn each_change_sees_the_effects_of_earlier_ones() {
     let (outcomes, changeset) = decide(&requests, LockedRows::default());
     let refusal = Refusal::InsufficientStock { left: -1, reserved: 0 };
     assert_eq!(stocks(&outcomes), [Ok(5), Ok(2), Err(refusal), Ok(3)]);
-    assert_eq!(changeset.movements.iter().map(|movement| movement.after.version).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(changeset.movements.iter().map(|movement| movement.after.version.number).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!(
         changeset.movements.iter().map(|movement| movement.on_hand_delta).sum::<i64>(),
         after(&changeset, "p").on_hand
@@ -164,7 +168,7 @@ fn on_hand_never_falls_below_reserved() {
     let (outcomes, changeset) = decide(&requests, locked(&[("p", 10, 4)]));
     let refusal = Refusal::InsufficientStock { left: 3, reserved: 4 };
     assert_eq!(stocks(&outcomes), [Err(refusal.clone()), Err(refusal), Ok(0)]);
-    assert_eq!(after(&changeset, "p"), Counters { on_hand: 4, reserved: 4, version: 8 });
+    assert_eq!(after(&changeset, "p"), Counters { on_hand: 4, reserved: 4, version: version(8, 0) });
 }
 
 #[test]
@@ -202,7 +206,8 @@ fn expired_holds_are_settled_before_anything_is_decided() {
     let [expire, hold] = changeset.movements.as_slice() else { panic!("{:?}", changeset.movements) };
     assert_eq!((expire.kind, expire.reserved_delta), ("expire", -3));
     assert_eq!(expire.cause, Cause::Expiry { holds: 2, until: at(5) });
-    assert_eq!((hold.kind, expire.after.version, hold.after.version), ("hold", 9, 10), "a number for each hold");
+    let versions = (expire.after.version, hold.after.version);
+    assert_eq!((hold.kind, versions), ("hold", (version(9, 2), version(10, 2))), "a number for each hold");
     assert_eq!(changeset.ended, [], "no reservation is written");
     let (_, row) = &changeset.products[0];
     assert_eq!((row.settled_until, row.next_expiry), (at(5), Some(at(16))));
@@ -238,7 +243,7 @@ fn a_hold_ends_only_once() {
         let expected = [((product("a"), at(1)), ExpiryChange { quantity: -3, holds: -1 })];
         assert_eq!(changeset.expiries.clone().into_iter().collect::<Vec<_>>(), expected);
         let on_hand = if first == Transition::Commit { 2 } else { 5 };
-        assert_eq!(after(&changeset, "a"), Counters { on_hand, reserved: 0, version: 8 });
+        assert_eq!(after(&changeset, "a"), Counters { on_hand, reserved: 0, version: version(8, 0) });
     }
 }
 
@@ -251,6 +256,30 @@ fn an_expired_hold_can_be_released_but_not_committed() {
     let refusal = Refusal::WrongState(ReservationState::Expired);
     assert_eq!(states(&outcomes), [Err(refusal), Ok(ReservationState::Expired)]);
     assert!(changeset.is_empty(), "only settling returns the stock: {changeset:?}");
+}
+
+/// Another server may believe the time to be later, and settle a product up to then.
+#[test]
+fn a_product_settled_ahead_expires_no_holds_of_others() {
+    let (id, of_both) = held(&[("a", 1), ("ahead", 1)], 60);
+    let (other, of_one) = held(&[("a", 1)], 60);
+    let due = DueExpiries { quantity: 1, holds: 1, next_expiry: Some(at(60)) };
+    let mut locked = LockedRows {
+        reservations: [(id, of_both), (other, of_one)].into(),
+        due: [(product("a"), due)].into(),
+        ..locked(&[("a", 9, 3), ("ahead", 9, 0)])
+    };
+    locked.products.get_mut(&product("ahead")).expect("the product").settled_until = at(3600);
+    let commits = [id, other].map(|id| plain(Operation::Transition(id, Transition::Commit)));
+    let reservations = [reserve(&[("a", 1)]), reserve(&[("a", 1), ("ahead", 1)])].map(plain);
+    let (outcomes, changeset) = decide(&[commits, reservations].concat(), locked);
+    let expected = [Err(Refusal::WrongState(ReservationState::Expired)), Ok(ReservationState::Committed)];
+    assert_eq!(states(&outcomes[..2]), expected);
+    let expiries: Vec<_> = changeset.holds.iter().map(|hold| hold.expires_at).collect();
+    assert_eq!(expiries, [at(10), at(3601)], "a hold expires after what is settled of its own products");
+    let settled =
+        |name| changeset.products.iter().find(|(id, _)| *id == product(name)).expect("changed").1.settled_until;
+    assert_eq!((settled("a"), settled("ahead")), (at(0), at(3600)));
 }
 
 #[test]

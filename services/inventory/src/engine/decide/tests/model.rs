@@ -135,11 +135,8 @@ impl Tables {
         let is_due = |product: &ProductRow| product.next_expiry.is_some_and(|next| next <= self.now);
         let due = products.iter().filter(|(_, product)| is_due(product)).map(|(id, product)| {
             let ExpiryChange { quantity, holds } = self.expiring(id, product.settled_until, self.now);
-            let later = self
-                .expiries
-                .iter()
-                .filter(|((product, at), expiry)| product == id && *at > self.now && expiry.holds > 0);
-            let next_expiry = later.map(|((_, at), _)| *at).min();
+            let later = self.expiries.keys().filter(|(product, at)| product == id && *at > self.now);
+            let next_expiry = later.map(|(_, at)| *at).min();
             (id.clone(), DueExpiries { quantity, holds, next_expiry })
         });
         let due = due.collect();
@@ -186,12 +183,23 @@ impl Tables {
         self.ledger.extend(changeset.movements);
     }
 
-    /// A product's counters as a reader sees them.
-    fn counters(&self, id: &ProductId) -> Counters {
+    /// A product's counters as a reader sees them at a time.
+    fn counters(&self, id: &ProductId, now: DateTime<Utc>) -> Counters {
         let Some(product) = self.products.get(id) else { return Counters::default() };
-        let due = self.expiring(id, product.settled_until, self.now);
-        let Counters { on_hand, reserved, version } = product.counters;
-        Counters { on_hand, reserved: reserved - due.quantity, version: version + due.holds }
+        let due = self.expiring(id, product.settled_until, now);
+        let Counters { on_hand, reserved, version: Version { number, expired } } = product.counters;
+        let version = version(number + due.holds, expired + due.holds);
+        Counters { on_hand, reserved: reserved - due.quantity, version }
+    }
+
+    /// Records what readers see of the current state, at any time: they may read it until a transaction that was decided
+    /// before is committed, and clocks can be set back. Asserts that no version names two stocks.
+    fn observe(&self, seen: &mut HashMap<(ProductId, String), Counters>) {
+        for (id, seconds) in self.products.keys().flat_map(|id| (0..50).map(move |seconds| (id, seconds))) {
+            let counters = self.counters(id, at(seconds));
+            let first = *seen.entry((id.clone(), counters.version.to_string())).or_insert(counters);
+            assert_eq!((first.on_hand, first.reserved), (counters.on_hand, counters.reserved), "{}", counters.version);
+        }
     }
 
     /// The state that a reservation is in.
@@ -232,11 +240,12 @@ impl Tables {
             let ledger: Vec<_> = self.ledger.iter().filter(|movement| movement.product_id == *id).collect();
             assert_eq!(ledger.iter().map(|movement| movement.on_hand_delta).sum::<i64>(), counters.on_hand);
             assert_eq!(ledger.iter().map(|movement| movement.reserved_delta).sum::<i64>(), counters.reserved);
-            let (mut version, mut settled) = (0, DateTime::UNIX_EPOCH);
+            let (mut version, mut settled) = (version(0, 0), DateTime::UNIX_EPOCH);
             for movement in &ledger {
-                version += 1;
+                version.number += 1;
                 if let Cause::Expiry { holds, until } = movement.cause {
-                    version += holds - 1;
+                    version.number += holds - 1;
+                    version.expired += holds;
                     let expired = ExpiryChange { quantity: -movement.reserved_delta, holds };
                     assert_eq!(self.expiring(id, settled, until), expired, "each hold expires in one movement");
                     settled = until;
@@ -267,7 +276,7 @@ impl Tables {
 proptest! {
     #[test]
     fn any_batching_gives_the_outcomes_of_the_model(batches in batches()) {
-        let (mut model, mut tables) = (Model::default(), Tables::default());
+        let (mut model, mut tables, mut seen) = (Model::default(), Tables::default(), HashMap::new());
         for (seconds, mut steps) in batches {
             model.advance(seconds);
             tables.now += TimeDelta::seconds(seconds);
@@ -276,7 +285,7 @@ proptest! {
             let calls: Vec<_> = steps.iter().map(|step| tables.call(step)).collect();
             let (_, settling) = decide(&[], tables.read(&PRODUCTS.map(product).into()));
             for (id, row) in settling.products {
-                prop_assert_eq!(row.counters, tables.counters(&id), "settling changes nothing for readers");
+                prop_assert_eq!(row.counters, tables.counters(&id, tables.now), "settling changes nothing for readers");
             }
             let ids = steps.iter().flat_map(|step| tables.products(step)).collect();
             let (outcomes, changeset) = decide(&calls, tables.read(&ids));
@@ -285,8 +294,9 @@ proptest! {
             }
             tables.write(changeset);
             tables.check();
+            tables.observe(&mut seen);
             for (number, product) in PRODUCTS.iter().enumerate() {
-                let counters = tables.counters(&super::product(product));
+                let counters = tables.counters(&super::product(product), tables.now);
                 prop_assert_eq!(model.on_hand.get(&number).copied().unwrap_or(0), counters.on_hand);
                 prop_assert_eq!(model.reserved(number), counters.reserved);
             }
