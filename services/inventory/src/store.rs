@@ -14,4 +14,4 @@ pub(crate) use batch::{end_reservations, was_committed, write_movements};
 pub(crate) use expiries::{due_expiries, prune_expiries, unsettled_products};
 pub(crate) use idempotency::{claim, prune, store_responses, stored_responses};
 pub(crate) use reservations::{Expiry, hold, products, prune_reservations, reservation, reservations, void};
-pub(crate) use stock::{counters, insert_products, list, lock, lock_free, movements};
+pub(crate) use stock::{Locked, counters, existing, insert_products, limit_waits, list, lock, lock_free, movements};
