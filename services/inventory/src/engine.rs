@@ -1,6 +1,7 @@
 //! The engine: reads and changes stock and reservations in batches. It knows nothing about HTTP or gRPC.
 
 mod decide;
+mod locked;
 mod pruner;
 mod reader;
 mod request;

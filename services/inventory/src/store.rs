@@ -14,4 +14,4 @@ pub(crate) use batch::{end_reservations, was_committed, write_movements};
 pub(crate) use expiries::{OverdueExpiry, delete_expiries, due_expiries, overdue_expiries};
 pub(crate) use ledger::{PrunedLedger, lock_pruning, old_ledgers, prune_ledger};
 pub(crate) use reservations::{Expiry, hold, products, prune_reservations, reservation, reservations, void};
-pub(crate) use stock::{counters, insert_products, list, lock, lock_free, movements};
+pub(crate) use stock::{Locked, counters, existing, insert_products, limit_waits, list, lock, lock_free, movements};

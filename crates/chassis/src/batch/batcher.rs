@@ -34,8 +34,8 @@ impl<H: OpenHandler> Batcher<H> {
         let (queue, arrivals) = mpsc::channel::<Queued<H>>(capacity);
         on.spawn(async move {
             let mut queue = Queue { next: None, arrivals };
-            while let Some((batch, senders)) = queue.next_batch(max_batch).await {
-                if batch.is_empty() {
+            while let Some((batch, senders)) = queue.next_batch(max_batch, handler.wake_at()).await {
+                if batch.is_empty() && handler.wake_at().is_none() {
                     continue;
                 }
                 let mut arrivals = Arrivals { queue: &mut queue, senders };
@@ -77,7 +77,7 @@ impl From<BatchError> for Problem {
 mod tests {
     use super::{super::handler::Handler, *};
     use std::sync::Arc;
-    use tokio::{sync::Semaphore, task};
+    use tokio::{sync::Semaphore, task, time::Instant};
 
     /// Returns each number with the size of its batch, once a permit is available.
     struct Sizes(Arc<Semaphore>);
@@ -170,6 +170,38 @@ mod tests {
         assert_eq!(first.await, Ok((1, 4)));
         let expected = [(0, 4), (2, 4), (4, 4), (5, 3), (6, 3), (7, 3)];
         assert_eq!(all.await, expected.map(Ok));
+    }
+
+    /// Returns each number at once and handles it again in each following batch, until it is zero.
+    struct Countdown(Vec<u32>, mpsc::UnboundedSender<usize>);
+
+    impl OpenHandler for Countdown {
+        type Request = u32;
+        type Reply = u32;
+
+        async fn handle(&mut self, batch: Vec<u32>, _: &mut Arrivals<'_, Self>) -> Vec<u32> {
+            self.1.send(batch.len()).expect("open");
+            self.0 = self.0.iter().chain(&batch).filter_map(|number| number.checked_sub(1)).collect();
+            batch
+        }
+
+        fn wake_at(&self) -> Option<Instant> {
+            (!self.0.is_empty()).then(Instant::now)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_handler_with_work_left_is_called_without_a_request() {
+        let (sender, mut sizes) = mpsc::unbounded_channel();
+        let batcher = Batcher::spawn(&Handle::current(), Countdown(Vec::new(), sender), 64, 64);
+        for number in [0, 2, 0] {
+            assert_eq!(batcher.submit(number).await, Ok(number));
+            for size in std::iter::once(1).chain((0..number).map(|_| 0)) {
+                assert_eq!(sizes.recv().await, Some(size));
+            }
+        }
+        drop(batcher);
+        assert_eq!(sizes.recv().await, None, "it is not called without work");
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 use tokio::{
     sync::{mpsc, oneshot},
     task,
+    time::{self, Instant},
 };
 
 /// If this many requests are queued, the batch starts without yielding for more: the cost of each request hardly drops
@@ -35,6 +36,12 @@ pub trait OpenHandler: Sized + Send + 'static {
         batch: Vec<Self::Request>,
         arrivals: &mut Arrivals<'_, Self>,
     ) -> impl Future<Output = Vec<Self::Reply>> + Send;
+
+    /// When the handler is called with an empty batch if no request has arrived by then: it has work left over, such as
+    /// requests to which it replies on channels of their own.
+    fn wake_at(&self) -> Option<Instant> {
+        None
+    }
 }
 
 impl<H: Handler> OpenHandler for H {
@@ -101,22 +108,29 @@ pub(super) struct Queue<H: OpenHandler> {
 }
 
 impl<H: OpenHandler> Queue<H> {
-    /// Waits for a request and takes it with the other queued ones, up to `max_batch`. Returns `None` when the queue is
-    /// closed.
+    /// Waits for a request, at most until `wake_at`, and takes it with the other queued ones, up to `max_batch`. Returns
+    /// `None` when the queue is closed.
     pub(super) async fn next_batch(
         &mut self,
         max_batch: usize,
+        wake_at: Option<Instant>,
     ) -> Option<(Vec<H::Request>, Vec<oneshot::Sender<H::Reply>>)> {
-        let first = match self.next.take() {
-            Some(first) => first,
-            None => self.arrivals.recv().await?,
-        };
+        if self.next.is_none() {
+            let arrival = self.arrivals.recv();
+            self.next = match wake_at {
+                None => Some(arrival.await?),
+                Some(wake_at) => match time::timeout_at(wake_at, arrival).await {
+                    Ok(arrival) => Some(arrival?),
+                    Err(_) => None,
+                },
+            };
+        }
         if self.arrivals.len() < LARGE_ENOUGH {
             // Lets tasks that are about to send a request run first: in a larger batch, each request costs less.
             task::yield_now().await;
         }
-        let rest = std::iter::from_fn(|| self.arrivals.try_recv().ok());
-        let queued = std::iter::once(first).chain(rest.take(max_batch - 1));
+        let first = self.next.take();
+        let queued = first.into_iter().chain(std::iter::from_fn(|| self.arrivals.try_recv().ok())).take(max_batch);
         // Cancelled requests were not started, so they are dropped.
         Some(queued.filter(|(_, sender)| !sender.is_closed()).unzip())
     }

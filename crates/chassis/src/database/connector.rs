@@ -56,6 +56,13 @@ impl Connector {
         Self { options: options.options(SESSION), wait }
     }
 
+    /// Sets how long the sessions wait for a lock.
+    pub(super) fn set_lock_timeout(&mut self, timeout: Duration) {
+        // Of two values of a setting, the later one counts.
+        let timeout = format!("{}ms", timeout.as_millis());
+        self.options = self.options.clone().options([("lock_timeout", timeout)]);
+    }
+
     /// Opens a connection outside of the pool.
     pub(super) async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         let _timer = self.wait.start_timer();

@@ -1,5 +1,7 @@
 //! A connection that one task keeps for itself, outside of the pool.
 
+use std::time::Duration;
+
 use futures_util::future::BoxFuture;
 use sqlx::PgConnection;
 use tokio::time::Instant;
@@ -24,6 +26,13 @@ pub struct DedicatedConnection {
 impl DedicatedConnection {
     pub(super) fn new(connector: Connector) -> Self {
         Self { connector, kept: None, opened: Instant::now() }
+    }
+
+    /// Sets how long a statement waits for each lock, in whole milliseconds, instead of 4 s.
+    #[must_use]
+    pub fn with_lock_timeout(mut self, timeout: Duration) -> Self {
+        self.connector.set_lock_timeout(timeout);
+        self
     }
 
     /// Runs work on the connection, within 6 s. After a deadlock or a serialization failure the work runs again, up to

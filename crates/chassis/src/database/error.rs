@@ -78,13 +78,13 @@ impl From<DatabaseError> for Problem {
 }
 
 /// Returns whether the connection is certainly usable after work with this result: the work succeeded, or failed with a
-/// data exception, a violated constraint or a serialization failure.
+/// data exception, a violated constraint, a lock timeout or a serialization failure.
 pub(super) fn is_usable_after<T>(result: &Result<T, DatabaseError>) -> bool {
     match result {
         Ok(_) => true,
         Err(DatabaseError::Refused(error)) => {
             let is_of_the_data = sql_state(error).is_some_and(|code| matches!(code.get(..2), Some("22" | "23")));
-            is_of_the_data || is_serialization_failure(error)
+            is_of_the_data || is_lock_timeout(error) || is_serialization_failure(error)
         }
         Err(_) => false,
     }

@@ -1,11 +1,14 @@
 //! Requests to change stock, each with the channel for its reply.
 
+use std::time::{Duration, Instant};
+
 use chassis::{
     Preconditions,
     batch::{self, Arrivals, OpenHandler},
     idempotency::Claim,
 };
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use crate::{
     error::Error,
@@ -88,6 +91,16 @@ impl Request {
         }
     }
 
+    /// How long ago the request was made.
+    pub(super) fn age(&self) -> Duration {
+        let created = match self {
+            Self::Change { reply, .. } => reply.created,
+            Self::Reserve { reply, .. } | Self::Transition { reply, .. } => reply.created,
+            Self::Settle { reply, .. } => reply.created,
+        };
+        created.elapsed()
+    }
+
     /// The approximate number of products that the request changes.
     pub(super) fn weight(&self) -> usize {
         match self {
@@ -98,7 +111,15 @@ impl Request {
     }
 }
 
-/// What the batch handler returns for a request: its reply was sent on the request's own channel.
+/// The reservation that the request commits or releases.
+pub(super) fn reservation_id(request: &Request) -> Option<Uuid> {
+    match request {
+        Request::Transition { id: ReservationId(id), .. } => Some(*id),
+        _ => None,
+    }
+}
+
+/// What the batch handler returns for a request: its reply is sent on the request's own channel.
 pub(super) struct Replied;
 
 /// The result of a request, and the channel it is sent on once the transaction is committed. A transaction that is
@@ -106,12 +127,13 @@ pub(super) struct Replied;
 pub(super) struct Reply<T> {
     sender: oneshot::Sender<Result<T, Error>>,
     result: Option<Result<T, Error>>,
+    created: Instant,
 }
 
 impl<T> Reply<T> {
     pub(super) fn channel() -> (Self, oneshot::Receiver<Result<T, Error>>) {
         let (sender, receiver) = oneshot::channel();
-        (Self { sender, result: None }, receiver)
+        (Self { sender, result: None, created: Instant::now() }, receiver)
     }
 
     pub(super) fn set<E: Into<Error>>(&mut self, result: Result<T, E>) {

@@ -19,7 +19,8 @@ use uuid::Uuid;
 
 use super::{
     decide::{LockedRows, decide},
-    request::{MAX_WEIGHT, Request, join},
+    locked::SkipLocked,
+    request::{MAX_WEIGHT, Request, join, reservation_id},
 };
 use crate::{
     model::{Changeset, CommitMarker, ProductId, ProductRow, ReservationId, StoredResponse},
@@ -49,6 +50,8 @@ pub(super) struct Attempt<'a, 'q, H: OpenHandler> {
     pub(super) arrivals: Option<&'a mut Arrivals<'q, H>>,
     /// Requests of the batch that are left to the next transaction, because this one would change too many products.
     pub(super) rest: &'a mut Vec<Request>,
+    /// If set, the transaction leaves out requests for locked products.
+    pub(super) skip_locked: Option<&'a mut SkipLocked>,
     pub(super) commit: Commit,
 }
 
@@ -58,20 +61,31 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
     attempt: &mut Attempt<'_, '_, H>,
 ) -> Result<Progress, sqlx::Error> {
     attempt.commit = Commit::NotSent;
-    let (batch, arrivals) = (&mut *attempt.batch, &mut attempt.arrivals);
+    let (batch, arrivals, skip_locked) = (&mut *attempt.batch, &mut attempt.arrivals, &mut attempt.skip_locked);
     let mut transaction = connection.begin().await?;
-    // Nothing is locked yet, so any request that arrived during the round trip may join.
+    if let Some(skip_locked) = skip_locked {
+        wait_for(&mut transaction, &skip_locked.wait_for).await?;
+        store::limit_waits(&mut transaction).await?;
+    }
+    // No request holds a lock yet, so any request that arrived during the round trip may join.
     if let Some(arrivals) = arrivals {
-        join(batch, arrivals, |_| true);
+        join(batch, arrivals, |request| skip_locked.as_ref().is_none_or(|skip| !skip.leaves_out(request)));
     }
     batch.retain(|request| !request.is_abandoned());
     let claims: Vec<&Claim> = batch.iter().filter_map(Request::claim).collect();
     let responses = idempotency::claim(&mut transaction, &claims).await?;
-    let (reservations, products) = affected(&mut transaction, batch, attempt.rest, &responses).await?;
-    let ids: Vec<&str> = products.iter().map(ProductId::as_str).collect();
+    let (products_of, mut products) = affected(&mut transaction, batch, attempt.rest, &responses).await?;
     let sent_at = Instant::now();
-    let (rows, started_at) =
-        if ids.is_empty() { Default::default() } else { store::lock(&mut transaction, &ids).await? };
+    let (rows, started_at) = match skip_locked {
+        _ if products.is_empty() => Default::default(),
+        None => store::lock(&mut transaction, &ids(&products)).await?,
+        Some(skip_locked) => {
+            let free = lock_free(&mut transaction, &products, skip_locked).await?;
+            skip_locked.take(batch, |request| !is_stored(request, &responses), &products_of);
+            products.retain(|product| !skip_locked.unavailable.contains(product));
+            free
+        }
+    };
     if let Some(arrivals) = arrivals {
         join(batch, arrivals, |request| needs_only(request, &products));
     }
@@ -80,6 +94,7 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
     if let Some(started_at) = started_at {
         read_due_expiries(&mut transaction, &mut locked, latest_time(started_at, sent_at)).await?;
     }
+    let reservations: Vec<Uuid> = products_of.into_keys().collect();
     if !reservations.is_empty() {
         locked.reservations = store::reservations(&mut transaction, &reservations).await?;
     }
@@ -96,7 +111,15 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
         // Products are inserted outside the transaction: the insert may wait for another transaction that inserts the
         // same product, and must not hold locks meanwhile. A row without a movement is not listed.
         transaction.rollback().await?;
-        store::insert_products(connection, &new.into_iter().collect::<Vec<_>>()).await?;
+        let new: Vec<&str> = new.into_iter().collect();
+        if skip_locked.is_some() {
+            let mut transaction = connection.begin().await?;
+            store::limit_waits(&mut transaction).await?;
+            store::insert_products(&mut transaction, &new).await?;
+            transaction.commit().await?;
+        } else {
+            store::insert_products(connection, &new).await?;
+        }
         return Ok(Progress::Repeat);
     }
     let marker = write(&mut transaction, &changeset).await?;
@@ -119,6 +142,34 @@ pub(super) async fn settle(connection: &mut PgConnection, products: &[ProductId]
     transaction.commit().await
 }
 
+fn ids(products: &BTreeSet<ProductId>) -> Vec<&str> {
+    products.iter().map(ProductId::as_str).collect()
+}
+
+/// Locks products, in order, as soon as other transactions release them.
+async fn wait_for(connection: &mut PgConnection, products: &BTreeSet<ProductId>) -> Result<(), sqlx::Error> {
+    if !products.is_empty() {
+        store::lock(connection, &ids(products)).await?;
+    }
+    Ok(())
+}
+
+/// Locks those of the products that no other transaction has locked. Adds the others that exist to those that are
+/// unavailable.
+async fn lock_free(
+    connection: &mut PgConnection,
+    products: &BTreeSet<ProductId>,
+    skip_locked: &mut SkipLocked,
+) -> Result<store::Locked, sqlx::Error> {
+    let (rows, started_at) = store::lock_free(connection, &ids(products)).await?;
+    let others = products.iter().filter(|product| !rows.contains_key(*product)).map(ProductId::as_str);
+    let others: Vec<&str> = others.collect();
+    if !others.is_empty() {
+        skip_locked.unavailable.extend(store::existing(connection, &others).await?);
+    }
+    Ok((rows, started_at))
+}
+
 /// The latest time that the server's clock may show now, given that it started a statement at `started_at` and the
 /// statement was sent at `sent_at` or later.
 fn latest_time(started_at: DateTime<Utc>, sent_at: Instant) -> DateTime<Utc> {
@@ -127,17 +178,16 @@ fn latest_time(started_at: DateTime<Utc>, sent_at: Instant) -> DateTime<Utc> {
     started_at.checked_add_signed(elapsed).unwrap_or(DateTime::<Utc>::MAX_UTC).trunc_subsecs(6)
 }
 
-/// The reservations and products that the batch changes. Requests with a stored response change nothing. Requests
-/// beyond the maximum weight are moved to `rest`.
+/// The products of the reservations that the batch commits or releases, and all products that it changes. Requests with a
+/// stored response change nothing. Requests beyond the maximum weight are moved to `rest`.
 async fn affected(
     connection: &mut PgConnection,
     batch: &mut Vec<Request>,
     rest: &mut Vec<Request>,
     responses: &HashMap<Digest, Stored<StoredResponse>>,
-) -> Result<(Vec<Uuid>, BTreeSet<ProductId>), sqlx::Error> {
-    let is_stored = |request: &&Request| request.claim().is_some_and(|claim| responses.contains_key(&claim.id));
+) -> Result<(HashMap<Uuid, Vec<ProductId>>, BTreeSet<ProductId>), sqlx::Error> {
     let reservations = |batch: &[Request]| -> BTreeSet<Uuid> {
-        batch.iter().filter(|request| !is_stored(request)).filter_map(reservation_id).collect()
+        batch.iter().filter(|request| !is_stored(request, responses)).filter_map(reservation_id).collect()
     };
     let mut products_of: HashMap<Uuid, Vec<ProductId>> = HashMap::new();
     let ids: Vec<Uuid> = reservations(batch).into_iter().collect();
@@ -156,19 +206,17 @@ async fn affected(
     let count = fits.count().max(1).min(batch.len());
     rest.splice(0..0, batch.drain(count..));
 
-    let named = batch.iter().filter(|request| !is_stored(request)).flat_map(Request::product_ids);
+    let named = batch.iter().filter(|request| !is_stored(request, responses)).flat_map(Request::product_ids);
     let mut products: BTreeSet<ProductId> = named.cloned().collect();
     let reservations = reservations(batch);
-    products.extend(reservations.iter().filter_map(|id| products_of.remove(id)).flatten());
-    Ok((reservations.into_iter().collect(), products))
+    products_of.retain(|id, _| reservations.contains(id));
+    products.extend(products_of.values().flatten().cloned());
+    Ok((products_of, products))
 }
 
-/// The reservation that the request commits or releases.
-fn reservation_id(request: &Request) -> Option<Uuid> {
-    match request {
-        Request::Transition { id: ReservationId(id), .. } => Some(*id),
-        _ => None,
-    }
+/// Whether a response is stored under the key of the request.
+fn is_stored(request: &Request, responses: &HashMap<Digest, Stored<StoredResponse>>) -> bool {
+    request.claim().is_some_and(|claim| responses.contains_key(&claim.id))
 }
 
 /// Whether a request needs only the locks on these products. A request with a key also locks the key, and a transition

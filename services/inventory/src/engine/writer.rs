@@ -1,24 +1,25 @@
 //! Group commit: one transaction for all waiting changes. If its connection is lost, another one shows whether it took
 //! effect.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, mem, sync::Arc, time::Duration};
 
 use chassis::{
     Database,
     batch::{Arrivals, BatchError, Batcher, OpenHandler},
-    database::{DatabaseError, DedicatedConnection, sql_state},
+    database::{DatabaseError, DedicatedConnection, is_lock_timeout, sql_state},
 };
 use futures_util::future::BoxFuture;
 use sqlx::PgConnection;
 use tokio::time::{self, Instant};
 
 use super::{
+    locked::{LOCK_TIMEOUT, Locked, SkipLocked},
     request::{Replied, Reply, Request, split},
     transaction::{self, Attempt, Commit, Progress},
 };
 use crate::{
     error::Error,
-    model::{CommitMarker, NewReservation, Reservation, ReservationId, ReservationState},
+    model::{CommitMarker, NewReservation, ProductId, Reservation, ReservationId, ReservationState},
     store,
 };
 
@@ -32,9 +33,19 @@ const OUTCOME_TIMEOUT: Duration = Duration::from_secs(4);
 /// The pause between two attempts to find the outcome while the database is unavailable.
 const OUTCOME_PAUSE: Duration = Duration::from_millis(20);
 
+/// The maximum number of requests that wait for locked products. More fail at once: they would leave too few of the
+/// requests that the server admits to other products.
+const MAX_LOCKED: usize = 1024;
+
 /// Changes the stock of products.
 pub(super) struct Writer {
     connection: DedicatedConnection,
+    /// Requests that were set aside, in order of arrival.
+    locked: Vec<Locked>,
+    /// Until when they are not tried again.
+    rests_until: Instant,
+    /// The locked products that were waited for last.
+    waited_for: BTreeSet<ProductId>,
 }
 
 /// Sends a request to the writer and waits for its reply.
@@ -56,66 +67,143 @@ impl OpenHandler for Writer {
         let mut parts = split(batch);
         let last = parts.pop();
         for part in parts {
-            replied.extend(self.process(part, None).await);
+            replied.extend(self.process(part, None, self.skip_locked()).await);
         }
         if let Some(last) = last {
-            replied.extend(self.process(last, Some(arrivals)).await);
+            replied.extend(self.process(last, Some(arrivals), self.skip_locked()).await);
+        }
+        if Instant::now() >= self.rests_until {
+            self.retry_locked().await;
         }
         replied
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        (!self.locked.is_empty()).then_some(self.rests_until)
     }
 }
 
 impl Writer {
     pub(super) fn new(database: &Database) -> Self {
-        Self { connection: database.dedicate() }
+        let connection = database.dedicate().with_lock_timeout(LOCK_TIMEOUT);
+        Self { connection, locked: Vec::new(), rests_until: Instant::now(), waited_for: BTreeSet::new() }
     }
 
-    /// Processes a batch and the requests that join it, and sends their replies.
+    /// Processes a batch and the requests that join it, and sends their replies. Those that are set aside get theirs
+    /// later.
     async fn process(
         &mut self,
         mut batch: Vec<Request>,
         mut arrivals: Option<&mut Arrivals<'_, Self>>,
+        mut skip_locked: Option<SkipLocked>,
     ) -> Vec<Replied> {
         let mut replied = Vec::with_capacity(batch.len());
         while !batch.is_empty() {
             let mut rest = Vec::new();
-            self.decide(&mut batch, arrivals.take(), &mut rest).await;
+            self.decide(&mut batch, arrivals.take(), &mut rest, &mut skip_locked).await;
             replied.extend(batch.into_iter().map(Request::finish));
+            if let Some(skip_locked) = &mut skip_locked {
+                self.set_aside(mem::take(&mut skip_locked.locked));
+            }
             batch = rest;
         }
         replied
     }
 
-    /// Sets the result of each request of a batch, except for those that are moved to `rest`.
+    /// While requests are set aside, no other transaction waits for locks, and no request overtakes those that wait for
+    /// its product.
+    fn skip_locked(&self) -> Option<SkipLocked> {
+        let failure = self.locked.last()?.failure.clone();
+        let unavailable = self.locked.iter().flat_map(|locked| &locked.products).cloned().collect();
+        Some(SkipLocked { unavailable, ..SkipLocked::new(failure) })
+    }
+
+    /// Sets requests aside, unless they have waited for too long or are too many.
+    fn set_aside(&mut self, requests: Vec<Locked>) {
+        if self.locked.is_empty() {
+            self.rests_until = Instant::now() + LOCK_TIMEOUT;
+        }
+        let mut waiting = self.locked.iter().filter(|locked| !locked.products.is_empty()).count();
+        for mut locked in requests {
+            if locked.request.age() >= RETRY_PERIOD || !locked.products.is_empty() && waiting >= MAX_LOCKED {
+                locked.request.fail(Error::Database(locked.failure));
+                locked.request.finish();
+                continue;
+            }
+            waiting += usize::from(!locked.products.is_empty());
+            self.locked.push(locked);
+        }
+    }
+
+    /// Tries the requests again that were set aside. Sets of locked products take turns: one is waited for, the others are
+    /// not. Then others have as much time as this took.
+    async fn retry_locked(&mut self) {
+        let started = Instant::now();
+        let locked = mem::take(&mut self.locked);
+        let Some(failure) = locked.last().map(|locked| locked.failure.clone()) else { return };
+        let (mut known, unknown): (Vec<_>, Vec<_>) = locked.into_iter().partition(|locked| !locked.products.is_empty());
+        let sets = || known.iter().map(|locked| &locked.products);
+        let next = sets().filter(|set| **set > self.waited_for).min().or_else(|| sets().min());
+        let mut wait_for = next.cloned().unwrap_or_default();
+        self.waited_for.clone_from(&wait_for);
+        known.sort_by_key(|locked| locked.products != wait_for);
+        let requests = |locked: Vec<Locked>| split(locked.into_iter().map(|locked| locked.request).collect());
+        for part in requests(known).into_iter().chain(requests(unknown)) {
+            let mut skip_locked = self.skip_locked().unwrap_or_else(|| SkipLocked::new(failure.clone()));
+            skip_locked.wait_for = mem::take(&mut wait_for);
+            self.process(part, None, Some(skip_locked)).await;
+        }
+        self.rests_until = Instant::now() + started.elapsed();
+    }
+
+    /// Sets the result of each request of a batch, except for those that are moved to `rest` or set aside.
     async fn decide(
         &mut self,
         batch: &mut Vec<Request>,
-        arrivals: Option<&mut Arrivals<'_, Self>>,
+        mut arrivals: Option<&mut Arrivals<'_, Self>>,
         rest: &mut Vec<Request>,
+        skip_locked: &mut Option<SkipLocked>,
     ) {
         batch.retain(|request| !request.is_abandoned());
         if batch.is_empty() {
             return;
         }
-        if let [Request::Reserve { id, new, claim: None, reply }] = batch.as_mut_slice()
-            && let Some(result) = self.reserve_single(id, new).await
+        if skip_locked.is_none()
+            && let [Request::Reserve { id, new, claim: None, reply }] = batch.as_mut_slice()
         {
-            reply.set(result);
-            return;
-        }
-        let Err(error) = self.write(batch, arrivals, rest).await else { return };
-        if batch.len() == 1 || !concerns_one_change(&error) {
-            fail(batch, &error);
-            return;
-        }
-        // A single change made the statement fail. Written one by one, only that change fails.
-        let mut alone = Vec::with_capacity(1);
-        for request in std::mem::take(batch) {
-            alone.push(request);
-            if let Err(error) = self.write(&mut alone, None, rest).await {
-                fail(&mut alone, &error);
+            match self.reserve_single(id, new).await {
+                Some(Err(Error::Database(failure))) if is_lock_timeout(failure.error()) => {
+                    *skip_locked = Some(SkipLocked::new(failure));
+                }
+                Some(result) => {
+                    reply.set(result);
+                    return;
+                }
+                None => {}
             }
-            batch.append(&mut alone);
+        }
+        // If a single change makes a statement fail or wait, the batch is halved until only that change is left.
+        let mut waits_since = None;
+        let mut parts = vec![mem::take(batch)];
+        while let Some(mut part) = parts.pop() {
+            match self.write(&mut part, arrivals.take(), rest, skip_locked).await {
+                Err(error) if part.len() > 1 && may_concern_one_change(&error, &mut waits_since) => {
+                    let second = part.split_off(part.len() / 2);
+                    parts.extend([second, part]);
+                }
+                Err(Error::Database(failure)) if is_lock_timeout(failure.error()) => {
+                    let skip_locked = skip_locked.get_or_insert_with(|| SkipLocked::new(failure));
+                    for request in part {
+                        skip_locked.set_aside_unknown(request);
+                    }
+                }
+                result => {
+                    if let Err(error) = result {
+                        fail(&mut part, &error);
+                    }
+                    batch.append(&mut part);
+                }
+            }
         }
     }
 
@@ -125,10 +213,23 @@ impl Writer {
         batch: &mut Vec<Request>,
         mut arrivals: Option<&mut Arrivals<'_, Self>>,
         rest: &mut Vec<Request>,
+        skip_locked: &mut Option<SkipLocked>,
     ) -> Result<(), Error> {
         let started = Instant::now();
         loop {
-            let mut attempt = Attempt { batch, arrivals: arrivals.as_deref_mut(), rest, commit: Commit::NotSent };
+            if let Some(skip_locked) = skip_locked {
+                skip_locked.take_known(batch);
+            }
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let mut attempt = Attempt {
+                batch,
+                arrivals: arrivals.as_deref_mut(),
+                rest,
+                skip_locked: skip_locked.as_mut(),
+                commit: Commit::NotSent,
+            };
             let result = self
                 .connection
                 .run(&mut attempt, |connection, attempt| Box::pin(transaction::run(connection, attempt)))
@@ -147,6 +248,16 @@ impl Writer {
                         Some(false) if started.elapsed() < RETRY_PERIOD => {}
                         Some(false) => return Err(Error::Database(failure)),
                         None => return Err(Error::OutcomeUnknown(failure)),
+                    }
+                }
+                (Err(failure), _) if is_lock_timeout(failure.error()) => {
+                    let failure = Arc::new(failure);
+                    let Some(skip_locked) = skip_locked else {
+                        *skip_locked = Some(SkipLocked::new(failure));
+                        continue;
+                    };
+                    if !skip_locked.stop_waiting() {
+                        return Err(Error::Database(failure));
                     }
                 }
                 (Err(failure), _) => return Err(Error::Database(Arc::new(failure))),
@@ -227,10 +338,13 @@ fn fail(requests: &mut [Request], error: &Error) {
     }
 }
 
-/// Whether the error is a data exception or a violated constraint (SQLSTATE class 22 or 23), which concerns one change
-/// and not the batch.
-fn concerns_one_change(error: &Error) -> bool {
+/// Whether the error may concern one change and not the batch: a data exception or a violated constraint (SQLSTATE class
+/// 22 or 23), or a lock that another transaction holds. If it holds many, the search for them ends with the time.
+fn may_concern_one_change(error: &Error, waits_since: &mut Option<Instant>) -> bool {
     let Error::Database(failure) = error else { return false };
+    if is_lock_timeout(failure.error()) {
+        return waits_since.get_or_insert_with(Instant::now).elapsed() < LOCK_TIMEOUT;
+    }
     let code = sql_state(failure.error()).unwrap_or_default();
     matches!(**failure, DatabaseError::Refused(_)) && (code.starts_with("22") || code.starts_with("23"))
 }

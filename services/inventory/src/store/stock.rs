@@ -41,7 +41,7 @@ pub(crate) async fn counters(
 }
 
 /// Locked products, and the server's time at which the statement that locked them started.
-type Locked = (HashMap<ProductId, ProductRow>, Option<DateTime<Utc>>);
+pub(crate) type Locked = (HashMap<ProductId, ProductRow>, Option<DateTime<Utc>>);
 
 /// Locks products in order of their ids and reads those that exist.
 pub(crate) async fn lock(connection: &mut PgConnection, ids: &[&str]) -> Result<Locked, sqlx::Error> {
@@ -65,6 +65,18 @@ pub(crate) async fn lock_free(connection: &mut PgConnection, ids: &[&str]) -> Re
         ids as &[&str],
     );
     LockedRow::collect(rows.fetch_all(connection).await?)
+}
+
+/// Returns those of the products that exist.
+pub(crate) async fn existing(connection: &mut PgConnection, ids: &[&str]) -> Result<Vec<ProductId>, sqlx::Error> {
+    let found = sqlx::query_scalar!("SELECT product_id FROM stock WHERE product_id = ANY ($1)", ids as &[&str]);
+    found.fetch_all(connection).await?.into_iter().map(product_id).collect()
+}
+
+/// Lets the rest of the transaction wait for a lock only for a moment.
+pub(crate) async fn limit_waits(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query!("SELECT set_config('lock_timeout', '10ms', true)").fetch_one(connection).await?;
+    Ok(())
 }
 
 /// The columns of a locked product.

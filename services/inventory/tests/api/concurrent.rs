@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use test_support::app::{App, Response, join_all};
 
-use crate::{MOST, adjust, counts, ledger, no_deadlock, set, start, stock};
+use crate::{MOST, adjust, counts, ledger, no_deadlock, set, start, start_two, stock};
 
 fn number(value: &Value, field: &str) -> i64 {
     value[field].as_i64().unwrap_or_else(|| panic!("{field} is not a whole number: {value}"))
@@ -85,7 +85,7 @@ async fn a_refusal_does_not_affect_other_requests_in_its_batch(pool: PgPool) {
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
 async fn concurrent_first_changes_of_new_products_all_apply(pool: PgPool) {
-    let (app, other) = (start(&pool).await, start(&pool).await);
+    let [app, other] = start_two(&pool).await;
     // In opposite orders, so that the two instances contend for the products.
     let changes = (0..200).map(|change| {
         let (app, product) = if change % 2 == 0 { (&app, change / 2 % 20) } else { (&other, 19 - change / 2 % 20) };

@@ -10,7 +10,7 @@ use test_support::{
     process::{TIMEOUT, eventually},
 };
 
-use crate::{audit, counters, no_deadlock, set, start};
+use crate::{audit, counters, no_deadlock, set, start, start_two};
 
 async fn reserve(app: &App, key: &str, product: &str, quantity: i64) -> Response {
     let body = json!({"items": [{"product_id": product, "quantity": quantity}]});
@@ -206,7 +206,7 @@ async fn a_key_is_1_to_255_visible_ascii_characters(pool: PgPool) {
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
 async fn concurrent_duplicates_on_two_instances_take_effect_once(pool: PgPool) {
-    let (app, other) = (start(&pool).await, start(&pool).await);
+    let [app, other] = start_two(&pool).await;
     set(&app, "a", 1000).await.json(201);
     for round in 0..5 {
         // Many keys in each batch, in opposite orders: claiming them in order of arrival would deadlock.

@@ -25,7 +25,7 @@ mod unread;
 mod wire;
 
 use serde_json::{Value, json};
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 use test_support::{
     app::{App, Response},
     inventory::inconsistencies,
@@ -38,6 +38,14 @@ const MOST: i64 = 9_007_199_254_740_991;
 /// Starts the service on the test's database.
 async fn start(pool: &PgPool) -> App {
     App::start(&inventory::SERVICE, &pool.connect_options()).await
+}
+
+/// Starts two instances, for [`no_deadlock`]: Postgres looks for deadlocks before their waits for locks end.
+async fn start_two(pool: &PgPool) -> [App; 2] {
+    let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(pool).await.expect("a name");
+    let early = format!("ALTER DATABASE \"{name}\" SET deadlock_timeout = '20ms'");
+    sqlx::raw_sql(AssertSqlSafe(early)).execute(pool).await.expect("set");
+    [start(pool).await, start(pool).await]
 }
 
 /// Sets the quantity on hand of a product.
@@ -86,7 +94,7 @@ async fn audit(pool: &PgPool) {
     assert!(found.is_empty(), "{found:#?}");
 }
 
-/// Stops the instances and asserts that none of their transactions was in a deadlock. Deadlocks are retried, so
+/// Stops the instances of [`start_two`] and asserts that none of their transactions was in a deadlock. Deadlocks are retried, so
 /// responses do not show them. Postgres has counted a connection's deadlocks once the connection is gone.
 async fn no_deadlock(pool: &PgPool, apps: [App; 2]) {
     drop(apps);

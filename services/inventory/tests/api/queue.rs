@@ -1,5 +1,7 @@
 //! Requests that wait while a batch is running.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use contracts::inventory::v1::BatchGetStockRequest;
 use http_body_util::Full;
@@ -29,6 +31,21 @@ pub async fn hold_up(pool: &PgPool, product: &str) -> Transaction<'static, Postg
     assert_eq!(locked.expect("locked").rows_affected(), 1);
     lock
 }
+
+/// Holds up every transaction that changes the stock of "gate", when it writes the ledger. It waits for as long as it has
+/// to, unlike for the lock of a product.
+pub async fn close_gate(pool: &PgPool) -> Transaction<'static, Postgres> {
+    let gate = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = '1min' AS
+             $$ BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NEW; END $$;
+         CREATE TRIGGER wait BEFORE INSERT ON movement FOR EACH ROW WHEN (NEW.product_id = 'gate') EXECUTE FUNCTION wait()";
+    sqlx::raw_sql(gate).execute(pool).await.expect("a trigger");
+    let mut gate = pool.begin().await.expect("a transaction");
+    sqlx::query("SELECT pg_advisory_xact_lock(1)").execute(&mut *gate).await.expect("closed");
+    gate
+}
+
+/// How long the writer waits for the lock of a product. After that it does something else.
+pub const LOCK_TIMEOUT: Duration = Duration::from_millis(150);
 
 /// Waits until this many requests are in flight and queued: the response to a later request shows that they are.
 pub async fn in_flight(app: &App, count: usize) {
@@ -61,7 +78,7 @@ async fn a_failing_change_does_not_fail_others_in_its_batch(pool: PgPool) {
          CREATE TRIGGER refuse BEFORE INSERT ON movement FOR EACH ROW WHEN (NEW.product_id = 'bad') EXECUTE FUNCTION refuse()";
     sqlx::raw_sql(refuse).execute(&pool).await.expect("a trigger");
 
-    let gate = hold_up(&pool, "gate").await;
+    let gate = close_gate(&pool).await;
     let waiting = async {
         waits_for_a_lock(&pool).await;
         tokio::join!(
@@ -88,25 +105,36 @@ async fn a_failing_change_does_not_fail_others_in_its_batch(pool: PgPool) {
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
 async fn requests_are_decided_in_order_of_arrival(pool: PgPool) {
     let app = start(&pool).await;
-    set(&app, "gate", 5).await.json(201);
-    set(&app, "last", 1).await.json(201);
-    let gate = hold_up(&pool, "gate").await;
-    let second = async {
-        waits_for_a_lock(&pool).await;
-        reserve(&app, &[("last", 1), ("gate", 1)]).await
-    };
-    let third = async {
-        in_flight(&app, 2).await;
-        reserve(&app, &[("last", 1)]).await
-    };
-    let open = async {
-        in_flight(&app, 3).await;
-        gate.rollback().await.expect("unlocked");
-    };
-    let (first, second, third, ()) = tokio::join!(adjust(&app, "gate", 1), second, third, open);
-    first.json(200);
-    second.json(201);
-    third.problem(409);
+    set(&app, "gate", 50).await.json(201);
+    let mut rounds = 0;
+    eventually("the product is unlocked before the writer stops to wait for it", TIMEOUT, async || {
+        rounds += 1;
+        let last = format!("last{rounds}");
+        set(&app, &last, 1).await.json(201);
+        let gate = hold_up(&pool, "gate").await;
+        let started = Instant::now();
+        let second = async {
+            waits_for_a_lock(&pool).await;
+            reserve(&app, &[(last.as_str(), 1), ("gate", 1)]).await
+        };
+        let third = async {
+            in_flight(&app, 2).await;
+            reserve(&app, &[(last.as_str(), 1)]).await
+        };
+        let open = async {
+            in_flight(&app, 3).await;
+            gate.rollback().await.expect("unlocked");
+            started.elapsed() < LOCK_TIMEOUT
+        };
+        let (first, second, third, in_time) = tokio::join!(adjust(&app, "gate", 1), second, third, open);
+        first.json(200);
+        if in_time {
+            second.json(201);
+            third.problem(409);
+        }
+        in_time.then_some(())
+    })
+    .await;
     audit(&pool).await;
 }
 
@@ -256,7 +284,7 @@ async fn ends_of_large_reservations_share_no_large_transaction(pool: PgPool) {
         held.push(location(&reserve(&app, &items).await));
     }
     limit_movements(&pool).await;
-    let gate = hold_up(&pool, "gate").await;
+    let gate = close_gate(&pool).await;
     let ends = async {
         waits_for_a_lock(&pool).await;
         join_all(held.iter().map(|held| end(&app, held, "commit"))).await
@@ -314,32 +342,42 @@ async fn tries(pool: &PgPool) -> i64 {
 async fn deadlocks_are_retried_three_times_and_changes_applied_once(pool: PgPool) {
     let app = start(&pool).await;
     set(&app, "p", 5).await.json(201);
-    for (round, state) in (1..).zip(["40001", "40P01"]) {
+    let (mut adjusted, mut reserved) = (0, 0);
+    for state in ["40001", "40P01"] {
         // A batch, in a transaction.
-        fail_transactions(&pool, state, 3).await;
-        let held_up = hold_up(&pool, "p").await;
-        let joining = async {
-            waits_for_a_lock(&pool).await;
-            tokio::join!(adjust(&app, "p", 1), reserve(&app, &[("p", 1)]))
-        };
-        let open = async {
-            in_flight(&app, 3).await;
-            held_up.rollback().await.expect("unlocked");
-        };
-        let (first, (second, held), ()) = tokio::join!(adjust(&app, "p", 1), joining, open);
-        assert_eq!([first.status, second.status, held.status], [200, 200, 201]);
-        assert_eq!(tries(&pool).await, 4, "tries of one transaction");
+        eventually("the product is unlocked before the writer stops to wait for it", TIMEOUT, async || {
+            fail_transactions(&pool, state, 3).await;
+            let held_up = hold_up(&pool, "p").await;
+            let started = Instant::now();
+            let joining = async {
+                waits_for_a_lock(&pool).await;
+                tokio::join!(adjust(&app, "p", 1), reserve(&app, &[("p", 1)]))
+            };
+            let open = async {
+                in_flight(&app, 3).await;
+                held_up.rollback().await.expect("unlocked");
+                started.elapsed() < LOCK_TIMEOUT
+            };
+            let (first, (second, held), in_time) = tokio::join!(adjust(&app, "p", 1), joining, open);
+            assert_eq!([first.status, second.status, held.status], [200, 200, 201]);
+            (adjusted, reserved) = (adjusted + 2, reserved + 1);
+            assert!(!in_time || tries(&pool).await == 4, "tries of one transaction");
+            in_time.then_some(())
+        })
+        .await;
         // A single-statement hold.
         fail_transactions(&pool, state, 3).await;
         reserve(&app, &[("p", 1)]).await.json(201);
+        reserved += 1;
         assert_eq!(tries(&pool).await, 4);
-        assert_eq!(counters(&app, "p").await, (5, 5 + 2 * round, 2 * round));
+        let expected = (5 + adjusted - reserved, 5 + adjusted, reserved);
+        assert_eq!(counters(&app, "p").await, expected);
 
         fail_transactions(&pool, state, 4).await;
         reserve(&app, &[("p", 1)]).await.problem(503);
         fail_transactions(&pool, state, 4).await;
         adjust(&app, "p", 1).await.problem(503);
-        assert_eq!(counters(&app, "p").await, (5, 5 + 2 * round, 2 * round), "nothing was changed");
+        assert_eq!(counters(&app, "p").await, expected, "nothing was changed");
         audit(&pool).await;
     }
 }

@@ -5,7 +5,7 @@ use sqlx::PgPool;
 use test_support::app::{App, Response, join_all};
 use uuid::Uuid;
 
-use crate::{adjust, audit, counters, ledger, no_deadlock, set, start};
+use crate::{adjust, audit, counters, ledger, no_deadlock, set, start, start_two};
 
 /// Reserves these items.
 pub async fn reserve(app: &App, items: &[(&str, i64)]) -> Response {
@@ -147,7 +147,7 @@ async fn an_unknown_or_malformed_id_is_404(pool: PgPool) {
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
 async fn concurrent_buyers_on_two_instances_never_oversell(pool: PgPool) {
-    let (app, other) = (start(&pool).await, start(&pool).await);
+    let [app, other] = start_two(&pool).await;
     set(&app, "hot", 40).await.json(201);
     set(&app, "warm", 1000).await.json(201);
     let buyers = (0..150).map(|buyer| {

@@ -126,7 +126,12 @@ async fn a_single_statement_hold_that_fails_to_commit_is_retried() {
 #[tokio::test]
 async fn a_lost_hold_that_waits_for_its_row_is_voided_and_retried() {
     let mut scenario = Scenario::new().await;
-    let lock = "BEGIN; SELECT FROM stock FOR UPDATE";
+    // A trigger waits for longer than the writer does.
+    let wait = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = '4s' AS
+             $$ BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NEW; END $$;
+         CREATE TRIGGER wait BEFORE UPDATE ON stock FOR EACH ROW EXECUTE FUNCTION wait()";
+    raw_sql(wait).execute(&mut scenario.connection).await.expect("a trigger");
+    let lock = "BEGIN; SELECT pg_advisory_xact_lock(1)";
     raw_sql(lock).execute(&mut scenario.connection).await.expect("locked");
     let held = scenario.lose(Method::POST, "/reservations", hold(), Outcome::Committed).await;
     scenario.check_hold(held, &["held", "void"]).await;

@@ -23,6 +23,8 @@ use crate::{
 /// The limit for requests in flight, and more than that.
 const LIMIT: usize = 2048;
 const REQUESTS: usize = LIMIT + 200;
+/// How many requests wait for locked products.
+const LOCKED: usize = 1024;
 /// Requests on one HTTP/2 connection: fewer than its limit.
 const STREAMS: usize = 225;
 
@@ -58,11 +60,11 @@ async fn excess_requests_are_refused_at_once_and_others_answered(pool: PgPool) {
     let service = serve(&program(&url(&pool))).await;
     assert_eq!(add_one(&client(), &service, "p").await.status(), 200);
     let mut lock = pool.begin().await.expect("a transaction");
-    sqlx::query("SELECT FROM stock FOR UPDATE").execute(&mut *lock).await.expect("locked");
+    sqlx::query("LOCK TABLE stock").execute(&mut *lock).await.expect("locked");
 
     let started = Instant::now();
     let mut requests = flood(&service, REQUESTS).await;
-    // While the row is locked, all responses are refusals.
+    // While the table is locked, all responses are refusals.
     let mut refused = 0;
     while refused < REQUESTS - LIMIT {
         let response = requests.join_next().await.expect("more requests than are admitted").expect("no panic");
@@ -93,6 +95,36 @@ async fn excess_requests_are_refused_at_once_and_others_answered(pool: PgPool) {
         (1..=started.elapsed().as_secs() + 1).contains(&logged),
         "one log line a second, not one for each request: {logged}"
     );
+}
+
+/// Nearly as many requests as are admitted are for one product, which is locked.
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn requests_for_a_locked_product_leave_room_for_others(pool: PgPool) {
+    let service = serve(&program(&url(&pool))).await;
+    assert_eq!(add_one(&client(), &service, "p").await.status(), 200);
+    let mut lock = pool.begin().await.expect("a transaction");
+    sqlx::query("SELECT FROM stock FOR UPDATE").execute(&mut *lock).await.expect("locked");
+    let mut requests = flood(&service, LIMIT - STREAMS).await;
+    for _ in 0..requests.len() - LOCKED {
+        let response = requests.join_next().await.expect("more requests than may wait").expect("no panic");
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(response.headers().contains_key("retry-after"));
+        let (_, body) = parts(response).await;
+        assert!(body.contains("the data is locked by another transaction"), "{body}");
+    }
+    assert_eq!(add_one(&client(), &service, "other").await.status(), 200);
+    lock.rollback().await.expect("unlocked");
+
+    let mut done = 1_i64;
+    while let Some(response) = requests.join_next().await {
+        match response.expect("no panic").status() {
+            StatusCode::OK => done += 1,
+            status => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE),
+        }
+    }
+    let on_hand = sqlx::query_scalar("SELECT on_hand FROM stock WHERE product_id = 'p'").fetch_one(&pool).await;
+    assert_eq!(on_hand.ok(), Some(done));
+    assert!(done > 1, "the others waited");
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]

@@ -51,7 +51,7 @@ pub async fn add_one(client: &Client, service: &Process, product: &str) -> Respo
 
 /// Makes every COMMIT of a transaction that wrote the ledger wait until the transaction that this starts has ended.
 pub async fn linger(connection: &mut PgConnection) {
-    let linger = "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS
+    let linger = "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = '4s' AS
              $$ BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END $$;
          CREATE CONSTRAINT TRIGGER linger AFTER INSERT ON movement DEFERRABLE INITIALLY DEFERRED
              FOR EACH ROW EXECUTE FUNCTION linger()";
