@@ -31,7 +31,7 @@
 //!     let id: i64 = database.once(claim.as_ref(), insert).await.map_err(Problem::from).flatten()?;
 //!     Ok((StatusCode::CREATED, format!("/notes/{id}")))
 //! }
-//! # let _ = axum::Router::new().route("/notes", axum::routing::post(create));
+//! # let _: axum::Router<Database> = axum::Router::new().route("/notes", axum::routing::post(create));
 //! ```
 //!
 //! What the closure returns is stored as JSON, and a repetition gets it back. So the whole response must follow from
