@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use chrono::{TimeDelta, Utc};
 use reqwest::Method;
 use serde_json::json;
 use sqlx::PgPool;
