@@ -10,6 +10,10 @@ use crate::folder::Folder;
 use crate::pdeathsig::with_pdeathsig_as;
 use crate::{CLUSTER, Error};
 
+/// The group of an account that is not in the user database: the kernel's overflow group, which has no rights. That of
+/// its files may be one that it is not in, from a folder with the set-group-ID bit.
+const NO_GROUP: Gid = Gid::from_raw(65534);
+
 /// The account that runs the server: the current user, or an unprivileged account if the current user is root.
 #[derive(Clone, Debug)]
 pub struct Account {
@@ -21,7 +25,7 @@ pub struct Account {
 
 impl Account {
     /// Returns the account for a server on `data_dir`: the current user. If that is root, it is the owner of the
-    /// existing data, else `postgres`, else `nobody`.
+    /// existing data, even one that has no name, else `postgres`, else `nobody`.
     ///
     /// # Errors
     /// Returns [`Error::NoAccount`] if the current user is root and none of these accounts exists, and an error if the
@@ -34,15 +38,14 @@ impl Account {
         }
         let data_dir = std::path::absolute(data_dir).map_err(Error::io(format!("open {}", data_dir.display())))?;
         let cluster = Folder::find(&data_dir.join(CLUSTER))?;
-        let owner = match cluster.map(|cluster| cluster.owner()).transpose()? {
-            Some(uid) if !uid.is_root() => user(User::from_uid(uid))?,
-            _ => None,
-        };
+        let owner = cluster.map(|cluster| cluster.owner()).transpose()?.filter(|owner| !owner.is_root());
         let user = match owner {
-            Some(owner) => Some(owner),
-            None => user(User::from_name("postgres"))?.or(user(User::from_name("nobody"))?),
+            Some(uid) => match user(User::from_uid(uid))? {
+                Some(user) => user,
+                None => return Ok(Self { name: uid.to_string(), uid, gid: NO_GROUP, dropped: true }),
+            },
+            None => user(User::from_name("postgres"))?.or(user(User::from_name("nobody"))?).ok_or(Error::NoAccount)?,
         };
-        let user = user.ok_or(Error::NoAccount)?;
         Ok(Self { name: user.name, uid: user.uid, gid: user.gid, dropped: true })
     }
 

@@ -19,7 +19,7 @@ local  all  all       scram-sha-256
 
 /// Creates the cluster in `data` if it is missing, and finds a Postgres that can run it.
 pub fn prepare(data: &DataDir, fsync: bool) -> Result<Installation, Error> {
-    write_hba(&data.folder)?;
+    write_hba(data)?;
     if fs::symlink_metadata(data.folder.at(CLUSTER)).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
         let newest = Installation::newest()?;
         create(&data.folder, &newest, data.account(), fsync)?;
@@ -38,11 +38,16 @@ pub fn prepare(data: &DataDir, fsync: bool) -> Result<Installation, Error> {
     }
 }
 
-fn write_hba(folder: &Folder) -> Result<(), Error> {
-    let mut options = OpenOptions::new();
-    let file = folder.open_file("pg_hba.conf", options.write(true).create(true).truncate(true));
-    file.and_then(|mut file| file.write_all(HBA.as_bytes()))
-        .map_err(Error::io(format!("write {}", folder.path().join("pg_hba.conf").display())))
+/// Replaces the file, whoever owns it and whatever its mode is.
+fn write_hba(data: &DataDir) -> Result<(), Error> {
+    let (folder, name) = (&data.folder, "pg_hba.conf");
+    let failed = || Error::io(format!("write {}", folder.path().join(name).display()));
+    match fs::remove_file(folder.at(name)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed()(error)),
+        _ => {}
+    }
+    let file = folder.create_file(name, OpenOptions::new().write(true), data.account());
+    file.and_then(|mut file| file.write_all(HBA.as_bytes())).map_err(failed())
 }
 
 /// Initializes a temporary folder, then renames it, so that a killed `initdb` leaves nothing that looks like data.

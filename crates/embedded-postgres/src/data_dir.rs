@@ -7,11 +7,12 @@
 //! DIR/postgres.log  the server's log
 //! DIR/run/          the socket, unless its path would be too long
 //! ```
+//!
+//! All files belong to that account, and only it and root can open them: whoever can open the lock can hold it.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
@@ -34,7 +35,7 @@ impl DataDir {
     /// # Errors
     /// Returns [`Error::InUse`] if another process holds the lock. If the current user is root, returns
     /// [`Error::Unreachable`] if the server's account cannot enter the folder, and [`Error::Link`] if the path contains
-    /// a symbolic link in a folder that another user owns.
+    /// a symbolic link in a folder that another user owns, or [`Error::HardLink`] if the lock is one in such a folder.
     pub fn open(path: &Path) -> Result<Self, Error> {
         Self::take(path, None)
     }
@@ -52,17 +53,26 @@ impl DataDir {
     }
 
     fn take(path: &Path, temporary: Option<TempDir>) -> Result<Self, Error> {
-        let path = std::path::absolute(path).map_err(Error::io(format!("open {}", path.display())))?;
+        let path = Self::resolve(path)?;
         let account = Account::for_data_dir(&path)?;
         if !account.can_enter(&path) {
             return Err(Error::Unreachable { account: account.name, dir: path });
         }
         let folder = Folder::open(&path, Some(mode(&account)))?;
-        let lock = lock(&folder)?;
+        let lock = lock(&folder, &account)?;
         Ok(Self { folder, lock, account, _temporary: temporary })
     }
 
-    /// Whether there are data in `path`.
+    /// Returns the absolute path that `path` refers to, without symbolic links and `..`, whether it exists or not.
+    ///
+    /// # Errors
+    /// Returns an error if that cannot be determined, such as for want of access, and [`Error::Link`] as
+    /// [`open`](Self::open) does.
+    pub fn resolve(path: &Path) -> Result<PathBuf, Error> {
+        Folder::resolve(&std::path::absolute(path).map_err(Error::io(format!("open {}", path.display())))?)
+    }
+
+    /// Whether there are data in `path`, which must be absolute.
     ///
     /// # Errors
     /// Returns an error if that cannot be determined, such as for want of access.
@@ -97,11 +107,9 @@ impl Drop for DataDir {
 }
 
 /// Locks the folder. The kernel releases the lock with the process, so only the pid in the file can be stale.
-fn lock(folder: &Folder) -> Result<File, Error> {
+fn lock(folder: &Folder, account: &Account) -> Result<File, Error> {
     let failed = || Error::io(format!("lock {}", folder.path().join("lock").display()));
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o644);
-    let mut file = folder.open_file("lock", &mut options).map_err(failed())?;
+    let mut file = folder.open_or_create("lock", OpenOptions::new().read(true).write(true), account)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

@@ -44,6 +44,10 @@ pub enum Error {
     #[error("{} is a symbolic link in a folder of another user, which root does not follow: use the path it refers to", .0.display())]
     Link(PathBuf),
 
+    /// Root would write to a file that another user can have given this name.
+    #[error("{} has several hard links and is in a folder of another user, so root does not write to it: remove it", .0.display())]
+    HardLink(PathBuf),
+
     /// Another process has locked the data folder.
     #[error("{} is in use by {}", dir.display(), holder.map_or("another process".to_owned(), |pid| format!("process {pid}")))]
     InUse {

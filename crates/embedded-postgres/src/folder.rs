@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
 use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -31,10 +31,41 @@ impl Folder {
     /// Returns [`Error::Link`] if the current user is root and the path contains a symbolic link in a folder that
     /// another user owns.
     pub fn open(path: &Path, mode: Option<u32>) -> Result<Self, Error> {
+        let (mut folder, missing) = Self::walk(path)?;
+        for name in missing {
+            folder = match mode {
+                Some(mode) => folder.create(name, mode)?,
+                None => folder.enter(name)?,
+            };
+        }
+        Ok(folder)
+    }
+
+    /// Returns what `path`, which must be absolute, refers to: a path without symbolic links and `..`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn resolve(path: &Path) -> Result<PathBuf, Error> {
+        let (mut folder, missing) = Self::walk(path)?;
+        folder.path.extend(missing);
+        Ok(folder.path)
+    }
+
+    /// Opens the last folder of `path` that exists. Also returns the names that are missing below it, without `..`.
+    fn walk(path: &Path) -> Result<(Self, Vec<OsString>), Error> {
         let mut folder = Self::root()?;
+        let mut missing = Vec::new();
         let mut rest = components(path);
         let mut links = 0;
         while let Some(name) = rest.pop() {
+            if !missing.is_empty() {
+                if name == ".." {
+                    missing.pop();
+                } else {
+                    missing.push(name);
+                }
+                continue;
+            }
             match fs::read_link(folder.at(&name)) {
                 Ok(target) if links < MAX_LINKS => {
                     links += 1;
@@ -44,13 +75,11 @@ impl Folder {
                     }
                     rest.extend(components(&target));
                 }
-                Err(error) if error.kind() == ErrorKind::NotFound && mode.is_some() => {
-                    folder = folder.create(&name, mode.unwrap_or_default())?;
-                }
+                Err(error) if error.kind() == ErrorKind::NotFound => missing.push(name),
                 _ => folder = folder.enter(&name)?,
             }
         }
-        Ok(folder)
+        Ok((folder, missing))
     }
 
     /// Opens `path` if it exists.
@@ -98,13 +127,44 @@ impl Folder {
         options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(self.at(name))
     }
 
+    /// Creates a file in it, which must not exist. Only `account` and root can open it, whatever the umask is.
+    pub fn create_file(&self, name: &str, options: &mut OpenOptions, account: &Account) -> io::Result<File> {
+        let file = self.open_file(name, options.create_new(true).mode(0o600))?;
+        if account.is_different() {
+            fchown(&file, Some(account.uid.as_raw()), Some(account.gid.as_raw()))?;
+        }
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        Ok(file)
+    }
+
+    /// Opens a file in it for writing, or creates it as [`create_file`](Self::create_file) does. A file that exists
+    /// keeps its owner: in a folder of another user, it could be any file of root that was moved there.
+    ///
+    /// # Errors
+    /// Returns [`Error::HardLink`] if root would write to a file that another user can have linked.
+    pub fn open_or_create(&self, name: &str, options: &mut OpenOptions, account: &Account) -> Result<File, Error> {
+        let failed = || Error::io(format!("open {}", self.path.join(name).display()));
+        match self.create_file(name, &mut options.clone(), account) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let file = self.open_file(name, options).map_err(failed())?;
+                if file.metadata().map_err(failed())?.nlink() > 1 && self.is_foreign()? {
+                    return Err(Error::HardLink(self.path.join(name)));
+                }
+                file.set_permissions(Permissions::from_mode(0o600)).map_err(failed())?;
+                Ok(file)
+            }
+            created => created.map_err(failed()),
+        }
+    }
+
     /// Fails if root would follow a symbolic link that another user can have made.
     pub fn refuse_link(&self, name: impl AsRef<OsStr>) -> Result<(), Error> {
-        let owner = self.owner()?;
-        if Uid::effective().is_root() && !owner.is_root() {
-            return Err(Error::Link(self.path.join(name.as_ref())));
-        }
-        Ok(())
+        if self.is_foreign()? { Err(Error::Link(self.path.join(name.as_ref()))) } else { Ok(()) }
+    }
+
+    /// Whether the current user is root and somebody else owns the folder, who can put anything in it.
+    fn is_foreign(&self) -> Result<bool, Error> {
+        Ok(Uid::effective().is_root() && !self.owner()?.is_root())
     }
 
     pub fn owner(&self) -> Result<Uid, Error> {

@@ -1,11 +1,11 @@
 //! The server's log file, and the part of it that explains a failure.
 
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
-use crate::Error;
 use crate::folder::Folder;
+use crate::{Account, Error};
 
 const NAME: &str = "postgres.log";
 
@@ -23,16 +23,15 @@ pub struct Log {
 }
 
 impl Log {
-    pub fn open(folder: &Folder) -> Result<Self, Error> {
+    /// Opens the log for appending. One that is too large or belongs to another account is renamed first.
+    pub fn open(folder: &Folder, account: &Account) -> Result<Self, Error> {
         let path = folder.path().join(NAME);
-        if fs::symlink_metadata(folder.at(NAME)).is_ok_and(|log| log.len() > MAX_SIZE) {
+        let is_full_or_foreign = |log: Metadata| log.len() > MAX_SIZE || log.uid() != account.uid.as_raw();
+        if fs::symlink_metadata(folder.at(NAME)).is_ok_and(is_full_or_foreign) {
             let _ = fs::rename(folder.at(NAME), folder.at(format!("{NAME}.1")));
         }
-        let failed = || Error::io(format!("open {}", path.display()));
-        let mut options = OpenOptions::new();
-        options.read(true).append(true).create(true).mode(0o600);
-        let file = folder.open_file(NAME, &mut options).map_err(failed())?;
-        let start = file.metadata().map_err(failed())?.len();
+        let file = folder.open_or_create(NAME, OpenOptions::new().read(true).append(true), account)?;
+        let start = file.metadata().map_err(Error::io(format!("open {}", path.display())))?.len();
         Ok(Self { path, file, start })
     }
 

@@ -117,7 +117,7 @@ impl Server {
 
     /// Starts the server and waits until it is ready, as long as it runs.
     fn launch(&self) -> Result<Running, Error> {
-        let log = Log::open(&self.data.folder)?;
+        let log = Log::open(&self.data.folder, self.data.account())?;
         let cluster = self.data.cluster()?;
         let mut running = self.spawn(&log, cluster.path()).map_err(Error::io("run postgres"))?;
         let pid = running.pid();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use embedded_postgres::{Account, DataDir, Error, Server, Settings};
-use nix::unistd::Uid;
+use nix::unistd::{Uid, User};
 use tempfile::TempDir;
 
 /// A folder that the server's account can enter, even if the tests run as root.
@@ -219,6 +219,66 @@ fn is_root(test: &str) -> bool {
     is_root
 }
 
+/// The files that a supervisor creates next to the cluster.
+const FILES: [&str; 3] = ["lock", "pg_hba.conf", "postgres.log"];
+
+fn owner_and_mode(file: &Path) -> (u32, u32) {
+    let metadata = fs::metadata(file).unwrap();
+    (metadata.uid(), metadata.mode() & 0o777)
+}
+
+#[test]
+fn the_files_are_for_the_account_alone() {
+    let parent = scratch();
+    let folder = parent.path().join("data");
+    let server = open(&folder);
+    let account = fs::metadata(folder.join("pgdata")).unwrap().uid();
+    for name in FILES {
+        assert_eq!(owner_and_mode(&folder.join(name)), (account, 0o600), "{name}");
+    }
+    drop(server);
+    // An earlier version created the lock with this mode.
+    fs::set_permissions(folder.join("lock"), Permissions::from_mode(0o644)).unwrap();
+    DataDir::open(&folder).unwrap();
+    assert_eq!(owner_and_mode(&folder.join("lock")), (account, 0o600));
+}
+
+#[test]
+fn as_root_files_that_only_root_can_read_do_no_harm() {
+    if !is_root("as_root_files_that_only_root_can_read_do_no_harm") {
+        return;
+    }
+    let parent = scratch();
+    let folder = parent.path().join("data");
+    drop(open(&folder));
+    for name in FILES {
+        chown(folder.join(name), Some(0), Some(0)).unwrap();
+        fs::set_permissions(folder.join(name), Permissions::from_mode(0o600)).unwrap();
+    }
+    assert_eq!(sql(&open(&folder), "SELECT 1"), "1");
+}
+
+#[test]
+fn as_root_data_of_a_user_without_a_name_are_used() {
+    if !is_root("as_root_data_of_a_user_without_a_name_are_used") {
+        return;
+    }
+    let unnamed = (50_000..).find(|uid| User::from_uid(Uid::from_raw(*uid)).unwrap().is_none()).unwrap();
+    let parent = scratch();
+    let folder = parent.path().join("data");
+    let server = open(&folder);
+    sql(&server, "CREATE TABLE kept AS SELECT 1 AS n");
+    drop(server);
+    // The group is not one that the user is known to be in.
+    let owner = format!("{unnamed}:0");
+    assert!(Command::new("chown").args(["-R", &owner]).arg(folder.join("pgdata")).status().unwrap().success());
+    fs::remove_dir_all(folder.join("run")).unwrap();
+    let server = open(&folder);
+    let process = fs::metadata(format!("/proc/{}", server.pid().unwrap())).unwrap();
+    assert_eq!((process.uid(), process.gid()), (unnamed, NOBODY));
+    assert_eq!(sql(&server, "SELECT n FROM kept"), "1");
+}
+
 #[test]
 fn as_root_the_server_runs_as_an_unprivileged_user() {
     if !is_root("as_root_the_server_runs_as_an_unprivileged_user") {
@@ -257,14 +317,14 @@ fn as_root_no_link_of_another_user_is_followed() {
         ("pgdata.new", "pgdata"),
         ("run", "pgdata"),
     ] {
+        let is_replaced = ["pg_hba.conf", "postgres.log", "pgdata.new"].contains(&name);
         let parent = scratch();
         let folder = parent.path().join("data");
         fs::create_dir(&folder).unwrap();
         chown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
         symlink(secret.join(target), folder.join(name)).unwrap();
-        // A link in the place of a draft is replaced.
         let opened = Server::open(&folder, &Settings::for_tests());
-        assert_eq!(opened.is_ok(), name == "pgdata.new", "{name}: {:?}", opened.err());
+        assert_eq!(opened.is_ok(), is_replaced, "{name}: {:?}", opened.err());
         assert_eq!(fs::read_to_string(secret.join("file")).unwrap(), "secret", "{name}");
         assert_eq!(fs::read_dir(secret.join("pgdata")).unwrap().count(), 0, "{name}");
         let after = fs::metadata(secret.join("pgdata")).unwrap();
@@ -281,4 +341,37 @@ fn as_root_no_link_of_another_user_is_followed() {
     chown(parent.path(), Some(0), Some(0)).unwrap();
     drop(open(&parent.path().join("way/data")));
     assert!(secret.join("data/pgdata").exists());
+}
+
+#[test]
+fn as_root_no_hard_link_of_another_user_is_written_to() {
+    if !is_root("as_root_no_hard_link_of_another_user_is_written_to") {
+        return;
+    }
+    let account = Account::for_data_dir(Path::new("/")).unwrap();
+    let account = User::from_name(account.name()).unwrap().unwrap().uid.as_raw();
+    for (name, owner, is_replaced) in [
+        ("lock", 0, false),
+        ("pg_hba.conf", 0, true),
+        ("pg_hba.conf", account, true),
+        ("postgres.log", 0, true),
+        ("postgres.log", account, false),
+    ] {
+        let parent = scratch();
+        let secret = parent.path().join("secret");
+        fs::write(&secret, "secret").unwrap();
+        fs::set_permissions(&secret, Permissions::from_mode(0o640)).unwrap();
+        chown(&secret, Some(owner), Some(0)).unwrap();
+        let folder = parent.path().join("data");
+        fs::create_dir(&folder).unwrap();
+        chown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
+        fs::hard_link(&secret, folder.join(name)).unwrap();
+        let opened = Server::open(&folder, &Settings::for_tests());
+        assert_eq!(opened.is_ok(), is_replaced, "{name}: {:?}", opened.err());
+        if let Err(error) = opened {
+            assert!(error.to_string().contains("has several hard links"), "{error}");
+        }
+        assert_eq!(fs::read_to_string(&secret).unwrap(), "secret", "{name}");
+        assert_eq!(owner_and_mode(&secret), (owner, 0o640), "{name}");
+    }
 }
