@@ -8,12 +8,11 @@ use tokio::runtime::Handle;
 use crate::{
     inventory::{INVENTORY, Inventory},
     model::{Stocks, Wish, Wishes, Wishlist},
-    user_writer::UserWriter,
+    user_writer::{MAX_ROWS, UserWriter},
 };
 
-/// The maximum number of new users that wait, and the maximum in one batch.
+/// The maximum number of new users that wait.
 const QUEUE: usize = 4096;
-const MAX_BATCH: usize = 512;
 
 /// The state that the handlers share.
 #[derive(Clone)]
@@ -29,7 +28,7 @@ impl Users {
         let writer = UserWriter::new(&context.database);
         Self {
             database: context.database.clone(),
-            writer: Arc::new(Batcher::spawn(&Handle::current(), writer, QUEUE, MAX_BATCH)),
+            writer: Arc::new(Batcher::spawn(&Handle::current(), writer, QUEUE, MAX_ROWS)),
             inventory: Inventory::new(context.peer(INVENTORY)),
         }
     }

@@ -9,7 +9,7 @@ use std::{
 
 use chassis::{
     Database, Tagged,
-    batch::{Handler, split},
+    batch::Handler,
     database::DedicatedConnection,
     idempotency::{self, Claim, Digest, KeyReused, Stored},
 };
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The maximum number of rows that a statement inserts, so that it ends well before the statement timeout.
-const MAX_ROWS: usize = 2000;
+pub(crate) const MAX_ROWS: usize = 2000;
 
 /// A request to create a user.
 pub(crate) struct Creation {
@@ -49,20 +49,8 @@ impl Handler for UserWriter {
     type Request = Creation;
     type Reply = Result<Tagged<CreatedUser>, Error>;
 
-    async fn handle(&mut self, batch: Vec<Creation>) -> Vec<Self::Reply> {
-        let rows =
-            |creation: &Creation| 1 + creation.new.wishlist.as_ref().map_or(0, |wishes| wishes.product_ids().len());
-        let mut replies = Vec::with_capacity(batch.len());
-        for part in split(batch, MAX_ROWS, rows) {
-            replies.extend(self.create(part).await);
-        }
-        replies
-    }
-}
-
-impl UserWriter {
     /// Creates users together.
-    async fn create(&mut self, batch: Vec<Creation>) -> Vec<<Self as Handler>::Reply> {
+    async fn handle(&mut self, batch: Vec<Creation>) -> Vec<Self::Reply> {
         let mut batch: Vec<(Uuid, Creation)> = batch.into_iter().map(|creation| (Uuid::now_v7(), creation)).collect();
         match self.connection.run(&mut batch, |connection, batch| Box::pin(write(connection, batch))).await {
             Ok(mut written) => batch.into_iter().map(|(id, creation)| written.reply(id, creation)).collect(),
@@ -71,6 +59,11 @@ impl UserWriter {
                 batch.iter().map(|_| Err(Error::from_write(failure.clone()))).collect()
             }
         }
+    }
+
+    /// The number of rows to insert.
+    fn weight(Creation { new, .. }: &Creation) -> usize {
+        1 + new.wishlist.as_ref().map_or(0, |wishes| wishes.product_ids().len())
     }
 }
 

@@ -28,13 +28,13 @@ pub struct Batcher<H: OpenHandler> {
 }
 
 impl<H: OpenHandler> Batcher<H> {
-    /// Starts the task that owns the handler, on this runtime. The queue holds at most `capacity` requests. A batch
-    /// starts with at most `max_batch` requests; others may join it.
-    pub fn spawn(on: &Handle, mut handler: H, capacity: usize, max_batch: usize) -> Self {
+    /// Starts the task that owns the handler, on this runtime. The queue holds at most `capacity` requests. The
+    /// requests of a batch weigh at most `max_weight`; others may join it.
+    pub fn spawn(on: &Handle, mut handler: H, capacity: usize, max_weight: usize) -> Self {
         let (queue, arrivals) = mpsc::channel::<Queued<H>>(capacity);
         on.spawn(async move {
             let mut queue = Queue { next: None, arrivals };
-            while let Some((batch, senders)) = queue.next_batch(max_batch, handler.wake_at()).await {
+            while let Some((batch, senders)) = queue.next_batch(max_weight, handler.wake_at()).await {
                 if batch.is_empty() && handler.wake_at().is_none() {
                     continue;
                 }
@@ -202,6 +202,37 @@ mod tests {
         }
         drop(batcher);
         assert_eq!(sizes.recv().await, None, "it is not called without work");
+    }
+
+    /// Each number is its own weight.
+    struct Weighted(Sizes);
+
+    impl Handler for Weighted {
+        type Request = u32;
+        type Reply = (u32, usize);
+
+        async fn handle(&mut self, batch: Vec<u32>) -> Vec<(u32, usize)> {
+            Handler::handle(&mut self.0, batch).await
+        }
+
+        fn weight(number: &u32) -> usize {
+            *number as usize
+        }
+    }
+
+    #[tokio::test]
+    async fn the_requests_of_a_batch_have_a_maximum_weight() {
+        let gate = Arc::new(Semaphore::new(0));
+        let batcher = Batcher::spawn(&Handle::current(), Weighted(Sizes(gate.clone())), 64, 10);
+        let first = batcher.submit(1);
+        let rest = futures_util::future::join_all([4, 6, 2, 11, 3].map(|number| batcher.submit(number)));
+        tokio::pin!(first, rest);
+        assert!(first.as_mut().now_or_never().is_none());
+        taken(&batcher).await;
+        assert!(rest.as_mut().now_or_never().is_none());
+        gate.add_permits(5);
+        assert_eq!(first.await, Ok((1, 1)));
+        assert_eq!(rest.await, [(4, 2), (6, 2), (2, 1), (11, 1), (3, 1)].map(Ok));
     }
 
     #[tokio::test]

@@ -19,6 +19,11 @@ pub trait Handler: Send + 'static {
 
     /// Handles the requests, in order of arrival. Returns one reply for each, in the same order.
     fn handle(&mut self, batch: Vec<Self::Request>) -> impl Future<Output = Vec<Self::Reply>> + Send;
+
+    /// The share of a request in the maximum weight of a batch, such as the number of rows that it inserts.
+    fn weight(_: &Self::Request) -> usize {
+        1
+    }
 }
 
 /// Handles a batch of requests that is still open: the handler may take requests that arrive while it works, from
@@ -37,6 +42,11 @@ pub trait OpenHandler: Sized + Send + 'static {
         arrivals: &mut Arrivals<'_, Self>,
     ) -> impl Future<Output = Vec<Self::Reply>> + Send;
 
+    /// The share of a request in the maximum weight of a batch.
+    fn weight(_: &Self::Request) -> usize {
+        1
+    }
+
     /// When the handler is called with an empty batch if no request has arrived by then: it has work left over, such as
     /// requests to which it replies on channels of their own.
     fn wake_at(&self) -> Option<Instant> {
@@ -54,6 +64,10 @@ impl<H: Handler> OpenHandler for H {
         _: &mut Arrivals<'_, Self>,
     ) -> impl Future<Output = Vec<H::Reply>> + Send {
         Handler::handle(self, batch)
+    }
+
+    fn weight(request: &H::Request) -> usize {
+        <H as Handler>::weight(request)
     }
 }
 
@@ -108,11 +122,11 @@ pub(super) struct Queue<H: OpenHandler> {
 }
 
 impl<H: OpenHandler> Queue<H> {
-    /// Waits for a request, at most until `wake_at`, and takes it with the other queued ones, up to `max_batch`. Returns
-    /// `None` when the queue is closed.
+    /// Waits for a request, at most until `wake_at`, and takes it with the other queued ones, up to `max_weight`; a heavier
+    /// request is a batch of its own. Returns `None` when the queue is closed.
     pub(super) async fn next_batch(
         &mut self,
-        max_batch: usize,
+        max_weight: usize,
         wake_at: Option<Instant>,
     ) -> Option<(Vec<H::Request>, Vec<oneshot::Sender<H::Reply>>)> {
         if self.next.is_none() {
@@ -129,12 +143,20 @@ impl<H: OpenHandler> Queue<H> {
             // Lets tasks that are about to send a request run first: in a larger batch, each request costs less.
             task::yield_now().await;
         }
-        let first = self.next.take();
-        let queued = first.into_iter().chain(std::iter::from_fn(|| self.arrivals.try_recv().ok())).take(max_batch);
-        // Cancelled requests were not started, so they are dropped.
-        Some(queued.filter(|(_, sender)| !sender.is_closed()).unzip())
+        let (mut batch, mut senders, mut weight) = (Vec::new(), Vec::new(), 0);
+        while let Some((request, sender)) = self.try_next() {
+            weight += H::weight(&request);
+            if weight > max_weight && !batch.is_empty() {
+                self.next = Some((request, sender));
+                break;
+            }
+            batch.push(request);
+            senders.push(sender);
+        }
+        Some((batch, senders))
     }
 
+    /// Takes the next request. Cancelled ones were not started, so they are dropped.
     fn try_next(&mut self) -> Option<Queued<H>> {
         let queued = std::iter::from_fn(|| self.next.take().or_else(|| self.arrivals.try_recv().ok()));
         queued.into_iter().find(|(_, sender)| !sender.is_closed())

@@ -10,7 +10,10 @@ use chassis::{
 };
 use futures_util::future::BoxFuture;
 use sqlx::PgConnection;
-use tokio::time::{self, Instant};
+use tokio::{
+    select,
+    time::{self, Instant},
+};
 
 use super::{
     locked::{LOCK_TIMEOUT, Locked, SkipLocked},
@@ -50,12 +53,18 @@ pub(super) struct Writer {
 
 /// Sends a request to the writer and waits for its reply.
 pub(super) async fn send<T>(changes: &Batcher<Writer>, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
-    let (reply, result) = Reply::channel();
-    if let Err(BatchError::Overloaded) = changes.submit(request(reply)).await {
-        return Err(BatchError::Overloaded.into());
-    }
+    let (reply, mut result) = Reply::channel();
+    let result = select! {
+        // The result is there once the request's own transaction has ended. The batch may have others, and takes longer.
+        biased;
+        result = &mut result => result,
+        submitted = changes.submit(request(reply)) => match submitted {
+            Err(BatchError::Overloaded) => return Err(BatchError::Overloaded.into()),
+            Ok(Replied) | Err(BatchError::Lost) => result.await,
+        },
+    };
     // The channel is closed if the writer panicked. How far it got is not known.
-    result.await.unwrap_or(Err(Error::Lost))
+    result.unwrap_or(Err(Error::Lost))
 }
 
 impl OpenHandler for Writer {

@@ -63,7 +63,7 @@ async fn keys_are_claimed_in_the_order_of_their_hashes(pool: PgPool) {
     // The rows still exist, and can be claimed again.
     sqlx::query("UPDATE idempotency SET answer = NULL").execute(&pool).await.expect("cleared");
 
-    let gate = close_gate(&pool).await;
+    let gate = close_gate(&pool, "gate").await;
     let mut held_up = pool.begin().await.expect("a transaction");
     let lock = sqlx::query("SELECT FROM idempotency WHERE id = $1 FOR UPDATE").bind(&keys[3].0);
     lock.execute(&mut *held_up).await.expect("locked");

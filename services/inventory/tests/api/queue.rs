@@ -32,15 +32,17 @@ pub async fn hold_up(pool: &PgPool, product: &str) -> Transaction<'static, Postg
     lock
 }
 
-/// Holds up every transaction that changes the stock of "gate", when it writes the ledger. It waits for as long as it has
-/// to, unlike for the lock of a product.
-pub async fn close_gate(pool: &PgPool) -> Transaction<'static, Postgres> {
-    let gate = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = '1min' AS
-             $$ BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NEW; END $$;
-         CREATE TRIGGER wait BEFORE INSERT ON movement FOR EACH ROW WHEN (NEW.product_id = 'gate') EXECUTE FUNCTION wait()";
+/// Holds up every transaction that changes the stock of this product, whose name starts with "gate", when it writes the
+/// ledger. It waits for as long as it has to, unlike for the lock of a product.
+pub async fn close_gate(pool: &PgPool, product: &str) -> Transaction<'static, Postgres> {
+    let gate = "CREATE OR REPLACE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = '1min' AS
+             $$ BEGIN PERFORM pg_advisory_xact_lock_shared(hashtext(NEW.product_id)); RETURN NEW; END $$;
+         CREATE OR REPLACE TRIGGER wait BEFORE INSERT ON movement FOR EACH ROW WHEN (NEW.product_id LIKE 'gate%')
+             EXECUTE FUNCTION wait()";
     sqlx::raw_sql(gate).execute(pool).await.expect("a trigger");
     let mut gate = pool.begin().await.expect("a transaction");
-    sqlx::query("SELECT pg_advisory_xact_lock(1)").execute(&mut *gate).await.expect("closed");
+    let close = sqlx::query("SELECT pg_advisory_xact_lock(hashtext($1))").bind(product);
+    close.execute(&mut *gate).await.expect("closed");
     gate
 }
 
@@ -78,7 +80,7 @@ async fn a_failing_change_does_not_fail_others_in_its_batch(pool: PgPool) {
          CREATE TRIGGER refuse BEFORE INSERT ON movement FOR EACH ROW WHEN (NEW.product_id = 'bad') EXECUTE FUNCTION refuse()";
     sqlx::raw_sql(refuse).execute(&pool).await.expect("a trigger");
 
-    let gate = close_gate(&pool).await;
+    let gate = close_gate(&pool, "gate").await;
     let waiting = async {
         waits_for_a_lock(&pool).await;
         tokio::join!(
@@ -284,7 +286,7 @@ async fn ends_of_large_reservations_share_no_large_transaction(pool: PgPool) {
         held.push(location(&reserve(&app, &items).await));
     }
     limit_movements(&pool).await;
-    let gate = close_gate(&pool).await;
+    let gate = close_gate(&pool, "gate").await;
     let ends = async {
         waits_for_a_lock(&pool).await;
         join_all(held.iter().map(|held| end(&app, held, "commit"))).await
@@ -299,6 +301,40 @@ async fn ends_of_large_reservations_share_no_large_transaction(pool: PgPool) {
         assert_eq!(response.json(200)["state"], "committed");
     }
     assert_eq!(counters(&app, "p7").await, (75, 75, 0));
+    audit(&pool).await;
+}
+
+/// The reservations fill a transaction. The batch has another one, which takes longer.
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_reply_does_not_wait_for_the_rest_of_the_batch(pool: PgPool) {
+    const RESERVATIONS: usize = 20;
+    let app = start(&pool).await;
+    let products: Vec<String> = (0..100).map(|number| format!("p{number}")).collect();
+    for product in products.iter().map(String::as_str).chain(["gate1", "gate2"]) {
+        set(&app, product, 100).await.json(201);
+    }
+    let items: Vec<(&str, i64)> = products.iter().map(|product| (product.as_str(), 1)).collect();
+    let (first_gate, second_gate) = (close_gate(&pool, "gate1").await, close_gate(&pool, "gate2").await);
+    let reserve_all = async {
+        waits_for_a_lock(&pool).await;
+        let reserved = join_all((0..RESERVATIONS).map(|_| reserve(&app, &items))).await;
+        // The other transaction has not ended.
+        second_gate.rollback().await.expect("unlocked");
+        reserved
+    };
+    let last = async {
+        in_flight(&app, 1 + RESERVATIONS).await;
+        adjust(&app, "gate2", 1).await
+    };
+    let open = async {
+        in_flight(&app, 2 + RESERVATIONS).await;
+        first_gate.rollback().await.expect("unlocked");
+    };
+    let (first, reserved, last, ()) = tokio::join!(adjust(&app, "gate1", 1), reserve_all, last, open);
+    for response in reserved {
+        response.json(201);
+    }
+    assert_eq!([first.status, last.status], [200, 200]);
     audit(&pool).await;
 }
 
