@@ -152,8 +152,8 @@ impl Exchange {
         };
         match (retry::send(&self.proxy, &request, &mut self.record).await?, upgrade) {
             (UpstreamResponse::Http(response), _) => Ok(Reply::Response(response)),
-            (UpstreamResponse::Upgraded { head, stream, early, guard }, Some(client)) => {
-                Ok(Reply::Upgrade(head, Tunnel { client, service: stream, early, guard }))
+            (UpstreamResponse::Upgraded { head, connection, guard }, Some(client)) => {
+                Ok(Reply::Upgrade(head, Tunnel { client, service: connection, guard }))
             }
             (UpstreamResponse::Upgraded { .. }, None) => Err(Problem::new(
                 StatusCode::BAD_GATEWAY,

@@ -1,5 +1,6 @@
 //! The gateway as a process.
 
+mod descriptors;
 mod slow_readers;
 
 use std::{
