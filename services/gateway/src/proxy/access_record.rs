@@ -43,6 +43,7 @@ pub(super) struct AccessRecord {
     bytes: u64,
     complete: bool,
     in_flight: Option<Counted>,
+    omits_content: bool,
 }
 
 impl AccessRecord {
@@ -72,6 +73,7 @@ impl AccessRecord {
             bytes: 0,
             complete: false,
             in_flight,
+            omits_content: false,
         })
     }
 
@@ -109,21 +111,25 @@ impl AccessRecord {
         self.complete = true;
     }
 
-    /// Stops counting the request as in flight: a tunnel may last for hours.
+    /// Stops counting the request: a tunnel may last for hours.
     pub(super) fn leave_in_flight(&mut self) {
         if let Some(counted) = self.in_flight.take() {
             self.proxy.in_flight.leave(&counted);
         }
     }
 
-    /// Refuses the request if too many are in flight. It then no longer counts, however long its client takes to read
-    /// the response.
+    /// Refuses the request if too many are in flight.
     pub(super) fn check_load(&mut self) -> Result<(), Problem> {
-        let checked = self.in_flight.as_ref().map_or(Ok(()), |counted| self.proxy.in_flight.check(counted));
-        if checked.is_err() {
-            self.leave_in_flight();
-        }
-        checked
+        let checked = self.in_flight.as_mut().map_or(Ok(()), |counted| self.proxy.in_flight.check(counted));
+        checked.map_err(|refusal| {
+            self.omits_content = !refusal.has_content;
+            refusal.problem
+        })
+    }
+
+    /// Whether the response has no content, because the client does not read its refusals.
+    pub(super) fn omits_content(&self) -> bool {
+        self.omits_content
     }
 
     /// The last phase of an exchange: reports it.

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize},
 };
 
-use http::{Method, Response, StatusCode, Version, request::Parts};
+use http::{Method, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
 use runtime::{
@@ -169,7 +169,13 @@ impl Exchange {
             Ok(Reply::Upgrade(head, tunnel)) => self.upgrade(head, tunnel),
             Err(problem) => {
                 let is_grpc = self.protocol.is_grpc();
-                self.respond(if is_grpc { problem.into_grpc() } else { problem.into_http().map(ResponseBody::from) })
+                let mut response =
+                    if is_grpc { problem.into_grpc() } else { problem.into_http().map(ResponseBody::from) };
+                if self.record.omits_content() && !is_grpc {
+                    response.headers_mut().remove(header::CONTENT_TYPE);
+                    *response.body_mut() = ResponseBody::default();
+                }
+                self.respond(response)
             }
         }
     }
