@@ -72,8 +72,8 @@ const STOP_GRACE: Duration = Duration::from_millis(250);
 /// Without a limit it would take megabytes, which count as the memory of the pod.
 const MAX_UNSENT: u32 = 64 * 1024;
 
-/// The maximum number of headers of a request.
-const MAX_HEADERS: usize = 100;
+/// The maximum number of headers of an HTTP/1 request.
+pub const MAX_HEADERS: usize = 100;
 
 /// The maximum number of concurrent HTTP/2 streams of a connection. A client may reset as many at once before they are
 /// accepted, as a service does when it loses its own clients. hyper's default of 20 such resets would close the

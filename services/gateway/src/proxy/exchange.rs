@@ -11,7 +11,7 @@ use hyper::upgrade::OnUpgrade;
 use runtime::{
     Problem,
     request::{REQUEST_ID, request_id},
-    server::{Peer, ReadDeadline, RequestBody},
+    server::{MAX_HEADERS, Peer, ReadDeadline, RequestBody},
 };
 use tokio::time::Instant;
 
@@ -88,6 +88,9 @@ impl Exchange {
     /// Refuses requests that must not be passed on, serves what the gateway serves itself, and routes the rest.
     async fn request_filter(&mut self, parts: &mut Parts) -> Result<Filtered, Problem> {
         self.record.check_load()?;
+        // Cookies, which HTTP/2 may send in several fields, are joined into one.
+        let more_cookies = parts.headers.get_all(header::COOKIE).iter().skip(1).count();
+        check_fields(parts.headers.len() - more_cookies)?;
         if parts.method == Method::CONNECT {
             return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "CONNECT is not supported"));
         }
@@ -139,6 +142,8 @@ impl Exchange {
         } else {
             host::set_default(&mut parts.headers, &route.upstream.name)?;
         }
+        // With what was added above, and two lines for framing and `connection: close`.
+        check_fields(parts.headers.len() + 2)?;
         let is_repeatable = !is_grpc && retry::is_repeatable(&parts, &route.upstream);
         let request = UpstreamRequest {
             parts,
@@ -207,4 +212,13 @@ impl Exchange {
         }
         response
     }
+}
+
+/// Refuses a request with too many header fields, such as a service of Hedgerow would refuse.
+fn check_fields(count: usize) -> Result<(), Problem> {
+    if count <= MAX_HEADERS {
+        return Ok(());
+    }
+    let detail = format!("the request has more than {MAX_HEADERS} header fields, with those that the gateway adds");
+    Err(Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail))
 }
