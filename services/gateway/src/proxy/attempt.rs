@@ -31,6 +31,9 @@ use super::{
 };
 use crate::{metrics::UpstreamError, protocol::Protocol};
 
+/// The media type of server-sent events.
+const EVENTS: &[u8] = b"text/event-stream";
+
 /// How often a request is sent at most.
 const MAX_TRIES: usize = 3;
 
@@ -228,7 +231,8 @@ impl UpstreamResponse {
     pub(super) fn set_deadline(&mut self, deadline: Option<Instant>) {
         let (Self::Http(response), Some(deadline)) = (self, deadline) else { return };
         let media_type = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-        if !media_type.starts_with(b"text/event-stream") {
+        let is_events = media_type.get(..EVENTS.len()).is_some_and(|start| start.eq_ignore_ascii_case(EVENTS));
+        if !is_events {
             response.body_mut().set_deadline(deadline);
             response.extensions_mut().insert(ReadDeadline(deadline));
         }

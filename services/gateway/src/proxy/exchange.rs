@@ -100,6 +100,7 @@ impl Exchange {
             return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
         }
         if let Some(response) = max_forwards::respond(parts) {
+            self.count("gateway", "*")?;
             return Ok(Filtered::Respond(response));
         }
         if let Some(own) = self.proxy.api_docs.route(parts.uri.path()) {
@@ -120,11 +121,14 @@ impl Exchange {
 
     /// Counts a request against its client's quota. Returns the response if it is a CORS preflight.
     fn admit(&mut self, parts: &Parts, service: &str, route: &str) -> Result<Option<Response<ResponseBody>>, Problem> {
-        self.quota = self.proxy.policy.limit(service, route, &self.client);
-        if let Some(quota) = self.quota.as_ref().filter(|quota| !quota.allowed) {
-            return Err(quota.problem());
-        }
+        self.count(service, route)?;
         Ok(self.proxy.policy.preflight(parts).map(|preflight| preflight.map(|()| ResponseBody::default())))
+    }
+
+    /// Counts a request against its client's quota, and refuses it if the quota is used up.
+    fn count(&mut self, service: &str, route: &str) -> Result<(), Problem> {
+        self.quota = self.proxy.policy.limit(service, route, &self.client);
+        self.quota.as_ref().filter(|quota| !quota.allowed).map_or(Ok(()), |quota| Err(quota.problem()))
     }
 
     /// Prepares the request for its service, and sends it until an endpoint responds or no further attempt is allowed.
