@@ -8,6 +8,7 @@ use std::{
 };
 
 use clap::Args;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use prometheus::Registry;
 use tokio::{
     net::TcpListener,
@@ -86,14 +87,15 @@ fn one_line(text: &str) -> String {
     parts.join("; ")
 }
 
-/// Starts logs and traces, then runs the work in a Tokio runtime. The work returns the exit status of the process and
-/// how long the export of the last traces may take.
+/// Raises the limit of file descriptors as far as possible, starts logs and traces, then runs the work in a Tokio
+/// runtime. The work returns the exit status of the process and how long the export of the last traces may take.
 pub fn run<F: Future<Output = (ExitCode, Duration)>>(
     name: &'static str,
     log_level: &str,
     otel_exporter_otlp_endpoint: Option<&str>,
     work: impl FnOnce() -> F,
 ) -> ExitCode {
+    raise_descriptor_limit();
     // The exporter's blocking client must not be created inside a runtime.
     let telemetry = match telemetry::start(name, log_level, otel_exporter_otlp_endpoint) {
         Ok(telemetry) => telemetry,
@@ -109,6 +111,14 @@ pub fn run<F: Future<Output = (ExitCode, Duration)>>(
     runtime.shutdown_background();
     telemetry.finish(left);
     status
+}
+
+/// Raises the soft limit of file descriptors to the hard one. The soft limit is often 1,024, for the sake of programs
+/// that use `select`, and each connection takes a descriptor. If this fails, connections wait until there is one.
+fn raise_descriptor_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }
 
 /// The work of a server, for [`run`]: starts it, and serves until SIGTERM or SIGINT.

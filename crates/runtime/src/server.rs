@@ -3,6 +3,7 @@
 
 mod app;
 mod body;
+mod connection_limit;
 mod connection_timer;
 mod framing;
 mod io;
@@ -13,6 +14,7 @@ use std::{
     convert::Infallible,
     io::ErrorKind,
     net::{SocketAddr, TcpListener as StdListener},
+    sync::Arc,
     time::Duration,
 };
 
@@ -30,7 +32,11 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use crate::lifecycle::{Lifecycle, Phase};
+use crate::{
+    lifecycle::{Lifecycle, Phase},
+    request::should_log_refusal,
+};
+use connection_limit::{ConnectionLimit, Slot};
 use connection_timer::ConnectionTimer;
 use framing::{MAX_HEAD, Progress};
 use io::Connection;
@@ -38,6 +44,7 @@ use streams::{PIECE, ResponseBody, Stream, Streams};
 
 pub use app::{App, Peer, ReadDeadline};
 pub use body::RequestBody;
+pub use connection_limit::client_network;
 pub use workers::Workers;
 
 /// How long a client may take to send the head of a request. hyper applies this limit to idle connections too, so it is
@@ -65,8 +72,8 @@ const STOP_GRACE: Duration = Duration::from_millis(250);
 /// Without a limit it would take megabytes, which count as the memory of the pod.
 const MAX_UNSENT: u32 = 64 * 1024;
 
-/// The maximum number of headers of a request.
-const MAX_HEADERS: usize = 100;
+/// The maximum number of headers of an HTTP/1 request.
+pub const MAX_HEADERS: usize = 100;
 
 /// The maximum number of concurrent HTTP/2 streams of a connection. A client may reset as many at once before they are
 /// accepted, as a service does when it loses its own clients. hyper's default of 20 such resets would close the
@@ -93,6 +100,7 @@ pub struct Server {
     pub(crate) timeouts: Timeouts,
     pub(crate) workers: Workers,
     strict: bool,
+    max_connections: Option<(u32, u32)>,
 }
 
 impl Server {
@@ -111,15 +119,26 @@ impl Server {
         self
     }
 
+    /// Limits the number of connections that are served at once, and of those of one client: an IPv4 address or an IPv6
+    /// /64. An HTTP/2 connection counts as eight of its client. Any more are reset.
+    #[must_use]
+    pub fn limit_connections(mut self, max: u32, max_per_client: u32) -> Self {
+        self.max_connections = Some((max, max_per_client));
+        self
+    }
+
     /// Serves until the lifecycle reaches [`Phase::Stopping`] and every connection is done.
     pub(crate) async fn serve(self, listener: TcpListener, app: impl App, lifecycle: Lifecycle) {
         let connections = TaskTracker::new();
         let stopping = lifecycle.reached(Phase::Stopping);
         pin!(stopping);
+        let (max, max_per_client) = self.max_connections.unwrap_or((u32::MAX, u32::MAX));
+        let limit = Arc::new(ConnectionLimit::new(max, max_per_client));
         let serve = |stream, address| {
+            let Some(slot) = limit.admit(address) else { return refuse(&stream, address) };
             let (app, lifecycle, timeouts, strict) = (app.clone(), lifecycle.clone(), self.timeouts, self.strict);
             self.workers.spawn(&connections, stream, async move |stream, worker| {
-                handle(stream, app, Peer { address, worker }, lifecycle, timeouts, strict).await;
+                handle(stream, slot, app, Peer { address, worker }, lifecycle, timeouts, strict).await;
             });
         };
         loop {
@@ -161,13 +180,29 @@ fn backlog(listener: &StdListener) -> impl Iterator<Item = (TcpStream, SocketAdd
     })
 }
 
+/// Makes a connection beyond the limit close with a reset: closed in the usual way it would still cost memory.
+fn refuse(stream: &TcpStream, address: SocketAddr) {
+    let _ = stream.set_zero_linger();
+    if should_log_refusal() {
+        tracing::warn!(client = %address.ip(), "connection refused: too many connections");
+    }
+}
+
 /// Serves one connection to its end.
-async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecycle, timeouts: Timeouts, strict: bool) {
+async fn handle(
+    stream: TcpStream,
+    slot: Slot,
+    app: impl App,
+    peer: Peer,
+    lifecycle: Lifecycle,
+    timeouts: Timeouts,
+    strict: bool,
+) {
     let accepted = lifecycle.phase();
     // A failure to set these only costs latency, or memory.
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT);
-    let mut connection = Connection::new(stream, timeouts.write_timeout);
+    let mut connection = Connection::new(stream, slot, timeouts.write_timeout);
     let (upgraded, deadline) = (connection.upgraded(), connection.write_deadline());
     let grace_over = async {
         lifecycle.reached(Phase::Stopping).await;
@@ -181,6 +216,9 @@ async fn handle(stream: TcpStream, app: impl App, peer: Peer, lifecycle: Lifecyc
         () = &mut grace_over => return,
     };
     let Ok(Ok(version)) = sniffed else { return };
+    if version == Version::HTTP_2 && !connection.count_as_http_2() {
+        return refuse(connection.stream(), peer.address);
+    }
     let progress = Progress::default();
     if strict && version < Version::HTTP_2 {
         connection.watch_framing(progress.clone());

@@ -76,12 +76,26 @@ pub(crate) struct ProxyArgs {
     /// quarter of all]
     #[arg(long, env, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_in_flight_per_client: Option<u32>,
+    /// Maximum number of connections of clients; any more are reset. WebSocket connections count too
+    #[arg(long, env, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
+    max_connections: u32,
+    /// Maximum number of connections from one client; any more are reset. A client is an IPv4 address or an IPv6 /64,
+    /// and an HTTP/2 connection counts as eight. Without effect behind trusted proxies [default: a quarter of all]
+    #[arg(long, env, value_name = "N", value_parser = clap::value_parser!(u32).range(8..))]
+    max_connections_per_client: Option<u32>,
     /// Maximum size of a request body, in bytes. Services have limits of their own, and gRPC is exempt
     #[arg(long, env, value_name = "BYTES", default_value_t = 1024 * 1024)]
     body_limit: u64,
 }
 
 impl ProxyArgs {
+    /// Limits the connections of a server. The peers of connections are not clients if there are trusted proxies.
+    pub(crate) fn limit_connections(&self, server: Server, policy: &PolicyArgs) -> Server {
+        let (max, per_client) = (self.max_connections, self.max_connections_per_client);
+        let is_direct = policy.trusted_hops == 0;
+        server.limit_connections(max, if is_direct { per_client.unwrap_or(max.div_ceil(4).max(8)) } else { u32::MAX })
+    }
+
     pub(crate) fn limits(&self) -> Limits {
         let timeouts =
             Timeouts { connect: self.connect_timeout, header: self.header_timeout, total: self.total_timeout };
@@ -154,5 +168,6 @@ async fn start(args: &ServeArgs, policy: Policy) -> anyhow::Result<(Running, Opt
         ready: Arc::new(move || lifecycle.is_serving().and_then(|()| discovery.ready())),
     };
     let server = Server::default().strict().on(Workers::start(threads)?);
+    let server = args.proxy.limit_connections(server, &args.policy);
     Ok((bound.start(server, gateway, checks, registry), writer))
 }

@@ -27,6 +27,8 @@ const METHODS: [Method; 7] =
 pub(crate) enum UpstreamError {
     /// No connection could be established.
     Connect,
+    /// The gateway had no port, file descriptor or memory left for a connection.
+    Local,
     /// The response head, or the complete response, did not arrive in time.
     Timeout,
     /// The connection was closed before the end of the response.
@@ -38,11 +40,12 @@ pub(crate) enum UpstreamError {
 }
 
 impl UpstreamError {
-    const ALL: [Self; 5] = [Self::Connect, Self::Timeout, Self::Reset, Self::Protocol, Self::Gateway];
+    const ALL: [Self; 6] = [Self::Connect, Self::Local, Self::Timeout, Self::Reset, Self::Protocol, Self::Gateway];
 
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Connect => "connect",
+            Self::Local => "local",
             Self::Timeout => "timeout",
             Self::Reset => "reset",
             Self::Protocol => "protocol",

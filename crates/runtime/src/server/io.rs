@@ -20,7 +20,10 @@ use tokio::{
     time::{self, Instant, Sleep},
 };
 
-use super::framing::{Framing, Progress};
+use super::{
+    connection_limit::Slot,
+    framing::{Framing, Progress},
+};
 
 /// How long a closing connection keeps reading while the client pauses. If it were closed at once, the kernel would
 /// respond to further bytes with a reset, and the client could lose the response, such as a 413.
@@ -48,6 +51,8 @@ pub(super) struct Connection {
     linger: Option<Linger>,
     framing: Option<Framing>,
     upgraded: Upgraded,
+    /// Held until the connection is closed, also after an upgrade.
+    slot: Slot,
 }
 
 /// When the client must have read the response that is being written, if there is a limit.
@@ -84,7 +89,7 @@ struct Linger {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, write_timeout: Duration) -> Self {
+    pub(super) fn new(stream: TcpStream, slot: Slot, write_timeout: Duration) -> Self {
         Self {
             stream,
             head: Vec::new(),
@@ -94,7 +99,17 @@ impl Connection {
             linger: None,
             framing: None,
             upgraded: Upgraded::default(),
+            slot,
         }
+    }
+
+    pub(super) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Counts the connection as one of HTTP/2. Returns whether its client may have it.
+    pub(super) fn count_as_http_2(&mut self) -> bool {
+        self.slot.count_as_http_2()
     }
 
     pub(super) fn upgraded(&self) -> Upgraded {

@@ -1,9 +1,9 @@
 //! Identifies the client of a request: the TCP peer or, behind trusted proxies, the client that they report.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use runtime::authority::is_host;
+use runtime::{authority::is_host, server::client_network};
 
 pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -63,7 +63,7 @@ impl Scheme {
 impl Client {
     /// The network that counts as one client.
     pub(crate) fn network(&self) -> u128 {
-        network(self.address)
+        client_network(self.address)
     }
 
     /// Identifies the client behind `hops` trusted proxies, the nearest of which is the peer.
@@ -101,14 +101,6 @@ impl Client {
             host: host.and_then(|host| HeaderValue::from_str(host).ok()),
             port,
         }
-    }
-}
-
-/// The network that counts as one client. For IPv6 it is a /64, since every customer has at least one.
-pub(super) fn network(client: IpAddr) -> u128 {
-    match client {
-        IpAddr::V4(address) => address.to_ipv6_mapped().into(),
-        IpAddr::V6(address) => u128::from(address) & u128::from(Ipv6Addr::new(!0, !0, !0, !0, 0, 0, 0, 0)),
     }
 }
 

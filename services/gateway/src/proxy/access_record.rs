@@ -22,6 +22,10 @@ use crate::{access_log::write_string, policy::Client};
 /// The status that is logged if the client goes away before the response starts, as in nginx.
 const CLIENT_CLOSED: u16 = 499;
 
+/// How much of a path is logged, in bytes. A longer one is cut off and ends in `…`. A path that a client sends over and
+/// over costs it a few bytes over HTTP/2, and would fill the log.
+const MAX_PATH: usize = 1024;
+
 /// What is reported about an exchange when this is dropped, which is when the response has been sent or
 /// abandoned.
 pub(super) struct AccessRecord {
@@ -43,6 +47,7 @@ pub(super) struct AccessRecord {
     bytes: u64,
     complete: bool,
     in_flight: Option<Counted>,
+    omits_content: bool,
 }
 
 impl AccessRecord {
@@ -72,6 +77,7 @@ impl AccessRecord {
             bytes: 0,
             complete: false,
             in_flight,
+            omits_content: false,
         })
     }
 
@@ -109,21 +115,25 @@ impl AccessRecord {
         self.complete = true;
     }
 
-    /// Stops counting the request as in flight: a tunnel may last for hours.
+    /// Stops counting the request: a tunnel may last for hours.
     pub(super) fn leave_in_flight(&mut self) {
         if let Some(counted) = self.in_flight.take() {
             self.proxy.in_flight.leave(&counted);
         }
     }
 
-    /// Refuses the request if too many are in flight. It then no longer counts, however long its client takes to read
-    /// the response.
+    /// Refuses the request if too many are in flight.
     pub(super) fn check_load(&mut self) -> Result<(), Problem> {
-        let checked = self.in_flight.as_ref().map_or(Ok(()), |counted| self.proxy.in_flight.check(counted));
-        if checked.is_err() {
-            self.leave_in_flight();
-        }
-        checked
+        let checked = self.in_flight.as_mut().map_or(Ok(()), |counted| self.proxy.in_flight.check(counted));
+        checked.map_err(|refusal| {
+            self.omits_content = !refusal.has_content;
+            refusal.problem
+        })
+    }
+
+    /// Whether the response has no content, because the client does not read its refusals.
+    pub(super) fn omits_content(&self) -> bool {
+        self.omits_content
     }
 
     /// The last phase of an exchange: reports it.
@@ -148,7 +158,12 @@ impl AccessRecord {
         };
         text(line, "{\"timestamp\":", time);
         text(line, ",\"level\":\"INFO\",\"message\":\"access\",\"method\":", self.method.as_str().as_bytes());
-        text(line, ",\"path\":", self.uri.path().as_bytes());
+        let path = self.uri.path();
+        if path.len() > MAX_PATH {
+            text(line, ",\"path\":", format!("{}…", &path[..path.floor_char_boundary(MAX_PATH)]).as_bytes());
+        } else {
+            text(line, ",\"path\":", path.as_bytes());
+        }
         let status = self.status.map_or(CLIENT_CLOSED, |status| status.as_u16());
         let (seconds, micros) = (duration.as_secs(), duration.subsec_micros());
         let _ = write!(line, ",\"status\":{status},\"duration\":{seconds}.{micros:06}");

@@ -2,7 +2,7 @@
 
 use std::{
     future,
-    io::ErrorKind,
+    io::{self, ErrorKind},
     mem,
     sync::{
         Arc,
@@ -11,16 +11,15 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header, request::Parts, response};
 use runtime::{Problem, server::ReadDeadline};
 use tokio::{
-    net::TcpStream,
     select,
     time::{Instant, sleep},
 };
 
 use super::{
+    connect::EXHAUSTED,
     endpoint::{Endpoint, InFlightGuard},
     http1::{Connection, Deadlines, SendError},
     http2,
@@ -31,6 +30,9 @@ use super::{
     upstream::Upstream,
 };
 use crate::{metrics::UpstreamError, protocol::Protocol};
+
+/// The media type of server-sent events.
+const EVENTS: &[u8] = b"text/event-stream";
 
 /// How often a request is sent at most.
 const MAX_TRIES: usize = 3;
@@ -58,9 +60,7 @@ pub(super) enum UpstreamResponse {
     /// The endpoint has switched protocols.
     Upgraded {
         head: Response<()>,
-        stream: TcpStream,
-        /// What it sent right after the head.
-        early: Bytes,
+        connection: Box<Connection>,
         guard: InFlightGuard,
     },
 }
@@ -116,7 +116,7 @@ impl UpstreamRequest {
                     Connection::open(endpoint.address, limit).await.map_err(|error| {
                         // If the request had no time to connect, something may still listen at the address.
                         let is_late = error.kind() == ErrorKind::TimedOut && started + timeouts.connect > total;
-                        let kind = if is_late { UpstreamError::Timeout } else { UpstreamError::Connect };
+                        let kind = if is_late { UpstreamError::Timeout } else { connect_error(&error) };
                         AttemptError::new(kind, &error, true)
                     })?
                 }
@@ -144,7 +144,7 @@ impl UpstreamRequest {
         let (endpoint, mut may_reconnect) = (guard.endpoint().clone(), true);
         loop {
             let sender = endpoint.http2(self.worker).get(endpoint.address, timeouts.connect).await;
-            let mut sender = sender.map_err(|error| AttemptError::new(UpstreamError::Connect, &error, true))?;
+            let mut sender = sender.map_err(|error| AttemptError::new(connect_error(&error), &error, true))?;
             let sent = select! {
                 biased;
                 sent = http2::send(&mut sender, self.http2_request()) => sent,
@@ -195,12 +195,16 @@ impl UpstreamRequest {
             if !self.parts.headers.contains_key(header::UPGRADE) {
                 return Err(AttemptError::protocol("responded with 101 to a request without Upgrade"));
             }
-            let (stream, early) = connection.into_stream();
-            return Ok(UpstreamResponse::Upgraded { head: Response::from_parts(head, ()), stream, early, guard });
+            return Ok(UpstreamResponse::Upgraded { head: Response::from_parts(head, ()), connection, guard });
         }
         let body = ResponseBody::http1(connection, guard, self.worker, self.upstream.clone());
         Ok(UpstreamResponse::Http(Response::from_parts(head, body)))
     }
+}
+
+/// Why there is no connection.
+fn connect_error(error: &io::Error) -> UpstreamError {
+    if error.kind() == EXHAUSTED { UpstreamError::Local } else { UpstreamError::Connect }
 }
 
 impl UpstreamResponse {
@@ -227,7 +231,8 @@ impl UpstreamResponse {
     pub(super) fn set_deadline(&mut self, deadline: Option<Instant>) {
         let (Self::Http(response), Some(deadline)) = (self, deadline) else { return };
         let media_type = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-        if !media_type.starts_with(b"text/event-stream") {
+        let is_events = media_type.get(..EVENTS.len()).is_some_and(|start| start.eq_ignore_ascii_case(EVENTS));
+        if !is_events {
             response.body_mut().set_deadline(deadline);
             response.extensions_mut().insert(ReadDeadline(deadline));
         }

@@ -1,8 +1,15 @@
 //! TCP connections to endpoints.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io::{self, ErrorKind},
+    net::SocketAddr,
+    time::Duration,
+};
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::{
+    errno::Errno,
+    sys::socket::{setsockopt, sockopt},
+};
 use tokio::{net::TcpStream, time};
 
 /// A host that is gone sends nothing, not even a reset, so the kernel probes connections on which nothing was received
@@ -15,16 +22,30 @@ const KEEPALIVE_IDLE: u32 = 5;
 const KEEPALIVE_INTERVAL: u32 = 2;
 const KEEPALIVE_PROBES: u32 = 3;
 
+/// The kind of an error that says nothing about the endpoint: this process has no port, file descriptor or memory left
+/// for a connection.
+pub(super) const EXHAUSTED: ErrorKind = ErrorKind::ResourceBusy;
+
 /// Connects to an endpoint.
 ///
 /// # Errors
-/// Returns an error if the connection fails or takes longer than `timeout`.
+/// Returns an error if the connection fails or takes longer than `timeout`, and one of the kind [`EXHAUSTED`] if the
+/// endpoint is not the cause.
 pub(super) async fn connect(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
-    let stream = time::timeout(timeout, TcpStream::connect(address)).await??;
+    let stream = time::timeout(timeout, TcpStream::connect(address)).await?.map_err(classify)?;
     stream.set_nodelay(true)?;
     setsockopt(&stream, sockopt::KeepAlive, &true)?;
     setsockopt(&stream, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE)?;
     setsockopt(&stream, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL)?;
     setsockopt(&stream, sockopt::TcpKeepCount, &KEEPALIVE_PROBES)?;
     Ok(stream)
+}
+
+fn classify(error: io::Error) -> io::Error {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EADDRNOTAVAIL | Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
+            io::Error::new(EXHAUSTED, error)
+        }
+        _ => error,
+    }
 }

@@ -70,10 +70,11 @@ impl Endpoint {
     }
 
     /// Keeps a connection for the next request.
-    pub(super) fn put_idle(&self, worker: usize, connection: Box<Connection>) {
+    pub(super) fn put_idle(&self, worker: usize, mut connection: Box<Connection>) {
         let mut idle = self.workers[worker].idle.lock().unwrap_or_else(PoisonError::into_inner);
         // Checked under the lock, because `retire` clears the list after it sets the flag.
         if idle.len() < MAX_IDLE && !self.retired.load(Ordering::SeqCst) {
+            connection.set_idle();
             idle.push(Idle { connection, since: Instant::now() });
         }
     }

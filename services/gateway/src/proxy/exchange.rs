@@ -5,13 +5,13 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize},
 };
 
-use http::{Method, Response, StatusCode, Version, request::Parts};
+use http::{Method, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
 use runtime::{
     Problem,
     request::{REQUEST_ID, request_id},
-    server::{Peer, ReadDeadline, RequestBody},
+    server::{MAX_HEADERS, Peer, ReadDeadline, RequestBody},
 };
 use tokio::time::Instant;
 
@@ -88,6 +88,9 @@ impl Exchange {
     /// Refuses requests that must not be passed on, serves what the gateway serves itself, and routes the rest.
     async fn request_filter(&mut self, parts: &mut Parts) -> Result<Filtered, Problem> {
         self.record.check_load()?;
+        // Cookies, which HTTP/2 may send in several fields, are joined into one.
+        let more_cookies = parts.headers.get_all(header::COOKIE).iter().skip(1).count();
+        check_fields(parts.headers.len() - more_cookies)?;
         if parts.method == Method::CONNECT {
             return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "CONNECT is not supported"));
         }
@@ -97,6 +100,7 @@ impl Exchange {
             return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
         }
         if let Some(response) = max_forwards::respond(parts) {
+            self.count("gateway", "*")?;
             return Ok(Filtered::Respond(response));
         }
         if let Some(own) = self.proxy.api_docs.route(parts.uri.path()) {
@@ -117,11 +121,14 @@ impl Exchange {
 
     /// Counts a request against its client's quota. Returns the response if it is a CORS preflight.
     fn admit(&mut self, parts: &Parts, service: &str, route: &str) -> Result<Option<Response<ResponseBody>>, Problem> {
-        self.quota = self.proxy.policy.limit(service, route, &self.client);
-        if let Some(quota) = self.quota.as_ref().filter(|quota| !quota.allowed) {
-            return Err(quota.problem());
-        }
+        self.count(service, route)?;
         Ok(self.proxy.policy.preflight(parts).map(|preflight| preflight.map(|()| ResponseBody::default())))
+    }
+
+    /// Counts a request against its client's quota, and refuses it if the quota is used up.
+    fn count(&mut self, service: &str, route: &str) -> Result<(), Problem> {
+        self.quota = self.proxy.policy.limit(service, route, &self.client);
+        self.quota.as_ref().filter(|quota| !quota.allowed).map_or(Ok(()), |quota| Err(quota.problem()))
     }
 
     /// Prepares the request for its service, and sends it until an endpoint responds or no further attempt is allowed.
@@ -139,6 +146,8 @@ impl Exchange {
         } else {
             host::set_default(&mut parts.headers, &route.upstream.name)?;
         }
+        // With what was added above, and two lines for framing and `connection: close`.
+        check_fields(parts.headers.len() + 2)?;
         let is_repeatable = !is_grpc && retry::is_repeatable(&parts, &route.upstream);
         let request = UpstreamRequest {
             parts,
@@ -152,8 +161,8 @@ impl Exchange {
         };
         match (retry::send(&self.proxy, &request, &mut self.record).await?, upgrade) {
             (UpstreamResponse::Http(response), _) => Ok(Reply::Response(response)),
-            (UpstreamResponse::Upgraded { head, stream, early, guard }, Some(client)) => {
-                Ok(Reply::Upgrade(head, Tunnel { client, service: stream, early, guard }))
+            (UpstreamResponse::Upgraded { head, connection, guard }, Some(client)) => {
+                Ok(Reply::Upgrade(head, Tunnel { client, service: connection, guard }))
             }
             (UpstreamResponse::Upgraded { .. }, None) => Err(Problem::new(
                 StatusCode::BAD_GATEWAY,
@@ -169,7 +178,13 @@ impl Exchange {
             Ok(Reply::Upgrade(head, tunnel)) => self.upgrade(head, tunnel),
             Err(problem) => {
                 let is_grpc = self.protocol.is_grpc();
-                self.respond(if is_grpc { problem.into_grpc() } else { problem.into_http().map(ResponseBody::from) })
+                let mut response =
+                    if is_grpc { problem.into_grpc() } else { problem.into_http().map(ResponseBody::from) };
+                if self.record.omits_content() && !is_grpc {
+                    response.headers_mut().remove(header::CONTENT_TYPE);
+                    *response.body_mut() = ResponseBody::default();
+                }
+                self.respond(response)
             }
         }
     }
@@ -201,4 +216,13 @@ impl Exchange {
         }
         response
     }
+}
+
+/// Refuses a request with too many header fields, such as a service of Hedgerow would refuse.
+fn check_fields(count: usize) -> Result<(), Problem> {
+    if count <= MAX_HEADERS {
+        return Ok(());
+    }
+    let detail = format!("the request has more than {MAX_HEADERS} header fields, with those that the gateway adds");
+    Err(Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail))
 }

@@ -62,6 +62,13 @@ pub(super) fn record_failure(
 ) {
     upstream.metrics.count_error(kind);
     let (service, address, label) = (&*upstream.name, endpoint.address, kind.label());
+    if kind == UpstreamError::Local {
+        // The endpoint is not to blame.
+        if runtime::request::should_log_refusal() {
+            tracing::error!(service, endpoint = %address, reason, "cannot open connections");
+        }
+        return;
+    }
     let Some(time) = endpoint.health.failed(kind == UpstreamError::Connect, now) else {
         tracing::debug!(service, endpoint = %address, kind = label, reason, "endpoint failed");
         return;

@@ -44,10 +44,14 @@ use super::{
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// Whether a request may be sent twice. A service that ignores a key, or takes an empty one for none, would execute the
-/// request twice.
+/// Whether a request may be sent twice. A service that ignores a key, takes an empty one for none, or another one of
+/// several, would execute the request twice.
 pub(super) fn is_repeatable(parts: &Parts, upstream: &Upstream) -> bool {
-    let has_key = || parts.headers.get(IDEMPOTENCY_KEY).is_some_and(|key| !key.as_bytes().trim_ascii().is_empty());
+    let has_key = || {
+        let mut keys = parts.headers.get_all(IDEMPOTENCY_KEY).iter();
+        let key = keys.next().filter(|key| !key.as_bytes().trim_ascii().is_empty());
+        key.is_some() && keys.next().is_none()
+    };
     parts.method.is_idempotent()
         || (matches!(parts.method, Method::POST | Method::PATCH)
             && has_key()

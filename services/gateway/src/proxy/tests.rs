@@ -135,6 +135,7 @@ impl TestGateway {
         let lifecycle = bound.lifecycle().clone();
         let gateway = Gateway::start(deps);
         let server = Server::default().strict().on(Workers::start(workers).expect("threads"));
+        let server = proxy.limit_connections(server, &policy);
         let checks = Checks { live: Arc::new(|| Ok(())), ready: Arc::new(|| Ok(())) };
         let running = bound.start(server, gateway, checks, registry.clone());
         Self { address: running.http, services: sender, registry, log, lifecycle, running, _writer: writer }

@@ -7,18 +7,16 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{setsockopt, sockopt};
 use runtime::{Lifecycle, Phase};
 use tokio::{
     io::{self, AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
     select, time,
 };
 
-use super::{access_record::AccessRecord, endpoint::InFlightGuard};
+use super::{access_record::AccessRecord, endpoint::InFlightGuard, http1::Connection};
 
 /// How long both sides may be silent. Protocols that keep connections open for longer send pings.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(10);
@@ -35,26 +33,26 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Both ends of a tunnel.
 pub(super) struct Tunnel {
     pub(super) client: OnUpgrade,
-    pub(super) service: TcpStream,
-    /// What the service sent right after its response.
-    pub(super) early: Bytes,
+    pub(super) service: Box<Connection>,
     pub(super) guard: InFlightGuard,
 }
 
 impl Tunnel {
     /// Copies until both ends are closed, one fails, or the tunnel is idle for too long.
     pub(super) async fn run(self, lifecycle: Lifecycle, mut record: Box<AccessRecord>) {
-        let Self { client, mut service, early, guard: _guard } = self;
+        let Self { client, mut service, guard: _guard } = self;
         // The connection is available once the response is written.
         let Ok(client) = client.await else { return };
         record.leave_in_flight();
+        // What it sent right after its response comes first.
+        let (service, early) = service.upgrade();
         // If this fails, a service that is gone is noticed later.
-        let _ = setsockopt(&service, sockopt::TcpUserTimeout, &UNACKNOWLEDGED_TIMEOUT);
+        let _ = setsockopt(&*service, sockopt::TcpUserTimeout, &UNACKNOWLEDGED_TIMEOUT);
         let mut client = TokioIo::new(client);
         let (sent, active) = (AtomicU64::new(0), AtomicBool::new(false));
         let copy = async {
             client.write_all(&early).await?;
-            let mut service = Watched { stream: &mut service, read: Some(&sent), active: &active };
+            let mut service = Watched { stream: &mut *service, read: Some(&sent), active: &active };
             let mut client = Watched { stream: &mut client, read: None, active: &active };
             io::copy_bidirectional(&mut client, &mut service).await
         };

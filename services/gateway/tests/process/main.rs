@@ -1,5 +1,6 @@
 //! The gateway as a process.
 
+mod descriptors;
 mod slow_readers;
 
 use std::{
@@ -33,7 +34,7 @@ async fn the_gateway_stops_even_if_nobody_reads_its_output() {
     let listening: Value = lines.find(|line: &Value| line["message"] == "listening").expect("a line");
     let connect = |name: &str| TcpStream::connect(listening[name].as_str().expect("an address"));
 
-    // The path is part of the line in the access log.
+    // The start of the path is part of the line in the access log.
     let request = format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "n".repeat(6000));
     let mut stream = connect("http").expect("a connection");
     eventually("lines of the access log are dropped", TIMEOUT, async || {

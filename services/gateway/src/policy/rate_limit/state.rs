@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::policy::client::network;
+use runtime::server::client_network;
 
 /// Shards with a lock each, so that threads seldom wait for each other.
 const SHARDS: usize = 16;
@@ -73,7 +73,7 @@ impl KeyedState {
         client: IpAddr,
         update: impl FnOnce(&mut u64) -> T,
     ) -> T {
-        let key = Key { client: network(client), route: self.hasher.hash_one((service, route)) };
+        let key = Key { client: client_network(client), route: self.hasher.hash_one((service, route)) };
         let shard = usize::try_from(self.hasher.hash_one(key) >> 32).unwrap_or_default() % SHARDS;
         let mut shard = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
         let is_expired = now.saturating_sub(shard.changed) >= nanoseconds(self.lifetime);

@@ -56,6 +56,8 @@ pub(in crate::proxy) struct Connection {
     remaining: Remaining,
     /// Whether another request may follow.
     keep_alive: bool,
+    /// Whether the connection is reset when it is dropped, instead of closed in the usual way.
+    resets: bool,
     timer: ReusableTimer,
 }
 
@@ -69,6 +71,7 @@ impl Connection {
             interim: 0,
             remaining: Remaining::None,
             keep_alive: true,
+            resets: true,
             timer: ReusableTimer::new(Instant::now() + timeout),
         }))
     }
@@ -78,8 +81,12 @@ impl Connection {
     /// runtime has not been notified of yet.
     pub(in crate::proxy) fn is_open(&self, ask_kernel: bool) -> bool {
         let is_silent = |read: io::Result<usize>| read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-        let peek = || recv(self.stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
-        is_silent(self.stream.try_read(&mut [0])) && (!ask_kernel || is_silent(peek().map_err(io::Error::from)))
+        is_silent(self.stream.try_read(&mut [0])) && (!ask_kernel || is_silent(self.peek()))
+    }
+
+    /// Asks the kernel what can be read. 0 is the end of the stream.
+    fn peek(&self) -> io::Result<usize> {
+        Ok(recv(self.stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?)
     }
 
     /// Sends a request and waits for the head of its response. The rest of the request is sent while the response is
@@ -93,6 +100,7 @@ impl Connection {
         deadlines: Deadlines,
     ) -> Result<response::Parts, SendError> {
         let request = RequestWriter::new(head, body);
+        self.resets = true;
         self.keep_alive &= !request.closes_connection();
         (self.request, self.interim) = (Some(Box::new(request)), 0);
         // Most requests are sent at once, and need not read the clock again.
@@ -281,9 +289,29 @@ impl Connection {
         is_idle.then_some(self)
     }
 
-    /// After a response of 101: the stream, and what was read beyond the response.
-    pub(in crate::proxy) fn into_stream(self) -> (TcpStream, Bytes) {
-        (self.stream, self.read.freeze())
+    /// Makes the connection close in the usual way while it is idle. Its service is waiting for a request, and may take
+    /// a reset for an error.
+    pub(in crate::proxy) fn set_idle(&mut self) {
+        self.resets = false;
+    }
+
+    /// After a response of 101: the stream, which is closed in the usual way, and what was read beyond the response.
+    pub(in crate::proxy) fn upgrade(&mut self) -> (&mut TcpStream, Bytes) {
+        self.resets = false;
+        (&mut self.stream, mem::take(&mut self.read).freeze())
+    }
+}
+
+/// A connection that is dropped while it is in use is reset: after a response that no other may follow, or when the
+/// client or the endpoint fails. If it were closed in the usual way, its local port would be in `TIME_WAIT` for a
+/// minute, and a client could use up all ports, with HEAD for instance, or with requests that it aborts. Nothing is
+/// lost by a reset, since the response is complete or nobody waits for it. If the endpoint has closed the connection, there
+/// is no `TIME_WAIT` on this side.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.resets && !matches!(self.peek(), Ok(0)) {
+            let _ = self.stream.set_zero_linger();
+        }
     }
 }
 

@@ -54,15 +54,19 @@ impl RequestWriter {
             Some(length) => Remaining::Length(length),
             None => Remaining::Chunks,
         };
-        let closes_connection = length != Some(0) && !expects_body(&head.method);
+        let closes_connection = head.method == Method::HEAD || length != Some(0) && !expects_body(&head.method);
         let head = Cursor::new(write_head(head, length, closes_connection));
         let pending = head.chain(Bytes::new()).chain(&b""[..]);
         Self { pending, body, remaining, stage: Stage::New, closes_connection, has_progressed: false }
     }
 
-    /// Whether no other request may use the connection: the method usually has no body, but this request has one. A
-    /// service that leaves the body unread takes it for the next request, and its response to that would go to another
-    /// client.
+    /// Whether no other request may use the connection, because the response to that could be a forged one:
+    ///
+    /// - The method usually has no body, but this request has one. A service that leaves the body unread takes it for
+    ///   the next request.
+    /// - The method is HEAD. A service that sends the content after all would have it taken for the next response.
+    ///
+    /// The service is told, so that it is not surprised by a reset.
     pub(super) fn closes_connection(&self) -> bool {
         self.closes_connection
     }

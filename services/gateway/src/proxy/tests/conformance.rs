@@ -215,8 +215,8 @@ async fn announced_content_that_is_not_read_ends_the_connection() {
     for (method, head, expected) in [
         (Method::HEAD, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", "another"),
         (Method::HEAD, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", "another"),
-        (Method::HEAD, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", "the first"),
-        (Method::HEAD, "HTTP/1.1 200 OK\r\n\r\n", "the first"),
+        (Method::HEAD, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", "another"),
+        (Method::HEAD, "HTTP/1.1 200 OK\r\n\r\n", "another"),
         (Method::GET, "HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n", "another"),
         (Method::GET, "HTTP/1.1 204 No Content\r\ntransfer-encoding: chunked\r\n\r\n", "another"),
         (Method::GET, "HTTP/1.1 204 No Content\r\n\r\n", "the first"),
@@ -233,4 +233,41 @@ async fn announced_content_that_is_not_read_ends_the_connection() {
         let next = client.send_request(request(Method::GET, "/test/next", "")).await.expect("a response");
         assert_eq!(TestResponse::read(next).await.expect("a complete response").text(), expected, "{method} {head}");
     }
+}
+
+/// RFC 6585, section 5. A service may have the same limit, so what the gateway adds counts.
+#[tokio::test]
+async fn too_many_header_fields_are_refused_by_the_gateway() {
+    let stub = Stub::text("hello").await;
+    let gateway = TestGateway::with(&[], &[&stub]);
+    let with = |mut request: Request<Full<Bytes>>, name: &'static str, count: usize| {
+        for _ in 0..count {
+            request.headers_mut().append(name, HeaderValue::from_static("1"));
+        }
+        request
+    };
+    let mut client = http_2(gateway.address).await;
+    for (count, status) in [(80, Some(200)), (85, None), (88, None), (91, None), (95, Some(431)), (100, Some(431))] {
+        let http_2 = Request::post("http://shop.example/test").body(Full::from("x")).expect("a request");
+        let response = client.send_request(with(http_2, "a", count)).await.expect("a response");
+        let http_2 = TestResponse::read(response).await.expect("a complete response");
+        let http_1 = gateway.send(with(request(Method::POST, "/test", "x"), "a", count - 5)).await;
+        for response in [http_2, http_1] {
+            if response.status != 200 {
+                assert_eq!(response.problem().0, 431, "{count}");
+            }
+            assert!(status.is_none_or(|status| response.status == status), "{count}: {response:?}");
+        }
+    }
+    let requests = stub.requests();
+    for count in [101, 500] {
+        let http_2 = Request::get("http://shop.example/test").body(Full::default()).expect("a request");
+        let response = client.send_request(with(http_2, "a", count)).await.expect("a response");
+        assert_eq!(TestResponse::read(response).await.expect("a complete response").problem().0, 431);
+    }
+    assert_eq!(stub.requests(), requests);
+    // Cookies are one field.
+    let http_2 = Request::get("http://shop.example/test").body(Full::default()).expect("a request");
+    let response = client.send_request(with(http_2, "cookie", 200)).await.expect("a response");
+    assert_eq!(response.status(), 200);
 }

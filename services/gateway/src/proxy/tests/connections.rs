@@ -3,7 +3,7 @@
 use test_support::raw::Raw;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    sync::Notify,
+    sync::{Notify, mpsc},
 };
 
 use super::{
@@ -89,4 +89,69 @@ async fn request_and_response_may_exceed_every_buffer() {
         assert!(TestResponse::read(response).await.expect("a complete response").body == body);
     }
     assert_eq!(stub.connections(), 1);
+}
+
+/// What a service sees of a connection.
+#[derive(Debug, PartialEq)]
+enum Seen {
+    Request,
+    Closed,
+    Failed(io::ErrorKind),
+}
+
+/// Responds once on each connection, and reports what it sees.
+async fn watching(response: &'static str) -> (Stub, mpsc::UnboundedReceiver<Seen>) {
+    let (seen, receiver) = mpsc::unbounded_channel();
+    let stub = Stub::raw(move |mut stream, _| {
+        let seen = seen.clone();
+        async move {
+            if read_head(&mut stream).await.is_none() {
+                return;
+            }
+            stream.write_all(response.as_bytes()).await.expect("written");
+            let _ = seen.send(Seen::Request);
+            let end = stream.read_to_end(&mut Vec::new()).await;
+            let _ = seen.send(end.map_or_else(|error| Seen::Failed(error.kind()), |_| Seen::Closed));
+        }
+    })
+    .await;
+    (stub, receiver)
+}
+
+/// Otherwise its port would be in TIME_WAIT for a minute, and a client could use up all ports of the gateway.
+#[tokio::test]
+async fn a_connection_that_cannot_be_used_again_is_reset() {
+    const EMPTY: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    let reset = Some(Seen::Failed(io::ErrorKind::ConnectionReset));
+    for (start, response, is_aborted) in [
+        ("HEAD /test HTTP/1.1\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", false),
+        ("HEAD /test HTTP/1.1\r\n", EMPTY, false),
+        ("GET /test HTTP/1.1\r\ncontent-length: 1\r\n", EMPTY, false),
+        ("DELETE /test HTTP/1.1\r\ncontent-length: 1\r\n", EMPTY, false),
+        ("GET /test HTTP/1.1\r\n", "HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n", false),
+        ("GET /test HTTP/1.1\r\n", "", true),
+        ("GET /test HTTP/1.1\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhe", true),
+        ("POST /test HTTP/1.1\r\ncontent-length: 9\r\n", "", true),
+    ] {
+        let (stub, mut seen) = watching(response).await;
+        let gateway = TestGateway::with(&[], &[&stub]);
+        let mut raw = Raw::connect(gateway.address).await.expect("a connection");
+        let body = if start.contains("content-length") { "x" } else { "" };
+        raw.send(format!("{start}host: a\r\n\r\n{body}")).await.expect("sent");
+        assert_eq!(seen.recv().await, Some(Seen::Request));
+        let kept = (!is_aborted).then_some(raw);
+        let end = tokio::time::timeout(TIMEOUT, seen.recv()).await.expect("an end");
+        assert_eq!(end, reset, "{start} {response}");
+        drop(kept);
+    }
+}
+
+/// Its service waits for a request, and may take a reset for an error.
+#[tokio::test]
+async fn an_idle_connection_is_closed_without_a_reset() {
+    let (stub, mut seen) = watching("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    let gateway = TestGateway::with(&[], &[&stub]);
+    assert_eq!(gateway.get("/test").await.text(), "ok");
+    gateway.apply(Vec::new()).await;
+    assert_eq!((seen.recv().await, seen.recv().await), (Some(Seen::Request), Some(Seen::Closed)));
 }

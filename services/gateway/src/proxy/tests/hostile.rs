@@ -6,6 +6,7 @@ use http_body_util::{BodyExt, StreamBody};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpSocket,
+    task::JoinSet,
 };
 
 use super::{
@@ -21,16 +22,16 @@ const IN_FLIGHT: &str = "http_requests_in_flight";
 const UPSTREAM_IN_FLIGHT: &str = r#"gateway_upstream_requests_in_flight{service="test"}"#;
 
 /// Connects from another address than the other clients.
-async fn from_elsewhere(gateway: &TestGateway) -> TcpStream {
+async fn from_elsewhere(gateway: &TestGateway) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind("127.0.0.2:0".parse().expect("an address")).expect("a loopback address");
-    socket.connect(gateway.address).await.expect("a connection")
+    socket.connect(gateway.address).await
 }
 
 /// Sends a request from another address, and returns the status of the response.
 async fn status_elsewhere(gateway: &TestGateway) -> StatusCode {
-    let handshake = conn::http1::handshake(TokioIo::new(from_elsewhere(gateway).await));
-    let (mut sender, connection) = handshake.await.expect("a connection");
+    let stream = from_elsewhere(gateway).await.expect("a connection");
+    let (mut sender, connection) = conn::http1::handshake(TokioIo::new(stream)).await.expect("a connection");
     tokio::spawn(connection);
     let response = sender.send_request(request(Method::GET, "/test", "")).await.expect("a response");
     TestResponse::read(response).await.expect("a complete response").status
@@ -184,4 +185,94 @@ async fn streams_that_are_reset_at_once_cost_no_connections() {
     // One whose reset arrives later may be served.
     let connections = stub.connections();
     assert!(connections < 20, "{connections} connections for {STREAMS} streams");
+}
+
+/// Sends a request on a connection, which then stays open; `None` if it is refused.
+async fn served(stream: io::Result<TcpStream>) -> Option<conn::http1::SendRequest<Full<Bytes>>> {
+    let (mut sender, connection) = conn::http1::handshake(TokioIo::new(stream.ok()?)).await.ok()?;
+    tokio::spawn(connection);
+    let response = sender.send_request(request(Method::GET, "/test", "")).await.ok()?;
+    assert_eq!(TestResponse::read(response).await.ok()?.status, 200);
+    Some(sender)
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limits_are_reset() {
+    let stub = Stub::text("hello").await;
+    let flags = ["--max-connections=10", "--max-connections-per-client=8"];
+    let gateway = TestGateway::with(&flags, &[&stub]);
+    let connect = || TcpStream::connect(gateway.address);
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        held.push(served(connect().await).await.expect("a response"));
+    }
+    assert!(served(connect().await).await.is_none(), "too many of one client");
+    for _ in 0..2 {
+        held.push(served(from_elsewhere(&gateway).await).await.expect("a response"));
+    }
+    assert!(served(from_elsewhere(&gateway).await).await.is_none(), "too many in total");
+    held.remove(0);
+    let next = eventually("a connection is free", TIMEOUT, async || served(connect().await).await).await;
+    drop((held, next));
+    let gateway = TestGateway::with(&[&flags[..], &["--trusted-hops=1"]].concat(), &[&stub]);
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        // The peer is a proxy, and not a client.
+        held.push(served(TcpStream::connect(gateway.address).await).await.expect("a response"));
+    }
+    assert!(served(TcpStream::connect(gateway.address).await).await.is_none(), "too many in total");
+}
+
+/// A client may have as many streams on a few of them as on many of HTTP/1.1.
+#[tokio::test]
+async fn a_client_may_have_fewer_http_2_connections() {
+    let stub = Stub::text("hello").await;
+    let gateway = TestGateway::with(&["--max-connections-per-client=20"], &[&stub]);
+    let get = || with_body(Method::GET, "/test", "text/plain", full_body(""));
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut client = http_2(gateway.address).await;
+        assert_eq!(client.send_request(get()).await.expect("a response").status(), 200);
+        held.push(client);
+    }
+    let third = http_2(gateway.address).await.send_request(get()).await;
+    assert!(third.is_err(), "{third:?}");
+    drop(held);
+    eventually("a connection is free", TIMEOUT, async || http_2(gateway.address).await.send_request(get()).await.ok())
+        .await;
+}
+
+/// Otherwise the content of any number of them would be kept.
+#[tokio::test]
+async fn refusals_that_a_client_does_not_read_have_no_content() {
+    let stub = Stub::raw(async |mut stream, _| {
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let gateway = TestGateway::with(&["--max-in-flight=8"], &[&stub]);
+    let get = || with_body(Method::GET, "/test", "text/plain", full_body(""));
+    let mut held = Vec::new();
+    let (mut attackers, mut waiting) = (Vec::new(), JoinSet::new());
+    for _ in 0..3 {
+        let mut attacker = http_2_with_window(gateway.address, 0).await;
+        if attackers.is_empty() {
+            for _ in 0..2 {
+                waiting.spawn(attacker.send_request(get()));
+            }
+            gateway.metric_becomes(UPSTREAM_IN_FLIGHT, 2).await;
+        }
+        for _ in 0..200 {
+            let response = attacker.send_request(get()).await.expect("a response head");
+            assert_eq!(response.status(), 429);
+            held.push(response);
+        }
+        attackers.push(attacker);
+    }
+    let (without, with): (Vec<_>, Vec<_>) =
+        held.into_iter().partition(|response| http_body::Body::is_end_stream(response.body()));
+    assert_eq!((with.len(), without.len()), (256, 600 - 256));
+    assert!(without.iter().all(|response| !response.headers().contains_key("content-type")));
+    assert_eq!(gateway.metric(IN_FLIGHT), 2, "they do not count as in flight");
+    drop((with, without, attackers, waiting));
+    gateway.metric_becomes(IN_FLIGHT, 0).await;
 }

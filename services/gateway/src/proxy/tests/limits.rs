@@ -111,7 +111,9 @@ async fn a_request_without_time_to_connect_ejects_no_endpoint() {
 
 #[tokio::test]
 async fn endless_responses_are_cut_off_except_for_events() {
-    for (media_type, is_cut) in [("text/plain", true), ("text/event-stream; charset=utf-8", false)] {
+    for (media_type, is_cut) in
+        [("text/plain", true), ("text/event-stream; charset=utf-8", false), ("Text/Event-Stream", false)]
+    {
         let stub = endless(media_type).await;
         let gateway = TestGateway::with(&QUICK, &[&stub]);
         let mut tries = 0;
@@ -245,4 +247,21 @@ async fn a_response_that_is_read_too_slowly_is_cut_off() {
     // The endpoint is not to blame.
     assert_eq!(gateway.metric(r#"gateway_upstream_errors_total{kind="timeout",service="test"}"#), 0);
     reader.abort();
+}
+
+#[tokio::test]
+async fn requests_that_end_at_the_gateway_count_for_the_rate_limit() {
+    let stub = Stub::text("hello").await;
+    let gateway = TestGateway::with(&["--rate-limit=2/h"], &[&stub]);
+    let mut options = request(Method::OPTIONS, "/test", "");
+    options.headers_mut().insert("max-forwards", http::HeaderValue::from_static("0"));
+    for (expected, request) in [
+        (204, options.clone()),
+        (405, request(Method::TRACE, "/test", "")),
+        (429, request(Method::TRACE, "/none", "")),
+        (429, options),
+    ] {
+        assert_eq!(gateway.send(request).await.status, expected);
+    }
+    assert_eq!(gateway.get("/test").await.status, 200, "another quota");
 }

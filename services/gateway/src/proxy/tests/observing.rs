@@ -187,3 +187,19 @@ async fn the_gateways_own_responses_to_head_are_complete() {
         assert_eq!(line["complete"], Value::Null, "{line}");
     }
 }
+
+#[tokio::test]
+async fn a_long_path_is_cut_off_in_the_access_log() {
+    let gateway = TestGateway::with(&[], &[]);
+    let paths =
+        [format!("/{}", "n".repeat(1023)), format!("/{}", "n".repeat(1024)), format!("/{}", "\u{e9}".repeat(2000))];
+    let mut raw = Raw::connect(gateway.address).await.expect("a connection");
+    for path in &paths {
+        raw.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).await.expect("sent");
+        raw.response().await.expect("a response");
+    }
+    let logged: Vec<_> =
+        gateway.log(3).await.iter().map(|line| line["path"].as_str().expect("a path").to_owned()).collect();
+    let cut = |path: &str, length: usize| format!("{}\u{2026}", &path[..length]);
+    assert_eq!(logged, [paths[0].clone(), cut(&paths[1], 1024), cut(&paths[2], 1023)]);
+}

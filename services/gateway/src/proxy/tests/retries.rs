@@ -260,6 +260,12 @@ async fn a_post_is_repeated_only_where_the_service_honors_keys() {
             assert_eq!(count > 1, is_repeated, "{method} {path} {key:?}: {count}");
         }
     }
+    // The service may take either.
+    let mut twice = keyed("/test/orders", "");
+    twice.headers_mut().append(retry_key(), http::HeaderValue::from_static("l"));
+    let before = resets.load(Ordering::SeqCst);
+    assert_eq!(gateway.send(twice).await.status, 502);
+    assert_eq!(resets.load(Ordering::SeqCst) - before, 1);
     // The declaration takes effect and ends without a new route.
     gateway.apply(keys(&[])).await;
     assert_eq!(send(Method::POST, "/test/orders", Some("k")).await, 1);

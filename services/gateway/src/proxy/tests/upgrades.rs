@@ -173,3 +173,23 @@ async fn early_bytes_of_a_declined_upgrade_close_the_connection() {
     raw.closed().await.expect("closed");
     assert_eq!((raw.rest().len(), stub.requests()), (0, 1));
 }
+
+#[tokio::test]
+async fn a_tunnel_counts_as_a_connection() {
+    let stub = echo().await;
+    let gateway = TestGateway::with(&["--max-connections=1"], &[&stub]);
+    let tunnel = upgraded(&gateway).await;
+    let refused = async {
+        let mut raw = Raw::connect(gateway.address).await?;
+        raw.send(raw::get("/none")).await?;
+        raw.response().await
+    };
+    assert!(refused.await.is_err());
+    drop(tunnel);
+    eventually("the connection is free", TIMEOUT, async || {
+        let mut raw = Raw::connect(gateway.address).await.ok()?;
+        raw.send(raw::get("/none")).await.ok()?;
+        raw.response().await.ok()
+    })
+    .await;
+}
