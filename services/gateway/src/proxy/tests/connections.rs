@@ -118,7 +118,7 @@ async fn watching(response: &'static str) -> (Stub, mpsc::UnboundedReceiver<Seen
     (stub, receiver)
 }
 
-/// Otherwise its port would be in TIME_WAIT for a minute, and a client could use up all ports of the gateway.
+/// Otherwise its port would be in `TIME_WAIT` for a minute, and a client could use up all ports of the gateway.
 #[tokio::test]
 async fn a_connection_that_cannot_be_used_again_is_reset() {
     const EMPTY: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
