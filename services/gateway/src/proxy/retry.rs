@@ -208,6 +208,7 @@ mod tests {
             parts: Request::new(()).into_parts().0,
             body: ReplayableBody::default(),
             upstream: upstream.clone(),
+            client: 0,
             worker: 0,
             protocol: Protocol::Http,
             is_repeatable: true,
