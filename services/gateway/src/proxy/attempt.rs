@@ -42,6 +42,8 @@ pub(super) struct UpstreamRequest {
     pub(super) parts: Parts,
     pub(super) body: ReplayableBody,
     pub(super) upstream: Arc<Upstream>,
+    /// The network of its client.
+    pub(super) client: u128,
     /// The thread that serves it, whose connections it uses.
     pub(super) worker: usize,
     pub(super) protocol: Protocol,
@@ -143,11 +145,12 @@ impl UpstreamRequest {
     async fn attempt_grpc(&self, guard: InFlightGuard, timeouts: Timeouts) -> Result<UpstreamResponse, AttemptError> {
         let (endpoint, mut may_reconnect) = (guard.endpoint().clone(), true);
         loop {
-            let sender = endpoint.http2(self.worker).get(endpoint.address, timeouts.connect).await;
-            let mut sender = sender.map_err(|error| AttemptError::new(connect_error(&error), &error, true))?;
+            let pool = endpoint.http2(self.worker);
+            let stream = pool.stream(self.client, endpoint.address, timeouts.connect).await;
+            let mut stream = stream.map_err(|error| AttemptError::new(connect_error(&error), &error, true))?;
             let sent = select! {
                 biased;
-                sent = http2::send(&mut sender, self.http2_request()) => sent,
+                sent = stream.send(self.http2_request()) => sent,
                 () = self.nothing_arrives(timeouts.header) => {
                     let late = RequestBodyError::Timeout;
                     self.body.fail(late);
@@ -157,7 +160,9 @@ impl UpstreamRequest {
             let http2::SendError { error, is_unsent } = match sent {
                 Ok(response) => {
                     let upstream = self.upstream.clone();
-                    return Ok(UpstreamResponse::Http(response.map(|body| ResponseBody::grpc(body, guard, upstream))));
+                    return Ok(UpstreamResponse::Http(
+                        response.map(|body| ResponseBody::grpc(body, stream, guard, upstream)),
+                    ));
                 }
                 Err(failed) => failed,
             };

@@ -12,7 +12,7 @@ use std::{
 use prometheus::IntGauge;
 use runtime::CLIENT_IDLE_TIMEOUT;
 
-use super::{health::Health, http1::Connection, http2::SharedConnection};
+use super::{health::Health, http1::Connection, http2::Pool};
 
 /// How many idle connections each thread keeps.
 const MAX_IDLE: usize = 128;
@@ -32,7 +32,7 @@ pub(super) struct Endpoint {
 #[derive(Default)]
 struct Connections {
     idle: Mutex<Vec<Idle>>,
-    http2: SharedConnection,
+    http2: Pool,
 }
 
 struct Idle {
@@ -79,7 +79,7 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn http2(&self, worker: usize) -> &SharedConnection {
+    pub(super) fn http2(&self, worker: usize) -> &Pool {
         &self.workers[worker].http2
     }
 
@@ -89,6 +89,8 @@ impl Endpoint {
             let mut idle = worker.idle.lock().unwrap_or_else(PoisonError::into_inner);
             let expired = idle.partition_point(|idle| now.duration_since(idle.since) >= CLIENT_IDLE_TIMEOUT);
             idle.drain(..expired);
+            drop(idle);
+            worker.http2.sweep(now);
         }
     }
 

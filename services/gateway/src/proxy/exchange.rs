@@ -153,6 +153,7 @@ impl Exchange {
             parts,
             body: ReplayableBody::new(body, limit, is_repeatable),
             upstream: route.upstream.clone(),
+            client: self.client.network(),
             worker: self.record.worker(),
             protocol: self.protocol,
             is_repeatable,

@@ -3,8 +3,8 @@
 //! One failed connection is enough, because no request could succeed. Otherwise it takes three failures in a row:
 //! requests that were sent and got no response, or one of 502 or 504. 503 does not count, because a service responds
 //! with it when it is overloaded or waits for its database, and ejecting one such endpoint would only overload the
-//! others. After the ejection, an endpoint gets one request at a time until one succeeds. If that request fails, the
-//! next ejection takes twice as long.
+//! others. After the ejection, an endpoint gets one request at a time until one succeeds, not counting those that wait
+//! for their client. If that request fails, the next ejection takes twice as long.
 
 use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},

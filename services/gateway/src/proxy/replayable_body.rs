@@ -46,6 +46,8 @@ struct State<B> {
     read: u64,
     limit: u64,
     ended: bool,
+    /// Whether an attempt waits for the client to send more.
+    is_awaited: bool,
     error: Option<RequestBodyError>,
 }
 
@@ -71,6 +73,7 @@ impl<B: Body<Data = Bytes> + Unpin> ReplayableBody<B> {
             read: 0,
             limit,
             ended: false,
+            is_awaited: false,
             error: None,
         };
         Self { state: Some(Arc::new(Mutex::new(state))), size }
@@ -99,6 +102,11 @@ impl<B: Body<Data = Bytes> + Unpin> ReplayableBody<B> {
     /// Whether anything of the body has been read, or there is none.
     pub(super) fn has_begun(&self) -> bool {
         self.lock().is_none_or(|state| state.read > 0 || state.ended)
+    }
+
+    /// Whether an attempt waits for the client to send more of the body.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.lock().is_some_and(|state| state.is_awaited)
     }
 
     /// Ends the body early, for all attempts.
@@ -148,7 +156,9 @@ impl<B: Body<Data = Bytes> + Unpin> State<B> {
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
         let data = loop {
-            match ready!(Pin::new(&mut self.body).poll_frame(cx)).map(|frame| frame.map(Frame::into_data)) {
+            let frame = Pin::new(&mut self.body).poll_frame(cx);
+            self.is_awaited = frame.is_pending();
+            match ready!(frame).map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) => break data,
                 // Trailers are dropped, as RFC 9110, section 6.5.1 allows: a service that merges them into the headers
                 // would trust fields that the gateway has not filtered.

@@ -49,6 +49,7 @@ struct Leased {
 pub(crate) struct GrpcBody {
     body: Incoming,
     upstream: Arc<Upstream>,
+    _stream: http2::Stream,
     _guard: InFlightGuard,
 }
 
@@ -80,8 +81,8 @@ impl ResponseBody {
         Self::Http1(Http1Body { buffered, connection, deadline: None, upstream })
     }
 
-    pub(super) fn grpc(body: Incoming, guard: InFlightGuard, upstream: Arc<Upstream>) -> Self {
-        Self::Grpc(GrpcBody { body, upstream, _guard: guard })
+    pub(super) fn grpc(body: Incoming, stream: http2::Stream, guard: InFlightGuard, upstream: Arc<Upstream>) -> Self {
+        Self::Grpc(GrpcBody { body, upstream, _stream: stream, _guard: guard })
     }
 
     /// Limits the time for the rest of the body.

@@ -24,13 +24,17 @@
 
 use std::{
     net::SocketAddr,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use http::{HeaderName, Method, StatusCode, request::Parts};
 use runtime::Problem;
-use tokio::time::Instant;
+use tokio::{
+    select,
+    time::{Instant, sleep},
+};
 
 use super::{
     access_record::AccessRecord,
@@ -41,6 +45,9 @@ use super::{
     state::Proxy,
     upstream::{Balancer, Choice, Upstream},
 };
+
+/// How long a probe waits for its client. A slow upload must not keep other requests from probing the endpoint.
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -56,6 +63,16 @@ pub(super) fn is_repeatable(parts: &Parts, upstream: &Upstream) -> bool {
         || (matches!(parts.method, Method::POST | Method::PATCH)
             && has_key()
             && upstream.honors_idempotency_keys(parts.uri.path()))
+}
+
+/// Waits until the client keeps the endpoint waiting for more of the body.
+async fn client_is_slow(request: &UpstreamRequest) {
+    loop {
+        sleep(PROBE_PATIENCE).await;
+        if request.body.is_awaited() {
+            return;
+        }
+    }
 }
 
 /// Sends a request until an endpoint responds or no further attempt is allowed.
@@ -76,11 +93,22 @@ pub(super) async fn send(
     // A response of 502 or 503, which is passed on if no other endpoint responds.
     let mut fallback: Option<(UpstreamResponse, Arc<Endpoint>)> = None;
     let problem = loop {
-        let Some(Choice { endpoint, probe: _probe }) = balancer.choose(&attempts.tried, proxy.now()) else {
+        let Some(Choice { endpoint, mut probe }) = balancer.choose(&attempts.tried, proxy.now()) else {
             break no_endpoint(upstream, attempts.may_have_effects());
         };
         record.endpoint = Some(endpoint.clone());
-        match request.attempt(&endpoint, proxy.timeouts, total).await {
+        let outcome = {
+            let mut attempt = pin!(request.attempt(&endpoint, proxy.timeouts, total));
+            select! {
+                biased;
+                outcome = &mut attempt => outcome,
+                () = client_is_slow(request), if probe.is_some() => {
+                    drop(probe.take());
+                    attempt.await
+                }
+            }
+        };
+        match outcome {
             Ok(mut response) => {
                 let (status, now) = (response.status(), proxy.now());
                 record_response(upstream, balancer, &endpoint, status, now);
@@ -212,6 +240,7 @@ mod tests {
             parts: Request::new(()).into_parts().0,
             body: ReplayableBody::default(),
             upstream: upstream.clone(),
+            client: 0,
             worker: 0,
             protocol: Protocol::Http,
             is_repeatable: true,

@@ -16,6 +16,7 @@ mod outcomes;
 mod retries;
 mod route_changes;
 mod routing;
+mod sharing;
 mod smuggling;
 mod streaming;
 mod stub;

@@ -98,7 +98,7 @@ pub(super) struct Balancer {
 /// An endpoint that was chosen for an attempt.
 pub(super) struct Choice {
     pub(super) endpoint: Arc<Endpoint>,
-    /// Set if the attempt probes the endpoint, and held until its outcome is recorded.
+    /// Set if the attempt probes the endpoint, and held until its outcome is recorded, unless the client is slow.
     pub(super) probe: Option<Probe>,
 }
 

@@ -5,6 +5,7 @@ use std::{sync::atomic::AtomicBool, time::Instant};
 use futures_util::stream;
 use http_body_util::StreamBody;
 use test_support::port::Port;
+use tokio::io::AsyncWriteExt;
 
 use super::{
     stub::{full_body, read_head, write_response},
@@ -101,6 +102,46 @@ async fn an_ejected_endpoint_with_an_open_stream_recovers() {
     let post = async || (gateway.post("/test", "x").await.text() == "flaky").then_some(());
     eventually("the endpoint has recovered", TIMEOUT, post).await;
     drop((first, second));
+}
+
+/// Reads the request and responds with its name, or with 502 while it fails.
+async fn reading(name: &'static str, fails: &Arc<AtomicBool>) -> Stub {
+    let fails = fails.clone();
+    Stub::responding(move |request| {
+        let fails = fails.clone();
+        async move {
+            let _ = request.into_body().collect().await;
+            let status = if fails.load(Ordering::SeqCst) { 502 } else { 200 };
+            Response::builder().status(status).body(full_body(name)).expect("a response")
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_slow_upload_does_not_keep_others_from_probing() {
+    let fails = Arc::new(AtomicBool::new(true));
+    let (flaky, steady) = (reading("flaky", &fails).await, reading("steady", &Arc::default()).await);
+    let timeouts = ["--header-timeout=5m", "--total-timeout=5m"];
+    let gateway = TestGateway::of(&timeouts, both(flaky.address, steady.address));
+    eventually("the endpoint is ejected", TIMEOUT, async || {
+        gateway.post("/test", "x").await;
+        (gateway.metric(EJECTIONS) > 0).then_some(())
+    })
+    .await;
+    fails.store(false, Ordering::SeqCst);
+    let (requests, mut uploads) = (flaky.requests(), Vec::new());
+    eventually("an upload probes the endpoint", TIMEOUT, async || {
+        let mut upload = TcpStream::connect(gateway.address).await.expect("a connection");
+        let begun = b"POST /test HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nx";
+        upload.write_all(begun).await.expect("sent");
+        uploads.push(upload);
+        (flaky.requests() > requests).then_some(())
+    })
+    .await;
+    // A probe that nothing ends keeps others away for longer than that.
+    let post = async || (gateway.post("/test", "x").await.text() == "flaky").then_some(());
+    eventually("the endpoint has recovered", TIMEOUT / 2, post).await;
 }
 
 #[tokio::test]

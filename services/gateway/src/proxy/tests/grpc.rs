@@ -54,7 +54,7 @@ impl futures_util::Stream for SyncStream {
     }
 }
 
-fn with_grpc(http: &[SocketAddr], grpc: Option<Vec<SocketAddr>>) -> Vec<Service> {
+pub(super) fn with_grpc(http: &[SocketAddr], grpc: Option<Vec<SocketAddr>>) -> Vec<Service> {
     vec![Service { grpc, ..service("test", &["/test.v1.Test", "/test"], http) }]
 }
 
@@ -146,7 +146,9 @@ async fn only_unsent_calls_are_sent_to_another_endpoint() {
         assert_eq!(status(&send_call(&gateway, call("x")).await), Some("OK"));
     }
     let broken = Stub::raw(async |mut stream, _| {
-        use tokio::io::AsyncReadExt;
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        // Empty settings.
+        let _ = stream.write_all(b"\0\0\0\x04\0\0\0\0\0").await;
         let mut bytes = Vec::new();
         // Closes the connection after the preface, the settings and a request.
         while bytes.len() < 100 && stream.read_buf(&mut bytes).await.is_ok_and(|length| length > 0) {}
@@ -172,6 +174,17 @@ async fn a_closed_connection_is_replaced() {
     })
     .await;
     assert!(restarted.requests() > 0);
+}
+
+/// It may have accepted connections and then stopped, so its calls go to other endpoints.
+#[tokio::test]
+async fn a_service_that_sends_no_settings_is_unavailable() {
+    let silent = Stub::raw(async |mut stream, _| {
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    })
+    .await;
+    let gateway = TestGateway::of(&[], with_grpc(&[], Some(vec![silent.address])));
+    assert_eq!(status(&send_call(&gateway, call("x")).await), Some("UNAVAILABLE"));
 }
 
 /// A listener with a full backlog, to which connecting times out.

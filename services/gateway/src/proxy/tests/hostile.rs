@@ -19,10 +19,10 @@ use super::{
 const LARGE: usize = 1024 * 1024;
 
 const IN_FLIGHT: &str = "http_requests_in_flight";
-const UPSTREAM_IN_FLIGHT: &str = r#"gateway_upstream_requests_in_flight{service="test"}"#;
+pub(super) const UPSTREAM_IN_FLIGHT: &str = r#"gateway_upstream_requests_in_flight{service="test"}"#;
 
 /// Connects from another address than the other clients.
-async fn from_elsewhere(gateway: &TestGateway) -> io::Result<TcpStream> {
+pub(super) async fn from_elsewhere(gateway: &TestGateway) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind("127.0.0.2:0".parse().expect("an address")).expect("a loopback address");
     socket.connect(gateway.address).await
@@ -37,7 +37,7 @@ async fn status_elsewhere(gateway: &TestGateway) -> StatusCode {
     TestResponse::read(response).await.expect("a complete response").status
 }
 
-async fn http_2_with_window(address: SocketAddr, window: u32) -> conn::http2::SendRequest<Body> {
+pub(super) async fn http_2_with_window(address: SocketAddr, window: u32) -> conn::http2::SendRequest<Body> {
     let stream = TcpStream::connect(address).await.expect("a connection");
     let mut builder = conn::http2::Builder::new(TokioExecutor::new());
     let handshake = builder.initial_stream_window_size(window).handshake(TokioIo::new(stream));
@@ -46,7 +46,7 @@ async fn http_2_with_window(address: SocketAddr, window: u32) -> conn::http2::Se
     sender
 }
 
-fn with_body(method: Method, path: &str, media_type: &'static str, body: Body) -> Request<Body> {
+pub(super) fn with_body(method: Method, path: &str, media_type: &'static str, body: Body) -> Request<Body> {
     let uri = format!("http://shop.example{path}");
     Request::builder().method(method).uri(uri).header("content-type", media_type).body(body).expect("a request")
 }
