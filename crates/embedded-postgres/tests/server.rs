@@ -263,7 +263,7 @@ fn as_root_data_of_a_user_without_a_name_are_used() {
     if !is_root("as_root_data_of_a_user_without_a_name_are_used") {
         return;
     }
-    let unnamed = (50_000..).find(|uid| User::from_uid(Uid::from_raw(*uid)).unwrap().is_none()).unwrap();
+    let unnamed = (50_000..60_000).find(|uid| User::from_uid(Uid::from_raw(*uid)).unwrap().is_none()).unwrap();
     let parent = scratch();
     let folder = parent.path().join("data");
     let server = open(&folder);

@@ -21,6 +21,7 @@ pub trait Handler: Send + 'static {
     fn handle(&mut self, batch: Vec<Self::Request>) -> impl Future<Output = Vec<Self::Reply>> + Send;
 
     /// The share of a request in the maximum weight of a batch, such as the number of rows that it inserts.
+    #[must_use]
     fn weight(_: &Self::Request) -> usize {
         1
     }
@@ -43,6 +44,7 @@ pub trait OpenHandler: Sized + Send + 'static {
     ) -> impl Future<Output = Vec<Self::Reply>> + Send;
 
     /// The share of a request in the maximum weight of a batch.
+    #[must_use]
     fn weight(_: &Self::Request) -> usize {
         1
     }

@@ -32,12 +32,13 @@ impl Default for Retention {
 #[derive(Args)]
 struct Flags {
     /// How long reservations are kept after they were made: 2d to 36500d
-    #[arg(long, env, global = true, value_name = "TIME", default_value = "30d", value_parser = parse)]
-    reservation_retention: Duration,
-    /// How long movements are kept, at least RESERVATION_RETENTION; an opening movement of each product stands for
+    #[arg(long = "reservation-retention", env = "RESERVATION_RETENTION")]
+    #[arg(global = true, value_name = "TIME", default_value = "30d", value_parser = parse)]
+    reservations: Duration,
+    /// How long movements are kept, at least as long as reservations; an opening movement of each product stands for
     /// older ones; if unset, all movements are kept
-    #[arg(long, env, global = true, value_name = "TIME", value_parser = parse)]
-    ledger_retention: Option<Duration>,
+    #[arg(long = "ledger-retention", env = "LEDGER_RETENTION", global = true, value_name = "TIME", value_parser = parse)]
+    ledgers: Option<Duration>,
 }
 
 fn parse(text: &str) -> Result<Duration, String> {
@@ -53,8 +54,7 @@ fn parse(text: &str) -> Result<Duration, String> {
 
 impl FromArgMatches for Retention {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let Flags { reservation_retention: reservations, ledger_retention: ledgers } =
-            Flags::from_arg_matches(matches)?;
+        let Flags { reservations, ledgers } = Flags::from_arg_matches(matches)?;
         if ledgers.is_some_and(|ledgers| ledgers < reservations) {
             let message = "--ledger-retention must be at least --reservation-retention: a reservation is kept with its \
                            movements";

@@ -123,9 +123,10 @@ async fn start_with_stock(pool: &PgPool) -> App {
 async fn change_others(app: &App) {
     let others = others();
     let changes = others.iter().enumerate().map(|(number, product)| async move {
-        match number % 2 {
-            0 => tokio::join!(adjust(app, product, 1), adjust(app, product, 2)),
-            _ => tokio::join!(adjust(app, product, 1), adjust_once(app, product, product, 1)),
+        if number % 2 == 0 {
+            tokio::join!(adjust(app, product, 1), adjust(app, product, 2))
+        } else {
+            tokio::join!(adjust(app, product, 1), adjust_once(app, product, product, 1))
         }
     });
     for (one, two) in join_all(changes).await {

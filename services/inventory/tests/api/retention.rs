@@ -23,7 +23,7 @@ use crate::{
     set, start,
 };
 
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: Duration = Duration::from_hours(24);
 
 /// Starts an instance that keeps movements for this long.
 async fn start_keeping(pool: &PgPool, ledgers: Duration) -> App {
