@@ -41,8 +41,8 @@ pub fn with_pdeathsig_as(ids: Option<(Uid, Gid)>, signal: &str, program: impl As
     }
     command.args(["--pdeathsig", signal, "--"]);
     if ids.is_some() {
-        // `setpriv` has the capabilities of root until it executes a program, so it would find one that the user may not
-        // read. `env` searches `PATH` with the rights of the user.
+        // `setpriv` has the capabilities of root until it executes a program, so it would find one that the user may
+        // not read. `env` searches `PATH` with the rights of the user.
         command.args(["env", "--"]);
     }
     command.arg(program);

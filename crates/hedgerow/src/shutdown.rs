@@ -69,8 +69,8 @@ impl Shutdown {
     }
 }
 
-/// Kills the services of the run on this data folder, and exits. Postgres stops by itself, by its parent-death signal; a
-/// service could ignore its own.
+/// Kills the services of the run on this data folder, and exits. Postgres stops by itself, by its parent-death signal;
+/// a service could ignore its own.
 fn end(data: &OnceLock<PathBuf>) {
     if let Some(data) = data.get() {
         orphans::send(Signal::SIGKILL, data);

@@ -12,8 +12,8 @@ pub type Plans = BTreeMap<String, Vec<String>>;
 /// Plans all statements of a service, which are in its folder `.sqlx`, as its sessions do.
 ///
 /// # Panics
-/// Panics if a statement cannot be planned, reads a whole table or index, or passes entries of an index that it does not
-/// need.
+/// Panics if a statement cannot be planned, reads a whole table or index, or passes entries of an index that it does
+/// not need.
 pub async fn plans(pool: &PgPool, service: &Path) -> Plans {
     let statements = statements(service);
     let statements: Vec<_> = statements.iter().map(|(query, parameters)| (query.as_str(), *parameters)).collect();

@@ -124,8 +124,8 @@ pub(super) struct Queue<H: OpenHandler> {
 }
 
 impl<H: OpenHandler> Queue<H> {
-    /// Waits for a request, at most until `wake_at`, and takes it with the other queued ones, up to `max_weight`; a heavier
-    /// request is a batch of its own. Returns `None` when the queue is closed.
+    /// Waits for a request, at most until `wake_at`, and takes it with the other queued ones, up to `max_weight`; a
+    /// heavier request is a batch of its own. Returns `None` when the queue is closed.
     pub(super) async fn next_batch(
         &mut self,
         max_weight: usize,

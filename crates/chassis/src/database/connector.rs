@@ -32,8 +32,8 @@ pub const SESSION: [(&str, &str); 12] = [
     ("tcp_keepalives_idle", "10"),
     ("tcp_keepalives_interval", "5"),
     ("tcp_keepalives_count", "3"),
-    // Every statement is short and finds rows by key, so one plan is enough. The other kinds of plan are only better for
-    // a table that is small when the plan is made, and are used until the connection is closed.
+    // Every statement is short and finds rows by key, so one plan is enough. The other kinds of plan are only better
+    // for a table that is small when the plan is made, and are used until the connection is closed.
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
     ("enable_bitmapscan", "off"),

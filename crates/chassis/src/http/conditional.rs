@@ -1,5 +1,5 @@
-//! `ETag`, and the preconditions `If-Match` and `If-None-Match` (RFC 9110, sections 8.8.3 and 13), over a row's version,
-//! which is usually an integer.
+//! `ETag`, and the preconditions `If-Match` and `If-None-Match` (RFC 9110, sections 8.8.3 and 13), over a row's
+//! version, which is usually an integer.
 //!
 //! Responses to `GET` are checked by the layer around all routes. A change is checked by its handler, with the
 //! [`Preconditions`] as an extractor, in the same transaction as the change.

@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The shortest time between two log lines about requests. A metric counts all requests; one line for each would flood the
-/// log exactly when the process is overloaded or its database is unavailable.
+/// The shortest time between two log lines about requests. A metric counts all requests; one line for each would flood
+/// the log exactly when the process is overloaded or its database is unavailable.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Limits the log lines of one kind.

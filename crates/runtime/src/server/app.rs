@@ -20,9 +20,9 @@ pub struct Peer {
     pub worker: usize,
 }
 
-/// When the client must have read a response. An [`App`] puts it into the extensions of the response. It holds even while
-/// the transport waits for the client and does not poll the body: then the HTTP/2 stream is reset, or the HTTP/1.1
-/// connection closed.
+/// When the client must have read a response. An [`App`] puts it into the extensions of the response. It holds even
+/// while the transport waits for the client and does not poll the body: then the HTTP/2 stream is reset, or the
+/// HTTP/1.1 connection closed.
 #[derive(Debug, Clone, Copy)]
 pub struct ReadDeadline(pub Instant);
 

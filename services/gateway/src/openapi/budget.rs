@@ -1,5 +1,5 @@
-//! Limits the memory of the merged document while it is built. Documents that repeat little text many times, or have many
-//! small objects, would otherwise take a thousand times as much memory as their text.
+//! Limits the memory of the merged document while it is built. Documents that repeat little text many times, or have
+//! many small objects, would otherwise take a thousand times as much memory as their text.
 
 use serde_json::Value;
 

@@ -14,8 +14,9 @@ use crate::discovery::Service;
 
 /// Merges the documents of services, which must be in the same order as the services.
 ///
-/// Documents are parsed one at a time, so that only what is merged of each stays in memory. Each is reduced to the paths that are routed to its service. If services use a name for different
-/// components or operations, those are prefixed with the name of their service.
+/// Documents are parsed one at a time, so that only what is merged of each stays in memory. Each is reduced to the
+/// paths that are routed to its service. If services use a name for different components or operations, those are
+/// prefixed with the name of their service.
 pub(super) fn merge(services: &[Service], documents: impl IntoIterator<Item = Result<Bytes, DocumentError>>) -> Value {
     let mut budget = Budget::default();
     let mut fragments = Vec::new();

@@ -6,17 +6,17 @@
 //! 1. Nothing of it was sent, because no connection could be made or the first write failed. This is safe for every
 //!    method, gRPC included. Another endpoint that has not been tried must exist.
 //! 2. It was sent, but no response head arrived: the endpoint timed out, closed the connection, or did not speak HTTP.
-//!    The request must be repeatable: its method is idempotent, or it is a POST or PATCH with an `Idempotency-Key` where
-//!    the service says that it honors keys, and it is not gRPC. The part of its body that was read must still be
+//!    The request must be repeatable: its method is idempotent, or it is a POST or PATCH with an `Idempotency-Key`
+//!    where the service says that it honors keys, and it is not gRPC. The part of its body that was read must still be
 //!    buffered (at most 64 KiB), and the client must not be the cause.
 //! 3. The response is 502 or 503, under the conditions of case 2, and another healthy endpoint exists that has not been
 //!    tried. A service responds with 503 if it did nothing, or adds `x-outcome: unknown` if it does not know. The
 //!    response is kept, and goes to the client if no other endpoint responds.
 //!
 //! The client learns the outcome of all attempts. If something was sent that got no response, or one that says that its
-//! outcome is unknown, the request may have taken effect, whatever followed. Then, unless its method is safe, the client
-//! gets `outcome-unknown` instead of any other 502, 503 or 504, and instead of a 412: the first attempt may have made the
-//! change that the precondition of the second one found.
+//! outcome is unknown, the request may have taken effect, whatever followed. Then, unless its method is safe, the
+//! client gets `outcome-unknown` instead of any other 502, 503 or 504, and instead of a 412: the first attempt may have
+//! made the change that the precondition of the second one found.
 //!
 //! Each retry is paid for out of the service's retry budget. A reused connection that turns out to be closed says
 //! nothing about its endpoint, so sending the request on a new connection to the same endpoint is free. If something

@@ -19,8 +19,8 @@ use tokio::{
 
 const READERS: usize = 200;
 
-/// What each may cost, in bytes: 64 KiB of the response, and a few for the request and its connections. In a debug build
-/// the latter are larger.
+/// What each may cost, in bytes: 64 KiB of the response, and a few for the request and its connections. In a debug
+/// build the latter are larger.
 const MAX_COST: usize = 88 * 1024;
 
 /// Starts a service with an endless response, and counts what is written.

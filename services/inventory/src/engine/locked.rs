@@ -1,4 +1,5 @@
-//! Requests that need rows which other transactions have locked. They are set aside, so that they do not hold up others.
+//! Requests that need rows which other transactions have locked. They are set aside, so that they do not hold up
+//! others.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -12,8 +13,8 @@ use uuid::Uuid;
 use super::request::{Request, reservation_id};
 use crate::model::ProductId;
 
-/// How long a transaction waits for each lock. Longer than other writers usually hold one: waiting in the queue for it is
-/// the usual case. But somebody may hold it for long, and then the requests for other products must not wait.
+/// How long a transaction waits for each lock. Longer than other writers usually hold one: waiting in the queue for it
+/// is the usual case. But somebody may hold it for long, and then the requests for other products must not wait.
 pub(super) const LOCK_TIMEOUT: Duration = Duration::from_millis(150);
 
 /// A request that was set aside.

@@ -33,8 +33,8 @@ const PASSES: u32 = 1000;
 /// How many times longer than a step the rest after it is.
 pub(super) const REST: u32 = 6;
 
-/// How often to start with the oldest reservations again, to find those that were skipped. While a long transaction keeps
-/// the index entries of deleted rows, that can take long.
+/// How often to start with the oldest reservations again, to find those that were skipped. While a long transaction
+/// keeps the index entries of deleted rows, that can take long.
 const START_OVER: Duration = Duration::from_secs(10);
 
 /// How long a replica waits that found another one pruning, or could not prune.

@@ -178,8 +178,8 @@ fn latest_time(started_at: DateTime<Utc>, sent_at: Instant) -> DateTime<Utc> {
     started_at.checked_add_signed(elapsed).unwrap_or(DateTime::<Utc>::MAX_UTC).trunc_subsecs(6)
 }
 
-/// The products of the reservations that the batch commits or releases, and all products that it changes. Requests with a
-/// stored response change nothing. Requests beyond the maximum weight are moved to `rest`.
+/// The products of the reservations that the batch commits or releases, and all products that it changes. Requests with
+/// a stored response change nothing. Requests beyond the maximum weight are moved to `rest`.
 async fn affected(
     connection: &mut PgConnection,
     batch: &mut Vec<Request>,
@@ -244,8 +244,8 @@ async fn read_due_expiries(
     Ok(())
 }
 
-/// How far a product may be settled ahead of the database's clock before it is reported. The clocks of two servers differ
-/// by less.
+/// How far a product may be settled ahead of the database's clock before it is reported. The clocks of two servers
+/// differ by less.
 const TOLERANCE: TimeDelta = TimeDelta::seconds(10);
 
 /// Warns if a product was settled far ahead of the time, as when the database's clock was ahead and has been set back.

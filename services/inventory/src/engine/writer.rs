@@ -55,7 +55,8 @@ pub(super) struct Writer {
 pub(super) async fn send<T>(changes: &Batcher<Writer>, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
     let (reply, mut result) = Reply::channel();
     let result = select! {
-        // The result is there once the request's own transaction has ended. The batch may have others, and takes longer.
+        // The result is there once the request's own transaction has ended. The batch may have others, and takes
+        // longer.
         biased;
         result = &mut result => result,
         submitted = changes.submit(request(reply)) => match submitted {
@@ -144,8 +145,8 @@ impl Writer {
         }
     }
 
-    /// Tries the requests again that were set aside. Sets of locked products take turns: one is waited for, the others are
-    /// not. Then others have as much time as this took.
+    /// Tries the requests again that were set aside. Sets of locked products take turns: one is waited for, the others
+    /// are not. Then others have as much time as this took.
     async fn retry_locked(&mut self) {
         let started = Instant::now();
         let locked = mem::take(&mut self.locked);
@@ -347,8 +348,8 @@ fn fail(requests: &mut [Request], error: &Error) {
     }
 }
 
-/// Whether the error may concern one change and not the batch: a data exception or a violated constraint (SQLSTATE class
-/// 22 or 23), or a lock that another transaction holds. If it holds many, the search for them ends with the time.
+/// Whether the error may concern one change and not the batch: a data exception or a violated constraint (SQLSTATE
+/// class 22 or 23), or a lock that another transaction holds. If it holds many, the search for them ends with the time.
 fn may_concern_one_change(error: &Error, waits_since: &mut Option<Instant>) -> bool {
     let Error::Database(failure) = error else { return false };
     if is_lock_timeout(failure.error()) {

@@ -31,8 +31,8 @@ pub struct Stock {
 
 /// The version of a product's stock; the `ETag`. No two stocks of a product have the same one.
 ///
-/// A reader counts the holds that have expired, while a transaction that was decided before they expired may still be in
-/// progress. So a change and an expiry may both follow the same stock, and a single number would name both. Here the
+/// A reader counts the holds that have expired, while a transaction that was decided before they expired may still be
+/// in progress. So a change and an expiry may both follow the same stock, and a single number would name both. Here the
 /// number of changes, which is the difference of the two numbers, identifies the last change; and after that change,
 /// the number of expired holds says which ones, since they expire in the order of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -7,9 +7,10 @@ use sqlx::PgConnection;
 
 use crate::model::{Counters, Movement, ProductId, ProductRow, Stock, Version};
 
-/// Selects the counters of products as if their due expiries were settled. Each expired hold takes a number in the ledger
-/// then, so it counts in the version. Expiries are read, once, only if some may be due: those after the mark, in a range
-/// of the primary key. A comparison of rows would not end that range: it would pass all later expiries of the product.
+/// Selects the counters of products as if their due expiries were settled. Each expired hold takes a number in the
+/// ledger then, so it counts in the version. Expiries are read, once, only if some may be due: those after the mark, in
+/// a range of the primary key. A comparison of rows would not end that range: it would pass all later expiries of the
+/// product.
 macro_rules! settled_stock {
     ($condition:literal, $($arguments:tt)*) => {
         sqlx::query!(

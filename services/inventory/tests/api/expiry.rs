@@ -322,8 +322,8 @@ async fn until_the_hold_expires_in(pool: &PgPool, interval: &str) {
     .await;
 }
 
-/// The clock of the database was ahead when one product was settled. The holds of other products are not concerned, also
-/// if their requests are in one batch.
+/// The clock of the database was ahead when one product was settled. The holds of other products are not concerned,
+/// also if their requests are in one batch.
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
 async fn a_product_settled_ahead_does_not_expire_holds_of_others(pool: PgPool) {
     let app = start(&pool).await;
@@ -389,8 +389,8 @@ async fn swept_except(pool: &PgPool, product: &str) {
     .await;
 }
 
-/// A hundred thousand holds have expired. Requests for other products do not notice; one for such a product settles what
-/// it needs, and the sweeper settles the rest.
+/// A hundred thousand holds have expired. Requests for other products do not notice; one for such a product settles
+/// what it needs, and the sweeper settles the rest.
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
 async fn a_backlog_of_expired_holds_holds_up_no_request(pool: PgPool) {
     const PRODUCTS: i64 = 100;

@@ -94,8 +94,8 @@ async fn audit(pool: &PgPool) {
     assert!(found.is_empty(), "{found:#?}");
 }
 
-/// Stops the instances of [`start_two`] and asserts that none of their transactions was in a deadlock. Deadlocks are retried, so
-/// responses do not show them. Postgres has counted a connection's deadlocks once the connection is gone.
+/// Stops the instances of [`start_two`] and asserts that none of their transactions was in a deadlock. Deadlocks are
+/// retried, so responses do not show them. Postgres has counted a connection's deadlocks once the connection is gone.
 async fn no_deadlock(pool: &PgPool, apps: [App; 2]) {
     drop(apps);
     let left = "SELECT count(*) FROM pg_stat_activity

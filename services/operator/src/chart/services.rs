@@ -12,8 +12,8 @@ const REGISTRY: &str = "localhost/hedgerow";
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) name: String,
-    /// Whether `deploy/images.sh` builds its image, as the prefix of the image says. The chart's registry and tag apply to
-    /// it.
+    /// Whether `deploy/images.sh` builds its image, as the prefix of the image says. The chart's registry and tag apply
+    /// to it.
     pub(super) built_here: bool,
     /// The lines of its entry in the values, with the comments of the file.
     pub(super) entry: String,

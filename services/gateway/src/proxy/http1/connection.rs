@@ -305,8 +305,8 @@ impl Connection {
 /// A connection that is dropped while it is in use is reset: after a response that no other may follow, or when the
 /// client or the endpoint fails. If it were closed in the usual way, its local port would be in `TIME_WAIT` for a
 /// minute, and a client could use up all ports, with HEAD for instance, or with requests that it aborts. Nothing is
-/// lost by a reset, since the response is complete or nobody waits for it. If the endpoint has closed the connection, there
-/// is no `TIME_WAIT` on this side.
+/// lost by a reset, since the response is complete or nobody waits for it. If the endpoint has closed the connection,
+/// there is no `TIME_WAIT` on this side.
 impl Drop for Connection {
     fn drop(&mut self) {
         if self.resets && !matches!(self.peek(), Ok(0)) {

@@ -1,4 +1,5 @@
-//! Attacks of clients and services that try to occupy the gateway. None of them may keep other clients from being served.
+//! Attacks of clients and services that try to occupy the gateway. None of them may keep other clients from being
+//! served.
 
 use futures_util::stream;
 use http_body::Frame;

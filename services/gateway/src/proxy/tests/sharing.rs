@@ -20,8 +20,8 @@ const CONNECTIONS: usize = 4;
 
 type Client = conn::http2::SendRequest<Body>;
 
-/// A service that allows this many streams a connection. `Large` has a long response, `Hang` neither reads nor responds,
-/// and `Ping` reads everything and responds. Chunks of long responses are counted in `taken`.
+/// A service that allows this many streams a connection. `Large` has a long response, `Hang` neither reads nor
+/// responds, and `Ping` reads everything and responds. Chunks of long responses are counted in `taken`.
 async fn service(streams: u32, taken: &Arc<AtomicUsize>) -> Stub {
     let taken = taken.clone();
     Stub::raw(move |stream, _| {

@@ -192,8 +192,8 @@ impl Tables {
         Counters { on_hand, reserved: reserved - due.quantity, version }
     }
 
-    /// Records what readers see of the current state, at any time: they may read it until a transaction that was decided
-    /// before is committed, and clocks can be set back. Asserts that no version names two stocks.
+    /// Records what readers see of the current state, at any time: they may read it until a transaction that was
+    /// decided before is committed, and clocks can be set back. Asserts that no version names two stocks.
     fn observe(&self, seen: &mut HashMap<(ProductId, String), Counters>) {
         for (id, seconds) in self.products.keys().flat_map(|id| (0..50).map(move |seconds| (id, seconds))) {
             let counters = self.counters(id, at(seconds));
