@@ -18,7 +18,9 @@ fn the_gateway_gets_all_routes_and_no_database() {
     let _up = crate::sandbox::Up::run(command.env("ROUTES", "elsewhere").env("DATABASE_URL", "of the user's"));
     let [users, inventory] = [8081, 8082].map(|port| sandbox.address(port));
     let keys = "idempotency-keys:/inventory,idempotency-keys:/reservations";
-    let routes = format!("inventory:/inventory,/reservations=http://{inventory},{keys} users:/users=http://{users}");
+    let routes = format!(
+        "inventory:/inventory,/reservations=http://{inventory},{keys} users:/users=http://{users},idempotency-keys:/users"
+    );
     assert_eq!(sandbox.given(GATEWAY, "ROUTES").unwrap(), routes);
     assert_eq!(sandbox.given(GATEWAY, "HTTP_ADDR").unwrap(), sandbox.address(8080));
     assert_eq!(sandbox.given(GATEWAY, "ADMIN_ADDR").unwrap(), sandbox.address(9093));
