@@ -73,7 +73,7 @@ async fn bytes_pass_both_ways_until_both_ends_close() {
         assert_eq!(echo, piece.as_bytes());
     }
     // A tunnel does not count as a request in flight.
-    assert_eq!(gateway.metric("http_requests_in_flight"), 0);
+    gateway.metric_becomes("http_requests_in_flight", 0).await;
     assert_eq!(gateway.metric(r#"gateway_upstream_requests_in_flight{service="test"}"#), 1);
     stream.shutdown().await.expect("half closed");
     let mut rest = Vec::new();
