@@ -87,9 +87,9 @@ images: ## Build the container images with docker, podman or buildah (`deploy/im
 test-cluster: ## Test the operator in the current kube context (needs the images and postgres:15 on the nodes)
 	cargo test --package operator --features cluster-tests --test api_server --test cluster
 
-e2e: ## Test the chart end to end in the current kube context (docs/operations.md lists what it needs)
+e2e: ## Test the chart end to end in the current kube context (docs/operations.md lists what it needs; ALL=1 adds long cases)
 	cargo test --package e2e --features cluster-tests --no-run
-	cargo test --package e2e --features cluster-tests --test suite
+	cargo test --package e2e --features cluster-tests --test suite$(if $(ALL), -- --include-ignored)
 
 test-kind: ## Run check-chart, test-cluster and e2e on a kind cluster of their own
 	deploy/kind/test.sh

@@ -34,4 +34,4 @@ done
 docker pull --quiet postgres:15
 kind load docker-image --name "$cluster" postgres:15
 
-make check-chart test-cluster e2e
+make check-chart test-cluster e2e ALL=1

@@ -1,7 +1,7 @@
 //! The chart on a real cluster, end to end: `make e2e`, against the current kube context.
 //!
 //! The cases share one release, in its own namespace, which is deleted at the end. They run one after the other in this
-//! order, and each leaves the release as it found it.
+//! order, and each leaves the release as it found it. Those that take minutes are ignored: `make e2e ALL=1` runs them too.
 
 #![expect(clippy::large_futures, reason = "each case has the whole stack")]
 
@@ -35,6 +35,13 @@ macro_rules! cases {
         [$((stringify!($case), (|release| Box::pin($module::$case(release))) as Case)),*]
     };
 }
+
+/// The cases that take minutes.
+const LONG: [&str; 3] = [
+    "upgrading_gateway_or_services_fails_no_request",
+    "an_api_server_outage_fails_no_request",
+    "the_autoscaler_follows_the_load",
+];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -74,7 +81,10 @@ fn main() -> ExitCode {
         failures::an_impossible_install_fails_and_reports_why,
     ];
     if arguments.list {
-        let trials = cases.iter().map(|(name, _)| Trial::test(*name, || Ok(()))).collect();
+        let trials = cases
+            .iter()
+            .map(|(name, _)| Trial::test(*name, || Ok(())).with_ignored_flag(LONG.contains(name)))
+            .collect();
         return libtest_mimic::run(&arguments, trials).exit_code();
     }
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -88,6 +98,7 @@ fn main() -> ExitCode {
             print!("{} s ", started.elapsed().as_secs());
             Ok(())
         })
+        .with_ignored_flag(LONG.contains(name))
     });
     let ended = libtest_mimic::run(&Arguments { test_threads: Some(1), ..arguments }, trials.collect());
     runtime.block_on(async {
