@@ -133,8 +133,8 @@ async fn change_others(app: &App) {
     }
 }
 
-/// Makes requests that wait for a lock, and then requests for the other products. Only when these are done is the lock
-/// released. Returns the responses of those that waited.
+/// Makes requests that wait for a lock in a batch with requests for the other products. Only when these are done is the
+/// lock released. Returns the responses of those that waited.
 async fn hold_up_only(
     app: &App,
     pool: &PgPool,
@@ -142,13 +142,21 @@ async fn hold_up_only(
     waiting: Vec<impl Future<Output = Response>>,
 ) -> Vec<Response> {
     let count = waiting.len();
-    let change_others = async {
+    let gate = close_gate(pool).await;
+    let together = async {
         waits_for_a_lock(pool).await;
-        change_others(app).await;
-        in_flight(app, count).await;
-        lock.rollback().await.expect("unlocked");
+        tokio::join!(join_all(waiting), async {
+            change_others(app).await;
+            in_flight(app, count).await;
+            lock.rollback().await.expect("unlocked");
+        })
     };
-    let (responses, ()) = tokio::join!(join_all(waiting), change_others);
+    let open = async {
+        in_flight(app, 1 + count + 2 * others().len()).await;
+        gate.rollback().await.expect("opened");
+    };
+    let (first, (responses, ()), ()) = tokio::join!(adjust(app, "gate", 1), together, open);
+    first.json(200);
     for (number, product) in others().iter().enumerate() {
         let expected = if number % 2 == 0 { 8 } else { 2 };
         assert_eq!(counters(app, product).await.1, expected, "{product}");
