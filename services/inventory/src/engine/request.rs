@@ -39,7 +39,7 @@ pub(super) enum Request {
         claim: Option<Claim>,
         reply: Reply<Reservation>,
     },
-    /// Settle the overdue lines of a product.
+    /// Settle the expired holds of a product.
     Settle { product_id: ProductId, reply: Reply<()> },
 }
 

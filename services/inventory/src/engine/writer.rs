@@ -279,8 +279,8 @@ impl Writer {
     /// `None`, with nothing changed, if the request needs a transaction.
     ///
     /// The statement applies only if nothing but the product's own row decides. After waiting for the row lock,
-    /// Postgres re-reads only that row: a line settled in the meantime would be read in its old state. The statement
-    /// therefore matches neither products with overdue lines nor requests that must be refused.
+    /// Postgres re-reads only that row: an expiry changed in the meantime would be read in its old state. The statement
+    /// therefore matches neither products with unsettled expiries nor requests that must be refused.
     async fn reserve_single(
         &mut self,
         id: &mut ReservationId,

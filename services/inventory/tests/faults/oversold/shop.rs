@@ -13,7 +13,7 @@ pub const PRODUCTS: [&str; 3] = ["cup", "mug", "pot"];
 /// There is plenty of it. The quantity of each hold is the request's number.
 pub const BULK: &str = "bulk";
 
-/// Like [`BULK`], for holds of one item. Few expire, because overdue lines prevent single-statement holds.
+/// Like [`BULK`], for holds of one item. Few expire, because expired holds prevent single-statement holds.
 pub const CRATE: &str = "crate";
 
 /// The state that the clients share.
