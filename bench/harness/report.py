@@ -12,6 +12,10 @@ from harness.databases import psql
 from harness.figures import Result
 from harness.load import CONNECTIONS, Outcome
 
+# The headings of the parts of RESULTS.md that come from other runs, in their order.
+STEADY = "\n## The steady state\n"
+OPERATOR = "\n## The operator\n"
+
 
 def table(results: list[Result]) -> str:
     """The figures with their floors and aims, in Markdown."""
@@ -81,10 +85,18 @@ Medians of the rounds on this machine. They mean little on another one.
 
 {raw(results)}
 """
-    # The figures of `bench/operator.sh` come from another run and are kept.
+    # The figures of `--steady` and `bench/operator.sh` come from other runs and are kept.
     before = path.read_text() if path.exists() else ""
-    _, heading, operator = before.partition("\n## The operator\n")
-    path.write_text(text.rstrip("\n") + "\n" + heading + operator)
+    kept = [at for at in (before.find(STEADY), before.find(OPERATOR)) if at >= 0]
+    path.write_text(text.rstrip("\n") + "\n" + (before[min(kept):] if kept else ""))
+
+
+def write_steady(path: Path, command: str, results: list[Result]) -> None:
+    """Writes the part of RESULTS.md about the steady state."""
+    before = path.read_text()
+    start = before.find(STEADY) if STEADY in before else before.find(OPERATOR)
+    text = f"{STEADY}`{command}` of {time.strftime('%Y-%m-%d', time.gmtime())}; see README.md for the method.\n\n{table(results)}\n"
+    path.write_text(before[:start] + text + before[before.find(OPERATOR):])
 
 
 _VERSIONS = """

@@ -31,9 +31,9 @@ class Builds:
     def __init__(self, binaries: Path, python: Path, logs: Path):
         self.binaries, self.python, self.logs = binaries, python, logs
 
-    def database(self, service: str) -> Database:
+    def database(self, service: str, side: str = "ours") -> Database:
         """Creates a database for our service and lets the service migrate it."""
-        database = Database(service, "ours")
+        database = Database(service, side)
         env = {**os.environ, "DATABASE_URL": database.url}
         with (self.logs / "migrate.log").open("ab") as log:
             subprocess.run([self.binaries / service, "migrate"], env=env, check=True, stdout=log, stderr=log)
@@ -56,9 +56,9 @@ class Builds:
         return Process([str(self.binaries / service), "serve"], env, log, pdeathsig), port
 
     @contextmanager
-    def ours(self, service: str) -> Iterator[Side]:
-        """Runs our service."""
-        database = self.database(service)
+    def ours(self, service: str, database: Database | None = None) -> Iterator[Side]:
+        """Runs our service, by default on a new database."""
+        database = database or self.database(service)
         process, port = self.service(service, database)
         with process:
             await_response(process, port, PROBE[service])
