@@ -95,8 +95,8 @@ def seeded(builds: Builds) -> Iterator[Side]:
 
 
 def slices(name: str, minutes: int) -> Iterator[int]:
-    """The numbers of the slices, of which at least the first minute is measured."""
-    count = max(60, round(minutes * 60)) // SLICE
+    """The numbers of the slices."""
+    count = minutes * 60 // SLICE
     for number in range(count):
         yield number
         say(f"  {name}: {(number + 1) * SLICE} of {count * SLICE} s")
