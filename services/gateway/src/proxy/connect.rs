@@ -22,6 +22,10 @@ const KEEPALIVE_IDLE: u32 = 5;
 const KEEPALIVE_INTERVAL: u32 = 2;
 const KEEPALIVE_PROBES: u32 = 3;
 
+/// How much the kernel keeps for an endpoint that does not read, in bytes. It accounts for as much again. Without a limit
+/// it would keep megabytes for each request, which count as the memory of the pod.
+const SEND_BUFFER: usize = 128 * 1024;
+
 /// The kind of an error that says nothing about the endpoint: this process has no port, file descriptor or memory left
 /// for a connection.
 pub(super) const EXHAUSTED: ErrorKind = ErrorKind::ResourceBusy;
@@ -34,6 +38,7 @@ pub(super) const EXHAUSTED: ErrorKind = ErrorKind::ResourceBusy;
 pub(super) async fn connect(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
     let stream = time::timeout(timeout, TcpStream::connect(address)).await?.map_err(classify)?;
     stream.set_nodelay(true)?;
+    setsockopt(&stream, sockopt::SndBuf, &SEND_BUFFER)?;
     setsockopt(&stream, sockopt::KeepAlive, &true)?;
     setsockopt(&stream, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE)?;
     setsockopt(&stream, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL)?;

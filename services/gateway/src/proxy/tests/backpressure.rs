@@ -120,3 +120,41 @@ async fn a_service_may_stop_reading_for_a_while() {
     let gateway = TestGateway::with(&[], &[&stub]);
     assert_eq!(gateway.post("/test", &"x".repeat(LENGTH)).await.text(), "everything");
 }
+
+/// How many bytes the kernel holds of connections to a port.
+fn unsent(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the connections");
+    let of_line = |line: &str| {
+        let mut fields = line.split_whitespace().skip(2);
+        let (remote, queues) = (fields.next()?, fields.nth(1)?);
+        let is_to_port = u16::from_str_radix(remote.rsplit(':').next()?, 16) == Ok(port);
+        let sent = usize::from_str_radix(queues.split(':').next()?, 16).ok()?;
+        is_to_port.then_some(sent)
+    };
+    table.lines().skip(1).filter_map(of_line).sum()
+}
+
+/// It counts as the memory of the pod.
+#[tokio::test]
+async fn the_kernel_keeps_little_for_a_service_that_does_not_read() {
+    const LENGTH: usize = 16 * 1024 * 1024;
+    let stub = Stub::raw(|stream, _| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    })
+    .await;
+    let gateway = TestGateway::with(&["--body-limit=100000000"], &[&stub]);
+    let mut client = TcpStream::connect(gateway.address).await.expect("a connection");
+    let head = format!("POST /test HTTP/1.1\r\nhost: a\r\ncontent-length: {LENGTH}\r\n\r\n");
+    client.write_all(head.as_bytes()).await.expect("sent");
+    let upload = tokio::spawn(async move { client.write_all(&vec![b'x'; LENGTH]).await });
+    let mut before = 0;
+    let kept = eventually("no more is sent", TIMEOUT, async || {
+        tokio::time::sleep(MOMENT * 2).await;
+        let now = unsent(stub.address.port());
+        (now > 0 && std::mem::replace(&mut before, now) == now).then_some(now)
+    })
+    .await;
+    assert!(kept < 300 * 1024, "{kept} bytes");
+    upload.abort();
+}
