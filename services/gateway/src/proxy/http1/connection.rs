@@ -38,6 +38,9 @@ use crate::proxy::{
 const MIN_READ: usize = 8 * 1024;
 const MAX_READ: usize = 16 * 1024;
 
+/// A request of up to this many bytes has left the kernel when its response arrives.
+const SENT_AT_ONCE: usize = 16 * 1024;
+
 /// With less room than this in the buffer, another one is allocated. Small pieces of a response share a buffer, so that
 /// each does not keep one of its own from being freed.
 const MIN_ROOM: usize = 2 * 1024;
@@ -58,6 +61,8 @@ pub(in crate::proxy) struct Connection {
     keep_alive: bool,
     /// Whether the connection is reset when it is dropped, instead of closed in the usual way.
     resets: bool,
+    /// Whether the kernel may still hold a part of the request, although all of it was written.
+    may_be_unsent: bool,
     timer: ReusableTimer,
 }
 
@@ -72,6 +77,7 @@ impl Connection {
             remaining: Remaining::None,
             keep_alive: true,
             resets: true,
+            may_be_unsent: false,
             timer: ReusableTimer::new(Instant::now() + timeout),
         }))
     }
@@ -100,7 +106,7 @@ impl Connection {
         deadlines: Deadlines,
     ) -> Result<response::Parts, SendError> {
         let request = RequestWriter::new(head, body);
-        self.resets = true;
+        (self.resets, self.may_be_unsent) = (true, false);
         self.keep_alive &= !request.closes_connection();
         (self.request, self.interim) = (Some(Box::new(request)), 0);
         // Most requests are sent at once, and need not read the clock again.
@@ -194,6 +200,7 @@ impl Connection {
         match request.poll(cx, &mut self.stream) {
             Poll::Pending => Ok(()),
             Poll::Ready(Ok(())) => {
+                self.may_be_unsent = request.written() > SENT_AT_ONCE;
                 self.request = None;
                 Ok(())
             }
@@ -305,11 +312,13 @@ impl Connection {
 /// A connection that is dropped while it is in use is reset: after a response that no other may follow, or when the
 /// client or the endpoint fails. If it were closed in the usual way, its local port would be in `TIME_WAIT` for a
 /// minute, and a client could use up all ports, with HEAD for instance, or with requests that it aborts. Nothing is
-/// lost by a reset, since the response is complete or nobody waits for it. If the endpoint has closed the connection,
-/// there is no `TIME_WAIT` on this side.
+/// lost by a reset, since the response is complete or nobody waits for it. Only of a large request the kernel may still
+/// hold a part, which a reset would discard, although the service has accepted it with an early response. If the
+/// endpoint has closed the connection, there is no `TIME_WAIT` on this side.
 impl Drop for Connection {
     fn drop(&mut self) {
-        if self.resets && !matches!(self.peek(), Ok(0)) {
+        let may_lose = self.may_be_unsent && self.is_body_complete();
+        if self.resets && !may_lose && !matches!(self.peek(), Ok(0)) {
             let _ = self.stream.set_zero_linger();
         }
     }

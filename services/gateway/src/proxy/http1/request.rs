@@ -27,6 +27,7 @@ pub(super) struct RequestWriter {
     stage: Stage,
     closes_connection: bool,
     has_progressed: bool,
+    written: usize,
 }
 
 /// How much of the body follows what is pending.
@@ -57,7 +58,7 @@ impl RequestWriter {
         let closes_connection = head.method == Method::HEAD || length != Some(0) && !expects_body(&head.method);
         let head = Cursor::new(write_head(head, length, closes_connection));
         let pending = head.chain(Bytes::new()).chain(&b""[..]);
-        Self { pending, body, remaining, stage: Stage::New, closes_connection, has_progressed: false }
+        Self { pending, body, remaining, stage: Stage::New, closes_connection, has_progressed: false, written: 0 }
     }
 
     /// Whether no other request may use the connection, because the response to that could be a forged one:
@@ -73,6 +74,11 @@ impl RequestWriter {
 
     pub(super) fn has_started(&self) -> bool {
         self.stage == Stage::Started
+    }
+
+    /// How much was written, in bytes.
+    pub(super) fn written(&self) -> usize {
+        self.written
     }
 
     /// Whether anything has been written since the last call.
@@ -122,6 +128,7 @@ impl RequestWriter {
                     return Poll::Ready(Err(Error::Io(ErrorKind::WriteZero.into())));
                 }
                 (self.stage, self.has_progressed) = (Stage::Started, true);
+                self.written += written;
             }
             if matches!(self.remaining, Remaining::None) {
                 return Poll::Ready(Ok(()));

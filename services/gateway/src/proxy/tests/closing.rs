@@ -2,9 +2,16 @@
 
 use runtime::Phase;
 use test_support::raw::{self, Raw};
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Notify,
+    task::JoinSet,
+};
 
-use super::{stub::full_body, *};
+use super::{
+    stub::{full_body, read_head},
+    *,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shutdown_under_load_fails_no_request() {
@@ -94,4 +101,34 @@ async fn slow_request_heads_do_not_delay_other_clients() {
         raw.send("y\r\n\r\n").await.expect("sent");
         assert_eq!(raw.response().await.expect("a response").body, "hello");
     }
+}
+
+/// The kernel still holds a part of the upload when the response arrives.
+#[tokio::test]
+async fn an_upload_that_was_accepted_early_arrives_completely() {
+    const LENGTH: usize = 150_000;
+    let (go, (done, mut received)) = (Arc::new(Notify::new()), tokio::sync::mpsc::channel(1));
+    let stub = Stub::raw({
+        let go = go.clone();
+        move |mut stream, _| {
+            let (go, done) = (go.clone(), done.clone());
+            async move {
+                let Some(head) = read_head(&mut stream).await else { return };
+                let response = b"HTTP/1.1 202 Accepted\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+                stream.write_all(response).await.expect("written");
+                go.notified().await;
+                let mut rest = Vec::new();
+                let read = stream.read_to_end(&mut rest).await;
+                let _ = done.send(read.map(|_| head.len() + rest.len())).await;
+            }
+        }
+    })
+    .await;
+    let gateway = TestGateway::with(&[], &[&stub]);
+    let response = gateway.post("/test", &"x".repeat(LENGTH)).await;
+    assert_eq!(response.status, 202);
+    gateway.metric_becomes(r#"gateway_upstream_requests_in_flight{service="test"}"#, 0).await;
+    go.notify_one();
+    let length = tokio::time::timeout(TIMEOUT, received.recv()).await.expect("in time").expect("a result");
+    assert!(length.expect("the whole upload") > LENGTH);
 }
