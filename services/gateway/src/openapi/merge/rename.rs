@@ -52,12 +52,13 @@ fn rename(fragment: &mut Fragment, components: &BTreeMap<Key, String>, operation
 /// The new names of each fragment's components.
 fn component_renames(fragments: &[Fragment]) -> Vec<BTreeMap<Key, String>> {
     let conflicts = conflicts(fragments);
+    let mut numbers = HashMap::new();
     let mut taken: HashSet<Key> = fragments.iter().flat_map(|fragment| fragment.components.keys().cloned()).collect();
     let of_fragment = |fragment: &Fragment| {
         let conflicting = fragment.components.keys().filter(|key| conflicts.contains(*key));
         let renamed = conflicting.map(|(section, name)| {
             let take = |name: &String| taken.insert((section.clone(), name.clone()));
-            ((section.clone(), name.clone()), qualified_name(&fragment.service, name, take))
+            ((section.clone(), name.clone()), qualified_name(&fragment.service, name, &mut numbers, take))
         });
         renamed.collect()
     };
@@ -94,6 +95,7 @@ fn conflicts(fragments: &[Fragment]) -> BTreeSet<Key> {
 /// generators make functions of them.
 fn operation_renames(fragments: &mut [Fragment]) -> Vec<HashMap<String, String>> {
     let ids: Vec<HashSet<String>> = fragments.iter_mut().map(operation_ids).collect();
+    let mut numbers = HashMap::new();
     let mut taken: HashSet<String> = ids.iter().flatten().cloned().collect();
     let mut uses: HashMap<&str, usize> = HashMap::new();
     for id in ids.iter().flatten() {
@@ -103,9 +105,10 @@ fn operation_renames(fragments: &mut [Fragment]) -> Vec<HashMap<String, String>>
         let mut conflicting: Vec<_> =
             ids.iter().filter(|id| uses.get(id.as_str()).is_some_and(|uses| *uses > 1)).collect();
         conflicting.sort();
-        let renamed = conflicting
-            .into_iter()
-            .map(|id| (id.clone(), qualified_name(&fragment.service, id, |id| taken.insert(id.clone()))));
+        let renamed = conflicting.into_iter().map(|id| {
+            let take = |id: &String| taken.insert(id.clone());
+            (id.clone(), qualified_name(&fragment.service, id, &mut numbers, take))
+        });
         renamed.collect()
     };
     fragments.iter().zip(&ids).map(of_fragment).collect()
@@ -137,15 +140,28 @@ fn drop_repeated_operation_ids(fragment: &mut Fragment) {
     }
 }
 
-/// Prefixes a name with its service's, and replaces characters that are not allowed in names of components. `take`
-/// reserves a name, or returns false if it is taken.
-fn qualified_name(service: &str, name: &str, mut take: impl FnMut(&String) -> bool) -> String {
-    let mut qualified: String = format!("{service}.{name}")
+/// Prefixes a name with its service's, and replaces characters that are not allowed in names of components. If the name
+/// is taken, a number is appended. `numbers` has the next one for each name, so that many names which become the same do
+/// not all try the same numbers. `take` reserves a name, or returns false if it is taken.
+fn qualified_name(
+    service: &str,
+    name: &str,
+    numbers: &mut HashMap<String, usize>,
+    mut take: impl FnMut(&String) -> bool,
+) -> String {
+    let qualified: String = format!("{service}.{name}")
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '_' })
         .collect();
-    while !take(&qualified) {
-        qualified.push('_');
+    if take(&qualified) {
+        return qualified;
     }
-    qualified
+    let number = numbers.entry(qualified.clone()).or_insert(2);
+    loop {
+        let numbered = format!("{qualified}.{number}");
+        *number += 1;
+        if take(&numbered) {
+            return numbered;
+        }
+    }
 }

@@ -49,7 +49,7 @@ fn new_names_avoid_existing_names() {
     );
     let b = document(&json!({"/b": {"get": operation("X")}}), &json!({"X": {"type": "integer"}}));
     let document = merged(&services, vec![Ok(a), Ok(b)]);
-    assert_eq!(keys(&document["components"]["schemas"]), ["a.X", "a.X_", "b_b.X"]);
+    assert_eq!(keys(&document["components"]["schemas"]), ["a.X", "a.X.2", "b_b.X"]);
 }
 
 #[test]
@@ -63,6 +63,23 @@ fn operation_ids_are_unique() {
     assert_eq!(document["paths"]["/a"]["get"]["responses"]["200"]["links"]["next"]["operationId"], "a.list");
     assert_eq!(document["paths"]["/a"]["put"]["operationId"], "change");
     assert_eq!(document["paths"]["/b"]["get"]["operationId"], "b.list");
+}
+
+/// Otherwise the names of many would be as long as there are many, and take that long to find.
+#[test]
+fn ids_that_become_the_same_name_stay_short() {
+    const COUNT: usize = 400;
+    let signs = ["!", "$", "%", "&", "(", ")", "=", "?"];
+    let id = |number: usize| (0..3).map(|place| signs[number / 8_usize.pow(place) % 8]).collect::<String>();
+    let of = |path: &str| {
+        let paths = (0..COUNT).map(|number| (format!("{path}/{number}"), json!({"get": {"operationId": id(number)}})));
+        document(&paths.collect::<Map<_, _>>().into(), &json!({}))
+    };
+    let document = merged(&[service("a", &["/a"]), service("b", &["/b"])], vec![Ok(of("/a")), Ok(of("/b"))]);
+    let paths = document["paths"].as_object().expect("paths");
+    assert_eq!(paths.len(), 2 * COUNT);
+    let longest = paths.values().filter_map(|item| item["get"]["operationId"].as_str()).map(str::len).max();
+    assert!(longest.is_some_and(|length| length <= "a.___.400".len()), "{longest:?}");
 }
 
 /// A value with its references resolved, to a limited depth.
