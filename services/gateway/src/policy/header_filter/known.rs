@@ -39,6 +39,8 @@ names! {
     /// Headers that services trust because a gateway sets them: who the client is, and what it has requested.
     #[cfg(test)]
     IDENTITY, is_named_identity, is, [
+        "ali-cdn-real-ip",
+        "cdn-src-ip",
         "cf-connecting-ip",
         "cf-connecting-ipv6",
         // RFC 9440.
@@ -52,6 +54,7 @@ names! {
         "front-end-https",
         "http-client-ip",
         "http-x-forwarded-for",
+        "impersonate-user",
         "incap-client-ip",
         "proxy-client-ip",
         "true-client-ip",
@@ -64,19 +67,26 @@ names! {
         "x-client-ip",
         "x-client-verify",
         "x-cluster-client-ip",
+        "x-email",
         "x-endpoint-api-userinfo",
         "x-forwarded",
+        "x-group",
         "x-groups",
+        "x-id-token",
         "x-jwt-assertion",
         "x-jwt-payload",
+        "x-nf-client-connection-ip",
         "x-originating-ip",
         "x-rewrite-url",
+        "x-role",
         "x-roles",
         "x-scheme",
         "x-url-scheme",
         "x-user",
+        "x-userid",
         "x-userinfo",
         "x-username",
+        "x-vercel-forwarded-for",
     ]
 }
 
@@ -86,8 +96,11 @@ names! {
     IDENTITY_PREFIXES, has_identity_prefix, prefix, [
         "cf-access-",
         "cloudfront-viewer-",
+        "ngrok-auth-",
+        "oidc-",
         "remote-",
         "ssl-client-",
+        "tailscale-user-",
         "x-amzn-mtls-",
         "x-amzn-oidc-",
         "x-appengine-",
@@ -101,12 +114,14 @@ names! {
         "x-forwarded-",
         "x-goog-authenticated-user-",
         "x-goog-iap-",
+        "x-jwt-claim-",
         "x-ms-client-principal",
         "x-ms-token-",
         "x-original-",
         "x-pomerium-",
         "x-real-",
         "x-remote-",
+        "x-shib-",
         "x-ssl-",
         "x-user-",
         "x-vouch-",
@@ -209,7 +224,10 @@ pub(super) fn is_identity(name: &str) -> bool {
 
 /// Whether a name may be in the lists of hop-by-hop and identity headers. The first letter rules out most headers.
 pub(super) fn may_be_listed(name: &str) -> bool {
-    matches!(name.as_bytes().first(), Some(b'c'..=b'd' | b'f' | b'h'..=b'i' | b'k' | b'p' | b'r'..=b'u' | b'w'..=b'x'))
+    matches!(
+        name.as_bytes().first(),
+        Some(b'a' | b'c'..=b'd' | b'f' | b'h'..=b'i' | b'k' | b'n'..=b'p' | b'r'..=b'u' | b'w'..=b'x')
+    )
 }
 
 pub(super) fn is_end_to_end(name: &str) -> bool {

@@ -275,3 +275,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn identity_headers_of_known_proxies_are_dropped() {
+    for name in [
+        "Ali-CDN-Real-IP",
+        "CDN-Src-IP",
+        "Impersonate-User",
+        "Ngrok-Auth-User-Email",
+        "OIDC_CLAIM_email",
+        "OIDC-CLAIM-sub",
+        "Tailscale-User-Login",
+        "X-Email",
+        "X-Group",
+        "X-Id-Token",
+        "X-JWT-Claim-Sub",
+        "X-NF-Client-Connection-IP",
+        "X-Role",
+        "X-Shib-User",
+        "X-UserID",
+        "X-Vercel-Forwarded-For",
+    ] {
+        assert!(!is_forwarded(name), "{name}");
+    }
+}
