@@ -22,7 +22,6 @@ use super::{
     connect::EXHAUSTED,
     endpoint::{Endpoint, InFlightGuard},
     http1::{Connection, Deadlines, SendError},
-    http2,
     outcome::AttemptError,
     replayable_body::{ReplayableBody, RequestBodyError, UpstreamBody},
     response_body::ResponseBody,
@@ -157,18 +156,18 @@ impl UpstreamRequest {
                     return Err(AttemptError::new(UpstreamError::Timeout, &late, false));
                 }
             };
-            let http2::SendError { error, is_unsent } = match sent {
+            let error = match sent {
                 Ok(response) => {
                     let upstream = self.upstream.clone();
                     return Ok(UpstreamResponse::Http(
                         response.map(|body| ResponseBody::grpc(body, stream, guard, upstream)),
                     ));
                 }
-                Err(failed) => failed,
+                Err(error) => error,
             };
             // An unsent request means that the connection was closing.
-            if !(is_unsent && mem::take(&mut may_reconnect)) {
-                return Err(AttemptError::new(http2::kind(&error), &error, is_unsent));
+            if !(error.is_unsent && mem::take(&mut may_reconnect)) {
+                return Err(error);
             }
         }
     }

@@ -49,7 +49,7 @@ struct Leased {
 pub(crate) struct GrpcBody {
     body: Incoming,
     upstream: Arc<Upstream>,
-    _stream: http2::Stream,
+    stream: http2::Stream,
     _guard: InFlightGuard,
 }
 
@@ -82,7 +82,11 @@ impl ResponseBody {
     }
 
     pub(super) fn grpc(body: Incoming, stream: http2::Stream, guard: InFlightGuard, upstream: Arc<Upstream>) -> Self {
-        Self::Grpc(GrpcBody { body, upstream, _stream: stream, _guard: guard })
+        let mut body = GrpcBody { body, upstream, stream, _guard: guard };
+        if body.body.is_end_stream() {
+            body.stream.complete();
+        }
+        Self::Grpc(body)
     }
 
     /// Limits the time for the rest of the body.
@@ -180,8 +184,11 @@ impl Body for ResponseBody {
             Self::Http1(body) => body.poll_frame(cx).map_err(ResponseBodyError::Http1),
             Self::Grpc(body) => {
                 let frame = ready!(Pin::new(&mut body.body).poll_frame(cx));
-                if let Some(Err(error)) = &frame {
-                    body.upstream.metrics.count_error(http2::kind(error));
+                match &frame {
+                    Some(Err(error)) => body.upstream.metrics.count_error(http2::kind(error)),
+                    Some(Ok(frame)) if frame.is_data() && !body.body.is_end_stream() => {}
+                    // The end, with trailers or without.
+                    Some(Ok(_)) | None => body.stream.complete(),
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(ResponseBodyError::Grpc)))
             }
