@@ -15,8 +15,9 @@
 //!
 //! The client learns the outcome of all attempts. If something was sent that got no response, or one that says that its
 //! outcome is unknown, the request may have taken effect, whatever followed. Then, unless its method is safe, the
-//! client gets `outcome-unknown` instead of any other 502, 503 or 504, and instead of a 412: the first attempt may have
-//! made the change that the precondition of the second one found.
+//! client gets `outcome-unknown` instead of any other 502, 503 or 504, instead of a 412, since the first attempt may have
+//! made the change that the precondition of the second one found, and instead of a 408, 421, 425 or 429, with which the
+//! second endpoint only says that it did nothing itself.
 //!
 //! Each retry is paid for out of the service's retry budget. A reused connection that turns out to be closed says
 //! nothing about its endpoint, so sending the request on a new connection to the same endpoint is free. If something
@@ -190,7 +191,11 @@ impl Attempts<'_> {
     /// Passes on a response, unless it says that nothing was done although an earlier attempt may have done it.
     fn pass_on(&self, response: UpstreamResponse) -> Result<UpstreamResponse, Problem> {
         let status = match response.status() {
-            StatusCode::PRECONDITION_FAILED => StatusCode::BAD_GATEWAY,
+            StatusCode::PRECONDITION_FAILED
+            | StatusCode::REQUEST_TIMEOUT
+            | StatusCode::MISDIRECTED_REQUEST
+            | StatusCode::TOO_EARLY
+            | StatusCode::TOO_MANY_REQUESTS => StatusCode::BAD_GATEWAY,
             status if is_unavailable(status) => status,
             _ => return Ok(response),
         };

@@ -4,7 +4,10 @@ use test_support::{
     port::Port,
     raw::{self, Raw},
 };
-use tokio::sync::Notify;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Notify,
+};
 
 use super::{
     stub::{read_head, resetting, write_response},
@@ -85,5 +88,25 @@ async fn the_outcome_is_unknown_if_no_endpoint_is_left_for_a_retry() {
         release.notify_one();
         let (status, kind) = response.await.expect("no panic");
         assert_eq!((status, &*kind), expected);
+    }
+}
+
+/// With such a response the second endpoint only says that it did nothing itself.
+#[tokio::test]
+async fn the_outcome_is_unknown_if_a_retry_is_refused_for_now() {
+    for status in ["408 Request Timeout", "421 Misdirected Request", "425 Too Early", "429 Too Many Requests"] {
+        let stub = Stub::raw(move |mut stream, number| async move {
+            read_head(&mut stream).await;
+            if number > 0 {
+                let response = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+                let _ = stream.write_all(response.as_bytes()).await;
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+            }
+        })
+        .await;
+        let gateway = TestGateway::with(&[], &[&stub]);
+        let response = gateway.send(request(Method::PUT, "/test", "x")).await;
+        assert_eq!(response.problem(), (502, "outcome-unknown".to_owned()), "{status}");
+        assert_eq!(stub.connections(), 2, "{status}");
     }
 }
