@@ -52,6 +52,13 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
+/// Headers that make some frameworks execute another method.
+const METHOD_OVERRIDES: [HeaderName; 3] = [
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-method-override"),
+];
+
 /// Whether a request may be sent twice. A service that ignores a key, takes an empty one for none, or another one of
 /// several, would execute the request twice.
 pub(super) fn is_repeatable(parts: &Parts, upstream: &Upstream) -> bool {
@@ -60,6 +67,10 @@ pub(super) fn is_repeatable(parts: &Parts, upstream: &Upstream) -> bool {
         let key = keys.next().filter(|key| !key.as_bytes().trim_ascii().is_empty());
         key.is_some() && keys.next().is_none()
     };
+    // What a service executes instead of the method need not be idempotent.
+    if METHOD_OVERRIDES.iter().any(|name| parts.headers.contains_key(name)) {
+        return false;
+    }
     parts.method.is_idempotent()
         || (matches!(parts.method, Method::POST | Method::PATCH)
             && has_key()

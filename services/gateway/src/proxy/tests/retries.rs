@@ -304,3 +304,17 @@ async fn a_failed_precondition_of_a_repeated_put_is_unknown() {
     }
     panic!("only one of both endpoints was tried first: {first_was_reset:?}");
 }
+
+/// A framework may execute a GET or PUT as a POST.
+#[tokio::test]
+async fn a_request_that_overrides_its_method_is_not_repeated() {
+    for name in ["x-http-method", "x-http-method-override", "x-method-override"] {
+        let resets = Arc::default();
+        let bad = resetting(&resets).await;
+        let gateway = TestGateway::of(&[], both(bad.address, bad.address));
+        let mut request = request(Method::PUT, "/test", "x");
+        request.headers_mut().insert(name, http::HeaderValue::from_static("POST"));
+        assert_eq!(gateway.send(request).await.problem(), (502, "outcome-unknown".to_owned()), "{name}");
+        assert_eq!(resets.load(Ordering::SeqCst), 1, "{name}");
+    }
+}
