@@ -26,6 +26,9 @@ const CLIENT_CLOSED: u16 = 499;
 /// over costs it a few bytes over HTTP/2, and would fill the log.
 const MAX_PATH: usize = 1024;
 
+/// How much of a method is logged, in bytes. Longer ones are refused.
+pub(super) const MAX_METHOD: usize = 32;
+
 /// What is reported about an exchange when this is dropped, which is when the response has been sent or
 /// abandoned.
 pub(super) struct AccessRecord {
@@ -156,8 +159,10 @@ impl AccessRecord {
             line.extend_from_slice(name.as_bytes());
             write_string(line, value);
         };
+        let method = self.method.as_str().as_bytes();
+        let method = method.get(..MAX_METHOD).unwrap_or(method);
         text(line, "{\"timestamp\":", time);
-        text(line, ",\"level\":\"INFO\",\"message\":\"access\",\"method\":", self.method.as_str().as_bytes());
+        text(line, ",\"level\":\"INFO\",\"message\":\"access\",\"method\":", method);
         let path = self.uri.path();
         if path.len() > MAX_PATH {
             text(line, ",\"path\":", format!("{}…", &path[..path.floor_char_boundary(MAX_PATH)]).as_bytes());

@@ -16,7 +16,7 @@ use runtime::{
 use tokio::time::Instant;
 
 use super::{
-    access_record::{AccessRecord, RecordedBody},
+    access_record::{AccessRecord, MAX_METHOD, RecordedBody},
     attempt::{UpstreamRequest, UpstreamResponse},
     dot_segments, host, max_forwards,
     replayable_body::ReplayableBody,
@@ -88,6 +88,9 @@ impl Exchange {
     /// Refuses requests that must not be passed on, serves what the gateway serves itself, and routes the rest.
     async fn request_filter(&mut self, parts: &mut Parts) -> Result<Filtered, Problem> {
         self.record.check_load()?;
+        if parts.method.as_str().len() > MAX_METHOD {
+            return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "the method is not supported"));
+        }
         // Cookies, which HTTP/2 may send in several fields, are joined into one.
         let more_cookies = parts.headers.get_all(header::COOKIE).iter().skip(1).count();
         check_fields(parts.headers.len() - more_cookies)?;

@@ -203,3 +203,16 @@ async fn a_long_path_is_cut_off_in_the_access_log() {
     let cut = |path: &str, length: usize| format!("{}\u{2026}", &path[..length]);
     assert_eq!(logged, [paths[0].clone(), cut(&paths[1], 1024), cut(&paths[2], 1023)]);
 }
+
+/// Over HTTP/2, a method that is sent again costs a byte.
+#[tokio::test]
+async fn a_long_method_is_refused_and_cut_off_in_the_log() {
+    let stub = Stub::text("hello").await;
+    let gateway = TestGateway::with(&[], &[&stub]);
+    let method = Method::from_bytes(&[b'M'; 33]).expect("a method");
+    assert_eq!(gateway.send(request(method, "/test", "")).await.problem(), (501, "about:blank".to_owned()));
+    assert_eq!(gateway.log(1).await[0]["method"], "M".repeat(32));
+    let method = Method::from_bytes(&[b'M'; 32]).expect("a method");
+    assert_eq!(gateway.send(request(method, "/test", "")).await.status, 200);
+    assert_eq!(stub.requests(), 1);
+}
