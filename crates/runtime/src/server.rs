@@ -99,8 +99,15 @@ impl Default for Timeouts {
 pub struct Server {
     pub(crate) timeouts: Timeouts,
     pub(crate) workers: Workers,
-    strict: bool,
+    mode: Mode,
     max_connections: Option<(u32, u32)>,
+}
+
+/// How connections are treated.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mode {
+    strict: bool,
+    is_shared: bool,
 }
 
 impl Server {
@@ -115,7 +122,15 @@ impl Server {
     /// behind it may read such a request differently.
     #[must_use]
     pub fn strict(mut self) -> Self {
-        self.strict = true;
+        self.mode.strict = true;
+        self
+    }
+
+    /// Expects that a connection carries requests of several clients, because its peer is a trusted proxy. What one of
+    /// them does must not end the requests of the others.
+    #[must_use]
+    pub fn shared(mut self, is_shared: bool) -> Self {
+        self.mode.is_shared = is_shared;
         self
     }
 
@@ -136,9 +151,9 @@ impl Server {
         let limit = Arc::new(ConnectionLimit::new(max, max_per_client));
         let serve = |stream, address| {
             let Some(slot) = limit.admit(address) else { return refuse(&stream, address) };
-            let (app, lifecycle, timeouts, strict) = (app.clone(), lifecycle.clone(), self.timeouts, self.strict);
+            let (app, lifecycle, timeouts, mode) = (app.clone(), lifecycle.clone(), self.timeouts, self.mode);
             self.workers.spawn(&connections, stream, async move |stream, worker| {
-                handle(stream, slot, app, Peer { address, worker }, lifecycle, timeouts, strict).await;
+                handle(stream, slot, app, Peer { address, worker }, lifecycle, timeouts, mode).await;
             });
         };
         loop {
@@ -196,7 +211,7 @@ async fn handle(
     peer: Peer,
     lifecycle: Lifecycle,
     timeouts: Timeouts,
-    strict: bool,
+    Mode { strict, is_shared }: Mode,
 ) {
     let accepted = lifecycle.phase();
     // A failure to set these only costs latency, or memory.
@@ -283,7 +298,8 @@ async fn handle(
             biased;
             _ = connection => {}
             () = streams.stalled() => {}
-            () = streams.flooded(), if strict => {}
+            // Of a shared connection, the proxy opens another one for the next requests.
+            () = streams.flooded(), if strict && !is_shared => {}
         }
     } else {
         let connection = http_1(timeouts).serve_connection(io, service).with_upgrades();

@@ -184,6 +184,41 @@ async fn a_connection_on_which_most_streams_are_reset_is_closed() {
     server.stop().await;
 }
 
+/// The requests on it may be those of other clients.
+#[tokio::test]
+async fn resets_do_not_end_the_requests_of_a_shared_connection() {
+    let server = server_of(super::super::Server::default().strict().shared(true)).await;
+    let mut connection = server.connect().await;
+    // A request that waits: GET, http, /wait and the authority.
+    let wait = frame(HEADERS, 0b101, 1, b"\x82\x86\x04\x05/wait\x41\x04test");
+    connection.send([PREFACE.as_bytes(), &frame(SETTINGS, 0, 0, b""), &wait].concat()).await.expect("sent");
+    server.waiting.notified().await;
+    let mut next = 3;
+    let mut reset = async |connection: &mut Raw| {
+        let streams = next..next + 100;
+        next = streams.end;
+        connection.send(resets(streams)).await.expect("an open connection");
+        let closed = time::timeout(Duration::from_millis(10), connection.closed()).await;
+        assert!(closed.is_err(), "the connection is closed");
+    };
+    eventually("GOAWAY", TIMEOUT, async || {
+        reset(&mut connection).await;
+        kinds(connection.rest()).contains(&GOAWAY).then_some(())
+    })
+    .await;
+    for _ in 0..20 {
+        reset(&mut connection).await;
+    }
+    server.go.notify_one();
+    eventually("the response", TIMEOUT, async || {
+        let _ = time::timeout(Duration::from_millis(10), connection.closed()).await;
+        connection.rest().windows(6).any(|bytes| bytes == b"waited").then_some(())
+    })
+    .await;
+    drop(connection);
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn streams_that_are_reset_at_once_do_not_close_the_connection() {
     let server = server().await;
