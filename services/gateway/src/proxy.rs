@@ -24,6 +24,7 @@ mod route_table;
 mod route_updater;
 mod state;
 mod tunnel;
+mod unread;
 mod upstream;
 
 use std::sync::Arc;

@@ -16,7 +16,9 @@ use http_body::{Body, Frame, SizeHint};
 use runtime::{Problem, TRACEPARENT, request};
 use tracing::Span;
 
-use super::{endpoint::Endpoint, in_flight::Counted, route_table::Route, state::Proxy};
+use super::{
+    endpoint::Endpoint, in_flight::Counted, replayable_body::ReplayableBody, route_table::Route, state::Proxy,
+};
 use crate::{access_log::write_string, policy::Client};
 
 /// The status that is logged if the client goes away before the response starts, as in nginx.
@@ -118,10 +120,22 @@ impl AccessRecord {
         self.complete = true;
     }
 
-    /// Stops counting the request: a tunnel may last for hours.
-    pub(super) fn leave_in_flight(&mut self) {
-        if let Some(counted) = self.in_flight.take() {
-            self.proxy.in_flight.leave(&counted);
+    /// Refuses a request that may become a tunnel if its client has too many of them.
+    pub(super) fn check_tunnel(&mut self) -> Result<(), Problem> {
+        self.in_flight.as_mut().map_or(Ok(()), |counted| self.proxy.in_flight.check_tunnel(counted))
+    }
+
+    /// Counts what is unread of the request's body, and refuses it if too much is unread already.
+    pub(super) fn count_unread(&self, body: &ReplayableBody) -> Result<(), Problem> {
+        let Some(counted) = &self.in_flight else { return Ok(()) };
+        let fits = body.count_unread(|length| self.proxy.in_flight.unread(counted, length));
+        if fits { Ok(()) } else { Err(too_much_unread()) }
+    }
+
+    /// Stops counting the request as in flight: a tunnel may last for hours.
+    pub(super) fn become_tunnel(&mut self) {
+        if let Some(counted) = &mut self.in_flight {
+            self.proxy.in_flight.become_tunnel(counted);
         }
     }
 
@@ -141,7 +155,9 @@ impl AccessRecord {
 
     /// The last phase of an exchange: reports it.
     fn log(&mut self) {
-        self.leave_in_flight();
+        if let Some(counted) = self.in_flight.take() {
+            self.proxy.in_flight.leave(&counted);
+        }
         let duration = self.started.elapsed();
         let status = self.status.or(StatusCode::from_u16(CLIENT_CLOSED).ok()).unwrap_or_default();
         let metrics = self.route.as_ref().map_or(&self.proxy.unmatched, |route| &route.metrics);
@@ -196,6 +212,11 @@ impl AccessRecord {
         }
         line.push(b'}');
     }
+}
+
+/// The response to a request that there is no room for.
+pub(super) fn too_much_unread() -> Problem {
+    Problem::unavailable("too much of what clients have sent is not read by services; try again in a moment")
 }
 
 impl Drop for AccessRecord {

@@ -142,6 +142,9 @@ impl Exchange {
             return Err(self.proxy.body_too_large());
         }
         let upgrade = parts.extensions.remove::<OnUpgrade>().filter(|_| policy::is_upgrade(&parts));
+        if upgrade.is_some() {
+            self.record.check_tunnel()?;
+        }
         self.record.trace(&mut parts.headers);
         self.proxy.policy.to_upstream(&mut parts, &self.client);
         if is_grpc {
@@ -152,9 +155,11 @@ impl Exchange {
         // With what was added above, and two lines for framing and `connection: close`.
         check_fields(parts.headers.len() + 2)?;
         let is_repeatable = !is_grpc && retry::is_repeatable(&parts, &route.upstream);
+        let body = ReplayableBody::new(body, limit, is_repeatable);
+        self.record.count_unread(&body)?;
         let request = UpstreamRequest {
             parts,
-            body: ReplayableBody::new(body, limit, is_repeatable),
+            body,
             upstream: route.upstream.clone(),
             client: self.client.network(),
             worker: self.record.worker(),

@@ -1,15 +1,16 @@
-//! Counts the requests in flight: all of them, and those of each client.
+//! Counts the requests in flight, all of them and those of each client, and the tunnels of each client.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
     hash::BuildHasher,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
 };
 
 use http::StatusCode;
 use prometheus::{IntCounter, IntGauge};
 use runtime::Problem;
 
+use super::{state::Limits, unread::Unread};
 use crate::policy::Client;
 
 /// How many refusals of requests of one client may be unread. Any more have no content, so that nothing of them is kept
@@ -25,6 +26,9 @@ pub(super) struct InFlight {
     shed: IntCounter,
     max: i64,
     max_per_client: u32,
+    max_tunnels_per_client: u32,
+    /// How much of all requests is unread.
+    unread: Arc<AtomicUsize>,
     hasher: RandomState,
     clients: [Mutex<Shard>; SHARDS],
 }
@@ -37,6 +41,10 @@ type Shard = HashMap<u128, Counts>;
 struct Counts {
     in_flight: u32,
     unread_refusals: u32,
+    /// Tunnels, and requests that may become one.
+    tunnels: u32,
+    /// How much of the client's requests is unread.
+    unread: Arc<AtomicUsize>,
 }
 
 /// A request that was counted.
@@ -44,7 +52,16 @@ pub(super) struct Counted {
     network: u128,
     /// How many requests its client had in flight, with this one.
     of_client: u32,
-    is_refused: bool,
+    counts_as: Kind,
+    /// Whether it is a tunnel or may become one.
+    may_be_tunnel: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    InFlight,
+    Refused,
+    Tunnel,
 }
 
 /// Why a request is refused.
@@ -55,9 +72,10 @@ pub(super) struct Refusal {
 }
 
 impl InFlight {
-    pub(super) fn new(all: IntGauge, shed: IntCounter, max: u32, max_per_client: u32) -> Self {
-        let (hasher, clients) = (RandomState::new(), Default::default());
-        Self { all, shed, max: max.into(), max_per_client, hasher, clients }
+    pub(super) fn new(all: IntGauge, shed: IntCounter, limits: &Limits) -> Self {
+        let &Limits { max_in_flight, max_in_flight_per_client: max_per_client, max_tunnels_per_client, .. } = limits;
+        let (unread, hasher, clients) = (Arc::default(), RandomState::new(), Default::default());
+        Self { all, shed, max: max_in_flight.into(), max_per_client, max_tunnels_per_client, unread, hasher, clients }
     }
 
     /// Counts a request until it is passed to [`Self::leave`].
@@ -67,7 +85,7 @@ impl InFlight {
         let mut clients = self.shard(network);
         let counts = clients.entry(network).or_default();
         counts.in_flight += 1;
-        Counted { network, of_client: counts.in_flight, is_refused: false }
+        Counted { network, of_client: counts.in_flight, counts_as: Kind::InFlight, may_be_tunnel: false }
     }
 
     /// Refuses a request if its client, or all clients together, have too many in flight. It then no longer counts as
@@ -83,7 +101,7 @@ impl InFlight {
         };
         self.shed.inc();
         self.all.dec();
-        counted.is_refused = true;
+        counted.counts_as = Kind::Refused;
         let mut clients = self.shard(counted.network);
         let counts = clients.entry(counted.network).or_default();
         counts.in_flight -= 1;
@@ -91,14 +109,47 @@ impl InFlight {
         Err(Refusal { problem, has_content: counts.unread_refusals <= MAX_UNREAD_REFUSALS })
     }
 
+    /// Refuses a request that may become a tunnel if its client has too many of them. They may last for hours, and
+    /// behind a proxy nothing else limits them. Otherwise the request counts as a tunnel, too, until it leaves.
+    pub(super) fn check_tunnel(&self, counted: &mut Counted) -> Result<(), Problem> {
+        let mut clients = self.shard(counted.network);
+        let counts = clients.entry(counted.network).or_default();
+        if counts.tunnels >= self.max_tunnels_per_client {
+            let detail = "too many WebSocket connections from this address are open; close some of them";
+            return Err(Problem::with_kind(StatusCode::TOO_MANY_REQUESTS, "rate-limited", detail));
+        }
+        counts.tunnels += 1;
+        counted.may_be_tunnel = true;
+        Ok(())
+    }
+
+    /// Counts what is unread of a request whose body has this length.
+    pub(super) fn unread(&self, counted: &Counted, length: Option<u64>) -> Unread {
+        let mut clients = self.shard(counted.network);
+        let counts = clients.entry(counted.network).or_default();
+        Unread::new(counts.unread.clone(), self.unread.clone(), length)
+    }
+
+    /// Counts a request no longer as in flight, since it has become a tunnel.
+    pub(super) fn become_tunnel(&self, counted: &mut Counted) {
+        self.all.dec();
+        counted.counts_as = Kind::Tunnel;
+        self.shard(counted.network).entry(counted.network).or_default().in_flight -= 1;
+    }
+
     pub(super) fn leave(&self, counted: &Counted) {
-        if !counted.is_refused {
+        if counted.counts_as == Kind::InFlight {
             self.all.dec();
         }
         let mut clients = self.shard(counted.network);
         if let Some(counts) = clients.get_mut(&counted.network) {
-            *(if counted.is_refused { &mut counts.unread_refusals } else { &mut counts.in_flight }) -= 1;
-            if counts.in_flight == 0 && counts.unread_refusals == 0 {
+            match counted.counts_as {
+                Kind::InFlight => counts.in_flight -= 1,
+                Kind::Refused => counts.unread_refusals -= 1,
+                Kind::Tunnel => {}
+            }
+            counts.tunnels -= u32::from(counted.may_be_tunnel);
+            if counts.in_flight == 0 && counts.unread_refusals == 0 && counts.tunnels == 0 {
                 clients.remove(&counted.network);
             }
         }

@@ -12,6 +12,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use runtime::server::RequestBody;
 
+use super::unread::Unread;
+
 /// How much of a body is buffered, in bytes. A longer body is not sent again.
 pub(super) const MAX_BUFFERED: usize = 64 * 1024;
 
@@ -24,6 +26,8 @@ pub(crate) enum RequestBodyError {
     Incomplete,
     #[error("the client did not send the complete body in time")]
     Timeout,
+    #[error("too much of what clients have sent is not read")]
+    Unread,
 }
 
 /// The body of a request, from which each attempt gets its own [`UpstreamBody`].
@@ -48,6 +52,7 @@ struct State<B> {
     ended: bool,
     /// Whether an attempt waits for the client to send more.
     is_awaited: bool,
+    unread_count: Option<Unread>,
     error: Option<RequestBodyError>,
 }
 
@@ -74,9 +79,15 @@ impl<B: Body<Data = Bytes> + Unpin> ReplayableBody<B> {
             limit,
             ended: false,
             is_awaited: false,
+            unread_count: None,
             error: None,
         };
         Self { state: Some(Arc::new(Mutex::new(state))), size }
+    }
+
+    /// Counts what its client has sent and no endpoint has read. Returns whether that is not too much already.
+    pub(super) fn count_unread(&self, unread: impl FnOnce(Option<u64>) -> Unread) -> bool {
+        self.lock().is_none_or(|mut state| state.unread_count.insert(unread(self.size.upper())).count())
     }
 
     /// The body for one attempt. Only the latest attempt may read from its body.
@@ -156,6 +167,9 @@ impl<B: Body<Data = Bytes> + Unpin> State<B> {
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
         let data = loop {
+            if let Some(count) = &mut self.unread_count {
+                count.clear();
+            }
             let frame = Pin::new(&mut self.body).poll_frame(cx);
             self.is_awaited = frame.is_pending();
             match ready!(frame).map(|frame| frame.map(Frame::into_data)) {
@@ -182,6 +196,9 @@ impl<B: Body<Data = Bytes> + Unpin> State<B> {
             self.next += 1;
         }
         self.ended = self.body.is_end_stream();
+        if !self.ended && self.unread_count.as_mut().is_some_and(|count| !count.count()) {
+            return self.fail(RequestBodyError::Unread);
+        }
         Poll::Ready(Some(Ok(Frame::data(data))))
     }
 

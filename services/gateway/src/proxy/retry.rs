@@ -38,7 +38,7 @@ use tokio::{
 };
 
 use super::{
-    access_record::AccessRecord,
+    access_record::{AccessRecord, too_much_unread},
     attempt::{UpstreamRequest, UpstreamResponse},
     endpoint::Endpoint,
     outcome::{AttemptError, no_endpoint, problem, record_failure, record_response},
@@ -226,6 +226,7 @@ fn is_unavailable(status: StatusCode) -> bool {
 fn refusal(proxy: &Proxy, error: RequestBodyError) -> Problem {
     match error {
         RequestBodyError::TooLarge => proxy.body_too_large(),
+        RequestBodyError::Unread => too_much_unread(),
         RequestBodyError::Timeout => {
             Problem::new(StatusCode::REQUEST_TIMEOUT, "the request body did not arrive in time")
         }

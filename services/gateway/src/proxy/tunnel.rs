@@ -43,7 +43,7 @@ impl Tunnel {
         let Self { client, mut service, guard: _guard } = self;
         // The connection is available once the response is written.
         let Ok(client) = client.await else { return };
-        record.leave_in_flight();
+        record.become_tunnel();
         // What it sent right after its response comes first.
         let (service, early) = service.upgrade();
         // If this fails, a service that is gone is noticed later.

@@ -193,3 +193,32 @@ async fn a_tunnel_counts_as_a_connection() {
     })
     .await;
 }
+
+/// Behind proxies nothing else limits them.
+#[tokio::test]
+async fn a_client_may_have_only_a_share_of_the_tunnels() {
+    let stub = echo().await;
+    let flags = ["--trusted-hops=1", "--max-connections=40", "--max-connections-per-client=8"];
+    let gateway = TestGateway::with(&flags, &[&stub]);
+    let ask = async |client: &str| {
+        let mut raw = Raw::connect(gateway.address).await.expect("a connection");
+        let request = UPGRADE.replace("\r\n\r\n", &format!("\r\nx-forwarded-for: {client}\r\n\r\n"));
+        raw.send(request).await.expect("sent");
+        let response = raw.response().await.expect("a response");
+        (raw, response)
+    };
+    let mut tunnels = Vec::new();
+    for _ in 0..8 {
+        let (raw, response) = ask("192.0.2.1").await;
+        tunnels.push(opened(raw, &response).await);
+    }
+    let (_, refused) = ask("192.0.2.1").await;
+    assert_eq!(refused.status, 429, "{}", refused.head);
+    assert_eq!(stub.connections(), 8, "the service does not hear of it");
+    let (raw, response) = ask("192.0.2.2").await;
+    drop(opened(raw, &response).await);
+    gateway.metric_becomes("http_requests_in_flight", 0).await;
+    // One that ends makes room for another.
+    drop(tunnels.pop());
+    eventually("a tunnel is free", TIMEOUT, async || (ask("192.0.2.1").await.1.status == 101).then_some(())).await;
+}
