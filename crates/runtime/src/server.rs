@@ -80,6 +80,9 @@ pub const MAX_HEADERS: usize = 100;
 /// connection, and all its other streams with it.
 const MAX_STREAMS: u32 = 256;
 
+/// How much of a request body is received before it is read, in bytes.
+const STREAM_WINDOW: u32 = 64 * 1024;
+
 /// The timeouts of a server. Only tests change them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Timeouts {
@@ -330,6 +333,10 @@ fn http_2(streams: Streams, timeouts: Timeouts) -> http2::Builder<Streams> {
         .timer(TokioTimer::new())
         .keep_alive_interval(timeouts.request_head_timeout)
         .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        // As much as all streams may send: one whose body is not read must not hold up the others, which may be those
+        // of other clients of a proxy.
+        .initial_connection_window_size(STREAM_WINDOW * MAX_STREAMS)
         .max_pending_accept_reset_streams(MAX_STREAMS as usize)
         .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
         .max_send_buf_size(PIECE);

@@ -18,6 +18,9 @@ use super::{
 /// How many connections a test opens so that each thread of the gateway has some.
 const CONNECTIONS: usize = 4;
 
+/// The size of a chunk of a long body.
+pub(super) const CHUNK: usize = 16 * 1024;
+
 type Client = conn::http2::SendRequest<Body>;
 
 /// A service that allows this many streams a connection. `Large` has a long response, `Hang` neither reads nor
@@ -45,7 +48,7 @@ async fn respond(request: Request<Incoming>, taken: Arc<AtomicUsize>) -> Result<
 }
 
 /// Waits until no more chunks are taken.
-async fn stuck(taken: &AtomicUsize) {
+pub(super) async fn stuck(taken: &AtomicUsize) {
     eventually("nothing more is sent", TIMEOUT, async || {
         let before = taken.load(Ordering::SeqCst);
         tokio::time::sleep(MOMENT).await;
@@ -58,10 +61,10 @@ fn gateway(stub: &Stub) -> TestGateway {
     TestGateway::of(&[], with_grpc(&[], Some(vec![stub.address])))
 }
 
-/// A body of chunks of 16 KiB, which counts those that are taken.
-fn chunks(count: usize, taken: &Arc<AtomicUsize>) -> Body {
+/// A body of chunks, which counts those that are taken.
+pub(super) fn chunks(count: usize, taken: &Arc<AtomicUsize>) -> Body {
     let taken = taken.clone();
-    let chunk = Bytes::from_static(&[b'x'; 16 * 1024]);
+    let chunk = Bytes::from_static(&[b'x'; CHUNK]);
     let next = move || {
         taken.fetch_add(1, Ordering::SeqCst);
         Ok(Frame::data(chunk.clone()))
