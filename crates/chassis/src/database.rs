@@ -9,7 +9,10 @@ mod pool;
 
 pub use connector::SESSION;
 pub use dedicated::DedicatedConnection;
-pub use error::{DatabaseError, is_lock_timeout, is_serialization_failure, is_unavailable, sql_state, with_timeout};
+pub use error::{
+    DatabaseError, concerns_one_request, is_lock_timeout, is_serialization_failure, is_unavailable, sql_state,
+    with_timeout,
+};
 pub use pool::Database;
 
 pub(crate) use health::Health;

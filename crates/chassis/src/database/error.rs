@@ -78,16 +78,27 @@ impl From<DatabaseError> for Problem {
 }
 
 /// Returns whether the connection is certainly usable after work with this result: the work succeeded, or failed with a
-/// data exception, a violated constraint, a lock timeout or a serialization failure.
+/// data exception, a violated constraint, a value that cannot be decoded, a lock timeout or a serialization failure.
 pub(super) fn is_usable_after<T>(result: &Result<T, DatabaseError>) -> bool {
     match result {
         Ok(_) => true,
         Err(DatabaseError::Refused(error)) => {
-            let is_of_the_data = sql_state(error).is_some_and(|code| matches!(code.get(..2), Some("22" | "23")));
-            is_of_the_data || is_lock_timeout(error) || is_serialization_failure(error)
+            is_of_one_request(error) || is_lock_timeout(error) || is_serialization_failure(error)
         }
         Err(_) => false,
     }
+}
+
+/// Returns whether a single request of a batch may have made it fail: by a data exception, a violated constraint, or a
+/// stored value that this version cannot decode. Then the others succeed without it.
+#[must_use]
+pub fn concerns_one_request(failure: &DatabaseError) -> bool {
+    matches!(failure, DatabaseError::Refused(error) if is_of_one_request(error))
+}
+
+fn is_of_one_request(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Decode(_))
+        || sql_state(error).is_some_and(|code| matches!(code.get(..2), Some("22" | "23")))
 }
 
 /// Runs database work with a time limit, and classifies its failure.
