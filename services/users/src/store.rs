@@ -8,6 +8,12 @@ use uuid::Uuid;
 
 use crate::model::{Email, Name, NewUser, User, UserId, Wishes};
 
+/// Makes the current transaction hardly wait for locks.
+pub(crate) async fn hardly_wait(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query!("SELECT set_config('lock_timeout', '10ms', true)").fetch_one(connection).await?;
+    Ok(())
+}
+
 /// Inserts new users with their wishlists. Returns those whose email was not taken.
 pub(crate) async fn insert(
     connection: &mut PgConnection,

@@ -3,9 +3,11 @@
 use axum::{extract::State, response::IntoResponse};
 use chassis::{
     Fields, FromFields, Json,
+    batch::BatchError,
     idempotency::{Claim, IdempotencyKey},
 };
 use http::{Method, StatusCode, header};
+use tokio::sync::oneshot;
 
 use crate::{
     error::Error,
@@ -50,7 +52,9 @@ pub(super) async fn create(
         Some(wishes) => users.stocks(wishes).await,
         None => None,
     };
-    let created = users.writer.submit(Creation { new, stocks, claim }).await??;
+    let (reply, created) = oneshot::channel();
+    users.writer.submit(Creation { new, stocks, claim, reply }).await?;
+    let created = created.await.map_err(|_| BatchError::Lost)??;
     let location = [(header::LOCATION, format!("/users/{}", created.body.user.id))];
     Ok((StatusCode::CREATED, location, created))
 }

@@ -8,6 +8,7 @@ mod email;
 mod idempotency;
 mod ids;
 mod list;
+mod locks;
 mod observed;
 mod outage;
 mod parameters;

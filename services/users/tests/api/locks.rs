@@ -1,0 +1,107 @@
+//! Another session holds a row: only requests that need it wait for it or fail.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use sqlx::{PgPool, Postgres, Transaction, raw_sql};
+use test_support::{
+    app::{App, Response, join_all},
+    process::{TIMEOUT, eventually},
+};
+
+use crate::{count, create, start};
+
+/// How soon requests that need nothing that is locked get their responses. In a debug build on a busy machine they take
+/// longer than usual, but not as long as a request waits for a lock.
+const SOON: Duration = Duration::from_secs(2);
+
+/// Runs a statement in a transaction that stays open.
+async fn hold(pool: &PgPool, statement: &'static str) -> Transaction<'static, Postgres> {
+    let mut transaction = pool.begin().await.expect("a transaction");
+    raw_sql(statement).execute(&mut *transaction).await.expect("locked");
+    transaction
+}
+
+async fn create_with_key(app: &App, key: &str, email: &str) -> Response {
+    let body = json!({"name": "Ada", "email": email});
+    app.send(app.request(reqwest::Method::POST, "/users").header("idempotency-key", key).json(&body)).await
+}
+
+/// Creates users, each in time.
+async fn create_others(app: &App, round: usize) {
+    let others = (0..20).map(|number| async move {
+        let (started, email) = (Instant::now(), format!("{round}-{number}@example.com"));
+        create(app, "Bob", &email).await;
+        started.elapsed()
+    });
+    for time in join_all(others).await {
+        assert!(time < SOON, "{time:?}");
+    }
+}
+
+/// Waits until the writer waits for a lock of another session.
+async fn writer_waits(pool: &PgPool) {
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid IN
+        (SELECT pid FROM pg_stat_activity WHERE datname = current_database())";
+    eventually("the writer waits", TIMEOUT, async || {
+        let count: i64 = sqlx::query_scalar(waiting).fetch_one(pool).await.expect("a count");
+        (count > 0).then_some(())
+    })
+    .await;
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn a_locked_email_or_key_holds_up_only_its_own_requests(pool: PgPool) {
+    let app = start(&pool).await;
+    create_with_key(&app, "k", "key@example.com").await.json(201);
+    for (round, statement) in [
+        "INSERT INTO users (id, name, email) VALUES (gen_random_uuid(), 'Eve', 'new@example.com')",
+        "SELECT FROM idempotency FOR UPDATE",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let lock = hold(&pool, statement).await;
+        let own = async {
+            match round {
+                0 => app.post("/users", &json!({"name": "Ada", "email": "NEW@example.com"})).await,
+                _ => create_with_key(&app, "k", "key@example.com").await,
+            }
+        };
+        let others = async {
+            writer_waits(&pool).await;
+            for part in 0..5 {
+                create_others(&app, 10 * round + part).await;
+            }
+            lock.rollback().await.expect("unlocked");
+        };
+        let (own, ()) = tokio::join!(own, others);
+        assert_eq!(own.json(201)["name"], "Ada", "it is done when the lock is free");
+    }
+    assert_eq!(count(&pool).await, 2 + 2 * 100);
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn a_request_that_waits_too_long_for_a_lock_is_503(pool: PgPool) {
+    let app = start(&pool).await;
+    let _lock =
+        hold(&pool, "INSERT INTO users (id, name, email) VALUES (gen_random_uuid(), 'Eve', 'new@example.com')").await;
+    let response = app.post("/users", &json!({"name": "Ada", "email": "new@example.com"})).await;
+    assert_eq!(response.problem(503)["type"], "about:blank");
+}
+
+/// As when another version of the service has stored it.
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn an_unknown_stored_response_fails_only_its_own_requests(pool: PgPool) {
+    let app = start(&pool).await;
+    create_with_key(&app, "k", "key@example.com").await.json(201);
+    raw_sql("UPDATE idempotency SET answer = '{\"new_kind\": {}}'").execute(&pool).await.expect("changed");
+    for round in 0..5 {
+        let repeated = join_all((0..3).map(|_| create_with_key(&app, "k", "key@example.com")));
+        let (repeated, ()) = tokio::join!(repeated, create_others(&app, round));
+        for response in repeated {
+            response.problem(500);
+        }
+    }
+    assert_eq!(count(&pool).await, 1 + 100);
+}
