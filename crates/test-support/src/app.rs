@@ -101,7 +101,7 @@ impl App {
             process,
             grpc_addr: ([127, 0, 0, 1], 0).into(),
             database_url: Some(database.into()),
-            database_pool_size: 3,
+            database_pool_size: 5,
             settings,
             peers,
         };

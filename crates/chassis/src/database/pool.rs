@@ -1,5 +1,7 @@
 //! The pool of connections that requests share.
 
+use std::sync::Arc;
+
 use deadpool::{
     Runtime,
     managed::{Object, Pool, PoolError, TimeoutType, Timeouts},
@@ -11,6 +13,7 @@ use prometheus::{
 };
 use runtime::metrics::BUCKETS;
 use sqlx::{PgConnection, postgres::PgConnectOptions};
+use tokio::{sync::Semaphore, time};
 
 use super::{
     connector::{ACQUIRE_TIMEOUT, Connector},
@@ -23,6 +26,8 @@ use super::{
 #[derive(Clone)]
 pub struct Database {
     pool: Pool<Connector>,
+    /// Limits the connections that changes use.
+    changes: Arc<Semaphore>,
 }
 
 impl Database {
@@ -45,10 +50,11 @@ impl Database {
         let connections = Opts::new("db_pool_connections", "Connections in the database pool, by state.");
         let connections = IntGaugeVec::new(connections, &["state"])?;
         registry.register(Box::new(PoolCollector { pool: pool.clone(), connections }))?;
-        Ok(Self { pool })
+        let changes = Arc::new(Semaphore::new(usize::try_from(size)?.div_ceil(2)));
+        Ok(Self { pool, changes })
     }
 
-    /// Runs work on a connection, within 6 s.
+    /// Runs work that reads on a connection, within 6 s.
     ///
     /// # Errors
     /// Returns a [`DatabaseError`] that says what is known of the effects.
@@ -62,6 +68,20 @@ impl Database {
             pooled.release();
         }
         result
+    }
+
+    /// Runs work that changes data on a connection, within 6 s. Such work may have to wait for a row that somebody holds,
+    /// so it never uses more than half of the connections: the others are left for reads.
+    ///
+    /// # Errors
+    /// Returns a [`DatabaseError`] that says what is known of the effects.
+    pub async fn change<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, DatabaseError> {
+        let permit = time::timeout(ACQUIRE_TIMEOUT, self.changes.acquire()).await;
+        let _permit = permit.map_err(|_| DatabaseError::NotBegun(sqlx::Error::PoolTimedOut))?;
+        self.run(work).await
     }
 
     /// Dedicates a connection to one task. The pool has room for one fewer.

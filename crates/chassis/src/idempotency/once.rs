@@ -14,7 +14,7 @@ impl Database {
     ///
     /// With a claim, the work and the storage of its result are one transaction. A repetition of the request gets the
     /// stored result, and the work does not run. If the work returns `Ok(Err(_))`, or fails, nothing is changed and the
-    /// key is free again. Without a claim, the work runs as with [`Database::run`]: if it has several statements, it
+    /// key is free again. Without a claim, the work runs as with [`Database::change`]: if it has several statements, it
     /// should begin a transaction itself, which is a savepoint if there is a claim.
     ///
     /// # Errors
@@ -29,8 +29,8 @@ impl Database {
         T: Serialize + DeserializeOwned,
         E: From<KeyReused>,
     {
-        let Some(claim) = claim else { return self.run(work).await };
-        self.run(async |connection| once(connection, claim, work).await).await
+        let Some(claim) = claim else { return self.change(work).await };
+        self.change(async |connection| once(connection, claim, work).await).await
     }
 }
 

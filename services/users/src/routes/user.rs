@@ -120,7 +120,7 @@ pub(super) async fn delete(
     preconditions: Preconditions,
 ) -> Result<StatusCode, Error> {
     let id = id.parse()?;
-    let deleted = users.database.run(async |connection| store::delete(connection, id, &preconditions).await).await;
+    let deleted = users.database.change(async |connection| store::delete(connection, id, &preconditions).await).await;
     if deleted.map_err(Error::from_write)? {
         Ok(StatusCode::NO_CONTENT)
     } else {

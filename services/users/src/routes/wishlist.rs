@@ -58,7 +58,7 @@ pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> R
 )]
 pub(super) async fn put(State(users): State<Users>, Path(path): Path<(String, String)>) -> Result<StatusCode, Problem> {
     let (id, product_id) = parse(path)?;
-    let added = users.database.run(async |connection| store::wishlist::add(connection, id, &product_id).await).await;
+    let added = users.database.change(async |connection| store::wishlist::add(connection, id, &product_id).await).await;
     match added.map_err(Error::from_write)? {
         Some(true) => Ok(StatusCode::NO_CONTENT),
         Some(false) => Err(Error::WishlistFull.into()),
@@ -87,6 +87,6 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, Problem> {
     let (id, product_id) = parse(path)?;
     let removed =
-        users.database.run(async |connection| store::wishlist::remove(connection, id, &product_id).await).await;
+        users.database.change(async |connection| store::wishlist::remove(connection, id, &product_id).await).await;
     if removed.map_err(Error::from_write)? { Ok(StatusCode::NO_CONTENT) } else { Err(Error::NotFound.into()) }
 }

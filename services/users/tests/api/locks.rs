@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{PgPool, Postgres, Transaction, raw_sql};
 use test_support::{
     app::{App, Response, join_all},
     process::{TIMEOUT, eventually},
 };
 
-use crate::{count, create, start};
+use crate::{count, create, path, start};
 
 /// How soon requests that need nothing that is locked get their responses. In a debug build on a busy machine they take
 /// longer than usual, but not as long as a request waits for a lock.
@@ -104,4 +104,29 @@ async fn an_unknown_stored_response_fails_only_its_own_requests(pool: PgPool) {
         }
     }
     assert_eq!(count(&pool).await, 1 + 100);
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn changes_of_a_locked_row_leave_connections_for_reads(pool: PgPool) {
+    let app = start(&pool).await;
+    let (ada, bob) = (create(&app, "Ada", "ada@example.com").await, create(&app, "Bob", "bob@example.com").await);
+    let lock = hold(&pool, "SELECT FROM users WHERE name = 'Ada' FOR UPDATE").await;
+    let change = |number: usize| {
+        let request = app.request(reqwest::Method::PATCH, &path(&ada));
+        let request = if number % 2 == 0 { request.header("idempotency-key", "k") } else { request };
+        app.send(request.json(&json!({"name": "A"})))
+    };
+    let changes = join_all((0..20).map(change));
+    let reads = async {
+        writer_waits(&pool).await;
+        for _ in 0..20 {
+            let started = Instant::now();
+            let read: Value = app.get(&path(&bob)).await.json(200);
+            assert_eq!(read["name"], "Bob");
+            assert!(started.elapsed() < SOON / 2, "{:?}", started.elapsed());
+        }
+        lock.rollback().await.expect("unlocked");
+    };
+    let (changes, ()) = tokio::join!(changes, reads);
+    assert!(changes.iter().any(|response| response.status == 200));
 }
