@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
 use prometheus::Histogram;
-use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, postgres::PgConnectOptions};
 use tokio::time;
 
 use super::error::timed_out;
@@ -43,6 +43,10 @@ pub const SESSION: [(&str, &str); 12] = [
     ("jit", "off"),
 ];
 
+/// How often the server checks while it runs a statement, or waits for a lock, whether its client is still there. By
+/// default it notices at the end. Until then the session keeps its locks, and counts against the limits of the server.
+const WATCH_CLIENT: &str = "SET client_connection_check_interval = '250ms'";
+
 /// Opens connections, and checks those that are reused.
 #[derive(Clone)]
 pub(super) struct Connector {
@@ -66,7 +70,16 @@ impl Connector {
     /// Opens a connection outside of the pool.
     pub(super) async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         let _timer = self.wait.start_timer();
-        time::timeout(ACQUIRE_TIMEOUT, self.options.connect()).await.unwrap_or_else(|_| Err(timed_out()))
+        time::timeout(ACQUIRE_TIMEOUT, self.open()).await.unwrap_or_else(|_| Err(timed_out()))
+    }
+
+    async fn open(&self) -> Result<PgConnection, sqlx::Error> {
+        let mut connection = self.options.connect().await?;
+        match connection.execute(WATCH_CLIENT).await {
+            // Not every operating system offers it to Postgres, so it is no option of the login.
+            Ok(_) | Err(sqlx::Error::Database(_)) => Ok(connection),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -82,7 +95,7 @@ impl Manager for Connector {
     type Error = sqlx::Error;
 
     async fn create(&self) -> Result<PgConnection, sqlx::Error> {
-        self.options.connect().await
+        self.open().await
     }
 
     async fn recycle(&self, connection: &mut PgConnection, metrics: &Metrics) -> RecycleResult<sqlx::Error> {

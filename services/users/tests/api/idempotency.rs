@@ -239,14 +239,15 @@ async fn a_repetition_settles_an_unknown_outcome(pool: PgPool) {
     let mut lock = pool.acquire().await.expect("a connection");
     raw_sql("SELECT pg_advisory_lock(1)").execute(&mut *lock).await.expect("locked");
     let end = async {
-        eventually("both changes are at their end", TIMEOUT, async || {
-            let end = "SELECT pg_terminate_backend(pid) FROM pg_locks
+        // The writer does not wait all the time.
+        let mut ended = HashSet::new();
+        eventually("both changes are ended at their end", TIMEOUT, async || {
+            let end = "SELECT pid, pg_terminate_backend(pid) FROM pg_locks
                        WHERE locktype = 'advisory' AND NOT granted
-                           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                           AND (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
-                                AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) = 2";
-            let ended = sqlx::query(end).execute(&mut *lock).await.expect("ended").rows_affected();
-            (ended == 2).then_some(())
+                           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+            let pids: Vec<(i32, bool)> = sqlx::query_as(end).fetch_all(&mut *lock).await.expect("ended");
+            ended.extend(pids.into_iter().map(|(pid, _)| pid));
+            (ended.len() == 2).then_some(())
         })
         .await;
     };

@@ -1,6 +1,9 @@
 //! The database hangs or is unavailable: 503 in time, stating whether a change may have taken effect.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use embedded_postgres::{Server, Settings};
 use reqwest::Method;
@@ -52,9 +55,16 @@ async fn a_change_without_a_database_response_has_an_unknown_outcome(pool: PgPoo
     let mut lock = pool.acquire().await.expect("a connection");
     raw_sql("BEGIN; LOCK TABLE users IN SHARE MODE").execute(&mut *lock).await.expect("locked");
     let end = async {
-        waiting(&mut lock).await;
-        let end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE relation = 'users'::regclass AND NOT granted";
-        raw_sql(end).execute(&mut *lock).await.expect("ended");
+        // The writer does not wait all the time.
+        let mut ended = HashSet::new();
+        let end = "SELECT pid, pg_terminate_backend(pid) FROM pg_locks
+                   WHERE relation = 'users'::regclass AND NOT granted";
+        eventually("three changes are ended while they wait", TIMEOUT, async || {
+            let pids: Vec<(i32, bool)> = sqlx::query_as(end).fetch_all(&mut *lock).await.expect("ended");
+            ended.extend(pids.into_iter().map(|(pid, _)| pid));
+            (ended.len() == 3).then_some(())
+        })
+        .await;
     };
     let (responses, ()) = tokio::join!(changes(&app, &ada), end);
     assert_all(&responses, UNKNOWN);
