@@ -290,7 +290,8 @@ async fn a_commit_and_the_expiry_before_it_have_different_etags(pool: PgPool) {
             .execute(&mut *other)
             .await
             .expect("locked");
-        until_the_hold_expires_in(&pool, "0.5 s").await;
+        // The commit waits for the reservation for 150 ms, and is decided again after that.
+        until_the_hold_expires_in(&pool, "0.1 s").await;
         let read = async {
             until_the_hold_expires_in(&pool, "0 s").await;
             let read = app.get("/inventory/a").await;
@@ -298,8 +299,8 @@ async fn a_commit_and_the_expiry_before_it_have_different_etags(pool: PgPool) {
             read
         };
         let (committed, read) = tokio::join!(end(&app, &path, "commit"), read);
-        if committed.status == 409 && attempt < 10 {
-            continue; // It was decided too late.
+        if committed.status == 409 && attempt < 30 {
+            continue; // It was decided too late, or once more.
         }
         committed.json(200);
         let after = app.get("/inventory/a").await;
