@@ -2,6 +2,7 @@
 
 mod backoff;
 mod cache;
+mod child;
 mod children;
 mod conditions;
 mod context;
@@ -9,10 +10,12 @@ mod database;
 mod deploy;
 mod error;
 mod events;
+mod existing;
+mod fields;
 mod finalize;
-mod fingerprint;
 mod known_objects;
 mod migration;
+mod own_statuses;
 mod pods;
 mod queue;
 mod reconcile;
@@ -88,6 +91,7 @@ impl Controller {
         let triggers: SelectAll<_> = [
             watches::objects(&context, writer).boxed(),
             watches::children(&context).boxed(),
+            watches::credentials(&context).boxed(),
             watches::pod_monitors(&context, pod_monitors_found).boxed(),
         ]
         .into_iter()

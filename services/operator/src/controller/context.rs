@@ -14,6 +14,7 @@ use super::{
     cache::{DatabaseCache, StatusCache},
     children::Children,
     events::Events,
+    own_statuses::OwnStatuses,
     queue::Queue,
     secrets::Secrets,
 };
@@ -48,6 +49,7 @@ pub(crate) struct Context {
     pub(crate) secrets: Secrets,
     pub(crate) databases: DatabaseCache,
     pub(crate) statuses: StatusCache,
+    pub(crate) own_statuses: OwnStatuses,
     pub(crate) events: Events,
     pub(crate) metrics: Metrics,
     pub(crate) backoff: Backoff,
@@ -72,6 +74,7 @@ impl Context {
             events: Events::new(client.clone(), identity),
             databases: DatabaseCache::default(),
             statuses: StatusCache::default(),
+            own_statuses: OwnStatuses::default(),
             backoff: Backoff::default(),
             queue: Queue::default(),
             client,
@@ -109,6 +112,7 @@ impl Context {
     pub(crate) fn forget(&self, name: &str, uid: &str) {
         self.databases.forget(uid);
         self.statuses.forget(uid);
+        self.own_statuses.forget(uid);
         self.backoff.forget(name);
         self.queue.forget(name);
     }
