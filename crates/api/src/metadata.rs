@@ -58,6 +58,9 @@ pub mod annotations {
     /// the operator.
     pub const MIGRATION: &str = "hedgerow.dev/migration";
 
+    /// How a migration failed before, on the Job that tries it again. Written and read by the operator.
+    pub const MIGRATION_FAILURE: &str = "hedgerow.dev/migration-failure";
+
     /// A digest of the database password, on pods: they are replaced when it changes. Written by the operator.
     pub const CREDENTIALS_DIGEST: &str = "hedgerow.dev/credentials";
 }

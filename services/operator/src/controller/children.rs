@@ -209,13 +209,21 @@ impl Children {
         Ok(())
     }
 
-    /// Deletes the children that the object no longer specifies.
+    /// The names of the Jobs that an object controls.
+    pub(crate) fn jobs(&self, owner_uid: &str) -> Vec<String> {
+        let known = self.known();
+        let jobs =
+            known.existing.iter().filter(|(key, existing)| key.0 == "Job" && existing.is_controlled_by(owner_uid));
+        jobs.map(|(key, _)| key.1.clone()).collect()
+    }
+
+    /// Deletes the children that the object no longer specifies, except Jobs, which the migration deletes.
     pub(crate) async fn prune(&self, owner_uid: &str, keep: &[(String, String)]) -> Result<(), Error> {
         let surplus: Vec<(Key, Option<String>)> = {
             let known = self.known();
             let found = known.existing.iter().filter(|(_, existing)| existing.is_controlled_by(owner_uid));
             found
-                .filter(|(key, _)| !keep.contains(key))
+                .filter(|(key, _)| key.0 != "Job" && !keep.contains(key))
                 .map(|(key, existing)| (key.clone(), existing.uid.clone()))
                 .collect()
         };

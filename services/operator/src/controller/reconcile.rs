@@ -123,7 +123,6 @@ async fn apply_independent(context: &Context, owner_uid: &str, manifests: &Manif
     }
     let dependent = [
         Some(("Deployment", manifests.deployment.name_any())),
-        manifests.migration.as_ref().map(|job| ("Job", job.name_any())),
         manifests.autoscaler.as_ref().map(|autoscaler| ("HorizontalPodAutoscaler", autoscaler.name_any())),
     ];
     let dependent = dependent.into_iter().flatten().map(|(kind, name)| (kind.to_owned(), name));
