@@ -83,6 +83,12 @@ impl Controller {
     }
 
     /// Reconciles objects for as long as the process runs.
+    /// Lets go of the objects if the namespace is being deleted. To be run once the controller has stopped.
+    pub(crate) fn release(&self) -> impl Future<Output = ()> + use<> {
+        let context = self.context.clone();
+        async move { finalize::release_all(&context).await }
+    }
+
     pub(crate) async fn run(self) {
         let Self { context, writer, pod_monitors_found } = self;
         let triggers: SelectAll<_> = [

@@ -95,6 +95,14 @@ fn rules() -> Value {
         rule("networking.k8s.io", &["networkpolicies"], &children),
         rule("monitoring.coreos.com", &["podmonitors"], &children),
         rule("", &["pods"], &["list"]),
+        // A namespace that is being deleted must not wait for the databases.
+        rule("", &["namespaces"], &["get"]),
+        // A stuck pod of the bundled Postgres.
+        {
+            "apiGroups": ["apps"], "resources": ["statefulsets"], "resourceNames": ["hedgerow-postgres"],
+            "verbs": ["get", "list", "watch"],
+        },
+        { "apiGroups": [""], "resources": ["pods"], "resourceNames": ["hedgerow-postgres-0"], "verbs": ["delete", "get"] },
         // By name only: it may not list them.
         rule("", &["secrets"], &["create", "get", "patch"]),
         // `resourceNames` does not apply to `create`.
