@@ -63,6 +63,10 @@ pub mod annotations {
 
     /// A digest of the database password, on pods: they are replaced when it changes. Written by the operator.
     pub const CREDENTIALS_DIGEST: &str = "hedgerow.dev/credentials";
+
+    /// The version of Hedgerow that the `CustomResourceDefinition` comes from. Written and read by `operator crd
+    /// --apply`, which never replaces a newer one.
+    pub const VERSION: &str = "hedgerow.dev/version";
 }
 
 /// Labels.
