@@ -58,8 +58,15 @@ pub mod annotations {
     /// the operator.
     pub const MIGRATION: &str = "hedgerow.dev/migration";
 
+    /// How a migration failed before, on the Job that tries it again. Written and read by the operator.
+    pub const MIGRATION_FAILURE: &str = "hedgerow.dev/migration-failure";
+
     /// A digest of the database password, on pods: they are replaced when it changes. Written by the operator.
     pub const CREDENTIALS_DIGEST: &str = "hedgerow.dev/credentials";
+
+    /// The version of Hedgerow that the `CustomResourceDefinition` comes from. Written and read by `operator crd
+    /// --apply`, which never replaces a newer one.
+    pub const VERSION: &str = "hedgerow.dev/version";
 }
 
 /// Labels.

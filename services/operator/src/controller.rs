@@ -1,6 +1,7 @@
 //! The controller: watches objects and their children, and reconciles each object that changed.
 
 mod backoff;
+mod bundled;
 mod cache;
 mod child;
 mod children;
@@ -85,6 +86,12 @@ impl Controller {
         }
     }
 
+    /// Lets go of the objects if the namespace is being deleted. To be run once the controller has stopped.
+    pub(crate) fn release(&self) -> impl Future<Output = ()> + use<> {
+        let context = self.context.clone();
+        async move { finalize::release_all(&context).await }
+    }
+
     /// Reconciles objects for as long as the process runs.
     pub(crate) async fn run(self) {
         let Self { context, writer, pod_monitors_found } = self;
@@ -103,7 +110,8 @@ impl Controller {
         let objects = context.objects.clone();
         let bundled = context.clone();
         let reconciles = controller::applier(reconcile, retry, context, objects, triggers, config);
-        let bundled = database::ensure_bundled_secret(&bundled).then(|()| future::pending::<()>());
+        let bundled = future::join(database::ensure_bundled_secret(&bundled), bundled::replace_stuck_pods(&bundled));
+        let bundled = bundled.then(|_| future::pending::<()>());
         tokio::select! {
             () = reconciles.for_each(|_| future::ready(())) => {}
             () = bundled => {}

@@ -98,6 +98,14 @@ fn rules() -> Value {
         rule("", &["pods"], &["list"]),
         // It reads the data of single Secrets, but only watches metadata.
         rule("", &["secrets"], &["create", "get", "list", "patch", "watch"]),
+        // A namespace that is being deleted must not wait for the databases.
+        rule("", &["namespaces"], &["get"]),
+        // A stuck pod of the bundled Postgres.
+        {
+            "apiGroups": ["apps"], "resources": ["statefulsets"], "resourceNames": ["hedgerow-postgres"],
+            "verbs": ["get", "list", "watch"],
+        },
+        { "apiGroups": [""], "resources": ["pods"], "resourceNames": ["hedgerow-postgres-0"], "verbs": ["delete", "get"] },
         // `resourceNames` does not apply to `create`.
         rule("coordination.k8s.io", &["leases"], &["create"]),
         { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": [NAME], "verbs": ["get", "patch"] },

@@ -6,7 +6,7 @@ mod deployment;
 mod environment;
 mod inputs;
 mod labels;
-mod migration;
+pub mod migration;
 pub mod names;
 mod network_policies;
 mod pod;

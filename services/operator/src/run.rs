@@ -127,10 +127,14 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let admin = runtime::serve_admin(args.admin_addr, registry, controller.checks())?;
     tracing::info!(%admin, namespace, identity, "watching objects");
     let mut election = Election::new(client.clone(), &namespace, identity);
+    let release = controller.release();
     tokio::select! {
         lost = election.run(&leading) => lost,
         () = controller.run() => anyhow::bail!("the controller stopped unexpectedly"),
-        () = signals.recv() => stop(&election).await,
+        () = signals.recv() => {
+            release.await;
+            stop(&election).await
+        }
     }
 }
 

@@ -134,12 +134,20 @@ impl Children {
         Ok(Some(made))
     }
 
-    /// Deletes the children that the object no longer specifies.
+    /// The names of the Jobs that an object controls.
+    pub(crate) fn jobs(&self, owner: &Microservice) -> Vec<String> {
+        let known = self.known();
+        let jobs = known.existing.iter().filter(|(key, existing)| key.0 == "Job" && existing.claim(owner).is_valid());
+        jobs.map(|(key, _)| key.1.clone()).collect()
+    }
+
+    /// Deletes the children that the object no longer specifies, except Jobs, which the migration deletes.
     pub(crate) async fn prune(&self, owner: &Microservice, keep: &[(String, String)]) -> Result<(), Error> {
         let surplus: Vec<(Key, Option<String>)> = {
             let known = self.known();
             let surplus = known.existing.iter().filter(|(key, existing)| {
-                existing.claim(owner).is_valid() && !existing.is_being_deleted && !keep.contains(key)
+                let is_deleted_here = key.0 != "Job" && !existing.is_being_deleted;
+                existing.claim(owner).is_valid() && is_deleted_here && !keep.contains(key)
             });
             surplus.map(|(key, existing)| (key.clone(), existing.uid.clone())).collect()
         };

@@ -1,23 +1,45 @@
 //! Deletion of an object: under `deletionPolicy: Delete` its database is dropped first.
+//!
+//! A database that cannot be dropped holds the object, and the status says why. It never holds a namespace that is being
+//! deleted, because the operator goes with that.
 
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use k8s_openapi::{api::core::v1::Namespace, jiff::Timestamp};
 use kube::{
     Api, ResourceExt,
-    api::{Patch, PatchParams},
+    api::{ListParams, Patch, PatchParams},
     runtime::controller::Action,
 };
+use tokio::time::{self, Instant};
 
 use super::{
+    conditions::{ConditionResult, ConditionResults},
     context::Context,
-    database,
+    database, deploy,
     error::{Error, with_timeout},
+    rollout,
+    status::{self, Outcome},
 };
 use crate::manifests::names;
 use api::{DeletionPolicy, Microservice, finalizers};
 
+const NOT_DROPPED: &str = "DatabaseNotDropped";
+
+/// How long dropping a database is tried in a namespace that is being deleted.
+const LAST_TRIES: Duration = Duration::from_secs(30);
+/// The limit for dropping all databases when the operator itself is stopped: its pod has 30 s, and its Lease lasts less.
+const LAST_TRY: Duration = Duration::from_secs(5);
+/// How many objects are released at the same time then.
+const CONCURRENCY: usize = 16;
+/// How often a finalizer is removed that others write at the same time.
+const ATTEMPTS: usize = 3;
+
 /// Sets or removes the finalizer according to the deletion policy.
 pub(crate) async fn prepare(object: &Microservice, context: &Context) -> Result<(), Error> {
     let required = must_drop(object);
-    if required == has_finalizer(object) { Ok(()) } else { set_finalizer(object, context, required).await }
+    if required == has_finalizer(object) { Ok(()) } else { set_finalizer(object, context, required).await.map(drop) }
 }
 
 /// Drops the database of an object that is being deleted if its policy says so, then removes the finalizer.
@@ -25,16 +47,124 @@ pub(crate) async fn finalize(object: &Microservice, context: &Context) -> Result
     if !has_finalizer(object) {
         return Ok(Action::await_change());
     }
-    if let (true, Some(spec)) = (must_drop(object), &object.spec.database)
-        && let Err(result) = database::remove(context, object, spec).await
-    {
-        let (reason, message) = result.text();
-        let note = format!("database {} cannot be dropped yet: {message}", names::database(object, spec));
-        context.events.warning(object, reason, &note).await;
-        return Ok(Action::requeue(context.backoff.wait(&object.name_any(), reason)));
+    if let Err(result) = drop_database(object, context).await {
+        let is_overdue = age_of_deletion(object) >= LAST_TRIES;
+        if !(is_overdue && is_namespace_terminating(context).await) {
+            report(object, context, result).await?;
+            return Ok(Action::requeue(context.backoff.wait(&object.name_any(), NOT_DROPPED)));
+        }
+        keep_database(object, &result);
     }
     set_finalizer(object, context, false).await?;
     Ok(Action::await_change())
+}
+
+/// Removes the finalizers of all objects if the namespace is being deleted, after one try to drop their databases. It is
+/// for when the operator is stopped: Kubernetes deletes the pods of a namespace before anything else, so no operator
+/// will be left to do it.
+pub(crate) async fn release_all(context: &Context) {
+    if !is_namespace_terminating(context).await {
+        return;
+    }
+    let api: Api<Microservice> = Api::namespaced(context.client.clone(), &context.settings.namespace);
+    let objects = match with_timeout("list the objects", api.list(&ListParams::default())).await {
+        Ok(objects) => objects.items,
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot release the objects of the namespace");
+            return;
+        }
+    };
+    let held = stream::iter(objects.into_iter().filter(has_finalizer));
+    let deadline = Instant::now() + LAST_TRY;
+    held.for_each_concurrent(CONCURRENCY, |object| release(object, context, deadline)).await;
+}
+
+async fn release(mut object: Microservice, context: &Context, deadline: Instant) {
+    let name = object.name_any();
+    match time::timeout_at(deadline, drop_database(&object, context)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(result)) => keep_database(&object, &result),
+        Err(_) => keep_database(&object, &ConditionResult::pending(NOT_DROPPED, "it took too long")),
+    }
+    let api: Api<Microservice> = Api::namespaced(context.client.clone(), &context.settings.namespace);
+    for _ in 0..ATTEMPTS {
+        match set_finalizer(&object, context, false).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(object = name, error = &error as &dyn std::error::Error, "cannot release it"),
+        }
+        match with_timeout("read the object", api.get_opt(&name)).await {
+            Ok(Some(found)) if has_finalizer(&found) => object = found,
+            Ok(_) => return,
+            Err(_) => {}
+        }
+    }
+    tracing::error!(object = name, "cannot remove the finalizer, which holds the namespace: remove it with kubectl");
+}
+
+async fn drop_database(object: &Microservice, context: &Context) -> Result<(), ConditionResult> {
+    match &object.spec.database {
+        Some(spec) if must_drop(object) => database::remove(context, object, spec).await,
+        _ => Ok(()),
+    }
+}
+
+/// Says in the status why the object still exists.
+async fn report(object: &Microservice, context: &Context, result: ConditionResult) -> Result<(), Error> {
+    let Some(spec) = &object.spec.database else { return Ok(()) };
+    let message = format!(
+        "database {} cannot be dropped: {}. To delete the object and keep the database, set \
+         spec.database.deletionPolicy to Retain",
+        names::database(object, spec),
+        result.text().1.trim_end_matches('.')
+    );
+    let found = match result {
+        ConditionResult::Stalled(..) => ConditionResult::stalled(NOT_DROPPED, message),
+        _ => ConditionResult::pending(NOT_DROPPED, message),
+    };
+    // The pods run until the object is gone.
+    let deployment = deploy::read(context, &object.name_any()).await?;
+    let before = context.statuses.last(object);
+    let results = ConditionResults {
+        database: Some(found),
+        migrated: None,
+        children: ConditionResult::ready("Applied", ""),
+        available: rollout::available(deployment.as_ref()),
+        rollout: ConditionResult::ready("RolledOut", ""),
+        scaling: None,
+        route: None,
+    };
+    let schema_version = before.and_then(|status| status.database?.schema_version);
+    status::write(context, object, &Outcome { results, deployment, schema_version, port: None }).await
+}
+
+/// Logs that the database stays. The API server takes no events in a namespace that is being deleted.
+fn keep_database(object: &Microservice, result: &ConditionResult) {
+    let name = object.spec.database.as_ref().map(|spec| names::database(object, spec));
+    let (object, reason) = (object.name_any(), result.text().1);
+    tracing::warn!(
+        object,
+        database = name,
+        reason,
+        "database kept: the namespace is being deleted, and it cannot be dropped"
+    );
+}
+
+/// Whether the operator's namespace is being deleted. If that cannot be read, it is not.
+async fn is_namespace_terminating(context: &Context) -> bool {
+    let api: Api<Namespace> = Api::all(context.client.clone());
+    match with_timeout("read the namespace", api.get_opt(&context.settings.namespace)).await {
+        Ok(namespace) => namespace.is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some()),
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot tell if the namespace is being deleted");
+            false
+        }
+    }
+}
+
+fn age_of_deletion(object: &Microservice) -> Duration {
+    let since = object.metadata.deletion_timestamp.as_ref().map(|time| Timestamp::now().duration_since(time.0));
+    since.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default()
 }
 
 fn must_drop(object: &Microservice) -> bool {
@@ -45,7 +175,8 @@ fn has_finalizer(object: &Microservice) -> bool {
     object.finalizers().iter().any(|finalizer| finalizer == finalizers::DATABASE)
 }
 
-async fn set_finalizer(object: &Microservice, context: &Context, present: bool) -> Result<(), Error> {
+/// Returns whether it was set: not if the object changed or was deleted meanwhile, which triggers another reconcile.
+async fn set_finalizer(object: &Microservice, context: &Context, present: bool) -> Result<bool, Error> {
     let api: Api<Microservice> = Api::namespaced(context.client.clone(), &context.settings.namespace);
     let mut all = object.finalizers().to_vec();
     all.retain(|finalizer| finalizer != finalizers::DATABASE);
@@ -61,8 +192,7 @@ async fn set_finalizer(object: &Microservice, context: &Context, present: bool) 
     )
     .await
     {
-        // It changed or was deleted meanwhile, which triggers another reconcile.
-        Err(error) if error.is_gone() => Ok(()),
-        result => result.map(drop),
+        Err(error) if error.is_gone() => Ok(false),
+        result => result.map(|_| true),
     }
 }

@@ -137,7 +137,6 @@ async fn apply_independent(
     }
     let dependent = [
         Some(("Deployment", manifests.deployment.name_any())),
-        manifests.migration.as_ref().map(|job| ("Job", job.name_any())),
         manifests.autoscaler.as_ref().map(|autoscaler| ("HorizontalPodAutoscaler", autoscaler.name_any())),
     ];
     let dependent = dependent.into_iter().flatten().map(|(kind, name)| (kind.to_owned(), name));

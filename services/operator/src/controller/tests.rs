@@ -1,5 +1,8 @@
 //! Reconciles against an in-memory API server that fails or that others write to.
 
+mod bundled;
+mod finalize;
+mod migration;
 mod ownership;
 mod rollouts;
 mod watches;

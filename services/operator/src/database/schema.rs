@@ -16,13 +16,26 @@ const PUBLIC_IS_OWN: &str = "
        AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(nspacl) WHERE grantee = 0)
     FROM pg_catalog.pg_namespace WHERE nspname = 'public'";
 
-// Tables of extensions do not count.
+// Whether no migration has created anything: not only tables count. The database was made from template0, where the OIDs
+// of all objects are below 16384 (FirstNormalObjectId). Namespaces of temporary tables outlive them.
 const IS_EMPTY: &str = "
-    SELECT NOT EXISTS (
-        SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
-          AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend
-                          WHERE classid = 'pg_catalog.pg_class'::regclass AND objid = c.oid AND deptype = 'e'))";
+    SELECT NOT EXISTS (SELECT FROM (
+        SELECT oid FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_'
+        UNION ALL SELECT oid FROM pg_catalog.pg_class
+        UNION ALL SELECT oid FROM pg_catalog.pg_proc
+        UNION ALL SELECT oid FROM pg_catalog.pg_type
+        UNION ALL SELECT oid FROM pg_catalog.pg_extension
+        UNION ALL SELECT oid FROM pg_catalog.pg_operator
+        UNION ALL SELECT oid FROM pg_catalog.pg_cast
+        UNION ALL SELECT oid FROM pg_catalog.pg_collation
+        UNION ALL SELECT oid FROM pg_catalog.pg_ts_config
+        UNION ALL SELECT oid FROM pg_catalog.pg_ts_dict
+        UNION ALL SELECT oid FROM pg_catalog.pg_event_trigger
+        UNION ALL SELECT oid FROM pg_catalog.pg_publication
+        UNION ALL SELECT oid FROM pg_catalog.pg_foreign_data_wrapper
+        UNION ALL SELECT oid FROM pg_catalog.pg_default_acl
+        UNION ALL SELECT oid FROM pg_catalog.pg_largeobject_metadata
+    ) AS object WHERE oid >= 16384)";
 
 const HAS_MIGRATIONS: &str = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
 

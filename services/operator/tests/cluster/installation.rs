@@ -31,7 +31,12 @@ impl Deref for Installation {
 impl Installation {
     /// Installs the manifests of `deploy/operator`, as a user does.
     pub async fn start() -> Self {
-        let this = Self(Namespace::create_restricted(format!("hedgerow-test-{}", std::process::id())).await);
+        Self::start_as("").await
+    }
+
+    /// The same in another namespace, whose name ends with `suffix`.
+    pub async fn start_as(suffix: &str) -> Self {
+        let this = Self(Namespace::create_restricted(format!("hedgerow-test-{}{suffix}", std::process::id())).await);
         this.start_postgres().await;
         this.admin_secret(ADMIN, "postgres", "test").await;
         this.manifests().await;

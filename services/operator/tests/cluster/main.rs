@@ -36,6 +36,8 @@ fn main() -> ExitCode {
         lifecycle::an_object_with_a_database_becomes_ready_and_serves,
         lifecycle::a_retained_database_is_reused,
         lifecycle::deletion_policy_delete_leaves_nothing_behind,
+        lifecycle::the_status_says_why_a_deleted_object_still_exists,
+        lifecycle::a_database_does_not_hold_a_deleted_namespace,
         children::a_deleted_or_edited_child_is_restored,
         children::children_no_longer_specified_are_deleted,
         children::the_older_object_keeps_the_path,

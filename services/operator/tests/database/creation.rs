@@ -111,6 +111,33 @@ async fn the_schema_version_is_reported_if_it_is_known() {
 }
 
 #[tokio::test]
+async fn a_database_without_tables_need_not_be_empty() {
+    let postgres = Postgres::shared().await;
+    let server = postgres.server();
+    ensure(&server, &spec("functions")).await;
+    let version = || server.schema_version("functions", crate::PASSWORD);
+    assert_eq!(version().await.unwrap(), Some(0));
+    for (create, drop) in [
+        ("CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1'", "DROP FUNCTION one"),
+        ("CREATE TYPE color AS ENUM ('red')", "DROP TYPE color"),
+        ("CREATE SCHEMA other", "DROP SCHEMA other"),
+        ("CREATE EXTENSION citext", "DROP EXTENSION citext"),
+        (
+            "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC",
+            "ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO PUBLIC",
+        ),
+    ] {
+        postgres.sql_as("functions", create).await.unwrap();
+        assert_eq!(version().await.unwrap(), None, "{create}");
+        postgres.sql_as("functions", drop).await.unwrap();
+        assert_eq!(version().await.unwrap(), Some(0), "{drop}");
+    }
+    postgres.sql_as("functions", "CREATE TEMPORARY TABLE t (id int)").await.unwrap();
+    assert_eq!(version().await.unwrap(), Some(0), "it is gone with its session");
+    server.remove("functions", &spec("functions").owner).await.unwrap();
+}
+
+#[tokio::test]
 async fn exceeding_the_servers_connections_is_a_warning() {
     let postgres = Postgres::start_with(&Settings { max_connections: 50, ..Settings::for_tests() }).await;
     let server = postgres.with_superuser();
