@@ -19,7 +19,7 @@ const POD: &str = "hedgerow-postgres-0";
 pub async fn a_rollback_replaces_a_postgres_that_cannot_start(on: Arc<Release>) {
     let user = data::write(&on).await;
     let pods: Api<Pod> = on.api();
-    let image = async || Some(pods.get_opt(POD).await.ok()??.spec?.containers.first()?.image.clone()?);
+    let image = async || pods.get_opt(POD).await.ok()??.spec?.containers.first()?.image.clone();
     let before = image().await;
     let missing = "localhost/hedgerow/nothing:1";
     on.start_upgrade(&[&format!("postgres.bundled.image={missing:?}")]).await.expect("an upgrade");
