@@ -2,6 +2,7 @@
 
 mod backoff;
 mod cache;
+mod child;
 mod children;
 mod conditions;
 mod context;
@@ -10,11 +11,13 @@ mod deploy;
 mod digest;
 mod error;
 mod events;
+mod existing;
+mod fields;
 mod finalize;
-mod fingerprint;
 mod known_objects;
 mod migration;
 mod observed;
+mod own_statuses;
 mod pods;
 mod queue;
 mod reconcile;
@@ -99,6 +102,7 @@ impl Controller {
         let changes = stream::select_all([
             watches::objects(&context, writer).boxed(),
             watches::children(&context).boxed(),
+            watches::credentials(&context).boxed(),
             watches::pod_monitors(&context, pod_monitors_found).boxed(),
         ]);
         let changes = changes.for_each(|object| future::ready(context.triggered(&object)));

@@ -82,21 +82,22 @@ fn gateway_rules() -> Value {
 
 /// The permissions of the operator, in its namespace only.
 fn rules() -> Value {
-    let children = ["create", "delete", "get", "list", "patch", "watch"];
+    let children = ["create", "delete", "get", "list", "patch", "update", "watch"];
     json!([
         rule("hedgerow.dev", &["microservices"], &["get", "list", "patch", "watch"]),
         rule("hedgerow.dev", &["microservices/finalizers"], &["update"]),
         rule("hedgerow.dev", &["microservices/status"], &["patch"]),
         rule("", &["serviceaccounts", "services"], &children),
         rule("apps", &["deployments"], &children),
+        rule("apps", &["replicasets"], &["list"]),
         rule("batch", &["jobs"], &children),
         rule("autoscaling", &["horizontalpodautoscalers"], &children),
         rule("policy", &["poddisruptionbudgets"], &children),
         rule("networking.k8s.io", &["networkpolicies"], &children),
         rule("monitoring.coreos.com", &["podmonitors"], &children),
         rule("", &["pods"], &["list"]),
-        // By name only: it may not list them.
-        rule("", &["secrets"], &["create", "get", "patch"]),
+        // It reads the data of single Secrets, but only watches metadata.
+        rule("", &["secrets"], &["create", "get", "list", "patch", "watch"]),
         // `resourceNames` does not apply to `create`.
         rule("coordination.k8s.io", &["leases"], &["create"]),
         { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": [NAME], "verbs": ["get", "patch"] },

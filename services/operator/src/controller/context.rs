@@ -15,6 +15,7 @@ use super::{
     children::Children,
     events::Events,
     observed::Observed,
+    own_statuses::OwnStatuses,
     queue::Queue,
     secrets::Secrets,
 };
@@ -50,6 +51,7 @@ pub(crate) struct Context {
     pub(crate) secrets: Secrets,
     pub(crate) databases: DatabaseCache,
     pub(crate) statuses: StatusCache,
+    pub(crate) own_statuses: OwnStatuses,
     pub(crate) events: Events,
     pub(crate) metrics: Metrics,
     pub(crate) backoff: Backoff,
@@ -75,6 +77,7 @@ impl Context {
             observed: Observed::default(),
             databases: DatabaseCache::default(),
             statuses: StatusCache::default(),
+            own_statuses: OwnStatuses::default(),
             backoff: Backoff::default(),
             queue: Queue::default(),
             listed: watch::Sender::default(),
@@ -104,6 +107,7 @@ impl Context {
     pub(crate) fn forget(&self, name: &str, uid: &str) {
         self.databases.forget(uid);
         self.statuses.forget(uid);
+        self.own_statuses.forget(uid);
         self.backoff.forget(name);
         self.queue.forget(name);
     }

@@ -15,11 +15,11 @@ use kube::{
 use runtime::migration::{Migrated, UNREACHABLE};
 
 use super::{
-    children::is_controlled_by,
     conditions::ConditionResult,
     context::Context,
     database::ReadyDatabase,
     error::{Error, with_timeout},
+    existing::Claim,
     pods,
 };
 use api::{Microservice, annotations::MIGRATION};
@@ -58,7 +58,8 @@ pub(crate) async fn ensure(
     // The schema is older than at the last reconcile, for example after a restore.
     let is_behind = ready_database.schema_version.is_some_and(|live| before.is_some_and(|before| live < before));
     let behind = is_behind.then_some(ready_database.verified_at);
-    let mut migration = run(context, &uid, job, deployment, behind).await.unwrap_or_else(|error| error.result().into());
+    let mut migration =
+        run(context, object, job, deployment, behind).await.unwrap_or_else(|error| error.result().into());
     match migration.schema_version {
         // The cached version is outdated.
         Some(version) if ready_database.schema_version != Some(version) => context.databases.forget(&uid),
@@ -71,7 +72,7 @@ pub(crate) async fn ensure(
 
 async fn run(
     context: &Context,
-    owner_uid: &str,
+    object: &Microservice,
     job: &Job,
     deployment: Option<&Deployment>,
     behind: Option<Timestamp>,
@@ -86,9 +87,7 @@ async fn run(
     let Some(found) = with_timeout("read the migration Job", api.get_opt(&job.name_any())).await? else {
         return start(&api, job).await.map(Migration::from);
     };
-    if !is_controlled_by(&found.metadata, owner_uid) {
-        return Err(Error::Conflict { kind: "Job".to_owned(), name: found.name_any() });
-    }
+    Claim::of(&found.metadata, object).check("Job", &found.name_any())?;
     if found.metadata.deletion_timestamp.is_some() {
         return Ok(ConditionResult::pending("Migrating", "waiting for the previous migration Job to be deleted").into());
     }

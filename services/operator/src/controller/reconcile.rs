@@ -9,14 +9,15 @@ use kube::ResourceExt;
 
 use super::{
     backoff::jittered,
-    children::Child,
+    child::Child,
     conditions::{ConditionResult, ConditionResults},
     context::Context,
     database, deploy,
     error::Error,
-    finalize, migration,
+    finalize,
+    migration::{self, Migration},
     queue::Action,
-    rollout, routes,
+    routes,
     status::{self, Outcome},
 };
 use crate::manifests::{self, Manifests, RenderInputs, pod_monitor};
@@ -47,7 +48,6 @@ pub(crate) async fn reconcile(object: Arc<Microservice>, context: Arc<Context>) 
 }
 
 async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
-    let uid = object.uid().unwrap_or_default();
     let siblings = context.objects.state();
     let route = routes::resolve(object, &siblings);
     let (database, ready_database) = match &object.spec.database {
@@ -64,29 +64,38 @@ async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
         ..context.inputs().with_siblings(object, &siblings)
     };
     let manifests = manifests::render(object, &inputs);
-    let mut applied = apply_independent(context, &uid, &manifests).await;
+    let (mut applied, pods_may_start) = apply_independent(context, object, &manifests).await;
 
-    let found = deploy::read(context, &manifests.deployment.name_any()).await;
+    let found = deploy::read(context, object).await;
     let migration = match (&manifests.migration, &found) {
+        (Some(_), Ok(_)) if !pods_may_start => Some(withheld_migration(context, object)),
         (Some(job), Ok(found)) => {
             Some(migration::ensure(context, object, job, found.as_ref(), ready_database.as_ref()).await)
         }
         _ => None,
     };
     let (migrated, schema_version) = migration.map(|migration| (migration.result, migration.schema_version)).unzip();
-    let may_roll_out = [&database, &migrated].into_iter().flatten().all(ConditionResult::is_ready);
-    let deployed = match found {
-        Ok(found) if may_roll_out => deploy::roll_out(context, object, &uid, &manifests.deployment, found).await,
-        Ok(found) => deploy::scale(context, object, found).await,
-        Err(error) => Err(error),
+    let may_roll_out = pods_may_start && [&database, &migrated].into_iter().flatten().all(ConditionResult::is_ready);
+    let written = match &found {
+        Ok(_) if may_roll_out => deploy::roll_out(context, object, &manifests.deployment).await,
+        Ok(Some(live)) => deploy::hold(context, object, live).await,
+        Ok(None) | Err(_) => Ok(None),
     };
-    let deployment = deployed.unwrap_or_else(|error| {
+    let is_current = may_roll_out && written.is_ok();
+    let written = written.unwrap_or_else(|error| {
         record_failure(&mut applied, &error);
         None
     });
-    let scaling = match &manifests.autoscaler {
-        Some(autoscaler) => Some(deploy::autoscale(context, &uid, autoscaler, deployment.is_some()).await),
-        None => None,
+    // A Deployment that cannot be changed still runs.
+    let live = found.map(|found| written.or(found));
+    if let Err(error) = &live {
+        record_failure(&mut applied, error);
+    }
+
+    let scaling = match (&manifests.autoscaler, &live) {
+        (Some(autoscaler), Ok(live)) => Some(deploy::autoscale(context, object, autoscaler, live.is_some()).await),
+        (Some(_), Err(error)) => Some(Ok(error.result())),
+        (None, _) => None,
     };
     let scaling = scaling.map(|found| {
         found.unwrap_or_else(|error| {
@@ -95,32 +104,36 @@ async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
         })
     });
 
-    let rollout = match &deployment {
-        None => ConditionResult::pending(
-            "NotRolledOut",
-            "waiting for the database and the migration; no pods have been started yet",
-        ),
-        Some(deployment) => deploy::progress(context, object, deployment).await,
-    };
+    let observed = deploy::observe(context, object, live, is_current).await;
     let results = ConditionResults {
         database,
         migrated,
         children: applied.err().unwrap_or_else(|| ConditionResult::ready("Applied", "")),
-        available: rollout::available(deployment.as_ref()),
-        rollout,
+        available: observed.available,
+        rollout: observed.rollout,
         scaling,
         route: object.spec.route.as_ref().map(|_| route_result(&route)),
     };
-    Outcome { results, deployment, schema_version: schema_version.flatten(), port: http_port(&manifests.services[0]) }
+    let schema_version = schema_version.flatten();
+    Outcome { results, running: observed.running, schema_version, port: http_port(&manifests.services[0]) }
 }
 
-/// Applies the children that depend on nothing, and deletes those that are no longer specified.
-async fn apply_independent(context: &Context, owner_uid: &str, manifests: &Manifests) -> Result<(), ConditionResult> {
-    let independent = independent(manifests).map_err(|error| error.result())?;
-    let mut applied = Ok(());
+/// Applies the children that depend on nothing, and deletes those that are no longer specified. Also returns whether
+/// pods may start: they need their identity and their isolation, but can wait for the rest.
+async fn apply_independent(
+    context: &Context,
+    object: &Microservice,
+    manifests: &Manifests,
+) -> (Result<(), ConditionResult>, bool) {
+    let independent = match independent(manifests) {
+        Ok(independent) => independent,
+        Err(error) => return (Err(error.result()), false),
+    };
+    let (mut applied, mut pods_may_start) = (Ok(()), true);
     for child in &independent {
-        if let Err(error) = context.children.apply(owner_uid, child).await {
+        if let Err(error) = context.children.apply(object, child).await {
             record_failure(&mut applied, &error);
+            pods_may_start &= !matches!(child.kind.kind.as_str(), "ServiceAccount" | "NetworkPolicy");
         }
     }
     let dependent = [
@@ -130,10 +143,18 @@ async fn apply_independent(context: &Context, owner_uid: &str, manifests: &Manif
     ];
     let dependent = dependent.into_iter().flatten().map(|(kind, name)| (kind.to_owned(), name));
     let keep: Vec<_> = independent.iter().map(Child::key).chain(dependent).collect();
-    if let Err(error) = context.children.prune(owner_uid, &keep).await {
+    if let Err(error) = context.children.prune(object, &keep).await {
         record_failure(&mut applied, &error);
     }
-    applied
+    (applied, pods_may_start)
+}
+
+/// A migration that is not started because its pod may not start.
+fn withheld_migration(context: &Context, object: &Microservice) -> Migration {
+    Migration {
+        result: ConditionResult::pending("NotRolledOut", "waiting for the ServiceAccount and the network policies"),
+        schema_version: context.statuses.last(object).and_then(|status| status.database?.schema_version),
+    }
 }
 
 fn independent(manifests: &Manifests) -> Result<Vec<Child>, Error> {

@@ -35,7 +35,7 @@ impl Credentials {
     }
 }
 
-/// The Secrets of the operator's namespace. They are read one by one, because the operator may not list them.
+/// The Secrets of the operator's namespace. Their data is read one by one; `watches` only watches metadata.
 pub(crate) struct Secrets(Api<Secret>);
 
 impl Secrets {

@@ -2,7 +2,9 @@
 
 mod finalizer;
 mod leadership;
+mod ownership;
 mod replica;
+mod rollouts;
 mod steady;
 mod watches;
 
@@ -91,6 +93,7 @@ impl Fixture {
         let replicas = deployment["spec"]["replicas"].clone();
         deployment["status"] = json!({
             "replicas": replicas, "updatedReplicas": replicas, "readyReplicas": ready, "availableReplicas": ready,
+            "observedGeneration": deployment["metadata"]["generation"],
         });
         self.server.put(DEPLOYMENT, deployment);
     }
@@ -155,22 +158,22 @@ async fn a_foreign_object_is_not_taken_over() {
 #[tokio::test]
 async fn one_failing_child_does_not_block_the_others() {
     let mut fixture = Fixture::new(plain());
-    fixture.server.refuse(Method::PATCH, "/serviceaccounts/", StatusCode::INTERNAL_SERVER_ERROR, "etcd is unavailable");
+    fixture.server.refuse(Method::POST, "/services", StatusCode::INTERNAL_SERVER_ERROR, "etcd is unavailable");
     let status = fixture.reconcile().await;
-    assert!(fixture.server.get(SERVICE).is_some() && fixture.server.get(DEPLOYMENT).is_some());
+    assert!(fixture.server.get(ACCOUNT).is_some() && fixture.server.get(DEPLOYMENT).is_some());
     let ready = condition(&status, "Ready");
     assert_eq!(ready["status"], "False");
     assert!(ready["message"].as_str().expect("a text").contains("etcd is unavailable"), "{ready}");
     fixture.server.stop_refusing();
     fixture.reconcile().await;
-    assert!(fixture.server.get(ACCOUNT).is_some());
+    assert!(fixture.server.get(SERVICE).is_some());
 }
 
 #[tokio::test]
 async fn an_exceeded_quota_is_reported_and_retried() {
     let mut fixture = Fixture::new(plain());
     let message = "services \"orders\" is forbidden: exceeded quota: small, requested: services=1";
-    fixture.server.refuse(Method::PATCH, "/services/", StatusCode::FORBIDDEN, message);
+    fixture.server.refuse(Method::POST, "/services", StatusCode::FORBIDDEN, message);
     let status = fixture.reconcile().await;
     let reconciling = condition(&status, "Reconciling");
     assert_eq!((&reconciling["status"], &reconciling["reason"]), (&json!("True"), &json!("QuotaExceeded")));

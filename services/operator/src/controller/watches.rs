@@ -8,9 +8,10 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt, stream};
+use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, ResourceExt,
-    api::{ApiResource, DynamicObject},
+    api::{ApiResource, DynamicObject, PartialObjectMeta},
     runtime::{
         WatchStreamExt,
         reflector::{ObjectRef, store::Writer},
@@ -41,8 +42,8 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 type Trigger = ObjectRef<Microservice>;
 
-/// Triggers for objects whose specification changed, and for the other objects that the change concerns. The statuses
-/// that the operator writes trigger nothing.
+/// Triggers for objects whose specification changed, and for the other objects that the change concerns. Of the changes
+/// of a status, only those by someone else trigger anything.
 pub(crate) fn objects(
     context: &Arc<Context>,
     writer: Writer<Microservice>,
@@ -79,9 +80,11 @@ pub(crate) fn objects(
             for deletion in &deleted {
                 context.forget(&deletion.change.name, deletion.uid.as_deref().unwrap_or_default());
             }
+            let overwritten = updated.iter().filter(|object| context.own_statuses.is_overwritten(object));
+            let overwritten: Vec<_> = overwritten.map(|object| ObjectRef::from_obj(&**object)).collect();
             let deleted = deleted.into_iter().map(|deletion| deletion.change);
             let changes: Vec<_> = deleted.chain(updated.iter().filter_map(|object| known.update(object))).collect();
-            stream::iter(affected(&context, &changes))
+            stream::iter(affected(&context, &changes).into_iter().chain(overwritten).collect::<Vec<_>>())
         })
 }
 
@@ -99,6 +102,45 @@ fn affected(context: &Context, changes: &[Change]) -> Vec<Trigger> {
 /// Triggers for the owners of children that changed.
 pub(crate) fn children(context: &Arc<Context>) -> impl Stream<Item = Trigger> + Send + use<> {
     stream::select_all(children::kinds().map(|kind| changes(context.clone(), kind).boxed()))
+}
+
+/// Triggers for the objects whose credentials were changed or deleted. Only the metadata of Secrets is read.
+pub(crate) fn credentials(context: &Arc<Context>) -> impl Stream<Item = Trigger> + Send + use<> {
+    let context = context.clone();
+    let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), &context.settings.namespace);
+    let config = watcher::Config::default().labels(&format!("{MANAGED_BY},app.kubernetes.io/component=database"));
+    // Version and object, by the name of the Secret. New Secrets trigger nothing: a reconcile has just created them.
+    let mut known: HashMap<String, (Option<String>, String)> = HashMap::new();
+    let mut listed = HashSet::new();
+    watcher(api, config).default_backoff().flat_map(move |event| {
+        let mut update = |secret: &PartialObjectMeta<Secret>| {
+            let object = secret.labels().get("app.kubernetes.io/name")?.clone();
+            let version = secret.resource_version();
+            let before = known.insert(secret.name_any(), (version.clone(), object.clone()));
+            before.filter(|(before, _)| *before != version).map(|_| object)
+        };
+        let changed: Vec<String> = match event {
+            Ok(watcher::Event::Init) => {
+                listed.clear();
+                Vec::new()
+            }
+            Ok(watcher::Event::InitApply(secret)) => {
+                listed.insert(secret.name_any());
+                update(&secret).into_iter().collect()
+            }
+            // Nothing else reports what was deleted before the list.
+            Ok(watcher::Event::InitDone) => {
+                known.extract_if(|name, _| !listed.contains(name)).map(|(_, (_, object))| object).collect()
+            }
+            Ok(watcher::Event::Apply(secret)) => update(&secret).into_iter().collect(),
+            Ok(watcher::Event::Delete(secret)) => {
+                known.remove(&secret.name_any()).map(|(_, object)| object).into_iter().collect()
+            }
+            Err(_) => Vec::new(),
+        };
+        let trigger = |object: String| ObjectRef::new(&object).within(&context.settings.namespace);
+        stream::iter(changed.into_iter().map(trigger).collect::<Vec<_>>())
+    })
 }
 
 /// Triggers for the owners of `PodMonitor`s that changed, and for every object when that kind is installed or removed.

@@ -12,7 +12,7 @@ use super::{
     super::{cache::VerifiedDatabase, watches},
     AUTOSCALER, Fixture, OBJECT, SERVICE,
 };
-use api::Microservice;
+use api::{Microservice, MicroserviceStatus};
 
 /// Longer than any backoff of a watch.
 const LIMIT: Duration = Duration::from_mins(2);
@@ -129,5 +129,52 @@ async fn a_measurement_of_an_autoscaler_triggers_nothing() {
     measured(50, "True");
     assert!(time::timeout(LIMIT, triggers.next()).await.is_err(), "nothing changed that a reconcile looks at");
     measured(50, "False");
+    until(&mut triggers, "orders").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_status_of_someone_else_triggers_its_object() {
+    let Fixture { server, context, store, .. } = Fixture::new(super::plain());
+    let mut triggers = Box::pin(watches::objects(&context, store));
+    until(&mut triggers, "orders").await;
+
+    let read = || -> Microservice { serde_json::from_value(server.get(OBJECT).expect("it")).expect("a Microservice") };
+    let write = |status: Value| {
+        let mut object = server.get(OBJECT).expect("the object");
+        object["status"] = status;
+        server.put(OBJECT, object);
+    };
+    let status = json!({ "observedGeneration": 1, "replicas": 3, "readyReplicas": 3, "conditions": [] });
+    let written: MicroserviceStatus = serde_json::from_value(status.clone()).expect("a status");
+    context.own_statuses.begin(&read(), &written);
+    write(status);
+    assert!(time::timeout(LIMIT, triggers.next()).await.is_err(), "the operator wrote it");
+    context.own_statuses.end(&read(), &written);
+    write(json!({ "observedGeneration": -1 }));
+    until(&mut triggers, "orders").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_or_deleted_secret_triggers_its_object() {
+    let fixture = Fixture::new(super::plain());
+    let path = "/api/v1/namespaces/default/secrets/orders-database";
+    let put = |password: &str| {
+        let labels = json!({ "app.kubernetes.io/name": "orders" });
+        let metadata = json!({ "name": "orders-database", "labels": labels });
+        fixture.server.put(path, json!({ "metadata": metadata, "data": { "password": password } }));
+    };
+    let mut triggers = Box::pin(watches::credentials(&fixture.context));
+    put("one");
+    assert!(time::timeout(LIMIT, triggers.next()).await.is_err(), "a new one is no news");
+    put("two");
+    until(&mut triggers, "orders").await;
+    fixture.server.delete(path);
+    until(&mut triggers, "orders").await;
+    put("three");
+    assert!(time::timeout(LIMIT, triggers.next()).await.is_err());
+    // It is deleted during a watch outage.
+    fixture.server.break_watches();
+    fixture.server.delete(path);
+    fixture.server.forget_history();
     until(&mut triggers, "orders").await;
 }
