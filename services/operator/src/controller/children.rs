@@ -103,6 +103,11 @@ impl Children {
         gone.filter_map(|(_, gone)| gone.controller().map(str::to_owned)).collect()
     }
 
+    /// The latest known version of a child, from a watch or a write.
+    pub(crate) fn version(&self, kind: &str, name: &str) -> Option<u64> {
+        self.known().existing.get(&(kind.to_owned(), name.to_owned()))?.version
+    }
+
     /// Makes a child what its manifest says. Returns the resulting child if anything was written.
     ///
     /// # Errors

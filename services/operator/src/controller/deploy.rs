@@ -28,9 +28,15 @@ use super::{
 };
 use api::{Microservice, Scaling};
 
-/// Reads the Deployment of the object. One of its name that belongs to something else is none.
+/// Returns the Deployment of the object. It is read only if it has not settled. One of its name that belongs to something
+/// else is none.
 pub(crate) async fn read(context: &Context, object: &Microservice) -> Result<Option<Deployment>, Error> {
-    let found = with_timeout("read the Deployment", api(context).get_opt(&object.name_any())).await?;
+    let name = object.name_any();
+    let observed = context.observed.deployment(&name, context.children.version("Deployment", &name));
+    let found = match observed {
+        Some(settled) => Some(settled),
+        None => with_timeout("read the Deployment", api(context).get_opt(&name)).await?,
+    };
     Ok(found.filter(|found| Claim::of(&found.metadata, object).is_valid()))
 }
 
@@ -87,9 +93,13 @@ pub(crate) async fn autoscale(
     if !deployed {
         return Ok(ConditionResult::pending("AutoscalerStarting", "waiting for the Deployment"));
     }
-    context.children.apply(object, &Child::typed(autoscaler)?).await?;
+    let (child, name) = (Child::typed(autoscaler)?, autoscaler.name_any());
+    context.children.apply(object, &child).await?;
+    if let Some(observed) = context.observed.scaling(&name, context.children.version(&child.kind.kind, &name)) {
+        return Ok(observed);
+    }
     let api: Api<HorizontalPodAutoscaler> = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    let found = with_timeout("read the autoscaler", api.get_opt(&autoscaler.name_any())).await?;
+    let found = with_timeout("read the autoscaler", api.get_opt(&name)).await?;
     Ok(rollout::scaling(found.as_ref()))
 }
 

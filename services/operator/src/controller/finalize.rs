@@ -3,14 +3,13 @@
 //! A database that cannot be dropped holds the object, and the status says why. It never holds a namespace that is being
 //! deleted, because the operator goes with that.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use k8s_openapi::{api::core::v1::Namespace, jiff::Timestamp};
 use kube::{
     Api, ResourceExt,
     api::{ListParams, Patch, PatchParams},
-    runtime::controller::Action,
 };
 use tokio::time::{self, Instant};
 
@@ -19,6 +18,7 @@ use super::{
     context::Context,
     database, deploy,
     error::{Error, with_timeout},
+    queue::Action,
     rollout,
     status::{self, Outcome},
 };
@@ -33,13 +33,22 @@ const LAST_TRIES: Duration = Duration::from_secs(30);
 const LAST_TRY: Duration = Duration::from_secs(5);
 /// How many objects are released at the same time then.
 const CONCURRENCY: usize = 16;
-/// How often a finalizer is removed that others write at the same time.
-const ATTEMPTS: usize = 3;
+/// How often the finalizer is written to an object that others change at the same time.
+const ATTEMPTS: usize = 5;
 
-/// Sets or removes the finalizer according to the deletion policy.
-pub(crate) async fn prepare(object: &Microservice, context: &Context) -> Result<(), Error> {
-    let required = must_drop(object);
-    if required == has_finalizer(object) { Ok(()) } else { set_finalizer(object, context, required).await.map(drop) }
+/// Sets or removes the finalizer according to the deletion policy, before anything is created that it protects. Returns
+/// the object, or `None` if it was deleted meanwhile.
+pub(crate) async fn prepare(
+    mut object: Arc<Microservice>,
+    context: &Context,
+) -> Result<Option<Arc<Microservice>>, Error> {
+    while must_drop(&object) != has_finalizer(&object) {
+        match set_finalizer(&object, context, must_drop(&object)).await? {
+            Some(written) => object = Arc::new(written),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(object))
 }
 
 /// Drops the database of an object that is being deleted if its policy says so, then removes the finalizer.
@@ -79,27 +88,16 @@ pub(crate) async fn release_all(context: &Context) {
     held.for_each_concurrent(CONCURRENCY, |object| release(object, context, deadline)).await;
 }
 
-async fn release(mut object: Microservice, context: &Context, deadline: Instant) {
+async fn release(object: Microservice, context: &Context, deadline: Instant) {
     let name = object.name_any();
     match time::timeout_at(deadline, drop_database(&object, context)).await {
         Ok(Ok(())) => {}
         Ok(Err(result)) => keep_database(&object, &result),
         Err(_) => keep_database(&object, &ConditionResult::pending(NOT_DROPPED, "it took too long")),
     }
-    let api: Api<Microservice> = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    for _ in 0..ATTEMPTS {
-        match set_finalizer(&object, context, false).await {
-            Ok(true) => return,
-            Ok(false) => {}
-            Err(error) => tracing::warn!(object = name, error = &error as &dyn std::error::Error, "cannot release it"),
-        }
-        match with_timeout("read the object", api.get_opt(&name)).await {
-            Ok(Some(found)) if has_finalizer(&found) => object = found,
-            Ok(_) => return,
-            Err(_) => {}
-        }
+    if let Err(error) = set_finalizer(&object, context, false).await {
+        tracing::warn!(object = name, error = &error as &dyn std::error::Error, "cannot release the object");
     }
-    tracing::error!(object = name, "cannot remove the finalizer, which holds the namespace: remove it with kubectl");
 }
 
 async fn drop_database(object: &Microservice, context: &Context) -> Result<(), ConditionResult> {
@@ -175,24 +173,31 @@ fn has_finalizer(object: &Microservice) -> bool {
     object.finalizers().iter().any(|finalizer| finalizer == finalizers::DATABASE)
 }
 
-/// Returns whether it was set: not if the object changed or was deleted meanwhile, which triggers another reconcile.
-async fn set_finalizer(object: &Microservice, context: &Context, present: bool) -> Result<bool, Error> {
+/// Adds or removes the finalizer. Returns the resulting object, or `None` if it was deleted meanwhile.
+async fn set_finalizer(object: &Microservice, context: &Context, present: bool) -> Result<Option<Microservice>, Error> {
     let api: Api<Microservice> = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    let mut all = object.finalizers().to_vec();
-    all.retain(|finalizer| finalizer != finalizers::DATABASE);
-    if present {
-        all.push(finalizers::DATABASE.to_owned());
-    }
-    // The resource version protects finalizers that others add at the same time.
-    let version = &object.metadata.resource_version;
-    let patch = serde_json::json!({ "metadata": { "finalizers": all, "resourceVersion": version } });
-    match with_timeout(
-        "set the finalizer",
-        api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)),
-    )
-    .await
-    {
-        Err(error) if error.is_gone() => Ok(false),
-        result => result.map(|_| true),
+    let (name, parameters) = (object.name_any(), PatchParams::default());
+    let (mut latest, mut attempts) = (object.clone(), 0);
+    loop {
+        attempts += 1;
+        let mut all = latest.finalizers().to_vec();
+        all.retain(|finalizer| finalizer != finalizers::DATABASE);
+        if present {
+            all.push(finalizers::DATABASE.to_owned());
+        }
+        // The resource version protects finalizers that others add at the same time.
+        let version = &latest.metadata.resource_version;
+        let patch = Patch::Merge(serde_json::json!({ "metadata": { "finalizers": all, "resourceVersion": version } }));
+        match with_timeout("set the finalizer", api.patch(&name, &parameters, &patch)).await {
+            Err(error) if error.is_conflict() && attempts < ATTEMPTS => {}
+            Err(error) if error.is_gone() && !error.is_conflict() => return Ok(None),
+            written => return written.map(Some),
+        }
+        match with_timeout("read the object", api.get_opt(&name)).await? {
+            Some(found) if found.uid() == object.uid() && !(present && found.metadata.deletion_timestamp.is_some()) => {
+                latest = found;
+            }
+            _ => return Ok(None),
+        }
     }
 }
