@@ -114,6 +114,7 @@ async fn a_measurement_of_an_autoscaler_triggers_nothing() {
     let fixture = Fixture::new(super::plain());
     let measured = |utilization: i32, active: &str| {
         let mut autoscaler = service(&[("orders", true)]);
+        autoscaler["metadata"]["uid"] = "the-autoscaler".into();
         autoscaler["apiVersion"] = "autoscaling/v2".into();
         autoscaler["kind"] = "HorizontalPodAutoscaler".into();
         let metric = json!({ "type": "Resource", "resource": {
