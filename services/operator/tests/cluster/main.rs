@@ -55,9 +55,9 @@ fn main() -> ExitCode {
     let alone = cases![
         children::a_kind_that_is_installed_later_is_used,
         failures::an_exceeded_quota_is_reported,
-        steady::settled_objects_cause_no_writes_except_the_lease,
-        leadership::a_stopping_leader_hands_over_at_once,
-        leadership::a_dead_leader_is_replaced_within_20_seconds,
+        steady::settled_objects_cause_no_requests_except_the_lease,
+        leadership::a_stopping_leader_is_replaced_within_3_seconds,
+        leadership::a_killed_leader_is_replaced_within_20_seconds,
     ];
     if arguments.list {
         let trials = together.iter().chain(&alone).map(|(name, _)| Trial::test(*name, || Ok(()))).collect();
