@@ -99,6 +99,7 @@ struct Existing {
     /// The `Microservice` that controls it.
     owner: Option<OwnerReference>,
     uid: Option<String>,
+    version: Option<u64>,
     fingerprint: u64,
 }
 
@@ -141,11 +142,15 @@ impl Children {
     pub(crate) fn observe(&self, kind: &ApiResource, object: &DynamicObject, exists: bool) -> Vec<String> {
         let key = (kind.kind.clone(), object.name_any());
         let mut known = self.known();
-        let before = if exists {
-            known.existing.insert(key, existing(object))
-        } else {
+        let observed = existing(object);
+        let before = if !exists {
             known.applied.remove(&key);
             known.existing.remove(&key)
+        } else if known.existing.get(&key).is_some_and(|known| observed.version < known.version) {
+            // The response to a write arrived before the event of an earlier one.
+            None
+        } else {
+            known.existing.insert(key, observed)
         };
         let now = controller_of(&object.metadata).map(|owner| owner.name.clone());
         let before = before.and_then(Existing::into_owner_name).filter(|before| Some(before) != now.as_ref());
@@ -159,6 +164,12 @@ impl Children {
         let is_gone = |key: &Key| key.0 == kind.kind && !names.contains(&key.1);
         known.applied.retain(|key, _| !is_gone(key));
         known.existing.extract_if(|key, _| is_gone(key)).filter_map(|(_, gone)| gone.into_owner_name()).collect()
+    }
+
+    /// The latest known version of a child, from a watch or a write. Kubernetes guarantees that resource versions of one
+    /// kind can be compared (KEP-5504).
+    pub(crate) fn version(&self, kind: &str, name: &str) -> Option<u64> {
+        self.known().existing.get(&(kind.to_owned(), name.to_owned()))?.version
     }
 
     /// Applies a child. Returns whether anything was written.
@@ -205,7 +216,9 @@ impl Children {
             "metadata": { "name": name }, "spec": { "replicas": replicas },
         });
         let parameters = PatchParams::apply(SCALE_MANAGER).force();
-        with_timeout("scale the Deployment", self.api(&kind).patch(name, &parameters, &Patch::Apply(patch))).await?;
+        let (api, patch) = (self.api(&kind), Patch::Apply(patch));
+        let made = with_timeout("scale the Deployment", api.patch(name, &parameters, &patch)).await?;
+        self.known().existing.insert((kind.kind, name.to_owned()), existing(&made));
         Ok(())
     }
 
@@ -276,6 +289,7 @@ fn existing(object: &DynamicObject) -> Existing {
     Existing {
         owner: controller_of(&object.metadata).cloned(),
         uid: object.metadata.uid.clone(),
+        version: object.metadata.resource_version.as_ref().and_then(|version| version.parse().ok()),
         fingerprint: fingerprint(&serde_json::to_value(object).unwrap_or_default()),
     }
 }

@@ -1,6 +1,6 @@
 //! The state that all reconciles share.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use api::Microservice;
 use kube::{
@@ -14,6 +14,7 @@ use super::{
     cache::{DatabaseCache, StatusCache},
     children::Children,
     events::Events,
+    observed::Observed,
     queue::Queue,
     secrets::Secrets,
 };
@@ -45,6 +46,7 @@ pub(crate) struct Context {
     pub(crate) settings: Settings,
     pub(crate) objects: Store<Microservice>,
     pub(crate) children: Children,
+    pub(crate) observed: Observed,
     pub(crate) secrets: Secrets,
     pub(crate) databases: DatabaseCache,
     pub(crate) statuses: StatusCache,
@@ -52,7 +54,8 @@ pub(crate) struct Context {
     pub(crate) metrics: Metrics,
     pub(crate) backoff: Backoff,
     pub(crate) queue: Queue,
-    leads: watch::Receiver<bool>,
+    /// The kinds of children that have been listed.
+    pub(crate) listed: watch::Sender<BTreeSet<String>>,
     pub(crate) pod_monitors: watch::Receiver<bool>,
 }
 
@@ -63,31 +66,23 @@ impl Context {
         identity: String,
         metrics: Metrics,
         objects: Store<Microservice>,
-        leads: watch::Receiver<bool>,
         pod_monitors: watch::Receiver<bool>,
     ) -> Self {
         Self {
             children: Children::new(client.clone(), settings.namespace.clone()),
             secrets: Secrets::new(client.clone(), &settings.namespace),
             events: Events::new(client.clone(), identity),
+            observed: Observed::default(),
             databases: DatabaseCache::default(),
             statuses: StatusCache::default(),
             backoff: Backoff::default(),
             queue: Queue::default(),
+            listed: watch::Sender::default(),
             client,
             settings,
             objects,
             metrics,
-            leads,
             pod_monitors,
-        }
-    }
-
-    /// Waits until this replica leads. Followers watch but write nothing.
-    pub(crate) async fn leading(&self) {
-        // The sender is dropped only when the process exits.
-        if self.leads.clone().wait_for(|leads| *leads).await.is_err() {
-            std::future::pending::<()>().await;
         }
     }
 
@@ -98,7 +93,7 @@ impl Context {
         inputs
     }
 
-    /// Counts an object as queued. A deleted object, whose children are still being deleted, is not reconciled again.
+    /// Queues an object that changed. A deleted object, whose children are still being deleted, is not reconciled again.
     pub(crate) fn triggered(&self, object: &ObjectRef<Microservice>) {
         if self.objects.get(object).is_some() {
             self.queue.add(&object.name);

@@ -34,7 +34,6 @@ pub(crate) struct ReadyDatabase {
 /// Creates the Secret of the bundled server before any object needs a database, because the server waits for it.
 pub(crate) async fn ensure_bundled_secret(context: &Context) {
     let Some(address) = &context.settings.bundled_server else { return };
-    context.leading().await;
     while let Err(error) = context.secrets.ensure_bundled(&context.settings.database_server, address).await {
         tracing::warn!(
             error = &error as &dyn std::error::Error,

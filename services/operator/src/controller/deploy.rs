@@ -15,8 +15,11 @@ use super::{
 };
 use api::Microservice;
 
-/// Reads the current Deployment.
+/// Returns the current Deployment. It is read only if it has not settled.
 pub(crate) async fn read(context: &Context, name: &str) -> Result<Option<Deployment>, Error> {
+    if let Some(settled) = context.observed.deployment(name, context.children.version("Deployment", name)) {
+        return Ok(Some(settled));
+    }
     let api: Api<Deployment> = Api::namespaced(context.client.clone(), &context.settings.namespace);
     with_timeout("read the Deployment", api.get_opt(name)).await
 }
@@ -80,9 +83,13 @@ pub(crate) async fn autoscale(
     if !deployed {
         return Ok(ConditionResult::pending("AutoscalerStarting", "waiting for the Deployment"));
     }
-    context.children.apply(owner_uid, &Child::typed(autoscaler)?).await?;
+    let (child, name) = (Child::typed(autoscaler)?, autoscaler.name_any());
+    context.children.apply(owner_uid, &child).await?;
+    if let Some(observed) = context.observed.scaling(&name, context.children.version(&child.kind.kind, &name)) {
+        return Ok(observed);
+    }
     let api: Api<HorizontalPodAutoscaler> = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    let found = with_timeout("read the autoscaler", api.get_opt(&autoscaler.name_any())).await?;
+    let found = with_timeout("read the autoscaler", api.get_opt(&name)).await?;
     Ok(rollout::scaling(found.as_ref()))
 }
 

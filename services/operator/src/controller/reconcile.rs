@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
-use kube::{ResourceExt, runtime::controller::Action};
+use kube::ResourceExt;
 
 use super::{
     backoff::jittered,
@@ -14,7 +14,9 @@ use super::{
     context::Context,
     database, deploy,
     error::Error,
-    finalize, migration, rollout, routes,
+    finalize, migration,
+    queue::Action,
+    rollout, routes,
     status::{self, Outcome},
 };
 use crate::manifests::{self, Manifests, RenderInputs, pod_monitor};
@@ -22,13 +24,13 @@ use api::Microservice;
 
 /// Reconciles one object as far as possible now.
 pub(crate) async fn reconcile(object: Arc<Microservice>, context: Arc<Context>) -> Result<Action, Error> {
-    context.leading().await;
-    let _running = context.queue.start(&object.name_any());
     let _timer = context.metrics.start();
     if object.metadata.deletion_timestamp.is_some() {
         return finalize::finalize(&object, &context).await;
     }
-    finalize::prepare(&object, &context).await?;
+    let Some(object) = finalize::prepare(object, &context).await? else {
+        return Ok(Action::await_change());
+    };
     let outcome = Box::pin(reconcile_spec(&object, &context)).await;
     let summary = outcome.results.summary();
     status::write(&context, &object, &outcome).await?;

@@ -1,5 +1,9 @@
 //! Reconciles against an in-memory API server that fails or that others write to.
 
+mod finalizer;
+mod leadership;
+mod replica;
+mod steady;
 mod watches;
 
 use std::{sync::Arc, time::Duration};
@@ -11,7 +15,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 use test_support::api_server::ApiServer;
-use tokio::{sync::watch, time};
+use tokio::sync::watch;
 
 use super::{
     children,
@@ -32,31 +36,19 @@ struct Fixture {
     server: ApiServer,
     context: Arc<Context>,
     store: reflector::store::Writer<Microservice>,
-    leads: watch::Sender<bool>,
     _pod_monitors: watch::Sender<bool>,
 }
 
 impl Fixture {
     fn new(spec: Value) -> Self {
         let server = ApiServer::default();
-        let (leads, leading) = watch::channel(true);
         let (pod_monitors_found, pod_monitors) = watch::channel(false);
         let (objects, mut store) = reflector::store();
         store.apply_watcher_event(&watcher::Event::Init);
         store.apply_watcher_event(&watcher::Event::InitDone);
-        let settings = Settings {
-            namespace: "default".to_owned(),
-            installation: "test".to_owned(),
-            database_server: "hedgerow-postgres".to_owned(),
-            bundled_server: None,
-            inputs: RenderInputs::default(),
-            resync: Duration::from_mins(5),
-            concurrency: 1,
-        };
         let metrics = Metrics::new(prometheus::Registry::new()).expect("metrics");
-        let context =
-            Context::new(server.client(), settings, "test".to_owned(), metrics, objects, leading, pod_monitors);
-        let mut fixture = Self { server, context: Arc::new(context), store, leads, _pod_monitors: pod_monitors_found };
+        let context = Context::new(server.client(), settings(), "test".to_owned(), metrics, objects, pod_monitors);
+        let mut fixture = Self { server, context: Arc::new(context), store, _pod_monitors: pod_monitors_found };
         fixture.apply(spec, 1);
         fixture
     }
@@ -104,6 +96,18 @@ impl Fixture {
     }
 }
 
+fn settings() -> Settings {
+    Settings {
+        namespace: "default".to_owned(),
+        installation: "test".to_owned(),
+        database_server: "hedgerow-postgres".to_owned(),
+        bundled_server: None,
+        inputs: RenderInputs::default(),
+        resync: Duration::from_mins(5),
+        concurrency: 1,
+    }
+}
+
 fn condition<'a>(status: &'a Value, kind: &str) -> &'a Value {
     let conditions = status["conditions"].as_array().expect("conditions");
     conditions.iter().find(|condition| condition["type"] == kind).unwrap_or(&Value::Null)
@@ -126,18 +130,6 @@ async fn a_settled_object_causes_no_writes() {
         fixture.reconcile().await;
     }
     assert_eq!(fixture.server.take_writes(), []);
-}
-
-#[tokio::test]
-async fn a_follower_writes_nothing() {
-    let mut fixture = Fixture::new(plain());
-    fixture.leads.send_replace(false);
-    let reconcile = time::timeout(Duration::from_millis(200), fixture.reconcile()).await;
-    assert!(reconcile.is_err(), "it waits until it leads");
-    assert_eq!(fixture.server.take_writes(), []);
-    fixture.leads.send_replace(true);
-    fixture.reconcile().await;
-    assert!(fixture.server.get(DEPLOYMENT).is_some());
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use tokio::time::{self, Instant};
 
 use super::{
     super::{cache::VerifiedDatabase, watches},
-    Fixture, OBJECT, SERVICE,
+    AUTOSCALER, Fixture, OBJECT, SERVICE,
 };
 use api::Microservice;
 
@@ -44,7 +44,7 @@ async fn deletion_during_a_watch_outage_is_noticed() {
     server.delete(OBJECT);
     server.forget_history();
     until(&mut triggers, "baskets").await;
-    assert_eq!(context.queue.depth(), 0, "the state of the deleted object is dropped");
+    assert_eq!(context.queue.waiting().0, 0, "the state of the deleted object is dropped");
 }
 
 #[tokio::test(start_paused = true)]
@@ -106,5 +106,29 @@ async fn a_child_deleted_during_a_watch_outage_triggers_its_owner() {
     fixture.server.break_watches();
     fixture.server.delete(SERVICE);
     fixture.server.forget_history();
+    until(&mut triggers, "orders").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_measurement_of_an_autoscaler_triggers_nothing() {
+    let fixture = Fixture::new(super::plain());
+    let measured = |utilization: i32, active: &str| {
+        let mut autoscaler = service(&[("orders", true)]);
+        autoscaler["metadata"]["uid"] = "the-autoscaler".into();
+        autoscaler["apiVersion"] = "autoscaling/v2".into();
+        autoscaler["kind"] = "HorizontalPodAutoscaler".into();
+        let metric = json!({ "type": "Resource", "resource": {
+            "name": "cpu", "current": { "averageUtilization": utilization },
+        } });
+        let condition = json!({ "type": "ScalingActive", "status": active, "message": "the HPA was able to" });
+        autoscaler["status"] = json!({ "currentMetrics": [metric], "desiredReplicas": 2, "conditions": [condition] });
+        fixture.server.put(AUTOSCALER, autoscaler);
+    };
+    measured(10, "True");
+    let mut triggers = Box::pin(watches::children(&fixture.context));
+    until(&mut triggers, "orders").await;
+    measured(50, "True");
+    assert!(time::timeout(LIMIT, triggers.next()).await.is_err(), "nothing changed that a reconcile looks at");
+    measured(50, "False");
     until(&mut triggers, "orders").await;
 }
