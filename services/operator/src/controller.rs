@@ -3,6 +3,7 @@
 mod backoff;
 mod cache;
 mod children;
+mod cluster;
 mod conditions;
 mod context;
 mod database;
@@ -18,7 +19,9 @@ mod queue;
 mod reconcile;
 mod rollout;
 mod routes;
+mod secret_references;
 mod secrets;
+mod servers;
 mod status;
 mod watches;
 

@@ -13,9 +13,11 @@ use super::{
     backoff::Backoff,
     cache::{DatabaseCache, StatusCache},
     children::Children,
+    cluster::Cluster,
     events::Events,
     queue::Queue,
     secrets::Secrets,
+    servers::Servers,
 };
 use crate::{manifests::RenderInputs, metrics::Metrics};
 
@@ -46,6 +48,8 @@ pub(crate) struct Context {
     pub(crate) objects: Store<Microservice>,
     pub(crate) children: Children,
     pub(crate) secrets: Secrets,
+    pub(crate) cluster: Cluster,
+    pub(crate) servers: Servers,
     pub(crate) databases: DatabaseCache,
     pub(crate) statuses: StatusCache,
     pub(crate) events: Events,
@@ -69,6 +73,8 @@ impl Context {
         Self {
             children: Children::new(client.clone(), settings.namespace.clone()),
             secrets: Secrets::new(client.clone(), &settings.namespace),
+            cluster: Cluster::new(client.clone()),
+            servers: Servers::new(settings.concurrency),
             events: Events::new(client.clone(), identity),
             databases: DatabaseCache::default(),
             statuses: StatusCache::default(),

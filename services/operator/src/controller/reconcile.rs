@@ -14,7 +14,7 @@ use super::{
     context::Context,
     database, deploy,
     error::Error,
-    finalize, migration, rollout, routes,
+    finalize, migration, rollout, routes, secret_references,
     status::{self, Outcome},
 };
 use crate::manifests::{self, Manifests, RenderInputs, pod_monitor};
@@ -48,31 +48,45 @@ async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
     let uid = object.uid().unwrap_or_default();
     let siblings = context.objects.state();
     let route = routes::resolve(object, &siblings);
-    let (database, ready_database) = match &object.spec.database {
-        Some(spec) => {
-            let (result, ready_database) = database::ensure(context, object, spec).await;
-            (Some(result), ready_database)
+    let permitted = secret_references::check(context, object, &siblings).await;
+    let inputs =
+        RenderInputs { accepted_paths: route.accepted.clone(), ..context.inputs().with_siblings(object, &siblings) };
+    let ensure_database = async {
+        match &object.spec.database {
+            Some(spec) => {
+                let (result, ready_database) = database::ensure(context, object, spec).await;
+                (Some(result), ready_database)
+            }
+            None => (None, None),
         }
-        None => (None, None),
     };
+    // The children that depend on nothing do not wait for a database server that may not respond.
+    let independent = manifests::render(object, &inputs);
+    let ((database, ready_database), mut applied) =
+        tokio::join!(ensure_database, apply_independent(context, &uid, &independent));
     let inputs = RenderInputs {
-        accepted_paths: route.accepted.clone(),
         credentials_digest: ready_database.as_ref().map(|database| database.credentials_digest.clone()),
         database_ca: ready_database.as_ref().is_some_and(|database| database.ca),
-        ..context.inputs().with_siblings(object, &siblings)
+        ..inputs
     };
     let manifests = manifests::render(object, &inputs);
-    let mut applied = apply_independent(context, &uid, &manifests).await;
 
     let found = deploy::read(context, &manifests.deployment.name_any()).await;
     let migration = match (&manifests.migration, &found) {
-        (Some(job), Ok(found)) => {
+        (Some(job), Ok(found)) if permitted.is_ok() => {
             Some(migration::ensure(context, object, job, found.as_ref(), ready_database.as_ref()).await)
         }
         _ => None,
     };
     let (migrated, schema_version) = migration.map(|migration| (migration.result, migration.schema_version)).unzip();
-    let may_roll_out = [&database, &migrated].into_iter().flatten().all(ConditionResult::is_ready);
+    if let (Some(spec), Some(ConditionResult::Pending(..))) = (&object.spec.database, &migrated)
+        && ready_database.as_ref().is_some_and(|database| database.is_exhausted)
+    {
+        database::make_room(context, object, spec).await;
+    }
+    // A database that was ready before can be used even if it could not be verified now.
+    let has_database = object.spec.database.is_none() || ready_database.is_some();
+    let may_roll_out = permitted.is_ok() && has_database && migrated.as_ref().is_none_or(ConditionResult::is_ready);
     let deployed = match found {
         Ok(found) if may_roll_out => deploy::roll_out(context, object, &uid, &manifests.deployment, found).await,
         Ok(found) => deploy::scale(context, object, found).await,
@@ -93,12 +107,13 @@ async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
         })
     });
 
-    let rollout = match &deployment {
-        None => ConditionResult::pending(
+    let rollout = match (permitted, &deployment) {
+        (Err(refused), _) => refused,
+        (Ok(()), None) => ConditionResult::pending(
             "NotRolledOut",
             "waiting for the database and the migration; no pods have been started yet",
         ),
-        Some(deployment) => deploy::progress(context, object, deployment).await,
+        (Ok(()), Some(deployment)) => deploy::progress(context, object, deployment).await,
     };
     let results = ConditionResults {
         database,
@@ -109,7 +124,13 @@ async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
         scaling,
         route: object.spec.route.as_ref().map(|_| route_result(&route)),
     };
-    Outcome { results, deployment, schema_version: schema_version.flatten(), port: http_port(&manifests.services[0]) }
+    Outcome {
+        results,
+        deployment,
+        schema_version: schema_version.flatten(),
+        system_identifier: ready_database.and_then(|database| database.system_identifier),
+        port: http_port(&manifests.services[0]),
+    }
 }
 
 /// Applies the children that depend on nothing, and deletes those that are no longer specified.

@@ -1,5 +1,7 @@
 //! Reconciles against an in-memory API server that fails or that others write to.
 
+mod databases;
+mod secret_references;
 mod watches;
 
 use std::{sync::Arc, time::Duration};
@@ -27,6 +29,18 @@ const SERVICE: &str = "/api/v1/namespaces/default/services/orders";
 const ACCOUNT: &str = "/api/v1/namespaces/default/serviceaccounts/orders";
 const AUTOSCALER: &str = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers/orders";
 
+fn settings() -> Settings {
+    Settings {
+        namespace: "default".to_owned(),
+        installation: "test".to_owned(),
+        database_server: "hedgerow-postgres".to_owned(),
+        bundled_server: None,
+        inputs: RenderInputs::default(),
+        resync: Duration::from_mins(5),
+        concurrency: 1,
+    }
+}
+
 /// One object, its controller and its API server.
 struct Fixture {
     server: ApiServer,
@@ -39,23 +53,18 @@ struct Fixture {
 impl Fixture {
     fn new(spec: Value) -> Self {
         let server = ApiServer::default();
+        server.put(
+            "/api/v1/namespaces/kube-system",
+            json!({ "metadata": { "name": "kube-system", "uid": "the-cluster" } }),
+        );
         let (leads, leading) = watch::channel(true);
         let (pod_monitors_found, pod_monitors) = watch::channel(false);
         let (objects, mut store) = reflector::store();
         store.apply_watcher_event(&watcher::Event::Init);
         store.apply_watcher_event(&watcher::Event::InitDone);
-        let settings = Settings {
-            namespace: "default".to_owned(),
-            installation: "test".to_owned(),
-            database_server: "hedgerow-postgres".to_owned(),
-            bundled_server: None,
-            inputs: RenderInputs::default(),
-            resync: Duration::from_mins(5),
-            concurrency: 1,
-        };
         let metrics = Metrics::new(prometheus::Registry::new()).expect("metrics");
         let context =
-            Context::new(server.client(), settings, "test".to_owned(), metrics, objects, leading, pod_monitors);
+            Context::new(server.client(), settings(), "test".to_owned(), metrics, objects, leading, pod_monitors);
         let mut fixture = Self { server, context: Arc::new(context), store, leads, _pod_monitors: pod_monitors_found };
         fixture.apply(spec, 1);
         fixture
