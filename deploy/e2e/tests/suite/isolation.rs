@@ -4,29 +4,37 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use k8s_openapi::api::{
     apps::v1::ReplicaSet,
-    core::v1::{Event, Secret},
+    core::v1::{Event, Pod, Secret},
 };
 use kube::{ResourceExt, api::ListParams};
 
 use crate::{release::Release, tool::probe};
 
-/// The Secret of each service opens its own database and no other.
+/// The Secret of each service opens its own database and no other. The address is that of the pod: the official image
+/// of Postgres lets anyone in who connects from 127.0.0.1.
 pub async fn credentials_open_only_their_own_database(on: Arc<Release>) {
-    for (service, database) in [("users", "users"), ("inventory", "inventory")] {
+    let pod = on.api::<Pod>().get("hedgerow-postgres-0").await.expect("the pod of Postgres");
+    let address = pod.status.and_then(|status| status.pod_ip).expect("its address");
+    let log_in = async |role: &str, password: &str, database: &str| {
+        let host = if address.contains(':') { format!("[{address}]") } else { address.clone() };
+        let url = format!("postgres://{role}:{password}@{host}:5432/{database}");
+        on.exec("hedgerow-postgres-0", &["psql", &url, "-qtAc", "SELECT current_user"]).await
+    };
+    for service in ["users", "inventory"] {
         let secret = on.api::<Secret>().get(&format!("{service}-database")).await.expect("its Secret");
         let data = secret.data.expect("its data");
         let password = String::from_utf8(data["password"].0.clone()).expect("text");
         for target in ["users", "inventory", "postgres", "template1"] {
-            let url = format!("postgres://{service}:{password}@127.0.0.1:5432/{target}");
-            let command = ["psql", &url, "-qtAc", "SELECT current_user"];
-            match on.exec("hedgerow-postgres-0", &command).await {
-                Ok(user) => assert!(target == database && user == service, "{service} opened {target} as {user}"),
+            match log_in(service, &password, target).await {
+                Ok(user) => assert!(target == service && user == service, "{service} opened {target} as {user}"),
                 Err(error) => {
-                    assert_ne!(target, database, "{service} cannot open its own database: {error}");
+                    assert_ne!(target, service, "{service} cannot open its own database: {error}");
                     assert!(error.contains("permission denied for database"), "{service} on {target}: {error}");
                 }
             }
         }
+        let error = log_in(service, "a-guess", service).await.expect_err("a login with a wrong password");
+        assert!(error.contains("password authentication failed"), "{error}");
     }
 }
 
