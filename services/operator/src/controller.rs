@@ -5,6 +5,7 @@ mod bundled;
 mod cache;
 mod child;
 mod children;
+mod cluster;
 mod conditions;
 mod context;
 mod database;
@@ -24,7 +25,9 @@ mod queue;
 mod reconcile;
 mod rollout;
 mod routes;
+mod secret_references;
 mod secrets;
+mod servers;
 mod status;
 mod watches;
 

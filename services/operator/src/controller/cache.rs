@@ -23,6 +23,10 @@ pub(crate) struct VerifiedDatabase {
     /// The same as wall-clock time, for comparison with timestamps from the API server.
     pub(crate) verified_at: Timestamp,
     pub(crate) schema_version: Option<i64>,
+    /// Whether all connections of the role are in use.
+    pub(crate) is_exhausted: bool,
+    /// The identifier of the server.
+    pub(crate) system_identifier: String,
     pub(crate) message: String,
 }
 

@@ -13,11 +13,13 @@ use super::{
     backoff::Backoff,
     cache::{DatabaseCache, StatusCache},
     children::Children,
+    cluster::Cluster,
     events::Events,
     observed::Observed,
     own_statuses::OwnStatuses,
     queue::Queue,
     secrets::Secrets,
+    servers::Servers,
 };
 use crate::{manifests::RenderInputs, metrics::Metrics};
 
@@ -49,6 +51,8 @@ pub(crate) struct Context {
     pub(crate) children: Children,
     pub(crate) observed: Observed,
     pub(crate) secrets: Secrets,
+    pub(crate) cluster: Cluster,
+    pub(crate) servers: Servers,
     pub(crate) databases: DatabaseCache,
     pub(crate) statuses: StatusCache,
     pub(crate) own_statuses: OwnStatuses,
@@ -73,6 +77,8 @@ impl Context {
         Self {
             children: Children::new(client.clone(), settings.namespace.clone()),
             secrets: Secrets::new(client.clone(), &settings.namespace),
+            cluster: Cluster::new(client.clone()),
+            servers: Servers::new(settings.concurrency),
             events: Events::new(client.clone(), identity),
             observed: Observed::default(),
             databases: DatabaseCache::default(),

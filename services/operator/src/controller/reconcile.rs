@@ -17,7 +17,7 @@ use super::{
     finalize,
     migration::{self, Migration},
     queue::Action,
-    routes,
+    routes, secret_references,
     status::{self, Outcome},
 };
 use crate::manifests::{self, Manifests, RenderInputs, pod_monitor};
@@ -50,32 +50,47 @@ pub(crate) async fn reconcile(object: Arc<Microservice>, context: Arc<Context>) 
 async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
     let siblings = context.objects.state();
     let route = routes::resolve(object, &siblings);
-    let (database, ready_database) = match &object.spec.database {
-        Some(spec) => {
-            let (result, ready_database) = database::ensure(context, object, spec).await;
-            (Some(result), ready_database)
+    let permitted = secret_references::check(context, object, &siblings).await;
+    let inputs =
+        RenderInputs { accepted_paths: route.accepted.clone(), ..context.inputs().with_siblings(object, &siblings) };
+    let ensure_database = async {
+        match &object.spec.database {
+            Some(spec) => {
+                let (result, ready_database) = database::ensure(context, object, spec).await;
+                (Some(result), ready_database)
+            }
+            None => (None, None),
         }
-        None => (None, None),
     };
+    // The children that depend on nothing do not wait for a database server that may not respond.
+    let independent = manifests::render(object, &inputs);
+    let ((database, ready_database), (mut applied, pods_may_start)) =
+        tokio::join!(ensure_database, apply_independent(context, object, &independent));
     let inputs = RenderInputs {
-        accepted_paths: route.accepted.clone(),
         credentials_digest: ready_database.as_ref().map(|database| database.credentials_digest.clone()),
         database_ca: ready_database.as_ref().is_some_and(|database| database.ca),
-        ..context.inputs().with_siblings(object, &siblings)
+        ..inputs
     };
     let manifests = manifests::render(object, &inputs);
-    let (mut applied, pods_may_start) = apply_independent(context, object, &manifests).await;
 
     let found = deploy::read(context, object).await;
     let migration = match (&manifests.migration, &found) {
         (Some(_), Ok(_)) if !pods_may_start => Some(withheld_migration(context, object)),
-        (Some(job), Ok(found)) => {
+        (Some(job), Ok(found)) if permitted.is_ok() => {
             Some(migration::ensure(context, object, job, found.as_ref(), ready_database.as_ref()).await)
         }
         _ => None,
     };
     let (migrated, schema_version) = migration.map(|migration| (migration.result, migration.schema_version)).unzip();
-    let may_roll_out = pods_may_start && [&database, &migrated].into_iter().flatten().all(ConditionResult::is_ready);
+    if let (Some(spec), Some(ConditionResult::Pending(..))) = (&object.spec.database, &migrated)
+        && ready_database.as_ref().is_some_and(|database| database.is_exhausted)
+    {
+        database::make_room(context, object, spec).await;
+    }
+    // A database that was ready before can be used even if it could not be verified now.
+    let has_database = object.spec.database.is_none() || ready_database.is_some();
+    let is_migrated = migrated.as_ref().is_none_or(ConditionResult::is_ready);
+    let may_roll_out = permitted.is_ok() && pods_may_start && has_database && is_migrated;
     let written = match &found {
         Ok(_) if may_roll_out => deploy::roll_out(context, object, &manifests.deployment).await,
         Ok(Some(live)) => deploy::hold(context, object, live).await,
@@ -110,12 +125,17 @@ async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
         migrated,
         children: applied.err().unwrap_or_else(|| ConditionResult::ready("Applied", "")),
         available: observed.available,
-        rollout: observed.rollout,
+        rollout: permitted.err().unwrap_or(observed.rollout),
         scaling,
         route: object.spec.route.as_ref().map(|_| route_result(&route)),
     };
-    let schema_version = schema_version.flatten();
-    Outcome { results, running: observed.running, schema_version, port: http_port(&manifests.services[0]) }
+    Outcome {
+        results,
+        running: observed.running,
+        schema_version: schema_version.flatten(),
+        system_identifier: ready_database.and_then(|database| database.system_identifier),
+        port: http_port(&manifests.services[0]),
+    }
 }
 
 /// Applies the children that depend on nothing, and deletes those that are no longer specified. Also returns whether

@@ -22,6 +22,7 @@ pub(crate) struct Outcome {
     /// What runs; `None` if that cannot be found out now.
     pub(crate) running: Option<Running>,
     pub(crate) schema_version: Option<i64>,
+    pub(crate) system_identifier: Option<String>,
     pub(crate) port: Option<i32>,
 }
 
@@ -80,6 +81,7 @@ fn status(object: &Microservice, outcome: &Outcome, before: Option<&Microservice
         (None, Some(before)) => (before.image.clone(), before.replicas, before.ready_replicas),
         (None, None) => (None, 0, 0),
     };
+    let known = before.and_then(|status| status.database.as_ref());
     let namespace = object.namespace().unwrap_or_default();
     let url = outcome.port.map(|port| format!("http://{}.{namespace}.svc:{port}", object.name_any()));
     MicroserviceStatus {
@@ -91,7 +93,9 @@ fn status(object: &Microservice, outcome: &Outcome, before: Option<&Microservice
         database: object.spec.database.as_ref().map(|spec| DatabaseStatus {
             name: names::database(object, spec),
             secret_name: names::database_secret(object),
-            schema_version: outcome.schema_version,
+            // What was last known counts until it is known again.
+            schema_version: outcome.schema_version.or_else(|| known?.schema_version),
+            system_identifier: outcome.system_identifier.clone().or_else(|| known?.system_identifier.clone()),
         }),
         conditions,
     }

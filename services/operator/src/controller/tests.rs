@@ -1,6 +1,7 @@
 //! Reconciles against an in-memory API server that fails or that others write to.
 
 mod bundled;
+mod databases;
 mod finalize;
 mod finalizer;
 mod leadership;
@@ -8,6 +9,7 @@ mod migration;
 mod ownership;
 mod replica;
 mod rollouts;
+mod secret_references;
 mod steady;
 mod watches;
 
@@ -36,6 +38,18 @@ const SERVICE: &str = "/api/v1/namespaces/default/services/orders";
 const ACCOUNT: &str = "/api/v1/namespaces/default/serviceaccounts/orders";
 const AUTOSCALER: &str = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers/orders";
 
+fn settings() -> Settings {
+    Settings {
+        namespace: "default".to_owned(),
+        installation: "test".to_owned(),
+        database_server: "hedgerow-postgres".to_owned(),
+        bundled_server: None,
+        inputs: RenderInputs::default(),
+        resync: Duration::from_mins(5),
+        concurrency: 1,
+    }
+}
+
 /// One object, its controller and its API server.
 struct Fixture {
     server: ApiServer,
@@ -47,6 +61,10 @@ struct Fixture {
 impl Fixture {
     fn new(spec: Value) -> Self {
         let server = ApiServer::default();
+        server.put(
+            "/api/v1/namespaces/kube-system",
+            json!({ "metadata": { "name": "kube-system", "uid": "the-cluster" } }),
+        );
         let (pod_monitors_found, pod_monitors) = watch::channel(false);
         let (objects, mut store) = reflector::store();
         store.apply_watcher_event(&watcher::Event::Init);

@@ -41,14 +41,16 @@ const HAS_MIGRATIONS: &str = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL
 
 const VERSION: &str = "SELECT coalesce(max(version), 0)::bigint FROM _sqlx_migrations WHERE success";
 
-/// Makes the role the only owner of the schema `public`. A service may drop that schema.
+/// Makes the role the only owner of the schema `public`, which a service may drop. Returns the schema version; see
+/// [`EnsureReport`](super::EnsureReport).
 pub(super) async fn ensure(
     server: &Server,
     mut session: Session,
     name: &Identifier,
     changes: &mut Vec<String>,
-) -> Result<(), Error> {
+) -> Result<Option<i64>, Error> {
     let is_own: Option<(bool,)> = session.read(query_as(PUBLIC_IS_OWN)).await?.pop();
+    let version = version(&mut session).await?;
     session.close().await;
     if is_own == Some((false,)) {
         let steps = plan::repair_schema(name);
@@ -57,11 +59,10 @@ pub(super) async fn ensure(
         admin.close().await;
         changes.extend(steps.iter().map(Step::change));
     }
-    Ok(())
+    Ok(version)
 }
 
-/// See [`Server::schema_version`].
-pub(super) async fn version(session: &mut Session) -> Result<Option<i64>, Error> {
+async fn version(session: &mut Session) -> Result<Option<i64>, Error> {
     let (is_empty,): (bool,) = session.read_one(query_as(IS_EMPTY)).await?;
     if is_empty {
         return Ok(Some(0));

@@ -96,8 +96,7 @@ async fn concurrent_operators_do_not_conflict() {
 async fn the_schema_version_is_reported_if_it_is_known() {
     let postgres = Postgres::shared().await;
     let server = postgres.server();
-    ensure(&server, &spec("inventory")).await;
-    let version = || server.schema_version("inventory", crate::PASSWORD);
+    let version = async || server.ensure(&spec("inventory")).await.map(|report| report.schema_version);
 
     assert_eq!(version().await.unwrap(), Some(0));
     postgres.sql_as("inventory", "CREATE TABLE stock (id int)").await.unwrap();

@@ -57,6 +57,8 @@ async fn the_state_of_an_object_made_again_in_an_outage_is_dropped() {
         at: Instant::now(),
         verified_at: Timestamp::now(),
         schema_version: None,
+        is_exhausted: false,
+        system_identifier: String::new(),
         message: String::new(),
     };
     context.databases.insert("the-uid", verified);
