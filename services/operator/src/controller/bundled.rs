@@ -33,7 +33,6 @@ pub(crate) async fn replace_stuck_pods(context: &Context) {
     if context.settings.bundled_server.is_none() {
         return;
     }
-    context.leading().await;
     let sets: Api<StatefulSet> = Api::namespaced(context.client.clone(), &context.settings.namespace);
     loop {
         // While the pod is ready, this is a watch and nothing else.

@@ -19,7 +19,6 @@ use super::{
     database, deploy,
     error::{Error, with_timeout},
     queue::Action,
-    rollout,
     status::{self, Outcome},
 };
 use crate::manifests::names;
@@ -121,19 +120,20 @@ async fn report(object: &Microservice, context: &Context, result: ConditionResul
         _ => ConditionResult::pending(NOT_DROPPED, message),
     };
     // The pods run until the object is gone.
-    let deployment = deploy::read(context, &object.name_any()).await?;
-    let before = context.statuses.last(object);
+    let observed = deploy::observe(context, object, deploy::read(context, object).await, false).await;
     let results = ConditionResults {
         database: Some(found),
         migrated: None,
         children: ConditionResult::ready("Applied", ""),
-        available: rollout::available(deployment.as_ref()),
+        available: observed.available,
         rollout: ConditionResult::ready("RolledOut", ""),
         scaling: None,
         route: None,
     };
-    let schema_version = before.and_then(|status| status.database?.schema_version);
-    status::write(context, object, &Outcome { results, deployment, schema_version, port: None }).await
+    // What else was last known stays.
+    let outcome =
+        Outcome { results, running: observed.running, schema_version: None, system_identifier: None, port: None };
+    status::write(context, object, &outcome).await
 }
 
 /// Logs that the database stays. The API server takes no events in a namespace that is being deleted.

@@ -114,7 +114,7 @@ async fn a_database_without_tables_need_not_be_empty() {
     let postgres = Postgres::shared().await;
     let server = postgres.server();
     ensure(&server, &spec("functions")).await;
-    let version = || server.schema_version("functions", crate::PASSWORD);
+    let version = async || server.ensure(&spec("functions")).await.map(|report| report.schema_version);
     assert_eq!(version().await.unwrap(), Some(0));
     for (create, drop) in [
         ("CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1'", "DROP FUNCTION one"),
