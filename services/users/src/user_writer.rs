@@ -51,11 +51,15 @@ impl Handler for UserWriter {
 
     /// Creates users together.
     async fn handle(&mut self, batch: Vec<Creation>) -> Vec<Self::Reply> {
-        let mut batch: Vec<(Uuid, Creation)> = batch.into_iter().map(|creation| (Uuid::now_v7(), creation)).collect();
-        match self.connection.run(&mut batch, |connection, batch| Box::pin(write(connection, batch))).await {
+        let batch = batch.into_iter().map(|creation| (Uuid::now_v7(), creation)).collect();
+        let mut attempt = Attempt { batch, is_commit_sent: false };
+        let result =
+            self.connection.run(&mut attempt, |connection, attempt| Box::pin(write(connection, attempt))).await;
+        let Attempt { batch, is_commit_sent } = attempt;
+        match result {
             Ok(mut written) => batch.into_iter().map(|(id, creation)| written.reply(id, creation)).collect(),
             Err(failure) => {
-                let failure = Arc::new(failure);
+                let failure = Arc::new(if is_commit_sent { failure } else { failure.before_commit() });
                 batch.iter().map(|_| Err(Error::from_write(failure.clone()))).collect()
             }
         }
@@ -65,6 +69,14 @@ impl Handler for UserWriter {
     fn weight(Creation { new, .. }: &Creation) -> usize {
         1 + new.wishlist.as_ref().map_or(0, |wishes| wishes.product_ids().len())
     }
+}
+
+/// One attempt to write a batch.
+struct Attempt {
+    /// The requests, with the ids of their users.
+    batch: Vec<(Uuid, Creation)>,
+    /// Whether a statement was sent that commits.
+    is_commit_sent: bool,
 }
 
 /// What was written for a batch.
@@ -93,9 +105,12 @@ impl Written {
 }
 
 /// Inserts the users of a batch. Without keys, this is one statement, which is its own transaction.
-async fn write(connection: &mut PgConnection, batch: &[(Uuid, Creation)]) -> Result<Written, sqlx::Error> {
+async fn write(connection: &mut PgConnection, attempt: &mut Attempt) -> Result<Written, sqlx::Error> {
+    let Attempt { batch, is_commit_sent } = attempt;
+    *is_commit_sent = false;
     let claims: Vec<&Claim> = batch.iter().filter_map(|(_, creation)| creation.claim.as_ref()).collect();
     if claims.is_empty() {
+        *is_commit_sent = true;
         let users = insert(connection, batch.iter().collect()).await?;
         return Ok(Written { users, ..Written::default() });
     }
@@ -124,6 +139,7 @@ async fn write(connection: &mut PgConnection, batch: &[(Uuid, Creation)]) -> Res
     if !responses.is_empty() {
         idempotency::store(&mut transaction, &responses).await?;
     }
+    *is_commit_sent = true;
     transaction.commit().await?;
     written.responses.extend(responses.into_iter().map(|stored| (stored.claim.id, stored)));
     Ok(written)

@@ -10,6 +10,7 @@ mod ids;
 mod list;
 mod observed;
 mod outage;
+mod panics;
 mod parameters;
 mod patch;
 mod plans;
