@@ -80,7 +80,8 @@ pub(crate) struct ProxyArgs {
     #[arg(long, env, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: u32,
     /// Maximum number of connections from one client; any more are reset. A client is an IPv4 address or an IPv6 /64,
-    /// and an HTTP/2 connection counts as eight. Without effect behind trusted proxies [default: a quarter of all]
+    /// and an HTTP/2 connection counts as eight. Behind trusted proxies it limits only the WebSocket connections, and
+    /// any more are refused with 429 [default: a quarter of all]
     #[arg(long, env, value_name = "N", value_parser = clap::value_parser!(u32).range(8..))]
     max_connections_per_client: Option<u32>,
     /// Maximum size of a request body, in bytes. Services have limits of their own, and gRPC is exempt
@@ -91,9 +92,12 @@ pub(crate) struct ProxyArgs {
 impl ProxyArgs {
     /// Limits the connections of a server. The peers of connections are not clients if there are trusted proxies.
     pub(crate) fn limit_connections(&self, server: Server, policy: &PolicyArgs) -> Server {
-        let (max, per_client) = (self.max_connections, self.max_connections_per_client);
         let is_direct = policy.trusted_hops == 0;
-        server.limit_connections(max, if is_direct { per_client.unwrap_or(max.div_ceil(4).max(8)) } else { u32::MAX })
+        server.limit_connections(self.max_connections, if is_direct { self.connections_per_client() } else { u32::MAX })
+    }
+
+    fn connections_per_client(&self) -> u32 {
+        self.max_connections_per_client.unwrap_or(self.max_connections.div_ceil(4).max(8))
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -103,6 +107,7 @@ impl ProxyArgs {
             timeouts,
             max_in_flight: self.max_in_flight,
             max_in_flight_per_client: self.max_in_flight_per_client.unwrap_or(self.max_in_flight.div_ceil(4)),
+            max_tunnels_per_client: self.connections_per_client(),
             body_limit: self.body_limit,
         }
     }

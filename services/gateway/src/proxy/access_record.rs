@@ -22,10 +22,6 @@ use crate::{access_log::write_string, policy::Client};
 /// The status that is logged if the client goes away before the response starts, as in nginx.
 const CLIENT_CLOSED: u16 = 499;
 
-/// How much of a path is logged, in bytes. A longer one is cut off and ends in `…`. A path that a client sends over and
-/// over costs it a few bytes over HTTP/2, and would fill the log.
-const MAX_PATH: usize = 1024;
-
 /// What is reported about an exchange when this is dropped, which is when the response has been sent or
 /// abandoned.
 pub(super) struct AccessRecord {
@@ -115,10 +111,15 @@ impl AccessRecord {
         self.complete = true;
     }
 
-    /// Stops counting the request: a tunnel may last for hours.
+    /// Counts the request as a tunnel of its client too, and refuses it if the client has too many.
+    pub(super) fn enter_tunnel(&mut self) -> Result<(), Problem> {
+        self.in_flight.as_mut().map_or(Ok(()), |counted| self.proxy.in_flight.enter_tunnel(counted))
+    }
+
+    /// Counts the request only as a tunnel from now on: a tunnel may last for hours.
     pub(super) fn leave_in_flight(&mut self) {
-        if let Some(counted) = self.in_flight.take() {
-            self.proxy.in_flight.leave(&counted);
+        if let Some(counted) = &mut self.in_flight {
+            self.proxy.in_flight.leave_in_flight(counted);
         }
     }
 
@@ -138,7 +139,9 @@ impl AccessRecord {
 
     /// The last phase of an exchange: reports it.
     fn log(&mut self) {
-        self.leave_in_flight();
+        if let Some(counted) = self.in_flight.take() {
+            self.proxy.in_flight.leave(&counted);
+        }
         let duration = self.started.elapsed();
         let status = self.status.or(StatusCode::from_u16(CLIENT_CLOSED).ok()).unwrap_or_default();
         let metrics = self.route.as_ref().map_or(&self.proxy.unmatched, |route| &route.metrics);
@@ -158,12 +161,7 @@ impl AccessRecord {
         };
         text(line, "{\"timestamp\":", time);
         text(line, ",\"level\":\"INFO\",\"message\":\"access\",\"method\":", self.method.as_str().as_bytes());
-        let path = self.uri.path();
-        if path.len() > MAX_PATH {
-            text(line, ",\"path\":", format!("{}…", &path[..path.floor_char_boundary(MAX_PATH)]).as_bytes());
-        } else {
-            text(line, ",\"path\":", path.as_bytes());
-        }
+        text(line, ",\"path\":", request::shown_path(self.uri.path()).as_bytes());
         let status = self.status.map_or(CLIENT_CLOSED, |status| status.as_u16());
         let (seconds, micros) = (duration.as_secs(), duration.subsec_micros());
         let _ = write!(line, ",\"status\":{status},\"duration\":{seconds}.{micros:06}");

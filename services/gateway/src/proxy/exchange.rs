@@ -107,7 +107,7 @@ impl Exchange {
             if let Some(preflight) = self.admit(parts, "gateway", own)? {
                 return Ok(Filtered::Respond(preflight));
             }
-            let response = self.proxy.api_docs.respond(parts).await;
+            let response = self.proxy.api_docs.respond(parts, self.context.accepts_gzip()).await;
             return Ok(Filtered::Respond(response.map(ResponseBody::Own)));
         }
         let route = self.proxy.routes.load().find(parts.uri.path()).cloned();
@@ -139,6 +139,9 @@ impl Exchange {
             return Err(self.proxy.body_too_large());
         }
         let upgrade = parts.extensions.remove::<OnUpgrade>().filter(|_| policy::is_upgrade(&parts));
+        if upgrade.is_some() {
+            self.record.enter_tunnel()?;
+        }
         self.record.trace(&mut parts.headers);
         self.proxy.policy.to_upstream(&mut parts, &self.client);
         if is_grpc {

@@ -38,6 +38,7 @@ pub(crate) struct Limits {
     pub(crate) timeouts: Timeouts,
     pub(crate) max_in_flight: u32,
     pub(crate) max_in_flight_per_client: u32,
+    pub(crate) max_tunnels_per_client: u32,
     pub(crate) body_limit: u64,
 }
 
@@ -72,12 +73,7 @@ impl Proxy {
             policy,
             api_docs: ApiDocs::new(services),
             unmatched: metrics.route("", "unmatched"),
-            in_flight: InFlight::new(
-                metrics.in_flight.clone(),
-                metrics.shed.clone(),
-                limits.max_in_flight,
-                limits.max_in_flight_per_client,
-            ),
+            in_flight: InFlight::new(metrics.in_flight.clone(), metrics.shed.clone(), &limits),
             access_log,
             timeouts: limits.timeouts,
             body_limit: limits.body_limit,

@@ -193,3 +193,27 @@ async fn a_tunnel_counts_as_a_connection() {
     })
     .await;
 }
+
+/// Behind proxies, the limit on connections does not tell clients apart.
+#[tokio::test]
+async fn a_client_may_have_only_a_share_of_the_tunnels() {
+    let stub = echo().await;
+    let gateway = TestGateway::with(&["--trusted-hops=1", "--max-connections-per-client=8"], &[&stub]);
+    let ask_as = async |client: &str| {
+        let mut raw = Raw::connect(gateway.address).await.expect("a connection");
+        let head = UPGRADE.replace("host: a", &format!("host: a\r\nx-forwarded-for: {client}"));
+        raw.send(head).await.expect("sent");
+        let response = raw.response().await.expect("a response");
+        (raw, response)
+    };
+    let mut tunnels = Vec::new();
+    for _ in 0..8 {
+        let (raw, response) = ask_as("192.0.2.1").await;
+        tunnels.push(opened(raw, &response).await);
+    }
+    assert_eq!(ask_as("192.0.2.1").await.1.status, 429);
+    let (raw, other) = ask_as("192.0.2.2").await;
+    opened(raw, &other).await;
+    drop(tunnels.pop());
+    eventually("a tunnel is free", TIMEOUT, async || (ask_as("192.0.2.1").await.1.status == 101).then_some(())).await;
+}
