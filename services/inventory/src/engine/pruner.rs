@@ -188,7 +188,11 @@ async fn prune_reservations(
     } else {
         None
     };
-    transaction.commit().await?;
+    if pruned.is_some_and(|(count, _)| count > 0) {
+        transaction.commit().await?;
+    } else {
+        transaction.rollback().await?;
+    }
     Ok(pruned)
 }
 
