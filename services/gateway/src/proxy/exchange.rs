@@ -110,7 +110,7 @@ impl Exchange {
             if let Some(preflight) = self.admit(parts, "gateway", own)? {
                 return Ok(Filtered::Respond(preflight));
             }
-            let response = self.proxy.api_docs.respond(parts).await;
+            let response = self.proxy.api_docs.respond(parts, self.context.accepts_gzip()).await;
             return Ok(Filtered::Respond(response.map(ResponseBody::Own)));
         }
         let route = self.proxy.routes.load().find(parts.uri.path()).cloned();
