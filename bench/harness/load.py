@@ -38,6 +38,17 @@ def wrk(port: int, kind: str, seconds: float, tag: str, connections: int = CONNE
     return Outcome(seen["requests"], seen["requests"] / seen["seconds"], seen["p50_ms"], seen["p99_ms"])
 
 
+def holds(port: int, seconds: float, connections: int, timeout: int, products: int, ttl: int | None = None) -> dict:
+    """Holds products, and commits each hold if there is no `ttl` (see holds.lua). Returns what wrk has seen."""
+    threads = min(connections, max(1, CORES // 2))
+    command = [
+        tools.find("wrk"), f"-t{threads}", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", f"{timeout}s",
+        "-s", str(LOAD / "holds.lua"), f"http://127.0.0.1:{port}", "--", str(products), *([] if ttl is None else [str(ttl)]),
+    ]  # fmt: skip
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(output[output.index('{"seconds"'):])
+
+
 def pgbench(database: str, script: str, seconds: float, **variables: int) -> Outcome:
     """Runs a script with prepared statements."""
     defined = [f"-D{name}={value}" for name, value in variables.items()]

@@ -93,10 +93,10 @@ Medians of the rounds on this machine. They mean little on another one.
 
 def write_steady(path: Path, command: str, results: list[Result]) -> None:
     """Writes the part of RESULTS.md about the steady state."""
-    before = path.read_text()
-    start = before.find(STEADY) if STEADY in before else before.find(OPERATOR)
-    text = f"{STEADY}`{command}` of {time.strftime('%Y-%m-%d', time.gmtime())}; see README.md for the method.\n\n{table(results)}\n"
-    path.write_text(before[:start] + text + before[before.find(OPERATOR):])
+    rest, heading, operator = path.read_text().partition(OPERATOR)
+    before = rest.partition(STEADY)[0]
+    about = f"`{command}` of {time.strftime('%Y-%m-%d', time.gmtime())}; see README.md for the method."
+    path.write_text(f"{before}{STEADY}{about}\n\n{table(results)}\n{heading}{operator}")
 
 
 _VERSIONS = """

@@ -1,13 +1,11 @@
 """The steady state: figures that only show after the first minutes, on one replica of `inventory` with 64 clients."""
 
-import json
 import statistics
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from harness import load, tools
-from harness.databases import LOAD, psql
+from harness import load
+from harness.databases import psql
 from harness.figures import GET_STOCK, Result, Settings, say
 from harness.load import CONNECTIONS, Outcome
 from harness.sides import Builds, Side
@@ -17,7 +15,7 @@ SLICE = 20  # seconds
 TTL = 60  # seconds, of holds that expire
 LIVE_HOLDS = 1_000_000
 
-# The products of soak.lua and commit.lua, instead of those of the other figures.
+# The products of holds.lua, instead of those of the other figures.
 SEED = f"""
     TRUNCATE stock, movement, reservation, expiry, idempotency CASCADE;
     INSERT INTO stock (product_id, on_hand, version)
@@ -31,17 +29,18 @@ SEED = f"""
 def expiring(builds: Builds, minutes: int) -> list[Result]:
     """Holds of a minute that nobody commits: the worst slice over the first minute."""
     with seeded(builds) as side:
-        rates = [run(side, "soak.lua", TTL).per_second for _ in slices("expiring", minutes)]
+        rates = [run(side, TTL).per_second for _ in slices("expiring", minutes)]
     first = statistics.mean(rates[: 60 // SLICE])
     title = f"holds of {TTL} s that all expire, {minutes} min: worst {SLICE} s over the first minute"
-    return [ratio(title, [rate / first for rate in rates], min, 0.6, 0.8)]
+    every = [rate / first for rate in rates]
+    return [Result(title, "x", min(every), min(every), max(every), 0.6, 0.8)]
 
 
 def committed(builds: Builds, minutes: int) -> list[Result]:
     """Holds that are committed at once: the last minute over the first, and what a hold and its commit cost on disk."""
     with seeded(builds) as side:
         before = size(side)
-        rates = [run(side, "commit.lua").per_second for _ in slices("committed", minutes)]
+        rates = [run(side).per_second for _ in slices("committed", minutes)]
         holds = int(psql(side.database.name, "-c", "SELECT count(*) FROM reservation"))
         each = (size(side) - before) / holds
     minute = 60 // SLICE
@@ -59,7 +58,7 @@ def live(builds: Builds, _minutes: int) -> list[Result]:
     with seeded(builds) as side, builds.ours("inventory") as empty:
         before, held = size(side), 0
         while held < LIVE_HOLDS:
-            run(side, "soak.lua", 86_400)
+            run(side, 86_400)
             held = int(psql(side.database.name, "-c", "SELECT count(*) FROM reservation"))
             say(f"  {held:,} live holds")
         each = (size(side) - before) / held
@@ -102,24 +101,14 @@ def slices(name: str, minutes: int) -> Iterator[int]:
         say(f"  {name}: {(number + 1) * SLICE} of {count * SLICE} s")
 
 
-def run(side: Side, script: str, *arguments: int) -> Outcome:
-    """Runs the load for a slice. A request that fails or times out ends the run."""
-    command = [
-        tools.find("wrk"), f"-t{max(1, load.CORES // 2)}", f"-c{CONNECTIONS}", f"-d{SLICE}s", "--timeout", "2s",
-        "-s", str(LOAD / script), f"http://127.0.0.1:{side.port}", "--", str(PRODUCTS), *map(str, arguments),
-    ]  # fmt: skip
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    seen = json.loads(output[output.index('{"seconds"'):])
+def run(side: Side, ttl: int | None = None) -> Outcome:
+    """Runs the load for a slice. A request that fails or takes more than 2 s ends the run."""
+    seen = load.holds(side.port, SLICE, CONNECTIONS, 2, PRODUCTS, ttl)
     if set(seen["statuses"]) - {"200", "201"} or seen["broken"] or seen["timeouts"]:
-        raise SystemExit(f"bench: {script}: requests failed: {seen}")
+        raise SystemExit(f"bench: holds: requests failed: {seen}")
     requests = sum(seen["statuses"].values())
     say(f"  {requests / seen['seconds']:,.0f}/s, p50 {seen['p50_ms']} ms, p99 {seen['p99_ms']} ms")
     return Outcome(requests, requests / seen["seconds"], seen["p50_ms"], seen["p99_ms"])
-
-
-def ratio(title: str, ratios: list[float], choose: Callable, floor: float, aim: float) -> Result:
-    """A figure that is one of the ratios of all slices."""
-    return Result(title, "x", choose(ratios), min(ratios), max(ratios), floor, aim)
 
 
 def size(side: Side) -> int:

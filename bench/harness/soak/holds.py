@@ -1,11 +1,6 @@
 """The holds that expire, sent by wrk at full speed: abandoned carts."""
 
-import json
-import subprocess
-
-from harness import tools
-from harness.databases import LOAD
-from harness.load import CORES
+from harness import load
 from harness.soak.release import PRODUCTS
 from harness.soak.report import Kind
 
@@ -20,13 +15,7 @@ class ExpiringHolds:
 
     def run(self, seconds: float) -> Kind:
         """Sends holds for this long."""
-        threads = min(self.connections, max(1, CORES // 2))
-        command = [
-            tools.find("wrk"), f"-t{threads}", f"-c{self.connections}", f"-d{seconds:.0f}s", "--timeout", "10s",
-            "-s", str(LOAD / "soak.lua"), f"http://127.0.0.1:{self.port}", "--", str(PRODUCTS), str(TTL),
-        ]  # fmt: skip
-        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        seen = json.loads(output[output.index('{"seconds"'):])
+        seen = load.holds(self.port, seconds, self.connections, 10, PRODUCTS, TTL)
         failures = {name: count for name, count in seen["statuses"].items() if name != "201"}
         failures |= {name: seen[name] for name in ("broken", "timeouts") if seen[name]}
         done = seen["statuses"].get("201", 0)

@@ -1,5 +1,6 @@
--- Holds that are committed: `wrk ... -s commit.lua URL -- PRODUCTS`. Holds one piece of a random product of product-1 to
--- product-PRODUCTS, and commits each hold with the next free request. Prints one line of JSON at the end.
+-- Holds: `wrk ... -s holds.lua URL -- PRODUCTS [TTL]`. Each holds one piece of a random product of product-1 to
+-- product-PRODUCTS. With TTL, for that many seconds, and nobody commits it; without, the next free request commits it.
+-- Prints one line of JSON at the end.
 local threads = {}
 
 function setup(thread)
@@ -9,22 +10,21 @@ end
 
 function init(args)
   math.randomseed(os.time() * 16 + number)
-  local products = tonumber(args[1])
+  local products, ttl = tonumber(args[1]), args[2]
   wrk.headers["Content-Type"] = "application/json"
   local ready, held = {}, {}
   for n = 1, products do
-    local body = '{"items":[{"product_id":"product-' .. n .. '","quantity":1}]}'
+    local body = '{"items":[{"product_id":"product-' .. n .. '","quantity":1}]' .. (ttl and ',"ttl_seconds":' .. ttl or "") .. '}'
     ready[n] = wrk.format("POST", "/reservations", nil, body)
   end
-  statuses = {}
   request = function()
     local id = table.remove(held)
-    if id then return wrk.format("POST", "/reservations/" .. id .. "/commit", nil, "") end
-    return ready[math.random(products)]
+    return id and wrk.format("POST", "/reservations/" .. id .. "/commit", nil, "") or ready[math.random(products)]
   end
+  statuses = {}
   response = function(status, _, body)
     statuses[status] = (statuses[status] or 0) + 1
-    if status == 201 then table.insert(held, body:match('"id":"([^"]+)"')) end
+    if status == 201 and not ttl then table.insert(held, body:match('"id":"([^"]+)"')) end
   end
 end
 
