@@ -8,7 +8,8 @@
 #     deploy/images.sh compile FOLDER     only compile the binaries and the CA bundle, into FOLDER
 #
 # Images are named IMAGE_REGISTRY/SERVICE:IMAGE_TAG; the defaults are localhost/hedgerow and the version of the
-# workspace. IMAGE_SERVICES lists the services to build. The same commit, compiler and folder produce the same bytes,
+# workspace. HEDGEROW_REVISION is the revision that they report, by default that of git. IMAGE_SERVICES lists the
+# services to build. The same commit, compiler and folder produce the same bytes,
 # unless an image has its own Dockerfile.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -25,7 +26,7 @@ done
 registry=${IMAGE_REGISTRY:-localhost/hedgerow}
 version=$(sed -n '0,/^version = / s/^version = "\(.*\)"/\1/p' Cargo.toml)
 tag=${IMAGE_TAG:-$version}
-export HEDGEROW_REVISION=${HEDGEROW_REVISION:-$(git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)}
+revision=${HEDGEROW_REVISION:-$(git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)}
 target=${CARGO_TARGET_DIR:-target}
 
 fail() { echo "images: $*" >&2 && exit 1; }
@@ -70,12 +71,12 @@ build() {
     *) timestamp=(--timestamp "$epoch") ;;
     esac
     for service in "${services[@]}"; do
-        options=(--file deploy/Dockerfile --target prebuilt --build-arg SERVICE="$service" "$context")
+        options=(--file deploy/Dockerfile --target prebuilt --build-arg SERVICE="$service" --build-arg REVISION="$revision" "$context")
         [ ! -f "services/$service/Dockerfile" ] || options=("services/$service")
         "$tool" build --quiet "${timestamp[@]}" \
             --label org.opencontainers.image.title="Hedgerow $service" \
             --label org.opencontainers.image.version="$version" \
-            --label org.opencontainers.image.revision="$HEDGEROW_REVISION" \
+            --label org.opencontainers.image.revision="$revision" \
             --label org.opencontainers.image.licenses=Apache-2.0 \
             --tag "$(image "$service")" "${options[@]}" >/dev/null
         size=$(du --apparent-size -h "$context/$service" 2>/dev/null | cut -f 1) || true

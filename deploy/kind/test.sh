@@ -25,8 +25,8 @@ archives=$(mktemp -d)
 trap 'rm -rf "$archives"' EXIT
 make images
 deploy/images.sh save "$archives"
-# The version to upgrade to: the same build under another tag.
-IMAGE_TAG=next make images
+# The version to upgrade to: the same binaries, which report another revision.
+IMAGE_TAG=next HEDGEROW_REVISION=next make images
 IMAGE_TAG=next deploy/images.sh save "$archives/next"
 for archive in "$archives"/*.tar "$archives"/next/*.tar; do
     kind load image-archive --name "$cluster" "$archive"

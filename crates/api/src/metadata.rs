@@ -47,19 +47,35 @@ pub mod annotations {
     /// anyone for a Service without a `Microservice`; read by the gateway.
     pub const ROUTE: &str = "hedgerow.dev/route";
 
-    /// Permits a `Microservice` to adopt an existing database: `unmarked` for one without an ownership comment, for
-    /// example after a restore, or the current ownership comment. Read by the operator.
+    /// What a `Microservice` asks to adopt: `unmarked` for a database without an ownership comment, for example after a
+    /// restore, or the current ownership comment. Without an entry under `adopt` in the Secret of the server, which
+    /// only an administrator can write, it has no effect. Read by the operator.
     pub const ADOPT: &str = "hedgerow.dev/adopt";
+
+    /// Accepts that the database server of a `Microservice` is another one than before, such as a new one after a loss
+    /// of data. The value is the system identifier of the new server. Read by the operator.
+    pub const ACCEPT_SERVER: &str = "hedgerow.dev/accept-server";
 
     /// The ownership comment of the database that a Secret is for, on the Secret. Written and read by the operator.
     pub const OWNERSHIP: &str = "hedgerow.dev/mark";
+
+    /// The system identifier of the server of the database that a Secret is for, on the Secret. Written and read by the
+    /// operator.
+    pub const SERVER: &str = "hedgerow.dev/server";
 
     /// A hash of what a migration depends on, on its Job and on the pods that need the migration. Written and read by
     /// the operator.
     pub const MIGRATION: &str = "hedgerow.dev/migration";
 
+    /// How a migration failed before, on the Job that tries it again. Written and read by the operator.
+    pub const MIGRATION_FAILURE: &str = "hedgerow.dev/migration-failure";
+
     /// A digest of the database password, on pods: they are replaced when it changes. Written by the operator.
     pub const CREDENTIALS_DIGEST: &str = "hedgerow.dev/credentials";
+
+    /// The version of Hedgerow that the `CustomResourceDefinition` comes from. Written and read by `operator crd
+    /// --apply`, which never replaces a newer one.
+    pub const VERSION: &str = "hedgerow.dev/version";
 }
 
 /// Labels.

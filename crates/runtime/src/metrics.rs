@@ -12,7 +12,9 @@ pub const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
 pub fn registry(version: &str) -> Result<Registry, prometheus::Error> {
     let registry = Registry::new();
     let build = IntGaugeVec::new(Opts::new("build_info", "The running build; always 1."), &["version", "revision"])?;
-    build.with_label_values(&[version, option_env!("HEDGEROW_REVISION").unwrap_or("unknown")]).set(1);
+    // The image knows the revision. If it were compiled in, each commit would have other binaries.
+    let revision = std::env::var("HEDGEROW_REVISION").unwrap_or_else(|_| "unknown".to_owned());
+    build.with_label_values(&[version, &revision]).set(1);
     registry.register(Box::new(build))?;
     registry.register(Box::new(ProcessCollector::for_self()))?;
     Ok(registry)

@@ -89,6 +89,14 @@ impl ApiServer {
         self.state().delete(path);
     }
 
+    /// Every state that the object at a path ever had, also before it was deleted and created again.
+    #[must_use]
+    pub fn states(&self, path: &str) -> Vec<Value> {
+        let name = path.rsplit_once('/').map(|(_, name)| name);
+        let states = self.state().history.states(collection(path));
+        states.into_iter().filter(|state| state["metadata"]["name"].as_str() == name).collect()
+    }
+
     /// The requests since the last call, with their queries.
     #[must_use]
     pub fn take_requests(&self) -> Vec<(Method, String)> {
@@ -154,13 +162,31 @@ impl State {
                 if self.objects.contains_key(&path) {
                     return error(StatusCode::CONFLICT, "already exists");
                 }
-                (StatusCode::CREATED, self.store(&path, body))
+                (StatusCode::CREATED, self.write(&path, &Value::Null, body, query))
             }
-            Method::PATCH => {
-                let mut object = self.objects.get(path).cloned().unwrap_or_default();
-                own_replicas(&mut object, &body, query);
-                merge(&mut object, body);
-                (StatusCode::OK, self.store(path, object))
+            Method::PUT | Method::PATCH => {
+                let before = self.objects.get(path).cloned();
+                let version = &body["metadata"]["resourceVersion"];
+                match &before {
+                    None if method == Method::PUT => return error(StatusCode::NOT_FOUND, "not found"),
+                    Some(before) if !version.is_null() && *version != before["metadata"]["resourceVersion"] => {
+                        return error(StatusCode::CONFLICT, "the object has been modified");
+                    }
+                    _ => {}
+                }
+                let before = before.unwrap_or_default();
+                let mut object = body;
+                if method == Method::PATCH {
+                    let patch = std::mem::replace(&mut object, before.clone());
+                    merge(&mut object, patch);
+                } else {
+                    object["metadata"]["uid"] = before["metadata"]["uid"].clone();
+                    // Only the subresource changes the status.
+                    if let Some(status) = before.get("status") {
+                        object["status"] = status.clone();
+                    }
+                }
+                (StatusCode::OK, self.write(path, &before, object, query))
             }
             Method::DELETE => {
                 self.delete(path);
@@ -189,6 +215,28 @@ impl State {
         }
     }
 
+    /// Stores what a client wrote, unless it changes nothing. Records the client as a writer, and counts the changes of
+    /// the specification.
+    fn write(&mut self, path: &str, before: &Value, mut object: Value, query: &str) -> Value {
+        if let Some(manager) = parameter(query, "fieldManager") {
+            let mut writers = before["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+            if writers.iter().all(|writer| writer["manager"] != manager) {
+                writers.push(json!({ "manager": manager }));
+            }
+            object["metadata"]["managedFields"] = writers.into();
+        }
+        for field in ["generation", "resourceVersion"] {
+            object["metadata"][field] = before["metadata"][field].clone();
+        }
+        if object == *before {
+            return object;
+        }
+        if object["spec"] != before["spec"] {
+            object["metadata"]["generation"] = (before["metadata"]["generation"].as_i64().unwrap_or(0) + 1).into();
+        }
+        self.store(path, object)
+    }
+
     fn store(&mut self, path: &str, mut object: Value) -> Value {
         let version = self.history.version() + 1;
         object["metadata"]["resourceVersion"] = version.to_string().into();
@@ -204,30 +252,20 @@ impl State {
     }
 }
 
-/// Emulates server-side apply for the replica count: a field is removed when its only manager omits it.
-fn own_replicas(object: &mut Value, applied: &Value, query: &str) {
-    let Some(manager) = parameter(query, "fieldManager") else { return };
-    if applied["kind"] != "Deployment" {
-        return;
-    }
-    let mut owners: Vec<Value> = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
-    owners.retain(|owner| owner["manager"] != manager);
-    if applied["spec"]["replicas"].is_null() {
-        if owners.is_empty() && object["spec"].is_object() {
-            object["spec"]["replicas"] = 1.into();
-        }
-    } else {
-        owners.push(json!({ "manager": manager, "fieldsV1": { "f:spec": { "f:replicas": {} } } }));
-    }
-    object["metadata"]["managedFields"] = owners.into();
-}
-
 fn merge(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
             for (key, value) in from {
-                merge(into.entry(key).or_insert(Value::Null), value);
+                if value.is_null() {
+                    into.remove(&key);
+                } else {
+                    merge(into.entry(key).or_insert(Value::Null), value);
+                }
             }
+        }
+        (into, from @ Value::Object(_)) => {
+            *into = Value::Object(serde_json::Map::new());
+            merge(into, from);
         }
         (into, from) => *into = from,
     }

@@ -5,6 +5,7 @@
 #![expect(clippy::missing_panics_doc, reason = "see the module documentation")]
 
 mod postgres;
+mod recorder;
 
 use std::{env, fmt::Debug, time::Duration};
 
@@ -19,6 +20,8 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt, time};
+
+pub use recorder::{Moment, Recorder};
 
 /// The deadline for anything that should happen.
 pub const SOON: Duration = Duration::from_mins(2);

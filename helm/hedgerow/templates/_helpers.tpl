@@ -61,3 +61,23 @@ helm.sh/hook: pre-install,pre-upgrade
 helm.sh/hook-weight: {{ . | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 {{- end }}
+
+{{/* Who may log in to the bundled Postgres: the user postgres of its container, over the Unix socket, and everyone else
+with a password. */}}
+{{- define "hedgerow.pgHba" -}}
+# TYPE DATABASE    USER     ADDRESS METHOD
+local  all         postgres         peer
+local  replication postgres         peer
+host   all         all      all     scram-sha-256
+{{- end }}
+
+{{/* The error for another size: the present one, the new one, the namespace, the new size, the namespace, the present size. */}}
+{{- define "hedgerow.storageSizeChanged" -}}
+postgres.bundled.storage.size cannot be changed from %s to %s by an upgrade alone, because a StatefulSet cannot change it.
+If the StorageClass allows volume expansion, run
+
+  kubectl --namespace %s patch pvc data-hedgerow-postgres-0 --patch '{"spec":{"resources":{"requests":{"storage":"%s"}}}}'
+  kubectl --namespace %s delete statefulset hedgerow-postgres --cascade=orphan
+
+and upgrade again: the pod and its volume stay. Otherwise, and to make the volume smaller, set the value back to %s.
+{{- end }}

@@ -1,53 +1,67 @@
 //! The controller: watches objects and their children, and reconciles each object that changed.
 
 mod backoff;
+mod bundled;
 mod cache;
+mod child;
 mod children;
+mod cluster;
 mod conditions;
 mod context;
 mod database;
 mod deploy;
+mod digest;
 mod error;
 mod events;
+mod existing;
+mod fields;
 mod finalize;
-mod fingerprint;
 mod known_objects;
 mod migration;
+mod observed;
+mod own_statuses;
 mod pods;
 mod queue;
 mod reconcile;
 mod rollout;
 mod routes;
+mod secret_references;
 mod secrets;
+mod servers;
 mod status;
 mod watches;
 
 #[cfg(test)]
 mod tests;
 
-use std::{convert::Infallible, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
 use api::Microservice;
-use futures_util::{FutureExt, StreamExt, future, stream::SelectAll};
+use futures_util::{FutureExt, StreamExt, future, stream};
 use kube::{
-    Client, ResourceExt,
-    runtime::{
-        controller::{self, Action},
-        reflector::{self, store::Writer},
-    },
+    Client,
+    runtime::reflector::{self, ObjectRef, store::Writer},
 };
 use runtime::Checks;
-use tokio::sync::watch;
+use tokio::{sync::watch, time};
 
-use crate::metrics::Metrics;
+use crate::{
+    leadership::{Leadership, Role},
+    metrics::Metrics,
+};
 
 use context::Context;
 pub(crate) use context::Settings;
 use error::Error;
+use queue::{Action, Turn};
+
+/// How long the first reconciles wait for the lists of children. Without them they are correct, but read each child.
+const LIST_LIMIT: Duration = Duration::from_secs(10);
 
 /// A controller that has not started yet.
 pub(crate) struct Controller {
     context: Arc<Context>,
+    leadership: Leadership,
     writer: Writer<Microservice>,
     pod_monitors_found: watch::Sender<bool>,
 }
@@ -60,58 +74,89 @@ impl Controller {
         settings: Settings,
         identity: String,
         metrics: Metrics,
-        leads: watch::Receiver<bool>,
+        leadership: Leadership,
     ) -> Result<Self, prometheus::Error> {
         let (pod_monitors_found, pod_monitors) = watch::channel(false);
         let (objects, writer) = reflector::store();
-        let context = Context::new(client, settings, identity, metrics, objects, leads, pod_monitors);
+        let context = Context::new(client, settings, identity, metrics, objects, pod_monitors);
         let queue = context.queue.clone();
-        context.metrics.register_objects(context.objects.clone(), move || queue.depth())?;
-        Ok(Self { context: Arc::new(context), writer, pod_monitors_found })
+        context.metrics.register_objects(context.objects.clone(), move || queue.waiting())?;
+        Ok(Self { context: Arc::new(context), leadership, writer, pod_monitors_found })
     }
 
-    /// The checks behind the probes.
+    /// The checks behind the probes. A follower is ready, since it can take over.
     pub(crate) fn checks(&self) -> Checks {
-        let (queue, objects) = (self.context.queue.clone(), self.context.objects.clone());
-        Checks {
-            live: Arc::new(move || queue.check()),
-            ready: Arc::new(move || match objects.wait_until_ready().now_or_never() {
-                Some(_) => Ok(()),
-                None => Err("waiting for the API server to list the objects".into()),
-            }),
-        }
+        let (queue, objects, leadership) =
+            (self.context.queue.clone(), self.context.objects.clone(), self.leadership.clone());
+        let ready = move || match leadership.role() {
+            Role::Unknown => Err(Arc::from("waiting for the API server to return the Lease")),
+            Role::Leader(_) if objects.wait_until_ready().now_or_never().is_none() => {
+                Err(Arc::from("waiting for the API server to list the objects"))
+            }
+            Role::Follower | Role::Leader(_) => Ok(()),
+        };
+        Checks { live: Arc::new(move || queue.check()), ready: Arc::new(ready) }
     }
 
-    /// Reconciles objects for as long as the process runs.
+    /// Lets go of the objects if the namespace is being deleted. To be run once the controller has stopped.
+    pub(crate) fn release(&self) -> impl Future<Output = ()> + use<> {
+        let context = self.context.clone();
+        async move { finalize::release_all(&context).await }
+    }
+
+    /// Reconciles objects for as long as the process runs, once this replica leads. It reads nothing before that: what a
+    /// follower has read may be older than what the leader did since.
     pub(crate) async fn run(self) {
-        let Self { context, writer, pod_monitors_found } = self;
-        let triggers: SelectAll<_> = [
+        let Self { context, leadership, writer, pod_monitors_found } = self;
+        leadership.acquired().await;
+        let changes = stream::select_all([
             watches::objects(&context, writer).boxed(),
             watches::children(&context).boxed(),
+            watches::credentials(&context).boxed(),
             watches::pod_monitors(&context, pod_monitors_found).boxed(),
-        ]
-        .into_iter()
-        .collect();
-        let queue = context.clone();
-        let triggers = triggers.inspect(move |object| queue.triggered(object)).map(Ok::<_, Infallible>);
-        let config = controller::Config::default().concurrency(context.settings.concurrency);
-        let reconcile = |object, context| reconcile::reconcile(object, context).boxed();
-        let objects = context.objects.clone();
-        let bundled = context.clone();
-        let reconciles = controller::applier(reconcile, retry, context, objects, triggers, config);
-        let bundled = database::ensure_bundled_secret(&bundled).then(|()| future::pending::<()>());
+        ]);
+        let changes = changes.for_each(|object| future::ready(context.triggered(&object)));
+        let bundled = future::join(database::ensure_bundled_secret(&context), bundled::replace_stuck_pods(&context));
+        let bundled = bundled.then(|_| future::pending::<()>());
         tokio::select! {
-            () = reconciles.for_each(|_| future::ready(())) => {}
+            () = changes => {}
+            () = reconcile_due(&context) => {}
             () = bundled => {}
         }
     }
 }
 
+/// Reconciles the objects in the queue, as soon as all objects and their children are listed.
+async fn reconcile_due(context: &Arc<Context>) {
+    // The writer is dropped only when the process exits.
+    if context.objects.wait_until_ready().await.is_err() {
+        future::pending::<()>().await;
+    }
+    let mut listed = context.listed.subscribe();
+    let all = listed.wait_for(|listed| children::kinds().iter().all(|kind| listed.contains(&kind.kind)));
+    if time::timeout(LIST_LIMIT, all).await.is_err() {
+        tracing::warn!("not all kinds of children could be listed; reconciling nevertheless");
+    }
+    let turns = stream::unfold((), |()| async { Some((context.queue.next().await, ())) });
+    let concurrency = usize::from(context.settings.concurrency);
+    turns.for_each_concurrent(concurrency, |turn| take(turn, context.clone()).boxed()).await;
+}
+
+/// Reconciles the object whose turn it is.
+async fn take(turn: Turn, context: Arc<Context>) {
+    let object = ObjectRef::new(turn.object()).within(&context.settings.namespace);
+    // It may have been deleted since it was queued.
+    if let Some(object) = context.objects.get(&object) {
+        let reconciled = reconcile::reconcile(object, context.clone()).await;
+        let next = reconciled.unwrap_or_else(|error| retry(turn.object(), &error, &context));
+        turn.end(next);
+    }
+}
+
 /// Schedules the next try after a reconcile that could not even write the status.
-#[expect(clippy::needless_pass_by_value, reason = "the signature is the controller's")]
-fn retry(object: Arc<Microservice>, error: &Error, context: Arc<Context>) -> Action {
-    let wait = context.backoff.wait(&object.name_any(), "ApiServer");
+fn retry(object: &str, error: &Error, context: &Context) -> Action {
+    let wait = context.backoff.wait(object, "ApiServer");
     context.metrics.errors.inc();
-    tracing::warn!(object = object.name_any(), error = error as &dyn std::error::Error, ?wait, "reconcile failed");
+    tracing::warn!(object, error = error as &dyn std::error::Error, ?wait, "reconcile failed");
     Action::requeue(wait)
 }

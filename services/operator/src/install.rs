@@ -10,6 +10,8 @@ const NAME: &str = "hedgerow-operator";
 /// The name of the gateway's `Role` and `RoleBinding`. The operator cannot create them: it must not grant permissions
 /// that it does not have itself.
 const GATEWAY: &str = "hedgerow-gateway";
+/// The name of the `ClusterRole` and its binding, which all installations in a cluster share.
+const CLUSTER_UID: &str = "hedgerow-cluster-uid";
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
 
 /// The objects as YAML documents, with this image of the operator.
@@ -25,12 +27,14 @@ pub(crate) fn yaml(image: &str) -> anyhow::Result<String> {
     Ok(all)
 }
 
-fn objects(image: &str) -> [Value; 8] {
+fn objects(image: &str) -> [Value; 10] {
     let of_operator = |api_version, kind, fields| object(api_version, kind, NAME, "operator", fields);
     [
         of_operator("v1", "ServiceAccount", json!({ "automountServiceAccountToken": false })),
         of_operator(RBAC, "Role", json!({ "rules": rules() })),
         of_operator(RBAC, "RoleBinding", binding(NAME, NAME)),
+        object(RBAC, "ClusterRole", CLUSTER_UID, "operator", json!({ "rules": cluster_rules() })),
+        object(RBAC, "ClusterRoleBinding", CLUSTER_UID, "operator", cluster_binding()),
         of_operator("apps/v1", "Deployment", json!({ "spec": deployment(image) })),
         of_operator(
             "policy/v1",
@@ -48,6 +52,15 @@ fn binding(role: &str, account: &str) -> Value {
     json!({
         "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role },
         "subjects": [{ "kind": "ServiceAccount", "name": account }],
+    })
+}
+
+/// A `ServiceAccount` as the subject of a `ClusterRoleBinding` needs a namespace, which these objects do not name. So the
+/// subject is a group. The uid of a namespace is no secret.
+fn cluster_binding() -> Value {
+    json!({
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": CLUSTER_UID },
+        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:serviceaccounts" }],
     })
 }
 
@@ -80,23 +93,37 @@ fn gateway_rules() -> Value {
     json!([rule("", &["services"], &watch), rule("discovery.k8s.io", &["endpointslices"], &watch)])
 }
 
-/// The permissions of the operator, in its namespace only.
+/// The uid of the namespace `kube-system` tells clusters apart that share a database server.
+fn cluster_rules() -> Value {
+    json!([{ "apiGroups": [""], "resources": ["namespaces"], "resourceNames": ["kube-system"], "verbs": ["get"] }])
+}
+
+/// The permissions of the operator in its namespace.
 fn rules() -> Value {
-    let children = ["create", "delete", "get", "list", "patch", "watch"];
+    let children = ["create", "delete", "get", "list", "patch", "update", "watch"];
     json!([
         rule("hedgerow.dev", &["microservices"], &["get", "list", "patch", "watch"]),
         rule("hedgerow.dev", &["microservices/finalizers"], &["update"]),
         rule("hedgerow.dev", &["microservices/status"], &["patch"]),
         rule("", &["serviceaccounts", "services"], &children),
         rule("apps", &["deployments"], &children),
+        rule("apps", &["replicasets"], &["list"]),
         rule("batch", &["jobs"], &children),
         rule("autoscaling", &["horizontalpodautoscalers"], &children),
         rule("policy", &["poddisruptionbudgets"], &children),
         rule("networking.k8s.io", &["networkpolicies"], &children),
         rule("monitoring.coreos.com", &["podmonitors"], &children),
         rule("", &["pods"], &["list"]),
-        // By name only: it may not list them.
-        rule("", &["secrets"], &["create", "get", "patch"]),
+        // It reads the data of single Secrets, but only watches metadata.
+        rule("", &["secrets"], &["create", "get", "list", "patch", "watch"]),
+        // A namespace that is being deleted must not wait for the databases.
+        rule("", &["namespaces"], &["get"]),
+        // A stuck pod of the bundled Postgres.
+        {
+            "apiGroups": ["apps"], "resources": ["statefulsets"], "resourceNames": ["hedgerow-postgres"],
+            "verbs": ["get", "list", "watch"],
+        },
+        { "apiGroups": [""], "resources": ["pods"], "resourceNames": ["hedgerow-postgres-0"], "verbs": ["delete", "get"] },
         // `resourceNames` does not apply to `create`.
         rule("coordination.k8s.io", &["leases"], &["create"]),
         { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": [NAME], "verbs": ["get", "patch"] },

@@ -7,6 +7,7 @@ mod controller;
 mod crd;
 pub mod database;
 mod install;
+mod leadership;
 mod lease;
 pub mod manifests;
 mod metrics;

@@ -6,7 +6,7 @@ mod deployment;
 mod environment;
 mod inputs;
 mod labels;
-mod migration;
+pub mod migration;
 pub mod names;
 mod network_policies;
 mod pod;
@@ -41,13 +41,13 @@ pub struct Manifests {
     pub service_account: ServiceAccount,
     /// Migrates the schema before the Deployment changes; `None` without a database.
     pub migration: Option<Job>,
-    /// The pods. `replicas` is not set: the controller applies it separately, or leaves it to the autoscaler.
+    /// The pods. `replicas` is not set: the controller sets it, or keeps what the autoscaler chose.
     pub deployment: Deployment,
     /// The Service and the headless Service.
     pub services: [Service; 2],
     /// `None` if `scaling.min` equals `scaling.max`.
     pub autoscaler: Option<HorizontalPodAutoscaler>,
-    /// `None` if `scaling.min` is 1.
+    /// `None` if `scaling.max` is 1.
     pub disruption_budget: Option<PodDisruptionBudget>,
     /// Who may connect. Empty if network policies are disabled.
     pub network_policies: Vec<NetworkPolicy>,
@@ -65,7 +65,7 @@ pub fn render(object: &Microservice, inputs: &RenderInputs) -> Manifests {
         migration,
         services: services::build(object, inputs),
         autoscaler: object.spec.scaling.is_automatic().then(|| scaling::autoscaler(object)),
-        disruption_budget: (object.spec.scaling.min >= 2).then(|| scaling::disruption_budget(object)),
+        disruption_budget: (object.spec.scaling.max >= 2).then(|| scaling::disruption_budget(object)),
         network_policies: if inputs.open_network { Vec::new() } else { network_policies::build(object, inputs) },
         pod_monitor: inputs.pod_monitor.as_ref().map(|labels| pod_monitor::build(object, labels)),
     }

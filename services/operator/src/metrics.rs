@@ -3,14 +3,14 @@
 use std::{
     collections::BTreeMap,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use api::Microservice;
-use http::Request;
+use http::{Method, Request, Uri};
 use kube::runtime::reflector::Store;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
@@ -39,7 +39,7 @@ impl Metrics {
         let options = HistogramOpts::new("operator_reconcile_duration_seconds", "Duration of reconciles.");
         let durations = Histogram::with_opts(options.buckets(BUCKETS.into()))?;
         let options = Opts::new("operator_api_requests_total", "Requests to the API server.");
-        let requests = IntCounterVec::new(options, &["method", "resource"])?;
+        let requests = IntCounterVec::new(options, &["verb", "resource"])?;
         let all: [Box<dyn Collector>; 4] = [
             Box::new(reconciles.clone()),
             Box::new(errors.clone()),
@@ -58,19 +58,22 @@ impl Metrics {
         Timer { started: Instant::now(), durations: self.durations.clone() }
     }
 
-    /// Registers the queue depth and the number of objects by condition.
+    /// Registers the state of the queue and the number of objects by condition. `queue` returns the number of objects
+    /// that wait, and for how long the first of them has been waiting.
     ///
     /// # Errors
     /// Returns an error if two metrics have the same name, which is a bug.
     pub(crate) fn register_objects(
         &self,
         objects: Store<Microservice>,
-        queue_depth: impl Fn() -> usize + Send + Sync + 'static,
+        queue: impl Fn() -> (usize, Duration) + Send + Sync + 'static,
     ) -> Result<(), prometheus::Error> {
-        let depth = IntGauge::new("operator_queue_depth", "Changed objects that wait to be reconciled.")?;
+        let depth = IntGauge::new("operator_queue_depth", "Objects that wait to be reconciled.")?;
+        let wait =
+            Gauge::new("operator_queue_wait_seconds", "How long the first object in the queue has been waiting.")?;
         let options = Opts::new("operator_microservices", "Objects by type and status of their conditions.");
         let counts = IntGaugeVec::new(options, &["condition", "status"])?;
-        self.registry.register(Box::new(Objects { store: objects, queue_depth: Box::new(queue_depth), depth, counts }))
+        self.registry.register(Box::new(Objects { store: objects, queue: Box::new(queue), depth, wait, counts }))
     }
 }
 
@@ -88,14 +91,15 @@ impl Drop for Timer {
 /// Counts objects when metrics are scraped.
 struct Objects {
     store: Store<Microservice>,
-    queue_depth: Box<dyn Fn() -> usize + Send + Sync>,
+    queue: Box<dyn Fn() -> (usize, Duration) + Send + Sync>,
     depth: IntGauge,
+    wait: Gauge,
     counts: IntGaugeVec,
 }
 
 impl Collector for Objects {
     fn desc(&self) -> Vec<&Desc> {
-        self.depth.desc().into_iter().chain(self.counts.desc()).collect()
+        self.depth.desc().into_iter().chain(self.wait.desc()).chain(self.counts.desc()).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -109,8 +113,10 @@ impl Collector for Objects {
         for ((condition, status), count) in counts {
             self.counts.with_label_values(&[&condition, &status]).set(count);
         }
-        self.depth.set(i64::try_from((self.queue_depth)()).unwrap_or(i64::MAX));
-        self.depth.collect().into_iter().chain(self.counts.collect()).collect()
+        let (depth, wait) = (self.queue)();
+        self.depth.set(i64::try_from(depth).unwrap_or(i64::MAX));
+        self.wait.set(wait.as_secs_f64());
+        self.depth.collect().into_iter().chain(self.wait.collect()).chain(self.counts.collect()).collect()
     }
 }
 
@@ -143,9 +149,25 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for Counted<S> {
     }
 
     fn call(&mut self, request: Request<B>) -> S::Future {
-        let labels = [request.method().as_str(), resource(request.uri().path())];
+        let labels = [verb(request.method(), request.uri()), resource(request.uri().path())];
         self.requests.with_label_values(&labels).inc();
         self.inner.call(request)
+    }
+}
+
+/// The verb of a request, as in RBAC rules.
+fn verb(method: &Method, uri: &Uri) -> &'static str {
+    // A namespace, a resource and a name.
+    let is_named = uri.path().split('/').skip_while(|part| *part != "namespaces").nth(3).is_some();
+    match *method {
+        Method::GET if uri.query().is_some_and(|query| query.split('&').any(|part| part == "watch=true")) => "watch",
+        Method::GET if is_named => "get",
+        Method::GET => "list",
+        Method::POST => "create",
+        Method::PATCH => "patch",
+        Method::PUT => "update",
+        Method::DELETE => "delete",
+        _ => "other",
     }
 }
 
@@ -160,7 +182,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_counted_by_resource() {
+    fn requests_are_counted_by_verb_and_resource() {
+        let verb = |method, uri: &'static str| verb(&method, &Uri::from_static(uri));
+        assert_eq!(verb(Method::GET, "/apis/apps/v1/namespaces/shop/deployments?&limit=500"), "list");
+        assert_eq!(
+            verb(Method::GET, "/apis/apps/v1/namespaces/shop/deployments?&watch=true&timeoutSeconds=290"),
+            "watch"
+        );
+        assert_eq!(verb(Method::GET, "/apis/apps/v1/namespaces/shop/deployments/orders"), "get");
+        assert_eq!(verb(Method::PATCH, "/apis/apps/v1/namespaces/shop/deployments/orders?&force=true"), "patch");
+        assert_eq!(verb(Method::GET, "/apis/monitoring.coreos.com/v1"), "list", "discovery");
         assert_eq!(resource("/apis/apps/v1/namespaces/shop/deployments/orders"), "deployments");
         assert_eq!(
             resource("/apis/hedgerow.dev/v1alpha1/namespaces/shop/microservices/orders/status"),

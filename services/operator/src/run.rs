@@ -13,11 +13,11 @@ use clap::{ArgAction, Args};
 use kube::{Config, client::ClientBuilder};
 use rand::{Rng, distr::Alphanumeric};
 use runtime::process::{Signals, usage};
-use tokio::sync::watch;
 
 use crate::{
     NAME,
     controller::{Controller, Settings},
+    leadership::{Fence, Role},
     lease::Election,
     manifests::RenderInputs,
     metrics::{CountRequests, Metrics},
@@ -104,10 +104,13 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     // Each step has its own timeout and each object its own backoff.
     config.default_retry = false;
     let namespace = args.namespace.unwrap_or_else(|| config.default_namespace.clone());
-    let client = ClientBuilder::try_from(config)?.with_layer(&CountRequests(metrics.clone())).build();
     let identity = identity(args.pod_name);
-
-    let (leading, leads) = watch::channel(false);
+    let counted = CountRequests(metrics.clone());
+    // It has connections of its own, so nothing delays the renewal of the Lease.
+    let client = ClientBuilder::try_from(config.clone())?.with_layer(&counted).build();
+    let mut election = Election::new(client, &namespace, identity.clone());
+    let leadership = election.leadership();
+    let client = ClientBuilder::try_from(config)?.with_layer(&counted).with_layer(&Fence(leadership.clone())).build();
     let settings = Settings {
         namespace: namespace.clone(),
         installation: args.installation,
@@ -123,14 +126,20 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         resync: args.resync,
         concurrency: args.concurrency,
     };
-    let controller = Controller::new(client.clone(), settings, identity.clone(), metrics, leads)?;
+    let leads = leadership.clone();
+    let controller = Controller::new(client, settings, identity.clone(), metrics, leadership)?;
     let admin = runtime::serve_admin(args.admin_addr, registry, controller.checks())?;
-    tracing::info!(%admin, namespace, identity, "watching objects");
-    let mut election = Election::new(client.clone(), &namespace, identity);
+    tracing::info!(%admin, namespace, identity, "waiting for leadership");
+    let release = controller.release();
     tokio::select! {
-        lost = election.run(&leading) => lost,
+        lost = election.run() => lost,
         () = controller.run() => anyhow::bail!("the controller stopped unexpectedly"),
-        () = signals.recv() => stop(&election).await,
+        () = signals.recv() => {
+            if matches!(leads.role(), Role::Leader(_)) {
+                release.await;
+            }
+            stop(&election).await
+        }
     }
 }
 
@@ -154,8 +163,9 @@ fn label(text: &str) -> Result<(String, String), &'static str> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
+/// Releases the Lease. The controller has stopped by then: unfinished reconciles need no cleanup, since the next leader
+/// repeats them.
 async fn stop(election: &Election) -> anyhow::Result<()> {
-    // Unfinished reconciles need no cleanup: the next leader repeats them.
     if let Err(error) = election.release().await {
         tracing::warn!(error = format!("{error:#}"), "cannot release the Lease");
     }

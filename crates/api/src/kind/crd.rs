@@ -7,14 +7,18 @@ use kube::CustomResourceExt;
 use serde_json::{Map, Value, json};
 
 use super::spec::Microservice;
+use crate::annotations;
 
 /// The `CustomResourceDefinition`.
 ///
 /// The status has a default, because Helm (kstatus) treats an object without a status as ready. With the default, a new
 /// object is not ready until the operator has reconciled it.
+///
+/// An annotation says which version of Hedgerow it comes from, so that an older one does not replace it.
 #[must_use]
 pub fn crd() -> CustomResourceDefinition {
     let mut crd = Microservice::crd();
+    crd.metadata.annotations = Some([(annotations::VERSION.to_owned(), env!("CARGO_PKG_VERSION").to_owned())].into());
     for schema in schemas(&mut crd) {
         tidy(schema);
         if let Some(status) = schema.properties.as_mut().and_then(|all| all.get_mut("status")) {

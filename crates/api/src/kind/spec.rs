@@ -171,11 +171,12 @@ pub struct MicroserviceSpec {
 ))]
 #[serde(rename_all = "camelCase")]
 pub struct Scaling {
-    /// The minimum number of pods. With two or more, a PodDisruptionBudget lets one pod at a time be evicted.
+    /// The minimum number of pods.
     #[serde(default = "Scaling::default_min")]
     #[schemars(range(min = 1, max = 1000))]
     pub min: i32,
-    /// The maximum number of pods. If it equals min, there is no autoscaler.
+    /// The maximum number of pods. If it equals min, there is no autoscaler. With two or more, a PodDisruptionBudget lets
+    /// one pod at a time be evicted.
     #[serde(default = "Scaling::default_max")]
     #[schemars(range(min = 1, max = 1000))]
     pub max: i32,

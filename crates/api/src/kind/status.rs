@@ -40,6 +40,10 @@ pub struct DatabaseStatus {
     pub name: String,
     /// The Secret with the URL of the database.
     pub secret_name: String,
+    /// The system identifier of the server that the database is on, or unknown if the server does not reveal it. It is
+    /// set once the database is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_identifier: Option<String>,
     /// The schema version that the last migration reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema_version: Option<i64>,

@@ -47,6 +47,13 @@ impl History {
         object
     }
 
+    /// The states of the objects of a collection.
+    pub(super) fn states(&self, collection: &str) -> Vec<Value> {
+        let record = self.record.borrow();
+        let events = record.events.iter().filter(|(_, of, _)| of == collection);
+        events.map(|(.., event)| event["object"].clone()).collect()
+    }
+
     pub(super) fn break_watches(&self) {
         self.record.send_modify(|record| record.breaks += 1);
     }

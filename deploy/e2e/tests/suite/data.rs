@@ -105,7 +105,8 @@ pub async fn a_lost_admin_password_is_replaced(on: Arc<Release>) {
     on.upgrade(&[]).await.expect("an upgrade");
 }
 
-/// Follows docs/operations.md: dump, lose the volume, restore. The operator continues with the restored databases.
+/// Follows docs/operations.md: dump, lose the volume, restore. The operator makes nothing on the empty server until the
+/// objects accept it, and continues with the restored databases.
 pub async fn a_dump_restores_lost_data(on: Arc<Release>) {
     let user = write(&on).await;
     let folder = tempfile::tempdir().expect("a folder");
@@ -117,11 +118,19 @@ pub async fn a_dump_restores_lost_data(on: Arc<Release>) {
     on.kubectl(&["scale", "statefulset/hedgerow-postgres", "--replicas=0"]).await.expect("Postgres is stopped");
     on.kubectl(&["delete", "pvc", "data-hedgerow-postgres-0"]).await.expect("the volume is deleted");
     for name in ["users", "inventory"] {
-        on.wait(name, "unavailable", |object| is(object, "Ready", "False", "PodsNotReady")).await;
+        on.wait(name, "unavailable", |object| !is(object, "Ready", "True", "Ready")).await;
     }
     on.kubectl(&["scale", "statefulset/hedgerow-postgres", "--replicas=1"]).await.expect("Postgres starts");
     on.kubectl(&["rollout", "restart", "deployment/hedgerow-operator"]).await.expect("the operator reconciles at once");
     for name in ["users", "inventory"] {
+        on.wait(name, "the server changed", |object| is(object, "Stalled", "True", "ServerChanged")).await;
+    }
+    let roles = "SELECT count(*) FROM pg_roles WHERE rolname IN ('users', 'inventory')";
+    assert_eq!(on.sql("postgres", roles).await, Ok("0".to_owned()), "nothing is made on the empty server");
+    let identifier = on.sql("postgres", "SELECT system_identifier FROM pg_control_system()").await.expect("it");
+    for name in ["users", "inventory"] {
+        let accept = format!("hedgerow.dev/accept-server={identifier}");
+        on.kubectl(&["annotate", "msvc", name, &accept]).await.expect("the object is annotated");
         on.ready(name).await;
     }
     let (_users, users) = Running::forward(&on.name, "users").await;

@@ -17,9 +17,7 @@ pub async fn credentials_open_only_their_own_database(on: Arc<Release>) {
         let data = secret.data.expect("its data");
         let password = String::from_utf8(data["password"].0.clone()).expect("text");
         for target in ["users", "inventory", "postgres", "template1"] {
-            let url = format!("postgres://{service}:{password}@127.0.0.1:5432/{target}");
-            let command = ["psql", &url, "-qtAc", "SELECT current_user"];
-            match on.exec("hedgerow-postgres-0", &command).await {
+            match log_in(&on, &format!("{service}:{password}"), target).await {
                 Ok(user) => assert!(target == database && user == service, "{service} opened {target} as {user}"),
                 Err(error) => {
                     assert_ne!(target, database, "{service} cannot open its own database: {error}");
@@ -27,7 +25,25 @@ pub async fn credentials_open_only_their_own_database(on: Arc<Release>) {
                 }
             }
         }
+        let error = log_in(&on, &format!("{service}:wrong"), database).await.expect_err("the password is wrong");
+        assert!(error.contains("password authentication failed"), "{service}: {error}");
     }
+}
+
+/// `kubectl port-forward` connects to this address too.
+pub async fn even_the_superuser_needs_a_password_over_tcp(on: Arc<Release>) {
+    let error = log_in(&on, "postgres", "postgres").await.expect_err("there is no password");
+    assert!(error.contains("no password supplied"), "{error}");
+    let secret = on.api::<Secret>().get("hedgerow-postgres").await.expect("the Secret").data.expect("its data");
+    let password = String::from_utf8(secret["password"].0.clone()).expect("text");
+    let user = log_in(&on, &format!("postgres:{password}"), "postgres").await;
+    assert_eq!(user, Ok("postgres".to_owned()));
+}
+
+/// Logs in over TCP, from the pod of Postgres itself.
+async fn log_in(on: &Release, credentials: &str, database: &str) -> Result<String, String> {
+    let url = format!("postgres://{credentials}@127.0.0.1:5432/{database}");
+    on.exec("hedgerow-postgres-0", &["psql", &url, "-wqtAc", "SELECT current_user"]).await
 }
 
 /// Needs a network plugin that enforces network policies.

@@ -11,6 +11,7 @@ mod failures;
 mod first;
 mod gateway;
 mod isolation;
+mod postgres;
 mod prometheus;
 mod release;
 mod removal;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         first::the_roles_equal_those_of_the_manifests,
         first::rendered_objects_pass_strict_validation,
         isolation::credentials_open_only_their_own_database,
+        isolation::even_the_superuser_needs_a_password_over_tcp,
         isolation::only_admitted_pods_can_connect,
         traffic::two_replicas_share_the_load,
         prometheus::every_pod_is_scraped_and_every_request_counted,
@@ -75,6 +77,8 @@ fn main() -> ExitCode {
         data::data_survives_the_loss_of_every_pod,
         data::a_lost_admin_password_is_replaced,
         data::a_dump_restores_lost_data,
+        postgres::a_rollback_replaces_a_postgres_that_cannot_start,
+        postgres::another_volume_size_is_refused_by_its_name,
         isolation::no_pod_was_rejected,
         removal::a_reinstall_finds_its_data_despite_killed_operators,
         server::an_external_server_works,

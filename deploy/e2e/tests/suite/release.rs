@@ -70,6 +70,11 @@ impl Release {
         self.helm(&["upgrade", "hedgerow", "helm/hedgerow", "--wait", "--timeout", "4m"], values).await
     }
 
+    /// Like [`upgrade`](Self::upgrade), but does not wait until the release is ready.
+    pub async fn start_upgrade(&self, values: &[&str]) -> Result<String, String> {
+        self.helm(&["upgrade", "hedgerow", "helm/hedgerow"], values).await
+    }
+
     /// Upgrades to a fixed number of pods per service, for cases that count pods. An upgrade without values restores
     /// the autoscaler.
     pub async fn upgrade_to(&self, count: usize, values: &[&str]) {

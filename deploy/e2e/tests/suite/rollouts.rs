@@ -26,13 +26,17 @@ pub fn none_failed(what: &str, summary: &Summary, rate: u32) {
     assert!(summary.rate >= f64::from(rate) * 0.8, "{what}: the load was too slow: {summary:?}");
 }
 
-/// Upgrades the whole release (operator, CRD and services) to another version, and rolls it back.
+/// Upgrades the whole release (operator, CRD and services) to another version, and rolls it back. Each version reports
+/// its revision, and the pods of each respond to the load.
 pub async fn an_upgrade_and_its_rollback_fail_no_request(on: Arc<Release>) {
     let load = Load::start(&on, RATE).await;
+    let before = responding(&on).await;
     on.upgrade(&[&format!("image.tag={}", json!(next_tag()))]).await.expect("an upgrade");
     for name in SERVICES {
         on.runs(name, &next(name)).await;
     }
+    let after = responding(&on).await;
+    assert_ne!(before, after, "the images with the tag {} need another HEDGEROW_REVISION", next_tag());
     none_failed("upgrade", &load.stop().await, RATE);
 
     let load = Load::start(&on, RATE).await;
@@ -42,7 +46,37 @@ pub async fn an_upgrade_and_its_rollback_fail_no_request(on: Arc<Release>) {
     for name in SERVICES {
         on.runs(name, &image(name)).await;
     }
+    assert_eq!(responding(&on).await, before, "the version before is back");
     none_failed("rollback", &load.stop().await, RATE);
+}
+
+/// The revision of all pods that the load reaches, once each of them has responded.
+async fn responding(on: &Release) -> String {
+    let mut revisions = BTreeSet::new();
+    for name in ["users", "inventory"] {
+        for pod in names(&on.pods(name).await) {
+            eventually("the pod responds", SOON, async || requests(&on.metrics(&pod).await) >= 1.0).await;
+            revisions.extend(revision(&on.metrics(&pod).await));
+        }
+    }
+    println!("revisions that respond: {revisions:?}");
+    let mut revisions = revisions.into_iter();
+    let (Some(revision), None) = (revisions.next(), revisions.next()) else {
+        panic!("not all pods report the same one")
+    };
+    revision
+}
+
+/// The requests that a pod has handled.
+fn requests(metrics: &str) -> f64 {
+    let handled = metrics.lines().filter(|line| line.starts_with("http_requests_total{"));
+    handled.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+/// The revision that a pod reports.
+fn revision(metrics: &str) -> Option<String> {
+    let line = metrics.lines().find(|line| line.starts_with("build_info{"))?;
+    Some(line.split_once("revision=\"")?.1.split_once('"')?.0.to_owned())
 }
 
 pub async fn evictions_and_deletions_fail_no_request(on: Arc<Release>) {

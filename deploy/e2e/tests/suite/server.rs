@@ -1,20 +1,33 @@
-//! A Postgres outside the chart, whose admin is not a superuser, with a Secret in the form of `CloudNativePG`.
+//! A Postgres outside the chart, with the Secret that `CloudNativePG` creates for the superuser of a cluster.
 
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{data, release::Release};
+
+/// The Secret of `CloudNativePG` 1.27 for the superuser of the cluster `postgres`, who is for every database (`*`).
+fn superuser_secret(namespace: &str) -> Value {
+    let (short, full) = (format!("postgres.{namespace}"), format!("postgres.{namespace}.svc.cluster.local"));
+    let uri = |host: &str| format!("postgresql://postgres:test@{host}:5432/*");
+    let jdbc = |host: &str| format!("jdbc:postgresql://{host}:5432/*?password=test&user=postgres");
+    json!({
+        "metadata": { "name": "postgres-superuser" },
+        "type": "kubernetes.io/basic-auth",
+        "stringData": {
+            "username": "postgres", "user": "postgres", "password": "test", "dbname": "*", "host": "postgres",
+            "port": "5432", "pgpass": "postgres:5432:*:postgres:test\n",
+            "uri": uri(&short), "jdbc-uri": jdbc(&short), "fqdn-uri": uri(&full), "fqdn-jdbc-uri": jdbc(&full),
+        },
+    })
+}
 
 pub async fn an_external_server_works(_: Arc<Release>) {
     let on = Release::prepare("-server").await;
     on.start_postgres().await;
-    on.psql("postgres", "CREATE ROLE keeper LOGIN CREATEROLE CREATEDB PASSWORD 'secret'").await.expect("an admin");
-    let uri = format!("postgresql://keeper:secret@postgres.{}.svc:5432/postgres", on.name);
-    let secret = json!({ "metadata": { "name": "cluster-superuser" }, "stringData": { "uri": uri } });
-    on.create::<Secret>(secret).await;
-    let values = [r#"postgres.adminSecret="cluster-superuser""#, "postgres.bundled.enabled=false"];
+    on.create::<Secret>(superuser_secret(&on.name)).await;
+    let values = [r#"postgres.adminSecret="postgres-superuser""#, "postgres.bundled.enabled=false"];
     on.install(&values).await.expect("an install");
     assert!(on.kubectl(&["get", "statefulset", "hedgerow-postgres"]).await.is_err(), "no Postgres is bundled");
     let user = data::write(&on).await;

@@ -23,6 +23,10 @@ pub(crate) struct VerifiedDatabase {
     /// The same as wall-clock time, for comparison with timestamps from the API server.
     pub(crate) verified_at: Timestamp,
     pub(crate) schema_version: Option<i64>,
+    /// Whether all connections of the role are in use.
+    pub(crate) is_exhausted: bool,
+    /// The identifier of the server.
+    pub(crate) system_identifier: String,
     pub(crate) message: String,
 }
 
@@ -46,13 +50,16 @@ impl DatabaseCache {
 pub(crate) struct StatusCache(Mutex<HashMap<String, (u64, MicroserviceStatus)>>);
 
 impl StatusCache {
-    /// The latest known status.
+    /// The latest known status. The one that was written is kept until the watch has delivered it.
     pub(crate) fn last(&self, object: &Microservice) -> Option<MicroserviceStatus> {
-        let statuses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = object.uid().and_then(|uid| statuses.get(&uid).cloned());
-        match written {
-            Some((version, status)) if resource_version(object) < version => Some(status),
-            _ => object.status.clone(),
+        let mut statuses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let uid = object.uid().unwrap_or_default();
+        match statuses.get(&uid) {
+            Some((version, status)) if resource_version(object) < *version => Some(status.clone()),
+            _ => {
+                statuses.remove(&uid);
+                object.status.clone()
+            }
         }
     }
 

@@ -1,44 +1,39 @@
 //! Applies and deletes children.
 //!
-//! Two fingerprints are kept for each child: of the manifest that was last applied, and of the object that the API
-//! server made of it, with defaults filled in. While both are unchanged nothing is written. An edit by someone else
-//! changes the second one.
+//! The operator owns its children whole: it replaces them, so that what others added goes (`fields` has the
+//! exceptions). Two fingerprints are kept for each child: of the manifest that was last applied, and of the object that
+//! the API server made of it, with defaults filled in. While both are unchanged nothing is written. An edit by someone
+//! else changes the second one.
 
 use std::{
     collections::{HashMap, HashSet},
-    hash::{DefaultHasher, Hash, Hasher},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use k8s_openapi::{
-    api::{
-        apps::v1::Deployment,
-        autoscaling::v2::HorizontalPodAutoscaler,
-        batch::v1::Job,
-        core::v1::{Service, ServiceAccount},
-        networking::v1::NetworkPolicy,
-        policy::v1::PodDisruptionBudget,
-    },
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    autoscaling::v2::HorizontalPodAutoscaler,
+    batch::v1::Job,
+    core::v1::{Service, ServiceAccount},
+    networking::v1::NetworkPolicy,
+    policy::v1::PodDisruptionBudget,
 };
 use kube::{
-    Api, Client, Resource, ResourceExt,
-    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
+    Api, Client, ResourceExt,
+    api::{ApiResource, DeleteParams, DynamicObject, PostParams, Preconditions},
 };
-use serde::Serialize;
-use serde_json::Value;
 
 use super::{
+    child::Child,
     error::{Error, with_timeout},
-    fingerprint::fingerprint,
+    existing::Existing,
+    fields::MANAGER,
 };
 use crate::manifests::pod_monitor;
 use api::Microservice;
 
-/// The field manager for server-side apply.
-pub(crate) const MANAGER: &str = "hedgerow-operator";
-/// The field manager of the replica count. It is separate so that the autoscaler can take the count over.
-const SCALE_MANAGER: &str = "hedgerow-operator-scale";
+/// How often a write is tried against a child that others change at the same time.
+const ATTEMPTS: usize = 5;
 
 /// The kinds of children that every cluster has. A cluster may lack [`pod_monitor`].
 pub(crate) fn kinds() -> [ApiResource; 7] {
@@ -53,64 +48,7 @@ pub(crate) fn kinds() -> [ApiResource; 7] {
     ]
 }
 
-/// The manifest of a child.
-pub(crate) struct Child {
-    pub(crate) kind: ApiResource,
-    pub(crate) name: String,
-    manifest: Value,
-}
-
-impl Child {
-    /// # Errors
-    /// Returns an error if the object cannot be serialized, which is a bug.
-    pub(crate) fn new(object: &(impl Serialize + kube::ResourceExt), kind: ApiResource) -> Result<Self, Error> {
-        let (name, mut manifest) = (object.name_any(), serde_json::to_value(object)?);
-        manifest["apiVersion"] = kind.api_version.clone().into();
-        manifest["kind"] = kind.kind.clone().into();
-        if let Some(fields) = manifest.as_object_mut() {
-            fields.remove("status");
-        }
-        Ok(Self { kind, name, manifest })
-    }
-
-    pub(crate) fn typed<K>(object: &K) -> Result<Self, Error>
-    where
-        K: Serialize + kube::Resource<DynamicType = ()>,
-    {
-        Self::new(object, ApiResource::erase::<K>(&()))
-    }
-
-    /// Sets the replica count, for a Deployment that does not exist yet.
-    pub(crate) fn with_replicas(mut self, replicas: i32) -> Self {
-        self.manifest["spec"]["replicas"] = replicas.into();
-        self
-    }
-
-    /// Its kind and name.
-    pub(crate) fn key(&self) -> (String, String) {
-        (self.kind.kind.clone(), self.name.clone())
-    }
-}
-
 type Key = (String, String);
-
-/// An existing child.
-struct Existing {
-    /// The `Microservice` that controls it.
-    owner: Option<OwnerReference>,
-    uid: Option<String>,
-    fingerprint: u64,
-}
-
-impl Existing {
-    fn is_controlled_by(&self, uid: &str) -> bool {
-        self.owner.as_ref().is_some_and(|owner| owner.uid == uid)
-    }
-
-    fn into_owner_name(self) -> Option<String> {
-        self.owner.map(|owner| owner.name)
-    }
-}
 
 /// The fingerprints of the last apply.
 struct Applied {
@@ -140,15 +78,18 @@ impl Children {
     /// control the child now and before.
     pub(crate) fn observe(&self, kind: &ApiResource, object: &DynamicObject, exists: bool) -> Vec<String> {
         let key = (kind.kind.clone(), object.name_any());
+        let observed = Existing::of(kind, object);
+        let now = observed.controller().map(str::to_owned);
         let mut known = self.known();
-        let before = if exists {
-            known.existing.insert(key, existing(object))
-        } else {
+        let before = known.existing.get(&key).and_then(|before| before.controller().map(str::to_owned));
+        if !exists {
             known.applied.remove(&key);
-            known.existing.remove(&key)
-        };
-        let now = controller_of(&object.metadata).map(|owner| owner.name.clone());
-        let before = before.and_then(Existing::into_owner_name).filter(|before| Some(before) != now.as_ref());
+            known.existing.remove(&key);
+        // The response to a write may have arrived before the event of an earlier one.
+        } else if known.existing.get(&key).is_none_or(|before| before.version <= observed.version) {
+            known.existing.insert(key, observed);
+        }
+        let before = before.filter(|before| Some(before) != now.as_ref());
         now.into_iter().chain(before).collect()
     }
 
@@ -158,66 +99,62 @@ impl Children {
         let mut known = self.known();
         let is_gone = |key: &Key| key.0 == kind.kind && !names.contains(&key.1);
         known.applied.retain(|key, _| !is_gone(key));
-        known.existing.extract_if(|key, _| is_gone(key)).filter_map(|(_, gone)| gone.into_owner_name()).collect()
+        let gone = known.existing.extract_if(|key, _| is_gone(key));
+        gone.filter_map(|(_, gone)| gone.controller().map(str::to_owned)).collect()
     }
 
-    /// Applies a child. Returns whether anything was written.
+    /// The latest known version of a child, from a watch or a write.
+    pub(crate) fn version(&self, kind: &str, name: &str) -> Option<u64> {
+        self.known().existing.get(&(kind.to_owned(), name.to_owned()))?.version
+    }
+
+    /// Makes a child what its manifest says. Returns the resulting child if anything was written.
     ///
     /// # Errors
-    /// Returns [`Error::Conflict`] if an object of this name exists that `owner_uid` does not control.
-    pub(crate) async fn apply(&self, owner_uid: &str, child: &Child) -> Result<bool, Error> {
-        let mut hasher = DefaultHasher::new();
-        child.manifest.to_string().hash(&mut hasher);
-        let manifest = hasher.finish();
-        {
-            let known = self.known();
-            let key = child.key();
-            if let (Some(existing), Some(applied)) = (known.existing.get(&key), known.applied.get(&key))
-                && applied.manifest == manifest
-                && applied.object == existing.fingerprint
-            {
-                return Ok(false);
-            }
+    /// Returns [`Error::Conflict`] if an object of this name exists that belongs to something else, and
+    /// [`Error::Leftover`] if one exists that is about to be deleted.
+    pub(crate) async fn apply(&self, owner: &Microservice, child: &Child) -> Result<Option<DynamicObject>, Error> {
+        let mut existing = self.known().existing.get(&child.key()).cloned();
+        if existing.as_ref().is_some_and(|existing| self.is_applied(child, existing)) {
+            return Ok(None);
         }
         let api = self.api(&child.kind);
-        let ours = self.known().existing.get(&child.key()).is_some_and(|existing| existing.is_controlled_by(owner_uid));
-        if !ours
-            && let Some(found) = with_timeout("read a child", api.get_opt(&child.name)).await?
-            && !is_controlled_by(&found.metadata, owner_uid)
-        {
-            return Err(Error::Conflict { kind: child.kind.kind.clone(), name: child.name.clone() });
-        }
-        let parameters = PatchParams::apply(MANAGER).force();
-        let patch = Patch::Apply(&child.manifest);
-        let made = with_timeout("apply a child", api.patch(&child.name, &parameters, &patch)).await?;
-        let existing = existing(&made);
+        let mut attempts = 0;
+        let made = loop {
+            attempts += 1;
+            match write(&api, owner, child, existing.as_ref()).await {
+                // It was created, changed or deleted meanwhile. What the watch delivered is not enough to refuse it.
+                Err(error) if error.is_gone() && attempts < ATTEMPTS || error.is_refusal() && attempts == 1 => {
+                    let found = with_timeout("read a child", api.get_opt(&child.name)).await?;
+                    existing = found.map(|found| Existing::of(&child.kind, &found));
+                }
+                written => break written?,
+            }
+        };
+        let existing = Existing::of(&child.kind, &made);
+        let applied = Applied { manifest: child.hash(), object: existing.fields.fingerprint };
         let mut known = self.known();
-        known.applied.insert(child.key(), Applied { manifest, object: existing.fingerprint });
+        known.applied.insert(child.key(), applied);
         known.existing.insert(child.key(), existing);
-        Ok(true)
+        Ok(Some(made))
     }
 
-    /// Sets the replica count of a Deployment.
-    pub(crate) async fn scale(&self, name: &str, replicas: i32) -> Result<(), Error> {
-        let kind = ApiResource::erase::<Deployment>(&());
-        let patch = serde_json::json!({
-            "apiVersion": kind.api_version, "kind": kind.kind,
-            "metadata": { "name": name }, "spec": { "replicas": replicas },
-        });
-        let parameters = PatchParams::apply(SCALE_MANAGER).force();
-        with_timeout("scale the Deployment", self.api(&kind).patch(name, &parameters, &Patch::Apply(patch))).await?;
-        Ok(())
+    /// The names of the Jobs that an object controls.
+    pub(crate) fn jobs(&self, owner: &Microservice) -> Vec<String> {
+        let known = self.known();
+        let jobs = known.existing.iter().filter(|(key, existing)| key.0 == "Job" && existing.claim(owner).is_valid());
+        jobs.map(|(key, _)| key.1.clone()).collect()
     }
 
-    /// Deletes the children that the object no longer specifies.
-    pub(crate) async fn prune(&self, owner_uid: &str, keep: &[(String, String)]) -> Result<(), Error> {
+    /// Deletes the children that the object no longer specifies, except Jobs, which the migration deletes.
+    pub(crate) async fn prune(&self, owner: &Microservice, keep: &[(String, String)]) -> Result<(), Error> {
         let surplus: Vec<(Key, Option<String>)> = {
             let known = self.known();
-            let found = known.existing.iter().filter(|(_, existing)| existing.is_controlled_by(owner_uid));
-            found
-                .filter(|(key, _)| !keep.contains(key))
-                .map(|(key, existing)| (key.clone(), existing.uid.clone()))
-                .collect()
+            let surplus = known.existing.iter().filter(|(key, existing)| {
+                let is_deleted_here = key.0 != "Job" && !existing.is_being_deleted;
+                existing.claim(owner).is_valid() && is_deleted_here && !keep.contains(key)
+            });
+            surplus.map(|(key, existing)| (key.clone(), existing.uid.clone())).collect()
         };
         for ((kind, name), uid) in surplus {
             if let Some(kind) = kinds().into_iter().chain([pod_monitor::resource()]).find(|known| known.kind == kind) {
@@ -243,6 +180,16 @@ impl Children {
         Ok(())
     }
 
+    /// Whether a child already is what its manifest says.
+    fn is_applied(&self, child: &Child, existing: &Existing) -> bool {
+        let known = self.known();
+        let unchanged = known
+            .applied
+            .get(&child.key())
+            .is_some_and(|applied| applied.manifest == child.hash() && applied.object == existing.fields.fingerprint);
+        unchanged && child.allows_replicas_of(existing) && !existing.is_being_deleted
+    }
+
     fn api(&self, kind: &ApiResource) -> Api<DynamicObject> {
         Api::namespaced_with(self.client.clone(), &self.namespace, kind)
     }
@@ -252,30 +199,20 @@ impl Children {
     }
 }
 
-/// The `Microservice` that controls an object.
-pub(crate) fn controller_of(metadata: &ObjectMeta) -> Option<&OwnerReference> {
-    let mut owners = metadata.owner_references.iter().flatten();
-    owners.find(|owner| owner.controller == Some(true) && owner.kind == Microservice::kind(&()))
-}
-
-/// Whether the `Microservice` with this uid controls an object.
-pub(crate) fn is_controlled_by(metadata: &ObjectMeta, uid: &str) -> bool {
-    controller_of(metadata).is_some_and(|owner| owner.uid == uid)
-}
-
-/// Whether [`MANAGER`] set the replica count, which only happens when it creates a Deployment.
-pub(crate) fn owns_replicas(deployment: &Deployment) -> bool {
-    let fields = deployment.metadata.managed_fields.iter().flatten();
-    fields
-        .into_iter()
-        .filter(|entry| entry.manager.as_deref() == Some(MANAGER))
-        .any(|entry| entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some()))
-}
-
-fn existing(object: &DynamicObject) -> Existing {
-    Existing {
-        owner: controller_of(&object.metadata).cloned(),
-        uid: object.metadata.uid.clone(),
-        fingerprint: fingerprint(&serde_json::to_value(object).unwrap_or_default()),
+/// Creates a child, or replaces the existing one.
+async fn write(
+    api: &Api<DynamicObject>,
+    owner: &Microservice,
+    child: &Child,
+    existing: Option<&Existing>,
+) -> Result<DynamicObject, Error> {
+    let (object, parameters) = (child.object(existing)?, PostParams::default());
+    let parameters = PostParams { field_manager: Some(MANAGER.into()), ..parameters };
+    match existing {
+        None => with_timeout("create a child", api.create(&parameters, &object)).await,
+        Some(existing) => {
+            existing.check(owner, &child.kind.kind, &child.name)?;
+            with_timeout("replace a child", api.replace(&child.name, &parameters, &object)).await
+        }
     }
 }

@@ -56,8 +56,8 @@ pub(crate) struct ConditionResults {
     pub(crate) migrated: Option<ConditionResult>,
     /// Whether the children that depend on nothing are applied.
     pub(crate) children: ConditionResult,
-    /// Whether any version serves requests.
-    pub(crate) available: ConditionResult,
+    /// Whether any version serves requests; `None` if that cannot be found out now.
+    pub(crate) available: Option<ConditionResult>,
     /// Whether only the specified version runs, with enough pods.
     pub(crate) rollout: ConditionResult,
     pub(crate) scaling: Option<ConditionResult>,
@@ -72,7 +72,7 @@ impl ConditionResults {
             self.migrated.as_ref(),
             Some(&self.children),
             Some(&self.rollout),
-            Some(&self.available),
+            self.available.as_ref(),
             self.route.as_ref(),
         ];
         let mut present = results.into_iter().flatten();
@@ -104,7 +104,7 @@ impl ConditionResults {
         let parts = [
             ("DatabaseReady", self.database.as_ref()),
             ("Migrated", self.migrated.as_ref()),
-            ("Available", Some(&self.available)),
+            ("Available", self.available.as_ref()),
             ("Scaling", self.scaling.as_ref()),
             ("RouteAccepted", self.route.as_ref()),
         ];
@@ -113,6 +113,9 @@ impl ConditionResults {
                 let (reason, message) = result.text();
                 all.push(of(kind, if result.is_ready() { "True" } else { "False" }, reason, message));
             }
+        }
+        if self.available.is_none() {
+            all.extend(before.iter().find(|condition| condition.type_ == "Available").cloned());
         }
         all
     }
@@ -148,7 +151,7 @@ mod tests {
             database: Some(ConditionResult::ready("DatabaseReady", "")),
             migrated: Some(ConditionResult::ready("Migrated", "")),
             children: ConditionResult::ready("Applied", ""),
-            available: ConditionResult::ready("Available", ""),
+            available: Some(ConditionResult::ready("Available", "")),
             rollout: ConditionResult::ready("RolledOut", "2 of 2 pods are ready"),
             scaling: None,
             route: None,
@@ -170,7 +173,7 @@ mod tests {
             |results, found| results.database = Some(found),
             |results, found| results.migrated = Some(found),
             |results, found| results.children = found,
-            |results, found| results.available = found,
+            |results, found| results.available = Some(found),
             |results, found| results.rollout = found,
             |results, found| results.route = Some(found),
         ];
@@ -185,6 +188,14 @@ mod tests {
             assert_eq!(status(&conditions, "Stalled"), ("True".into(), "Broken".into()));
             assert_eq!(status(&conditions, "Reconciling").0, "False", "Helm keeps waiting while it is true");
         }
+    }
+
+    #[test]
+    fn available_stays_while_it_cannot_be_found_out() {
+        let before = all_ready().conditions(&[], 1, Timestamp::UNIX_EPOCH);
+        let results = ConditionResults { available: None, ..all_ready() };
+        let conditions = results.conditions(&before, 2, Timestamp::UNIX_EPOCH);
+        assert_eq!(status(&conditions, "Available"), ("True".into(), "Available".into()));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The state that all reconciles share.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use api::Microservice;
 use kube::{
@@ -13,9 +13,13 @@ use super::{
     backoff::Backoff,
     cache::{DatabaseCache, StatusCache},
     children::Children,
+    cluster::Cluster,
     events::Events,
+    observed::Observed,
+    own_statuses::OwnStatuses,
     queue::Queue,
     secrets::Secrets,
+    servers::Servers,
 };
 use crate::{manifests::RenderInputs, metrics::Metrics};
 
@@ -45,14 +49,19 @@ pub(crate) struct Context {
     pub(crate) settings: Settings,
     pub(crate) objects: Store<Microservice>,
     pub(crate) children: Children,
+    pub(crate) observed: Observed,
     pub(crate) secrets: Secrets,
+    pub(crate) cluster: Cluster,
+    pub(crate) servers: Servers,
     pub(crate) databases: DatabaseCache,
     pub(crate) statuses: StatusCache,
+    pub(crate) own_statuses: OwnStatuses,
     pub(crate) events: Events,
     pub(crate) metrics: Metrics,
     pub(crate) backoff: Backoff,
     pub(crate) queue: Queue,
-    leads: watch::Receiver<bool>,
+    /// The kinds of children that have been listed.
+    pub(crate) listed: watch::Sender<BTreeSet<String>>,
     pub(crate) pod_monitors: watch::Receiver<bool>,
 }
 
@@ -63,31 +72,26 @@ impl Context {
         identity: String,
         metrics: Metrics,
         objects: Store<Microservice>,
-        leads: watch::Receiver<bool>,
         pod_monitors: watch::Receiver<bool>,
     ) -> Self {
         Self {
             children: Children::new(client.clone(), settings.namespace.clone()),
             secrets: Secrets::new(client.clone(), &settings.namespace),
+            cluster: Cluster::new(client.clone()),
+            servers: Servers::new(settings.concurrency),
             events: Events::new(client.clone(), identity),
+            observed: Observed::default(),
             databases: DatabaseCache::default(),
             statuses: StatusCache::default(),
+            own_statuses: OwnStatuses::default(),
             backoff: Backoff::default(),
             queue: Queue::default(),
+            listed: watch::Sender::default(),
             client,
             settings,
             objects,
             metrics,
-            leads,
             pod_monitors,
-        }
-    }
-
-    /// Waits until this replica leads. Followers watch but write nothing.
-    pub(crate) async fn leading(&self) {
-        // The sender is dropped only when the process exits.
-        if self.leads.clone().wait_for(|leads| *leads).await.is_err() {
-            std::future::pending::<()>().await;
         }
     }
 
@@ -98,7 +102,7 @@ impl Context {
         inputs
     }
 
-    /// Counts an object as queued. A deleted object, whose children are still being deleted, is not reconciled again.
+    /// Queues an object that changed. A deleted object, whose children are still being deleted, is not reconciled again.
     pub(crate) fn triggered(&self, object: &ObjectRef<Microservice>) {
         if self.objects.get(object).is_some() {
             self.queue.add(&object.name);
@@ -109,6 +113,7 @@ impl Context {
     pub(crate) fn forget(&self, name: &str, uid: &str) {
         self.databases.forget(uid);
         self.statuses.forget(uid);
+        self.own_statuses.forget(uid);
         self.backoff.forget(name);
         self.queue.forget(name);
     }

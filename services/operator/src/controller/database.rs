@@ -1,5 +1,8 @@
 //! The reconcile step for the database of a service.
 
+mod failure;
+mod target;
+
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     time::Duration,
@@ -9,17 +12,32 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use tokio::time::{self, Instant};
 
-use super::{cache::VerifiedDatabase, conditions::ConditionResult, context::Context, secrets::Credentials};
+use super::{
+    cache::VerifiedDatabase,
+    conditions::ConditionResult,
+    context::Context,
+    secrets::{self, Credentials},
+};
 use crate::{
-    database::{self, DatabaseSpec, Invalid, Owner, Server},
+    database::{Claim, DatabaseSpec, EnsureReport, Owner, Warning},
     manifests::names,
 };
-use api::{Database, Microservice, annotations};
+use api::{Database, Microservice, MicroserviceStatus, annotations};
+use failure::Failure;
 
 /// The wait before a failed request to the API server is retried.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
 
-/// A database that is ready for use.
+/// How long a verified database is trusted while the object is not ready.
+const UNREADY_TRUST: Duration = Duration::from_secs(30);
+
+/// How many idle sessions are ended for a migration: it needs one connection, and the service may take one again.
+const MIGRATION_CONNECTIONS: i64 = 2;
+
+/// What stands for the system identifier of a server that does not reveal it.
+const UNKNOWN: &str = "unknown";
+
+/// A database that the service can use.
 pub(crate) struct ReadyDatabase {
     /// A digest of the credentials.
     pub(crate) credentials_digest: String,
@@ -29,12 +47,15 @@ pub(crate) struct ReadyDatabase {
     pub(crate) schema_version: Option<i64>,
     /// When the version was read.
     pub(crate) verified_at: Timestamp,
+    /// Whether all connections of the role are in use.
+    pub(crate) is_exhausted: bool,
+    /// The identifier of the server, if it was verified.
+    pub(crate) system_identifier: Option<String>,
 }
 
 /// Creates the Secret of the bundled server before any object needs a database, because the server waits for it.
 pub(crate) async fn ensure_bundled_secret(context: &Context) {
     let Some(address) = &context.settings.bundled_server else { return };
-    context.leading().await;
     while let Err(error) = context.secrets.ensure_bundled(&context.settings.database_server, address).await {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
@@ -45,22 +66,46 @@ pub(crate) async fn ensure_bundled_secret(context: &Context) {
 }
 
 /// Ensures that the database of the object is as specified.
+///
+/// The database is returned too if it was ready before and could not be verified now, for example because the admin
+/// cannot log in: the service's own credentials do not depend on the admin.
 pub(crate) async fn ensure(
     context: &Context,
     object: &Microservice,
     spec: &Database,
 ) -> (ConditionResult, Option<ReadyDatabase>) {
-    match try_ensure(context, object, spec).await {
-        Ok((message, ready_database)) => (ConditionResult::ready("DatabaseReady", message), Some(ready_database)),
-        Err(result) => (result, None),
+    let mut usable = None;
+    match try_ensure(context, object, spec, &mut usable).await {
+        Ok((message, database)) => (ConditionResult::ready("DatabaseReady", message), Some(database)),
+        Err(Failure::Unverified(result)) => (result, usable),
+        Err(Failure::Refused(result)) => (result, None),
+    }
+}
+
+/// Makes room for a migration if the service uses all connections of its role. Otherwise a version that leaks
+/// connections could not be replaced by its fix, whose migration must come first.
+pub(crate) async fn make_room(context: &Context, object: &Microservice, spec: &Database) {
+    let ended = async {
+        let target = target::find(context, spec).await?;
+        let _permit = target.access.enter(&target.server).await?;
+        let admin = target.open(&names::database(object, spec)).await?;
+        Ok::<_, ConditionResult>(admin.end_idle_sessions(MIGRATION_CONNECTIONS).await?)
+    };
+    match ended.await {
+        Ok(0) => {}
+        Ok(ended) => {
+            let note = format!("the role had no free connection for the migration: ended {ended} idle sessions");
+            context.events.warning(object, "SessionsEnded", &note).await;
+        }
+        Err(result) => tracing::warn!(object = object.name_any(), reason = result.text().1, "cannot end idle sessions"),
     }
 }
 
 /// Drops the database of the object. A database that the object does not own is kept, with an event. So is one whose
 /// server has no admin Secret.
 pub(crate) async fn remove(context: &Context, object: &Microservice, spec: &Database) -> Result<(), ConditionResult> {
-    let server = match server(context, spec).await {
-        Ok(server) => server,
+    let target = match target::find(context, spec).await {
+        Ok(target) => target,
         Err(ConditionResult::Pending("ServerSecretMissing", message)) => {
             let note = format!("the database was kept: {message}");
             context.events.warning(object, "DatabaseKept", &note).await;
@@ -69,8 +114,13 @@ pub(crate) async fn remove(context: &Context, object: &Microservice, spec: &Data
         Err(result) => return Err(result),
     };
     let name = names::database(object, spec);
-    let owner = owner(context, object)?;
-    match server.remove(&name, &owner).await {
+    let owner = owner(context, object).await?;
+    let _permit = target.access.enter(&target.server).await?;
+    let removed = match target.open(&name).await {
+        Ok(admin) => admin.remove(&owner).await,
+        Err(error) => Err(error),
+    };
+    match removed {
         Ok(_) => Ok(()),
         // The object never owned it.
         Err(error) if error.is_conflict() => {
@@ -81,84 +131,146 @@ pub(crate) async fn remove(context: &Context, object: &Microservice, spec: &Data
     }
 }
 
-impl From<database::Error> for ConditionResult {
-    fn from(error: database::Error) -> Self {
-        let message = error.to_string();
-        match error {
-            database::Error::Unreachable { .. }
-            | database::Error::TooManyConnections { .. }
-            | database::Error::Sql { .. } => Self::pending(error.reason(), message),
-            _ => Self::stalled(error.reason(), message),
-        }
-    }
-}
-
-impl From<Invalid> for ConditionResult {
-    fn from(invalid: Invalid) -> Self {
-        database::Error::from(invalid).into()
-    }
-}
-
+/// Sets `usable` to the database as it was before, if it was ready.
 async fn try_ensure(
     context: &Context,
     object: &Microservice,
     spec: &Database,
-) -> Result<(String, ReadyDatabase), ConditionResult> {
+    usable: &mut Option<ReadyDatabase>,
+) -> Result<(String, ReadyDatabase), Failure> {
     let uid = object.uid().unwrap_or_default();
-    let (name, owner) = (names::database(object, spec), owner(context, object)?);
-    let server = server(context, spec).await?;
-    let credentials = context.secrets.ensure(object, &owner, &server, &name).await?;
+    let before = context.statuses.last(object);
+    let (name, owner) = (names::database(object, spec), owner(context, object).await?);
+    let stored = context.secrets.find(object, &owner).await?;
+    *usable = stored.as_ref().and_then(|stored| ready_before(stored, before.as_ref()));
+
+    let target = target::find(context, spec).await.map_err(Failure::Unverified)?;
+    let password = stored.as_ref().and_then(Credentials::password);
+    let is_new = password.is_none();
     let desired = DatabaseSpec {
         name: name.clone(),
-        owner,
-        password: credentials.password.clone(),
+        password: password.unwrap_or_else(secrets::password),
         connection_limit: spec.connection_limit,
-        adoption: object
-            .annotations()
-            .get(annotations::ADOPT)
-            .map(|text| text.parse())
-            .transpose()?
-            .unwrap_or_default(),
+        adoption: target.adoption(object, &owner, &name)?,
+        owner,
     };
-    let digest = credentials.digest(&server);
+    let server = &target.server;
+    let credentials =
+        |identifier: &str| secrets::credentials(object, &desired.owner, server, identifier, (&name, &desired.password));
+    let digest = secrets::digest(server.host(), &server.port().to_string(), &desired.password);
     let hash = hash(&desired, &digest);
-    let verified = match context.databases.get(&uid) {
-        Some(verified) if verified.spec == hash && verified.at.elapsed() < context.settings.resync / 2 => verified,
-        _ => {
-            let report = server.ensure(&desired).await?;
-            record_events(context, object, &credentials, &report).await;
-            let schema_version = server.schema_version(&name, &desired.password).await?;
+    let is_current = |verified: &VerifiedDatabase| {
+        verified.spec == hash
+            && verified.at.elapsed() < trust(context, before.as_ref())
+            && stored.as_ref().is_some_and(|stored| stored.is(&credentials(&verified.system_identifier)))
+    };
+    let verified = match context.databases.get(&uid).filter(is_current) {
+        Some(verified) => verified,
+        None => {
+            let _permit = target.access.enter(server).await.map_err(Failure::Unverified)?;
+            let mut admin = target.open(&name).await?;
+            let identifier = admin.system_identifier().unwrap_or(UNKNOWN).to_owned();
+            let claim = admin.check(&desired).await;
+            let exists = claim.as_ref().map_or(true, Claim::exists);
+            if let Some(changed) = server_changed(stored.as_ref(), before.as_ref(), &identifier, exists)
+                && object.annotations().get(annotations::ACCEPT_SERVER) != Some(&identifier)
+            {
+                return Err(Failure::Refused(ConditionResult::stalled("ServerChanged", changed)));
+            }
+            let claim = claim?;
+            // Up to here nothing was written, neither to the Secret nor to the server.
+            context.secrets.store(stored.as_ref(), &credentials(&identifier)).await?;
+            let ensured = admin.ensure(&desired, &claim).await;
+            let report = ensured.inspect_err(|error| target.access.interrupted(error))?;
+            record_events(context, object, before.as_ref(), is_new, &report).await;
             let warnings = report.warnings.iter().map(|warning| format!("; {warning}"));
-            let message = format!("database {name} on {server}{}", warnings.collect::<String>());
-            let (at, verified_at) = (Instant::now(), Timestamp::now());
-            let verified = VerifiedDatabase { spec: hash, at, verified_at, schema_version, message };
+            let verified = VerifiedDatabase {
+                spec: hash,
+                at: Instant::now(),
+                verified_at: Timestamp::now(),
+                schema_version: report.schema_version,
+                is_exhausted: report.warnings.contains(&Warning::Exhausted),
+                system_identifier: identifier,
+                message: format!("database {name} on {server}{}", warnings.collect::<String>()),
+            };
             context.databases.insert(&uid, verified.clone());
             verified
         }
     };
-    Ok((
-        verified.message,
-        ReadyDatabase {
-            credentials_digest: digest,
-            ca: server.ca().is_some(),
-            schema_version: verified.schema_version,
-            verified_at: verified.verified_at,
-        },
-    ))
+    let database = ReadyDatabase {
+        credentials_digest: digest,
+        ca: server.ca().is_some(),
+        schema_version: verified.schema_version,
+        verified_at: verified.verified_at,
+        is_exhausted: verified.is_exhausted,
+        system_identifier: Some(verified.system_identifier),
+    };
+    Ok((verified.message, database))
+}
+
+/// The database by its Secret alone, if the last status shows that it was ready.
+fn ready_before(stored: &Credentials, before: Option<&MicroserviceStatus>) -> Option<ReadyDatabase> {
+    let status = before?.database.as_ref()?;
+    // Statuses of the first versions have only the schema version.
+    if status.system_identifier.is_none() && status.schema_version.is_none() {
+        return None;
+    }
+    Some(ReadyDatabase {
+        credentials_digest: stored.digest()?,
+        ca: stored.has_ca(),
+        schema_version: None,
+        verified_at: Timestamp::now(),
+        is_exhausted: false,
+        system_identifier: None,
+    })
+}
+
+/// How long a verified database is trusted. If the object is not ready, that may be because of the database.
+fn trust(context: &Context, before: Option<&MicroserviceStatus>) -> Duration {
+    let mut conditions = before.into_iter().flat_map(|status| &status.conditions);
+    let is_ready = conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    let trust = context.settings.resync / 2;
+    if is_ready { trust } else { trust.min(UNREADY_TRUST) }
+}
+
+/// A message if the server with this identifier is not the one that the database was on. It has none of the data: on a
+/// database that is created there, the service would be ready and empty.
+fn server_changed(
+    stored: Option<&Credentials>,
+    before: Option<&MicroserviceStatus>,
+    identifier: &str,
+    exists: bool,
+) -> Option<String> {
+    let in_status = before.and_then(|status| status.database.as_ref()?.system_identifier.as_deref());
+    let known = stored.and_then(Credentials::system_identifier).or(in_status);
+    let is_same = match known {
+        Some(known) if known != UNKNOWN && identifier != UNKNOWN => known == identifier,
+        // A database that was ready before must at least be there.
+        _ => exists || in_status.is_none(),
+    };
+    (!is_same).then(|| {
+        format!(
+            "the database was on the server with the system identifier {}, but this is another server, with the system \
+             identifier {identifier}: bring the old one back, or, to start over on this one with an empty database, set \
+             the annotation {}: \"{identifier}\"",
+            known.unwrap_or(UNKNOWN),
+            annotations::ACCEPT_SERVER
+        )
+    })
 }
 
 /// Records events for the changes.
 async fn record_events(
     context: &Context,
     object: &Microservice,
-    credentials: &Credentials,
-    report: &database::EnsureReport,
+    before: Option<&MicroserviceStatus>,
+    is_new: bool,
+    report: &EnsureReport,
 ) {
-    let existed = context.statuses.last(object).is_some_and(|status| status.database.is_some());
-    if credentials.new && existed {
+    if is_new && before.is_some_and(|status| status.database.is_some()) {
         let note = format!(
             "Secret {} was missing; created it with a new password, and the pods will be replaced",
-            credentials.secret
+            names::database_secret(object)
         );
         context.events.warning(object, "SecretRenewed", &note).await;
     }
@@ -167,31 +279,11 @@ async fn record_events(
     }
 }
 
-/// The server of the object's database.
-async fn server(context: &Context, spec: &Database) -> Result<Server, ConditionResult> {
-    let name = spec.server.as_ref().unwrap_or(&context.settings.database_server);
-    let data = match &context.settings.bundled_server {
-        Some(address) if *name == context.settings.database_server => {
-            Some(context.secrets.ensure_bundled(name, address).await?)
-        }
-        _ => context.secrets.read(name).await?,
-    };
-    let Some(data) = data else {
-        let message = format!("Secret {name} for the database server does not exist: create it with the key `url`");
-        return Err(ConditionResult::pending("ServerSecretMissing", message));
-    };
-    let url = data.get("url").or_else(|| data.get("uri")).and_then(|url| std::str::from_utf8(&url.0).ok());
-    let ca = data.get("ca.crt").map(|ca| ca.0.as_slice());
-    let Some(url) = url else {
-        let message = format!("Secret {name} lacks the key `url` or `uri`: set it to the Postgres URL of an admin");
-        return Err(ConditionResult::stalled("ServerSecretInvalid", message));
-    };
-    Server::new(url, ca)
-        .map_err(|error| ConditionResult::stalled("ServerSecretInvalid", format!("Secret {name}: {error}")))
-}
-
-fn owner(context: &Context, object: &Microservice) -> Result<Owner, Invalid> {
-    Owner::new(&context.settings.installation, &context.settings.namespace, object.name_any())
+/// The owner that the ownership comments of the object name.
+async fn owner(context: &Context, object: &Microservice) -> Result<Owner, Failure> {
+    let settings = &context.settings;
+    let cluster = context.cluster.uid().await?;
+    Ok(Owner::new(cluster, &settings.installation, &settings.namespace, object.name_any())?)
 }
 
 fn hash(spec: &DatabaseSpec, credentials_digest: &str) -> u64 {

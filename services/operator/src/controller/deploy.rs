@@ -1,103 +1,181 @@
 //! The Deployment: its manifest, its replica count and its progress.
 
+use std::ops::RangeInclusive;
+
 use k8s_openapi::{
-    api::{apps::v1::Deployment, autoscaling::v2::HorizontalPodAutoscaler, core::v1::Pod},
+    api::{
+        apps::v1::{Deployment, ReplicaSet},
+        autoscaling::v2::HorizontalPodAutoscaler,
+        core::v1::Pod,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
     jiff::Timestamp,
 };
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+};
 
 use super::{
-    children::{self, Child},
+    child::Child,
     conditions::ConditionResult,
     context::Context,
     error::{Error, with_timeout},
+    existing::Claim,
+    fields::MANAGER,
     rollout,
+    status::Running,
 };
-use api::Microservice;
+use api::{Microservice, Scaling};
 
-/// Reads the current Deployment.
-pub(crate) async fn read(context: &Context, name: &str) -> Result<Option<Deployment>, Error> {
-    let api: Api<Deployment> = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    with_timeout("read the Deployment", api.get_opt(name)).await
-}
-
-/// Sets the replica count of the Deployment if it exists. Returns the resulting Deployment.
-pub(crate) async fn scale(
-    context: &Context,
-    object: &Microservice,
-    found: Option<Deployment>,
-) -> Result<Option<Deployment>, Error> {
-    let written = match &found {
-        Some(existing) => set_replicas(context, object, existing).await?,
-        None => false,
+/// Returns the Deployment of the object. It is read only if it has not settled. One of its name that belongs to something
+/// else is none.
+pub(crate) async fn read(context: &Context, object: &Microservice) -> Result<Option<Deployment>, Error> {
+    let name = object.name_any();
+    let observed = context.observed.deployment(&name, context.children.version("Deployment", &name));
+    let found = match observed {
+        Some(settled) => Some(settled),
+        None => with_timeout("read the Deployment", api(context).get_opt(&name)).await?,
     };
-    if written { read(context, &object.name_any()).await } else { Ok(found) }
+    Ok(found.filter(|found| Claim::of(&found.metadata, object).is_valid()))
 }
 
-/// Applies the Deployment and sets its replica count. Returns the resulting Deployment.
+/// Applies the Deployment. Returns the resulting one if anything was written.
 pub(crate) async fn roll_out(
     context: &Context,
     object: &Microservice,
-    owner_uid: &str,
     manifest: &Deployment,
-    found: Option<Deployment>,
 ) -> Result<Option<Deployment>, Error> {
-    let (name, child) = (manifest.name_any(), Child::typed(manifest)?);
-    if let Some(existing) = &found {
-        // Must precede the apply: it omits the count, and a field that its only manager omits is reset to one replica.
-        let scaled = set_replicas(context, object, existing).await?;
-        let applied = context.children.apply(owner_uid, &child).await?;
-        if !scaled && !applied {
-            return Ok(found);
-        }
-    } else {
-        let replicas = object.spec.scaling.min;
-        context.children.apply(owner_uid, &child.with_replicas(replicas)).await?;
-        context.children.scale(&name, replicas).await?;
-    }
-    read(context, &name).await
+    let child = Child::typed(manifest)?.with_replicas(replicas(&object.spec.scaling));
+    let made = context.children.apply(object, &child).await?;
+    Ok(made.map(|made| serde_json::from_value(serde_json::to_value(made)?)).transpose()?)
 }
 
-/// Sets the replica count of an existing Deployment, unless the autoscaler does. Returns whether anything was written.
-async fn set_replicas(context: &Context, object: &Microservice, existing: &Deployment) -> Result<bool, Error> {
-    let scaling = &object.spec.scaling;
-    let replicas = existing.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-    let desired = if scaling.is_automatic() { replicas } else { scaling.min };
-    if replicas == desired && !children::owns_replicas(existing) {
-        return Ok(false);
+/// Keeps what is rolled out, while nothing new may be: only sets the replica count, and resumes a paused rollout.
+/// Returns the resulting Deployment if anything was written.
+pub(crate) async fn hold(
+    context: &Context,
+    object: &Microservice,
+    live: &Deployment,
+) -> Result<Option<Deployment>, Error> {
+    let allowed = replicas(&object.spec.scaling);
+    let (current, paused) = live.spec.as_ref().map_or((None, None), |spec| (spec.replicas, spec.paused));
+    let current = current.unwrap_or(1);
+    let desired = current.clamp(*allowed.start(), *allowed.end());
+    if current == desired && paused != Some(true) {
+        return Ok(None);
     }
-    context.children.scale(&existing.name_any(), desired).await?;
-    Ok(true)
+    let patch = serde_json::json!({
+        "metadata": { "resourceVersion": live.metadata.resource_version },
+        "spec": { "replicas": desired, "paused": null },
+    });
+    let parameters = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+    let (api, name, patch) = (api(context), live.name_any(), Patch::Merge(patch));
+    match with_timeout("scale the Deployment", api.patch(&name, &parameters, &patch)).await {
+        // It changed meanwhile, which triggers another reconcile.
+        Err(error) if error.is_gone() => Ok(None),
+        written => written.map(Some),
+    }
+}
+
+/// The replica counts that the autoscaler may choose. It never starts again from zero, so zero is not among them.
+fn replicas(scaling: &Scaling) -> RangeInclusive<i32> {
+    scaling.min..=scaling.max.max(scaling.min)
 }
 
 /// Applies the autoscaler once the Deployment exists. Before that it would only report errors.
 pub(crate) async fn autoscale(
     context: &Context,
-    owner_uid: &str,
+    object: &Microservice,
     autoscaler: &HorizontalPodAutoscaler,
     deployed: bool,
 ) -> Result<ConditionResult, Error> {
     if !deployed {
         return Ok(ConditionResult::pending("AutoscalerStarting", "waiting for the Deployment"));
     }
-    context.children.apply(owner_uid, &Child::typed(autoscaler)?).await?;
+    let (child, name) = (Child::typed(autoscaler)?, autoscaler.name_any());
+    context.children.apply(object, &child).await?;
+    if let Some(observed) = context.observed.scaling(&name, context.children.version(&child.kind.kind, &name)) {
+        return Ok(observed);
+    }
     let api: Api<HorizontalPodAutoscaler> = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    let found = with_timeout("read the autoscaler", api.get_opt(&autoscaler.name_any())).await?;
+    let found = with_timeout("read the autoscaler", api.get_opt(&name)).await?;
     Ok(rollout::scaling(found.as_ref()))
 }
 
-/// Whether the rollout has finished, with the problem of the pods if it has not.
-pub(crate) async fn progress(context: &Context, object: &Microservice, deployment: &Deployment) -> ConditionResult {
-    let check = |pods: &[Pod]| rollout::rolled_out(deployment, &object.spec.scaling, pods, Timestamp::now());
-    let found = check(&[]);
-    if found.is_ready() {
-        return found;
+/// What a live Deployment does.
+pub(crate) struct Observed {
+    /// Whether the rollout has finished, with the problem of the pods if it has not.
+    pub(crate) rollout: ConditionResult,
+    /// Whether any version serves; `None` if that cannot be found out now.
+    pub(crate) available: Option<ConditionResult>,
+    pub(crate) running: Option<Running>,
+}
+
+/// Observes the live Deployment. `is_current` tells whether it is the one specified, or that of an earlier version.
+pub(crate) async fn observe(
+    context: &Context,
+    object: &Microservice,
+    live: Result<Option<Deployment>, Error>,
+    is_current: bool,
+) -> Observed {
+    let live = match live {
+        Err(error) => return Observed { rollout: error.result(), available: None, running: None },
+        Ok(live) => live,
+    };
+    let available = Some(rollout::available(live.as_ref()));
+    let Some(live) = live else {
+        let rollout = ConditionResult::pending("NotRolledOut", "no pods have been started yet");
+        return Observed { rollout, available, running: Some(Running::default()) };
+    };
+    let (rollout, image) = progress(context, object, &live).await.unwrap_or_else(|error| {
+        let before = context.statuses.last(object).and_then(|status| status.image);
+        (error.result(), before)
+    });
+    // The problems of an earlier version are not those of the specified one, which may solve them.
+    let rollout = if is_current {
+        rollout
+    } else {
+        ConditionResult::pending("NotRolledOut", "the previous version stays until the new one can be rolled out")
+    };
+    let counts = live.status.unwrap_or_default();
+    let (replicas, ready_replicas) = (counts.replicas.unwrap_or(0), counts.ready_replicas.unwrap_or(0));
+    Observed { rollout, available, running: Some(Running { image, replicas, ready_replicas }) }
+}
+
+/// The state of the rollout, and the image that serves. Replica sets and pods are read only if they matter.
+async fn progress(
+    context: &Context,
+    object: &Microservice,
+    live: &Deployment,
+) -> Result<(ConditionResult, Option<String>), Error> {
+    let scaling = &object.spec.scaling;
+    let finished = rollout::rolled_out(live, scaling, None, &[], Timestamp::now());
+    if finished.is_ready() {
+        return Ok((finished, rollout::template_image(live)));
     }
-    let api: Api<Pod> = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    let selector = deployment.spec.as_ref().map(|spec| &spec.selector).and_then(|s| s.match_labels.clone());
-    let selector: Vec<_> = selector.iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
-    match with_timeout("list the pods", api.list(&ListParams::default().labels(&selector.join(",")))).await {
-        Ok(pods) => check(&pods.items),
-        Err(error) => error.result(),
+    let selector = live.spec.as_ref().and_then(|spec| spec.selector.match_labels.as_ref());
+    let selector: Vec<_> = selector.into_iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
+    let selector = ListParams::default().labels(&selector.join(","));
+    let (client, namespace) = (&context.client, &context.settings.namespace);
+    let sets: Api<ReplicaSet> = Api::namespaced(client.clone(), namespace);
+    let mut sets = with_timeout("list the replica sets", sets.list(&selector)).await?.items;
+    sets.retain(|set| is_part_of(&set.metadata, &live.metadata));
+    let current = rollout::current(live, &sets);
+    let mut pods = Vec::new();
+    if let Some(current) = current {
+        let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        pods = with_timeout("list the pods", api.list(&selector)).await?.items;
+        pods.retain(|pod| is_part_of(&pod.metadata, &current.metadata));
     }
+    let rollout = rollout::rolled_out(live, scaling, current, &pods, Timestamp::now());
+    Ok((rollout, rollout::serving_image(&sets)))
+}
+
+fn is_part_of(part: &ObjectMeta, whole: &ObjectMeta) -> bool {
+    part.owner_references.iter().flatten().any(|owner| Some(&owner.uid) == whole.uid.as_ref())
+}
+
+fn api(context: &Context) -> Api<Deployment> {
+    Api::namespaced(context.client.clone(), &context.settings.namespace)
 }

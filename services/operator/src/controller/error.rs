@@ -14,6 +14,8 @@ pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) enum Error {
     #[error("{kind} {name} already exists and is not owned by this object: delete it or choose another name")]
     Conflict { kind: String, name: String },
+    #[error("{kind} {name} of a deleted object still exists; it is created again once Kubernetes has deleted it")]
+    Leftover { kind: String, name: String },
     #[error("cannot {step}: the API server timed out")]
     Timeout { step: &'static str },
     #[error("cannot {step}: {source}")]
@@ -34,6 +36,11 @@ impl Error {
         matches!(self, Self::Kube { source: kube::Error::Api(status), .. } if matches!(status.code, 404 | 409))
     }
 
+    /// Whether an object of that name does not belong to the `Microservice`.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Conflict { .. } | Self::Leftover { .. })
+    }
+
     /// Whether an object of that name exists or has changed.
     pub(crate) fn is_conflict(&self) -> bool {
         matches!(self, Self::Kube { source: kube::Error::Api(status), .. } if status.code == 409)
@@ -44,6 +51,7 @@ impl Error {
         let text = self.to_string();
         match self {
             Self::Conflict { .. } => ConditionResult::stalled("Conflict", text),
+            Self::Leftover { .. } => ConditionResult::pending("WaitingForDeletion", text),
             Self::Kube { source: kube::Error::Api(status), .. } => match status.code {
                 403 if text.contains("exceeded quota") => ConditionResult::pending("QuotaExceeded", text),
                 400 | 403 | 422 => ConditionResult::stalled("Refused", text),

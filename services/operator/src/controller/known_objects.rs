@@ -3,26 +3,38 @@
 
 use std::{
     borrow::Borrow,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
 };
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
 use super::routes;
-use api::Microservice;
+use api::{Microservice, finalizers};
 
 /// The last known specification of each object, by name.
 #[derive(Default)]
 pub(crate) struct KnownObjects(HashMap<String, KnownObject>);
 
-/// The fields of an object that only its author changes.
-#[derive(PartialEq)]
+/// What is known of an object.
 struct KnownObject {
     uid: Option<String>,
     generation: Option<i64>,
-    annotations: Option<BTreeMap<String, String>>,
+    /// A hash.
+    annotations: u64,
+    /// Whether it has the operator's finalizer.
+    has_finalizer: bool,
     shared: Shared,
+}
+
+impl KnownObject {
+    /// Whether becoming `now` is no change that concerns a reconcile. That the operator adds its finalizer is none, but
+    /// that someone removes it is one.
+    fn is_unchanged_by(&self, now: &Self) -> bool {
+        (&self.uid, self.generation, self.annotations) == (&now.uid, now.generation, now.annotations)
+            && self.has_finalizer <= now.has_finalizer
+    }
 }
 
 /// The parts of a spec that concern other objects.
@@ -48,15 +60,21 @@ pub(crate) struct Deletion {
 impl KnownObjects {
     /// Records an object. Returns `None` if its specification is unchanged.
     pub(crate) fn update(&mut self, object: &Microservice) -> Option<Change> {
-        let ObjectMeta { uid, generation, annotations, .. } = object.metadata.clone();
+        let ObjectMeta { uid, generation, annotations, .. } = &object.metadata;
+        let mut hasher = DefaultHasher::new();
+        annotations.hash(&mut hasher);
         let shared = Shared { paths: routes::paths(object).to_vec(), calls: object.spec.calls.clone() };
-        let known = KnownObject { uid, generation, annotations, shared: shared.clone() };
+        let known = KnownObject {
+            uid: uid.clone(),
+            generation: *generation,
+            annotations: hasher.finish(),
+            has_finalizer: object.finalizers().iter().any(|finalizer| finalizer == finalizers::DATABASE),
+            shared: shared.clone(),
+        };
         let name = object.name_any();
-        if self.0.get(&name) == Some(&known) {
-            return None;
-        }
+        let is_unchanged = self.0.get(&name).is_some_and(|before| before.is_unchanged_by(&known));
         let before = self.0.insert(name.clone(), known).map(|before| before.shared).unwrap_or_default();
-        Some(Change { name, before, now: shared })
+        (!is_unchanged).then_some(Change { name, before, now: shared })
     }
 
     /// Removes a deleted object. Returns `None` if it was not known.
@@ -80,11 +98,12 @@ impl KnownObjects {
 
 impl Change {
     /// The other objects of `all` that the change concerns.
-    pub(crate) fn affected<T: Borrow<Microservice>>(&self, all: Vec<T>) -> Vec<T> {
+    pub(crate) fn affected<'a, T: Borrow<Microservice>>(&self, all: &'a [T]) -> impl Iterator<Item = &'a T> {
         let is_affected = |other: &Microservice| {
-            other.name_any() != self.name && (self.competes_with(other) || self.calls_or_is_called_by(other))
+            other.metadata.name.as_ref() != Some(&self.name)
+                && (self.competes_with(other) || self.calls_or_is_called_by(other))
         };
-        all.into_iter().filter(|other| is_affected(other.borrow())).collect()
+        all.iter().filter(move |other| is_affected((*other).borrow()))
     }
 
     fn competes_with(&self, other: &Microservice) -> bool {
@@ -92,8 +111,8 @@ impl Change {
     }
 
     fn calls_or_is_called_by(&self, other: &Microservice) -> bool {
-        let callee = other.name_any();
-        self.now.calls.contains(&callee) || self.before.calls.contains(&callee) || other.spec.calls.contains(&self.name)
+        let calls = |calls: &[String]| other.metadata.name.as_ref().is_some_and(|callee| calls.contains(callee));
+        calls(&self.now.calls) || calls(&self.before.calls) || other.spec.calls.contains(&self.name)
     }
 }
 
@@ -108,7 +127,7 @@ mod tests {
     }
 
     fn affected(change: &Change, all: &[Microservice]) -> Vec<String> {
-        change.affected(all.iter().collect()).into_iter().map(ResourceExt::name_any).collect()
+        change.affected(all).map(ResourceExt::name_any).collect()
     }
 
     /// Those of `all` that are affected if `before` changes to `now`.
@@ -152,6 +171,17 @@ mod tests {
         assert_eq!(affected(change, &all[1..]), ["two"]);
         assert!(known.update(&all[0]).is_some(), "it is new again");
         assert!(known.update(&all[1]).is_none());
+    }
+
+    #[test]
+    fn removing_the_finalizer_is_a_change() {
+        let mut known = KnownObjects::default();
+        let bare = object("one", &[], &[]);
+        known.update(&bare);
+        let mut held = bare.clone();
+        held.metadata.finalizers = Some(vec![finalizers::DATABASE.to_owned()]);
+        assert!(known.update(&held).is_none(), "the operator adds it");
+        assert!(known.update(&bare).is_some());
     }
 
     #[test]

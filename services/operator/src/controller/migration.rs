@@ -1,31 +1,39 @@
 //! Runs the migration of a new version, which must succeed before the version is rolled out.
+//!
+//! At most one migration of an object runs at any time: that of another version is stopped first. A Job that failed is
+//! kept until the migration is tried again, by another Job that carries the failure along. So the object stays stalled
+//! until an attempt succeeds or another migration is specified.
+
+mod jobs;
 
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
         batch::v1::{Job, JobCondition},
-        core::v1::{ContainerStateTerminated, Pod},
+        core::v1::Pod,
     },
     jiff::{SignedDuration, Timestamp},
 };
-use kube::{
-    Api, ResourceExt,
-    api::{ApiResource, ListParams, PostParams},
-};
+use kube::ResourceExt;
 use runtime::migration::{Migrated, UNREACHABLE};
 
 use super::{
-    children::is_controlled_by,
     conditions::ConditionResult,
     context::Context,
-    database::ReadyDatabase,
-    error::{Error, with_timeout},
+    database::{self, ReadyDatabase},
+    error::Error,
     pods,
 };
-use api::{Microservice, annotations::MIGRATION};
+use crate::manifests::migration::attempts;
+use api::{Microservice, annotations};
+use jobs::{Jobs, condition, terminated};
 
-/// How long a failed Job is kept for inspection before the migration is retried.
-const RETRY_AFTER: SignedDuration = SignedDuration::from_secs(120);
+/// After this time, a migration that failed is tried again.
+const RETRY_AFTER: SignedDuration = SignedDuration::from_mins(10);
+/// The same for a migration that could not reach the database or did not start.
+const RETRY_UNSTARTED_AFTER: SignedDuration = SignedDuration::from_mins(2);
+
+const FAILED: &str = "MigrationFailed";
 
 /// The state of the migration to the specified version.
 pub(crate) struct Migration {
@@ -50,128 +58,141 @@ pub(crate) async fn ensure(
 ) -> Migration {
     let before = context.statuses.last(object).and_then(|status| status.database?.schema_version);
     let Some(ready_database) = ready_database else {
-        let result =
+        let missing =
             ConditionResult::pending("DatabaseMissing", "waiting for the database; see the condition DatabaseReady");
-        return Migration { result, schema_version: before };
+        return Migration { result: known_failure(context, object).unwrap_or(missing), schema_version: before };
     };
-    let uid = object.uid().unwrap_or_default();
     // The schema is older than at the last reconcile, for example after a restore.
     let is_behind = ready_database.schema_version.is_some_and(|live| before.is_some_and(|before| live < before));
-    let behind = is_behind.then_some(ready_database.verified_at);
-    let mut migration = run(context, &uid, job, deployment, behind).await.unwrap_or_else(|error| error.result().into());
-    match migration.schema_version {
-        // The cached version is outdated.
-        Some(version) if ready_database.schema_version != Some(version) => context.databases.forget(&uid),
-        Some(_) => {}
-        // The termination message is missing or malformed, so use the version found in the database.
-        None => migration.schema_version = before.or(ready_database.schema_version.filter(|version| *version > 0)),
+    let mut migration =
+        run(context, object, job, deployment, ready_database, is_behind).await.unwrap_or_else(|error| {
+            match error.result() {
+                result @ ConditionResult::Stalled(..) => result,
+                result => known_failure(context, object).unwrap_or(result),
+            }
+            .into()
+        });
+    if migration.schema_version.is_none() {
+        migration.schema_version = before.or(ready_database.schema_version.filter(|version| *version > 0));
     }
     migration
 }
 
 async fn run(
     context: &Context,
-    owner_uid: &str,
+    object: &Microservice,
     job: &Job,
     deployment: Option<&Deployment>,
-    behind: Option<Timestamp>,
+    database: &ReadyDatabase,
+    is_behind: bool,
 ) -> Result<Migration, Error> {
-    let hash = job.annotations().get(MIGRATION);
+    let migrated = || ConditionResult::ready("Migrated", "the schema is up to date");
+    let hash = job.annotations().get(annotations::MIGRATION);
     let template = deployment.and_then(|deployment| deployment.spec.as_ref()?.template.metadata.as_ref());
-    let done = template.and_then(|metadata| metadata.annotations.as_ref()?.get(MIGRATION));
-    if behind.is_none() && hash.is_some() && hash == done {
-        return Ok(ConditionResult::ready("Migrated", "the schema is up to date").into());
+    let done = template.and_then(|metadata| metadata.annotations.as_ref()?.get(annotations::MIGRATION));
+    let is_done = !is_behind && hash.is_some() && hash == done;
+    if is_done && !has_others(context, object, job) {
+        return Ok(migrated().into());
     }
-    let api: Api<Job> = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    let Some(found) = with_timeout("read the migration Job", api.get_opt(&job.name_any())).await? else {
-        return start(&api, job).await.map(Migration::from);
+    let jobs = Jobs::read(context, object, job).await?;
+    jobs.delete_others().await?;
+    if is_done {
+        return Ok(migrated().into());
+    }
+    let Some(last) = &jobs.last else {
+        return jobs.start(job, None).await.map(Migration::from);
     };
-    if !is_controlled_by(&found.metadata, owner_uid) {
-        return Err(Error::Conflict { kind: "Job".to_owned(), name: found.name_any() });
-    }
-    if found.metadata.deletion_timestamp.is_some() {
-        return Ok(ConditionResult::pending("Migrating", "waiting for the previous migration Job to be deleted").into());
-    }
-    let ended = |kind: &str| {
-        let mut conditions = found.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        conditions.find(|condition| condition.type_ == kind && condition.status == "True")
-    };
-    let pods: Api<Pod> = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    let selector = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={}", found.name_any()));
-    let mut pods = with_timeout("list the pods of the migration", pods.list(&selector)).await?.items;
-    pods.sort_by_key(|pod| pod.metadata.creation_timestamp.clone());
-    let last = pods.iter().rev().find_map(terminated);
-
-    if let Some(complete) = ended("Complete") {
+    if let Some(complete) = condition(last, "Complete") {
+        // Times of the API server are full seconds.
+        let second = |time: Timestamp| time.as_second();
+        let ended = complete.last_transition_time.as_ref().map(|time| second(time.0));
         // A Job that completed after the schema was read may have migrated it already.
-        if behind.is_some_and(|seen| complete.last_transition_time.as_ref().is_some_and(|time| time.0 < seen)) {
-            delete(context, &found).await?;
-            return Ok(ConditionResult::pending(
-                "Migrating",
-                "the schema is older than at the last reconcile; running the migration again",
-            )
-            .into());
+        let is_newer_than_read = ended.is_none_or(|ended| ended >= second(database.verified_at));
+        if is_behind && !is_newer_than_read {
+            tracing::info!(object = object.name_any(), "the schema is older than before; running the migration again");
+            return jobs.start(job, None).await.map(Migration::from);
         }
-        let schema_version = last.and_then(|ended| schema_version(ended.message.as_deref()?));
-        return Ok(Migration {
-            result: ConditionResult::ready("Migrated", "the schema is up to date"),
-            schema_version,
-        });
+        let found = if is_newer_than_read { read_again(context, object).await } else { database.schema_version };
+        // What the database says comes first: only that can be compared with what it says later.
+        let schema_version = found.or_else(|| reported(jobs.ended()?.message.as_deref()?));
+        return Ok(Migration { result: migrated(), schema_version });
     }
-    if let Some(failed) = ended("Failed") {
-        if is_due(failed) {
-            delete(context, &found).await?;
-        }
-        let cause = last.map(pods::describe).or_else(|| failed.message.clone()).unwrap_or_default();
-        return Ok(if last.is_some_and(|ended| ended.exit_code == i32::from(UNREACHABLE)) {
-            ConditionResult::pending(
-                "ServerUnreachable",
-                format!("the migration cannot reach the database and will be retried: {cause}"),
-            )
-        } else {
-            ConditionResult::stalled("MigrationFailed", format!("the migration failed: {cause}"))
-        }
-        .into());
+    let failure_before = last.annotations().get(annotations::MIGRATION_FAILURE);
+    if let Some(failed) = condition(last, "Failed") {
+        return fail(&jobs, job, failed, failure_before).await.map(Migration::from);
     }
-    let unfinished: Vec<Pod> = pods.iter().filter(|pod| terminated(pod).is_none()).cloned().collect();
+    if let Some(failure) = failure_before {
+        return Ok(ConditionResult::stalled(FAILED, failure).into());
+    }
+    Ok(progress(&jobs).into())
+}
+
+/// The result of a Job that failed. Tries it again once that is due.
+async fn fail(
+    jobs: &Jobs<'_>,
+    job: &Job,
+    failed: &JobCondition,
+    failure_before: Option<&String>,
+) -> Result<ConditionResult, Error> {
+    let ended = jobs.ended();
+    let cause = ended.map(pods::describe).or_else(|| failed.message.clone()).unwrap_or_default();
+    let is_unreachable = ended.is_some_and(|ended| ended.exit_code == i32::from(UNREACHABLE));
+    let failure = if is_unreachable { None } else { Some(format!("the migration failed: {cause}")) };
+    // That the database cannot be reached now is no news of the failure before.
+    let failure = failure.or_else(|| failure_before.cloned());
+    let wait = if is_unreachable || ended.is_none() { RETRY_UNSTARTED_AFTER } else { RETRY_AFTER };
+    if failed.last_transition_time.as_ref().is_some_and(|time| Timestamp::now().duration_since(time.0) > wait) {
+        jobs.start(job, failure.clone()).await?;
+    }
+    Ok(match failure {
+        Some(failure) => ConditionResult::stalled(FAILED, failure),
+        None => ConditionResult::pending(
+            "ServerUnreachable",
+            format!("the migration cannot reach the database and will be retried: {cause}"),
+        ),
+    })
+}
+
+/// The result of a Job that runs for the first time.
+fn progress(jobs: &Jobs<'_>) -> ConditionResult {
+    let unfinished: Vec<Pod> = jobs.pods().filter(|pod| terminated(pod).is_none()).cloned().collect();
     if let Some(problem) = pods::problem(&unfinished, Timestamp::now()) {
-        return Ok(problem.into());
+        return problem;
     }
-    Ok(match last {
+    match jobs.ended() {
         Some(ended) => ConditionResult::pending(
             "Migrating",
             format!("retrying the migration, which last ended with {}", pods::describe(ended)),
         ),
         None => ConditionResult::pending("Migrating", "the migration is running"),
     }
-    .into())
 }
 
-async fn start(api: &Api<Job>, job: &Job) -> Result<ConditionResult, Error> {
-    match with_timeout("create the migration Job", api.create(&PostParams::default(), job)).await {
-        // It was created meanwhile, and the next reconcile finds it.
-        Err(error) if error.is_conflict() => {}
-        result => drop(result?),
-    }
-    Ok(ConditionResult::pending("Migrating", "the migration is starting"))
+/// The failure in the status, if it is of this specification. It stands while nothing better is known.
+fn known_failure(context: &Context, object: &Microservice) -> Option<ConditionResult> {
+    let status = context.statuses.last(object)?;
+    let mut conditions = status.conditions.into_iter();
+    let failed = conditions.find(|condition| condition.type_ == "Migrated" && condition.reason == FAILED)?;
+    let is_current = failed.observed_generation == object.metadata.generation;
+    is_current.then(|| ConditionResult::stalled(FAILED, failed.message))
 }
 
-async fn delete(context: &Context, job: &Job) -> Result<(), Error> {
-    context.children.delete(&ApiResource::erase::<Job>(&()), &job.name_any(), job.uid()).await
+/// Whether the object has migration Jobs that are not of the specified migration.
+fn has_others(context: &Context, object: &Microservice, job: &Job) -> bool {
+    let attempts: Vec<String> = attempts(&job.name_any()).collect();
+    let known = context.children.jobs(object);
+    known.iter().any(|name| !attempts.contains(name))
 }
 
-/// Whether a Job failed long enough ago to be retried.
-fn is_due(condition: &JobCondition) -> bool {
-    condition.last_transition_time.as_ref().is_some_and(|time| Timestamp::now().duration_since(time.0) > RETRY_AFTER)
-}
-
-/// How the container of a Job's pod terminated.
-fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
-    let containers = pod.status.as_ref()?.container_statuses.iter().flatten();
-    containers.into_iter().find_map(|container| container.state.as_ref()?.terminated.as_ref())
+/// The schema version that the database has now, after a migration.
+async fn read_again(context: &Context, object: &Microservice) -> Option<i64> {
+    context.databases.forget(&object.uid().unwrap_or_default());
+    let spec = object.spec.database.as_ref()?;
+    let (_, ready_database) = Box::pin(database::ensure(context, object, spec)).await;
+    ready_database?.schema_version
 }
 
 /// The version in the termination message of a migration.
-fn schema_version(message: &str) -> Option<i64> {
+fn reported(message: &str) -> Option<i64> {
     serde_json::from_str::<Migrated>(message.trim()).ok().map(|migrated| migrated.schema_version)
 }

@@ -5,16 +5,19 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
-use kube::{ResourceExt, runtime::controller::Action};
+use kube::ResourceExt;
 
 use super::{
     backoff::jittered,
-    children::Child,
+    child::Child,
     conditions::{ConditionResult, ConditionResults},
     context::Context,
     database, deploy,
     error::Error,
-    finalize, migration, rollout, routes,
+    finalize,
+    migration::{self, Migration},
+    queue::Action,
+    routes, secret_references,
     status::{self, Outcome},
 };
 use crate::manifests::{self, Manifests, RenderInputs, pod_monitor};
@@ -22,13 +25,13 @@ use api::Microservice;
 
 /// Reconciles one object as far as possible now.
 pub(crate) async fn reconcile(object: Arc<Microservice>, context: Arc<Context>) -> Result<Action, Error> {
-    context.leading().await;
-    let _running = context.queue.start(&object.name_any());
     let _timer = context.metrics.start();
     if object.metadata.deletion_timestamp.is_some() {
         return finalize::finalize(&object, &context).await;
     }
-    finalize::prepare(&object, &context).await?;
+    let Some(object) = finalize::prepare(object, &context).await? else {
+        return Ok(Action::await_change());
+    };
     let outcome = Box::pin(reconcile_spec(&object, &context)).await;
     let summary = outcome.results.summary();
     status::write(&context, &object, &outcome).await?;
@@ -45,46 +48,69 @@ pub(crate) async fn reconcile(object: Arc<Microservice>, context: Arc<Context>) 
 }
 
 async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
-    let uid = object.uid().unwrap_or_default();
     let siblings = context.objects.state();
     let route = routes::resolve(object, &siblings);
-    let (database, ready_database) = match &object.spec.database {
-        Some(spec) => {
-            let (result, ready_database) = database::ensure(context, object, spec).await;
-            (Some(result), ready_database)
+    let permitted = secret_references::check(context, object, &siblings).await;
+    let inputs =
+        RenderInputs { accepted_paths: route.accepted.clone(), ..context.inputs().with_siblings(object, &siblings) };
+    let ensure_database = async {
+        match &object.spec.database {
+            Some(spec) => {
+                let (result, ready_database) = database::ensure(context, object, spec).await;
+                (Some(result), ready_database)
+            }
+            None => (None, None),
         }
-        None => (None, None),
     };
+    // The children that depend on nothing do not wait for a database server that may not respond.
+    let independent = manifests::render(object, &inputs);
+    let ((database, ready_database), (mut applied, pods_may_start)) =
+        tokio::join!(ensure_database, apply_independent(context, object, &independent));
     let inputs = RenderInputs {
-        accepted_paths: route.accepted.clone(),
         credentials_digest: ready_database.as_ref().map(|database| database.credentials_digest.clone()),
         database_ca: ready_database.as_ref().is_some_and(|database| database.ca),
-        ..context.inputs().with_siblings(object, &siblings)
+        ..inputs
     };
     let manifests = manifests::render(object, &inputs);
-    let mut applied = apply_independent(context, &uid, &manifests).await;
 
-    let found = deploy::read(context, &manifests.deployment.name_any()).await;
+    let found = deploy::read(context, object).await;
     let migration = match (&manifests.migration, &found) {
-        (Some(job), Ok(found)) => {
+        (Some(_), Ok(_)) if !pods_may_start => Some(withheld_migration(context, object)),
+        (Some(job), Ok(found)) if permitted.is_ok() => {
             Some(migration::ensure(context, object, job, found.as_ref(), ready_database.as_ref()).await)
         }
         _ => None,
     };
     let (migrated, schema_version) = migration.map(|migration| (migration.result, migration.schema_version)).unzip();
-    let may_roll_out = [&database, &migrated].into_iter().flatten().all(ConditionResult::is_ready);
-    let deployed = match found {
-        Ok(found) if may_roll_out => deploy::roll_out(context, object, &uid, &manifests.deployment, found).await,
-        Ok(found) => deploy::scale(context, object, found).await,
-        Err(error) => Err(error),
+    if let (Some(spec), Some(ConditionResult::Pending(..))) = (&object.spec.database, &migrated)
+        && ready_database.as_ref().is_some_and(|database| database.is_exhausted)
+    {
+        database::make_room(context, object, spec).await;
+    }
+    // A database that was ready before can be used even if it could not be verified now.
+    let has_database = object.spec.database.is_none() || ready_database.is_some();
+    let is_migrated = migrated.as_ref().is_none_or(ConditionResult::is_ready);
+    let may_roll_out = permitted.is_ok() && pods_may_start && has_database && is_migrated;
+    let written = match &found {
+        Ok(_) if may_roll_out => deploy::roll_out(context, object, &manifests.deployment).await,
+        Ok(Some(live)) => deploy::hold(context, object, live).await,
+        Ok(None) | Err(_) => Ok(None),
     };
-    let deployment = deployed.unwrap_or_else(|error| {
+    let is_current = may_roll_out && written.is_ok();
+    let written = written.unwrap_or_else(|error| {
         record_failure(&mut applied, &error);
         None
     });
-    let scaling = match &manifests.autoscaler {
-        Some(autoscaler) => Some(deploy::autoscale(context, &uid, autoscaler, deployment.is_some()).await),
-        None => None,
+    // A Deployment that cannot be changed still runs.
+    let live = found.map(|found| written.or(found));
+    if let Err(error) = &live {
+        record_failure(&mut applied, error);
+    }
+
+    let scaling = match (&manifests.autoscaler, &live) {
+        (Some(autoscaler), Ok(live)) => Some(deploy::autoscale(context, object, autoscaler, live.is_some()).await),
+        (Some(_), Err(error)) => Some(Ok(error.result())),
+        (None, _) => None,
     };
     let scaling = scaling.map(|found| {
         found.unwrap_or_else(|error| {
@@ -93,45 +119,61 @@ async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
         })
     });
 
-    let rollout = match &deployment {
-        None => ConditionResult::pending(
-            "NotRolledOut",
-            "waiting for the database and the migration; no pods have been started yet",
-        ),
-        Some(deployment) => deploy::progress(context, object, deployment).await,
-    };
+    let observed = deploy::observe(context, object, live, is_current).await;
     let results = ConditionResults {
         database,
         migrated,
         children: applied.err().unwrap_or_else(|| ConditionResult::ready("Applied", "")),
-        available: rollout::available(deployment.as_ref()),
-        rollout,
+        available: observed.available,
+        rollout: permitted.err().unwrap_or(observed.rollout),
         scaling,
         route: object.spec.route.as_ref().map(|_| route_result(&route)),
     };
-    Outcome { results, deployment, schema_version: schema_version.flatten(), port: http_port(&manifests.services[0]) }
+    Outcome {
+        results,
+        running: observed.running,
+        schema_version: schema_version.flatten(),
+        system_identifier: ready_database.and_then(|database| database.system_identifier),
+        port: http_port(&manifests.services[0]),
+    }
 }
 
-/// Applies the children that depend on nothing, and deletes those that are no longer specified.
-async fn apply_independent(context: &Context, owner_uid: &str, manifests: &Manifests) -> Result<(), ConditionResult> {
-    let independent = independent(manifests).map_err(|error| error.result())?;
-    let mut applied = Ok(());
+/// Applies the children that depend on nothing, and deletes those that are no longer specified. Also returns whether
+/// pods may start: they need their identity and their isolation, but can wait for the rest.
+async fn apply_independent(
+    context: &Context,
+    object: &Microservice,
+    manifests: &Manifests,
+) -> (Result<(), ConditionResult>, bool) {
+    let independent = match independent(manifests) {
+        Ok(independent) => independent,
+        Err(error) => return (Err(error.result()), false),
+    };
+    let (mut applied, mut pods_may_start) = (Ok(()), true);
     for child in &independent {
-        if let Err(error) = context.children.apply(owner_uid, child).await {
+        if let Err(error) = context.children.apply(object, child).await {
             record_failure(&mut applied, &error);
+            pods_may_start &= !matches!(child.kind.kind.as_str(), "ServiceAccount" | "NetworkPolicy");
         }
     }
     let dependent = [
         Some(("Deployment", manifests.deployment.name_any())),
-        manifests.migration.as_ref().map(|job| ("Job", job.name_any())),
         manifests.autoscaler.as_ref().map(|autoscaler| ("HorizontalPodAutoscaler", autoscaler.name_any())),
     ];
     let dependent = dependent.into_iter().flatten().map(|(kind, name)| (kind.to_owned(), name));
     let keep: Vec<_> = independent.iter().map(Child::key).chain(dependent).collect();
-    if let Err(error) = context.children.prune(owner_uid, &keep).await {
+    if let Err(error) = context.children.prune(object, &keep).await {
         record_failure(&mut applied, &error);
     }
-    applied
+    (applied, pods_may_start)
+}
+
+/// A migration that is not started because its pod may not start.
+fn withheld_migration(context: &Context, object: &Microservice) -> Migration {
+    Migration {
+        result: ConditionResult::pending("NotRolledOut", "waiting for the ServiceAccount and the network policies"),
+        schema_version: context.statuses.last(object).and_then(|status| status.database?.schema_version),
+    }
 }
 
 fn independent(manifests: &Manifests) -> Result<Vec<Child>, Error> {

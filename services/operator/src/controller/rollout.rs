@@ -1,7 +1,11 @@
 //! The progress of a rollout and the state of the autoscaler.
 
 use k8s_openapi::{
-    api::{apps::v1::Deployment, autoscaling::v2::HorizontalPodAutoscaler, core::v1::Pod},
+    api::{
+        apps::v1::{Deployment, ReplicaSet},
+        autoscaling::v2::HorizontalPodAutoscaler,
+        core::v1::{Pod, PodTemplateSpec},
+    },
     jiff::Timestamp,
 };
 
@@ -18,18 +22,62 @@ pub(crate) fn available(deployment: Option<&Deployment>) -> ConditionResult {
     }
 }
 
-/// Whether only the specified version runs, with enough pods.
-pub(crate) fn rolled_out(deployment: &Deployment, scaling: &Scaling, pods: &[Pod], now: Timestamp) -> ConditionResult {
+/// The replica set of the current template, which the Deployment controller recognises in the same way: by its template,
+/// and of several equal ones by its age.
+pub(crate) fn current<'a>(deployment: &Deployment, sets: &'a [ReplicaSet]) -> Option<&'a ReplicaSet> {
+    let template = &deployment.spec.as_ref()?.template;
+    let is_current = |set: &ReplicaSet| {
+        let mut of_set = set.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default();
+        if let Some(labels) = of_set.metadata.as_mut().and_then(|metadata| metadata.labels.as_mut()) {
+            labels.remove("pod-template-hash");
+        }
+        of_set == *template
+    };
+    sets.iter().filter(|set| is_current(set)).min_by_key(|set| set.metadata.creation_timestamp.clone())
+}
+
+/// The image that serves once only the current template runs.
+pub(crate) fn template_image(deployment: &Deployment) -> Option<String> {
+    image(&deployment.spec.as_ref()?.template)
+}
+
+/// The image of most of the ready pods, or of the newest if several have as many.
+pub(crate) fn serving_image(sets: &[ReplicaSet]) -> Option<String> {
+    let ready = |set: &ReplicaSet| set.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
+    let serving = sets.iter().filter(|set| ready(set) > 0);
+    let most = serving.max_by_key(|set| (ready(set), set.metadata.creation_timestamp.clone()))?;
+    image(most.spec.as_ref()?.template.as_ref()?)
+}
+
+fn image(template: &PodTemplateSpec) -> Option<String> {
+    template.spec.as_ref()?.containers.first()?.image.clone()
+}
+
+/// Whether only the specified version runs, with enough pods. `set` is the replica set of the current template, and
+/// `pods` are its pods: what is wrong with older ones does not matter.
+pub(crate) fn rolled_out(
+    deployment: &Deployment,
+    scaling: &Scaling,
+    set: Option<&ReplicaSet>,
+    pods: &[Pod],
+    now: Timestamp,
+) -> ConditionResult {
     let status = deployment.status.clone().unwrap_or_default();
+    // Until the Deployment controller has seen the change, the status and the pods are those of what was before.
+    if status.observed_generation < deployment.metadata.generation {
+        return ConditionResult::pending("RollingOut", "waiting for the rollout to start");
+    }
+    if deployment.spec.as_ref().is_some_and(|spec| spec.paused == Some(true)) {
+        return ConditionResult::pending("Paused", "the rollout is paused: spec.paused of the Deployment is true");
+    }
     let desired = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let (total, updated) = (status.replicas.unwrap_or(0), status.updated_replicas.unwrap_or(0));
     let available = status.available_replicas.unwrap_or(0);
     // During a surge or a scale-down there are more pods than desired. Counts beyond the desired number would not make
     // sense to a reader.
     let (updated_shown, available_shown) = (updated.min(desired), available.min(desired));
-    let current = status.observed_generation >= deployment.metadata.generation;
     // While the autoscaler adds pods, the minimum is enough.
-    if current && updated == total && available >= desired.min(scaling.min) {
+    if updated == total && available >= scaling.min {
         return ConditionResult::ready("RolledOut", format!("{available_shown} of {desired} pods are ready"));
     }
     if let Some(problem) = pods::problem(pods, now) {
@@ -46,14 +94,16 @@ pub(crate) fn rolled_out(deployment: &Deployment, scaling: &Scaling, pods: &[Pod
     }
     let progress =
         format!("{updated_shown} of {desired} pods run the new version, {available_shown} of {desired} are ready");
-    if let Some(stuck) = condition("Progressing", "False").filter(|_| current) {
-        let message = stuck.message.clone().unwrap_or_default();
+    // The condition outlives the rollout that it is about, whose replica set it names.
+    let name = set.and_then(|set| set.metadata.name.as_deref());
+    let stuck = condition("Progressing", "False").and_then(|stuck| stuck.message.as_deref());
+    if let Some(message) = stuck.filter(|message| name.is_some_and(|name| message.contains(&format!("\"{name}\"")))) {
         return ConditionResult::stalled(
             "RolloutStuck",
-            format!("the rollout made no progress before its deadline: {progress}. {message}").trim().to_owned(),
+            format!("the rollout made no progress before its deadline: {progress}. {message}"),
         );
     }
-    if updated == total && current {
+    if updated == total {
         ConditionResult::pending("PodsNotReady", format!("{available_shown} of {desired} pods are ready"))
     } else {
         let surplus = if total > desired {
@@ -95,7 +145,7 @@ mod tests {
     }
 
     fn find(status: serde_json::Value) -> ConditionResult {
-        rolled_out(&deployment(status), &Scaling::default(), &[], Timestamp::UNIX_EPOCH)
+        rolled_out(&deployment(status), &Scaling::default(), None, &[], Timestamp::UNIX_EPOCH)
     }
 
     #[test]
@@ -126,7 +176,7 @@ mod tests {
         });
         let mut deployment = deployment(growing);
         deployment.spec.as_mut().expect("it has one").replicas = Some(6);
-        let found = rolled_out(&deployment, &Scaling::default(), &[], Timestamp::UNIX_EPOCH);
+        let found = rolled_out(&deployment, &Scaling::default(), None, &[], Timestamp::UNIX_EPOCH);
         assert_eq!(found, ConditionResult::ready("RolledOut", "2 of 6 pods are ready"));
     }
 
@@ -141,13 +191,92 @@ mod tests {
 
     #[test]
     fn a_rollout_past_its_deadline_stalls() {
-        let stuck = serde_json::json!({
+        let stuck = deployment(serde_json::json!({
             "observedGeneration": 4, "replicas": 3, "updatedReplicas": 1, "availableReplicas": 2,
-            "conditions": [{ "type": "Progressing", "status": "False", "message": "it has timed out." }],
+            "conditions": [{
+                "type": "Progressing", "status": "False", "message": "ReplicaSet \"orders-2\" has timed out progressing.",
+            }],
+        }));
+        let find = |set| rolled_out(&stuck, &Scaling::default(), Some(&set), &[], Timestamp::UNIX_EPOCH);
+        let text = "the rollout made no progress before its deadline: 1 of 2 pods run the new version, 2 of 2 are ready. \
+                    ReplicaSet \"orders-2\" has timed out progressing.";
+        assert_eq!(find(set("orders-2", "b", 1, 0)), ConditionResult::stalled("RolloutStuck", text));
+        let found = find(set("orders-1", "a", 0, 2));
+        assert!(matches!(found, ConditionResult::Pending("RollingOut", _)), "back to an older version: {found:?}");
+    }
+
+    fn set(name: &str, image: &str, created: i64, ready: i32) -> ReplicaSet {
+        let created = Timestamp::from_second(created).expect("a time").to_string();
+        let set = serde_json::json!({
+            "metadata": { "name": name, "creationTimestamp": created },
+            "spec": { "selector": {}, "template": {
+                "metadata": { "labels": { "app": "orders", "pod-template-hash": name } },
+                "spec": { "containers": [{ "name": "main", "image": image }] },
+            } },
+            "status": { "replicas": 2, "readyReplicas": ready },
         });
-        let text = "the rollout made no progress before its deadline: 1 of 2 pods run the new version, 2 of 2 are ready. it \
-                    has timed out.";
-        assert_eq!(find(stuck), ConditionResult::stalled("RolloutStuck", text));
+        serde_json::from_value(set).expect("a replica set")
+    }
+
+    #[test]
+    fn the_current_replica_set_has_the_template_of_the_deployment() {
+        let sets = [set("one", "a", 1, 0), set("two", "b", 2, 0), set("three", "b", 3, 0)];
+        let mut deployment = deployment(serde_json::json!({}));
+        let mut template = sets[1].spec.clone().expect("it has one").template.expect("it has one");
+        template
+            .metadata
+            .as_mut()
+            .and_then(|metadata| metadata.labels.as_mut())
+            .expect("labels")
+            .remove("pod-template-hash");
+        deployment.spec.as_mut().expect("it has one").template = template;
+        let name = |found: Option<&ReplicaSet>| found.and_then(|set| set.metadata.name.clone());
+        assert_eq!(name(current(&deployment, &sets)).as_deref(), Some("two"));
+        assert_eq!(name(current(&deployment, &sets[..1])), None, "it has not been created yet");
+    }
+
+    #[test]
+    fn the_image_is_that_of_most_ready_pods() {
+        let image = |ready: [i32; 2]| serving_image(&[set("one", "a", 1, ready[0]), set("two", "b", 2, ready[1])]);
+        assert_eq!(image([2, 0]).as_deref(), Some("a"));
+        assert_eq!(image([2, 1]).as_deref(), Some("a"));
+        assert_eq!(image([1, 1]).as_deref(), Some("b"), "the newer one");
+        assert_eq!(image([0, 0]), None);
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_change_before_it_is_observed() {
+        let stale = serde_json::json!({
+            "observedGeneration": 3, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 0,
+            "conditions": [{ "type": "Progressing", "status": "False", "message": "timed out" }],
+        });
+        let crashing = serde_json::json!({ "metadata": { "name": "orders-1" }, "status": { "containerStatuses": [{
+            "name": "main", "image": "a", "imageID": "", "ready": false, "restartCount": 9,
+            "state": { "terminated": { "exitCode": 1 } },
+        }] } });
+        let crashing = serde_json::from_value(crashing).expect("a pod");
+        let found = rolled_out(&deployment(stale), &Scaling::default(), None, &[crashing], Timestamp::UNIX_EPOCH);
+        assert!(matches!(found, ConditionResult::Pending("RollingOut", _)), "{found:?}");
+    }
+
+    #[test]
+    fn a_deployment_scaled_to_zero_is_not_ready() {
+        let empty = serde_json::json!({ "observedGeneration": 4, "replicas": 0, "updatedReplicas": 0 });
+        let mut deployment = deployment(empty);
+        deployment.spec.as_mut().expect("it has one").replicas = Some(0);
+        let found = rolled_out(&deployment, &Scaling::default(), None, &[], Timestamp::UNIX_EPOCH);
+        assert!(matches!(found, ConditionResult::Pending("PodsNotReady", _)), "{found:?}");
+    }
+
+    #[test]
+    fn a_paused_rollout_is_named() {
+        let done = serde_json::json!({
+            "observedGeneration": 4, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2,
+        });
+        let mut deployment = deployment(done);
+        deployment.spec.as_mut().expect("it has one").paused = Some(true);
+        let found = rolled_out(&deployment, &Scaling::default(), None, &[], Timestamp::UNIX_EPOCH);
+        assert!(matches!(found, ConditionResult::Pending("Paused", _)), "{found:?}");
     }
 
     #[test]

@@ -20,22 +20,61 @@ use api::{DeletionPolicy, Microservice, annotations};
 /// The length of a password: 32 characters out of 62 are 190 bits.
 const PASSWORD_LENGTH: usize = 32;
 
-/// The credentials of a service's database.
-pub(crate) struct Credentials {
-    pub(crate) secret: String,
-    pub(crate) password: String,
-    /// Whether the password was generated just now.
-    pub(crate) new: bool,
-}
+/// The Secret with the credentials of a service's database.
+pub(crate) struct Credentials(Secret);
 
 impl Credentials {
-    /// A digest that changes with the password and the server and reveals neither.
-    pub(crate) fn digest(&self, server: &Server) -> String {
-        format!("{:.16x}", Sha256::digest(format!("{}\n{}\n{}", server.host(), server.port(), self.password)))
+    pub(crate) fn password(&self) -> Option<String> {
+        self.text("password")
+    }
+
+    /// The system identifier of the server that they are for, if it was written already.
+    pub(crate) fn system_identifier(&self) -> Option<&str> {
+        self.0.annotations().get(annotations::SERVER).map(String::as_str)
+    }
+
+    /// See [`digest`]; `None` if the Secret is incomplete.
+    pub(crate) fn digest(&self) -> Option<String> {
+        self.text("url")?;
+        Some(digest(&self.text("host")?, &self.text("port")?, &self.password()?))
+    }
+
+    /// Whether there are CA certificates.
+    pub(crate) fn has_ca(&self) -> bool {
+        self.text("ca.crt").is_some()
+    }
+
+    /// Whether the Secret is as specified.
+    pub(crate) fn is(&self, desired: &Secret) -> bool {
+        let existing = &self.0;
+        let owners = |secret: &Secret| {
+            let owners = secret.metadata.owner_references.iter().flatten();
+            owners.map(|owner| owner.uid.clone()).collect::<Vec<_>>()
+        };
+        let has = |desired: &BTreeMap<String, ByteString>| {
+            let existing = existing.data.as_ref();
+            desired.iter().all(|(key, value)| existing.and_then(|data| data.get(key)) == Some(value))
+        };
+        let contains = |existing: &BTreeMap<String, String>, desired: &BTreeMap<String, String>| {
+            desired.iter().all(|(key, value)| existing.get(key) == Some(value))
+        };
+        desired.data.as_ref().is_none_or(has)
+            && owners(existing) == owners(desired)
+            && contains(existing.labels(), desired.labels())
+            && contains(existing.annotations(), desired.annotations())
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        text(self.0.data.as_ref()?.get(key)?)
     }
 }
 
-/// The Secrets of the operator's namespace. They are read one by one, because the operator may not list them.
+/// A digest of credentials that changes with the password and the server and reveals neither.
+pub(crate) fn digest(host: &str, port: &str, password: &str) -> String {
+    format!("{:.16x}", Sha256::digest(format!("{host}\n{port}\n{password}")))
+}
+
+/// The Secrets of the operator's namespace. Their data is read one by one; `watches` only watches metadata.
 pub(crate) struct Secrets(Api<Secret>);
 
 impl Secrets {
@@ -43,10 +82,14 @@ impl Secrets {
         Self(Api::namespaced(client, namespace))
     }
 
+    /// Reads a Secret if it exists.
+    pub(crate) async fn get(&self, name: &str) -> Result<Option<Secret>, Error> {
+        with_timeout("read a Secret", self.0.get_opt(name)).await
+    }
+
     /// Reads the data of a Secret if it exists.
     pub(crate) async fn read(&self, name: &str) -> Result<Option<BTreeMap<String, ByteString>>, Error> {
-        let secret = with_timeout("read a Secret", self.0.get_opt(name)).await?;
-        Ok(secret.map(|secret| secret.data.unwrap_or_default()))
+        Ok(self.get(name).await?.map(|secret| secret.data.unwrap_or_default()))
     }
 
     /// Returns the data of the Secret of the bundled server at `address`. Creates it, with a superuser password, if it
@@ -84,59 +127,58 @@ impl Secrets {
         }
     }
 
-    /// Returns the credentials of the object's database `database` on `server`. Generates them if they do not exist,
-    /// and stores them before the database sees them, so that no password in use is lost.
+    /// Reads the credentials of the object's database if they exist.
     ///
     /// # Errors
     /// Returns [`Error::Conflict`] if the Secret belongs to something else.
-    pub(crate) async fn ensure(
-        &self,
-        object: &Microservice,
-        owner: &Owner,
-        server: &Server,
-        database: &str,
-    ) -> Result<Credentials, Error> {
+    pub(crate) async fn find(&self, object: &Microservice, owner: &Owner) -> Result<Option<Credentials>, Error> {
         let name = names::database_secret(object);
-        let existing = with_timeout("read a Secret", self.0.get_opt(&name)).await?;
-        if let Some(existing) = &existing
-            && existing.annotations().get(annotations::OWNERSHIP) != Some(&owner.to_string())
-        {
-            return Err(Error::Conflict { kind: "Secret".to_owned(), name });
+        let Some(secret) = self.get(&name).await? else { return Ok(None) };
+        // The first versions wrote no cluster. A Secret is of this cluster anyway.
+        let owners = [owner.to_string(), owner.without_cluster().to_string()];
+        match secret.annotations().get(annotations::OWNERSHIP) {
+            Some(found) if owners.contains(found) => Ok(Some(Credentials(secret))),
+            _ => Err(Error::Conflict { kind: "Secret".to_owned(), name }),
         }
-        let found = existing.as_ref().and_then(|secret| text(secret.data.as_ref()?.get("password")?));
-        let new = found.is_none();
-        let password = found.unwrap_or_else(password);
-        let desired = secret(object, owner, data(server, database, &password));
-        match &existing {
-            None => match with_timeout("create a Secret", self.0.create(&PostParams::default(), &desired)).await {
-                // It was created meanwhile, and the next reconcile reads it.
-                Err(error) if error.is_conflict() => return Err(error),
-                result => drop(result?),
-            },
-            Some(existing) if differs(existing, &desired) => {
-                let patch = Patch::Merge(&desired);
-                with_timeout("update a Secret", self.0.patch(&name, &PatchParams::default(), &patch)).await?;
+    }
+
+    /// Stores credentials, before the database sees them: no password in use is lost. Writes nothing if `existing` is
+    /// as specified.
+    pub(crate) async fn store(&self, existing: Option<&Credentials>, desired: &Secret) -> Result<(), Error> {
+        match existing {
+            // If it was created meanwhile, that is an error, and the next reconcile reads it.
+            None => with_timeout("create a Secret", self.0.create(&PostParams::default(), desired)).await.map(drop),
+            Some(existing) if !existing.is(desired) => {
+                let (name, parameters, patch) = (desired.name_any(), PatchParams::default(), Patch::Merge(desired));
+                with_timeout("update a Secret", self.0.patch(&name, &parameters, &patch)).await.map(drop)
             }
-            Some(_) => {}
+            Some(_) => Ok(()),
         }
-        Ok(Credentials { secret: name, password, new })
     }
 }
 
-/// The desired Secret. Under `Retain` it has no owner reference, so that it outlives the object.
-fn secret(object: &Microservice, owner: &Owner, data: BTreeMap<String, ByteString>) -> Secret {
+/// The desired Secret of credentials. Under `Retain` it has no owner reference, so that it outlives the object.
+pub(crate) fn credentials(
+    object: &Microservice,
+    owner: &Owner,
+    server: &Server,
+    system_identifier: &str,
+    (database, password): (&str, &str),
+) -> Secret {
     let deletes =
         object.spec.database.as_ref().is_some_and(|database| database.deletion_policy == DeletionPolicy::Delete);
+    let annotations =
+        [(annotations::OWNERSHIP, owner.to_string()), (annotations::SERVER, system_identifier.to_owned())];
     Secret {
         metadata: ObjectMeta {
             name: Some(names::database_secret(object)),
             labels: Some(crate::manifests::labels(object, "database")),
-            annotations: Some([(annotations::OWNERSHIP.to_owned(), owner.to_string())].into()),
+            annotations: Some(annotations.map(|(key, value)| (key.to_owned(), value)).into()),
             // An empty list makes the merge patch remove the owner that another policy set.
             owner_references: Some(deletes.then(|| object.controller_owner_ref(&())).flatten().into_iter().collect()),
             ..ObjectMeta::default()
         },
-        data: Some(data),
+        data: Some(data(server, database, password)),
         ..Secret::default()
     }
 }
@@ -158,24 +200,11 @@ fn data(server: &Server, database: &str, password: &str) -> BTreeMap<String, Byt
     data
 }
 
-fn differs(existing: &Secret, desired: &Secret) -> bool {
-    let owners = |secret: &Secret| {
-        let owners = secret.metadata.owner_references.iter().flatten();
-        owners.map(|owner| owner.uid.clone()).collect::<Vec<_>>()
-    };
-    let has = |desired: &BTreeMap<String, ByteString>| {
-        let existing = existing.data.as_ref();
-        desired.iter().all(|(key, value)| existing.and_then(|data| data.get(key)) == Some(value))
-    };
-    !desired.data.as_ref().is_none_or(has)
-        || owners(existing) != owners(desired)
-        || !desired.labels().iter().all(|(key, value)| existing.labels().get(key) == Some(value))
-}
-
 fn text(bytes: &ByteString) -> Option<String> {
     String::from_utf8(bytes.0.clone()).ok().filter(|text| !text.is_empty())
 }
 
-fn password() -> String {
+/// A new password.
+pub(crate) fn password() -> String {
     rand::rng().sample_iter(Alphanumeric).take(PASSWORD_LENGTH).map(char::from).collect()
 }

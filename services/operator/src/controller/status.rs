@@ -1,26 +1,38 @@
 //! Writes the status of an object when it changes, with an event.
 
 use api::{DatabaseStatus, Microservice, MicroserviceStatus};
-use k8s_openapi::{api::apps::v1::Deployment, jiff::Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::{
-    Api, Resource, ResourceExt,
+    Api, ResourceExt,
     api::{Patch, PatchParams},
 };
+use serde_json::Value;
 
 use super::{
-    children::MANAGER,
     conditions::{ConditionResult, ConditionResults},
     context::Context,
     error::{Error, with_timeout},
+    fields::MANAGER,
 };
 use crate::manifests::names;
 
 /// The outcome of a reconcile.
 pub(crate) struct Outcome {
     pub(crate) results: ConditionResults,
-    pub(crate) deployment: Option<Deployment>,
+    /// What runs; `None` if that cannot be found out now.
+    pub(crate) running: Option<Running>,
     pub(crate) schema_version: Option<i64>,
+    pub(crate) system_identifier: Option<String>,
     pub(crate) port: Option<i32>,
+}
+
+/// What runs, whatever is specified.
+#[derive(Default)]
+pub(crate) struct Running {
+    /// The image that serves.
+    pub(crate) image: Option<String>,
+    pub(crate) replicas: i32,
+    pub(crate) ready_replicas: i32,
 }
 
 /// Writes the status unless it is unchanged.
@@ -32,41 +44,58 @@ pub(crate) async fn write(context: &Context, object: &Microservice, outcome: &Ou
         return Ok(());
     }
     let api: Api<Microservice> = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    let patch = serde_json::json!({
-        "apiVersion": Microservice::api_version(&()), "kind": Microservice::kind(&()),
-        "metadata": { "name": object.name_any() }, "status": status,
-    });
-    let (name, parameters, patch) = (object.name_any(), PatchParams::apply(MANAGER).force(), Patch::Apply(patch));
+    let mut patch = serde_json::to_value(&status)?;
+    remove_others(&serde_json::to_value(&before)?, &mut patch);
+    let patch = Patch::Merge(serde_json::json!({ "status": patch }));
+    let (name, parameters) =
+        (object.name_any(), PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() });
+    context.own_statuses.begin(object, &status);
     let write = api.patch_status(&name, &parameters, &patch);
     match with_timeout("write the status", write).await {
         Err(error) if error.is_gone() => return Ok(()),
-        written => context.statuses.insert(&written?, status),
+        written => {
+            let written = written?;
+            context.own_statuses.end(&written, &status);
+            context.statuses.insert(&written, status);
+        }
     }
     record_event(context, object, &summary, before.as_ref()).await;
     Ok(())
+}
+
+/// Makes a merge patch remove the fields that it does not have.
+fn remove_others(before: &Value, patch: &mut Value) {
+    if let (Value::Object(before), Value::Object(patch)) = (before, patch) {
+        for (key, before) in before {
+            remove_others(before, patch.entry(key).or_insert(Value::Null));
+        }
+    }
 }
 
 fn status(object: &Microservice, outcome: &Outcome, before: Option<&MicroserviceStatus>) -> MicroserviceStatus {
     let generation = object.metadata.generation.unwrap_or(0);
     let conditions = before.map(|status| status.conditions.as_slice()).unwrap_or_default();
     let conditions = outcome.results.conditions(conditions, generation, Timestamp::now());
-    let counts = outcome.deployment.as_ref().and_then(|deployment| deployment.status.clone()).unwrap_or_default();
-    let image = outcome
-        .deployment
-        .as_ref()
-        .and_then(|deployment| deployment.spec.as_ref()?.template.spec.as_ref()?.containers.first()?.image.clone());
+    let (image, replicas, ready_replicas) = match (&outcome.running, before) {
+        (Some(running), _) => (running.image.clone(), running.replicas, running.ready_replicas),
+        (None, Some(before)) => (before.image.clone(), before.replicas, before.ready_replicas),
+        (None, None) => (None, 0, 0),
+    };
+    let known = before.and_then(|status| status.database.as_ref());
     let namespace = object.namespace().unwrap_or_default();
     let url = outcome.port.map(|port| format!("http://{}.{namespace}.svc:{port}", object.name_any()));
     MicroserviceStatus {
         observed_generation: generation,
         url: url.or_else(|| before.and_then(|status| status.url.clone())),
         image,
-        replicas: counts.replicas.unwrap_or(0),
-        ready_replicas: counts.ready_replicas.unwrap_or(0),
+        replicas,
+        ready_replicas,
         database: object.spec.database.as_ref().map(|spec| DatabaseStatus {
             name: names::database(object, spec),
             secret_name: names::database_secret(object),
-            schema_version: outcome.schema_version,
+            // What was last known counts until it is known again.
+            schema_version: outcome.schema_version.or_else(|| known?.schema_version),
+            system_identifier: outcome.system_identifier.clone().or_else(|| known?.system_identifier.clone()),
         }),
         conditions,
     }
@@ -88,7 +117,10 @@ async fn record_event(
     match summary {
         ConditionResult::Ready(..) => context.events.normal(object, now, message).await,
         // Normal progress.
-        ConditionResult::Pending("Migrating" | "NotRolledOut" | "RollingOut" | "PodsNotReady", _) => {
+        ConditionResult::Pending(
+            "Migrating" | "NotRolledOut" | "RollingOut" | "PodsNotReady" | "WaitingForDeletion",
+            _,
+        ) => {
             context.events.normal(object, now, message).await;
         }
         ConditionResult::Pending(..) | ConditionResult::Stalled(..) => {

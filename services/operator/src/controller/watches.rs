@@ -1,11 +1,17 @@
 //! The watches that trigger reconciles.
 
-use std::{collections::HashSet, iter, mem, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    iter,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{Stream, StreamExt, stream};
+use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, ResourceExt,
-    api::{ApiResource, DynamicObject},
+    api::{ApiResource, DynamicObject, PartialObjectMeta},
     runtime::{
         WatchStreamExt,
         reflector::{ObjectRef, store::Writer},
@@ -17,19 +23,27 @@ use tokio::{sync::watch, time};
 use super::{
     children,
     context::Context,
+    digest::digest,
     error::with_timeout,
     known_objects::{Change, KnownObjects},
 };
 use crate::manifests::{MANAGED_BY, pod_monitor};
 use api::Microservice;
 
-/// How often discovery is asked for a kind that the cluster may lack.
-const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
+/// The number of children that a page of a list has. Each has a long record of who wrote which field, which is dropped
+/// once the page has been read.
+const PAGE_SIZE: u32 = 100;
+
+/// The wait after discovery has failed.
+const DISCOVERY_RETRY: Duration = Duration::from_secs(5);
+
+/// What `kubectl apply` remembers in each object.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 type Trigger = ObjectRef<Microservice>;
 
-/// Triggers for objects whose specification changed, and for the other objects that the change concerns. Changes of a
-/// status, which the operator writes itself, trigger nothing.
+/// Triggers for objects whose specification changed, and for the other objects that the change concerns. Of the changes
+/// of a status, only those by someone else trigger anything.
 pub(crate) fn objects(
     context: &Arc<Context>,
     writer: Writer<Microservice>,
@@ -37,56 +51,96 @@ pub(crate) fn objects(
     let context = context.clone();
     let api: Api<Microservice> = Api::namespaced(context.client.clone(), &context.settings.namespace);
     let mut known = KnownObjects::default();
-    let mut listed = Vec::new();
     watcher(api, watcher::Config::default())
         .default_backoff()
-        .modify(|object| object.metadata.managed_fields = None)
+        .modify(|object| {
+            object.metadata.managed_fields = None;
+            object.annotations_mut().remove(LAST_APPLIED);
+        })
         .reflect(writer)
         .flat_map(move |event| {
             let mut deleted = Vec::new();
             let updated = match event {
-                Ok(watcher::Event::Init) => {
-                    listed.clear();
-                    Vec::new()
-                }
-                // The store contains listed objects only once the list is complete.
-                Ok(watcher::Event::InitApply(object)) => {
-                    listed.push(object);
-                    Vec::new()
-                }
+                // The store has the listed objects by now. Nothing else reports what was deleted before the list.
                 Ok(watcher::Event::InitDone) => {
-                    // Nothing else reports what was deleted before the list.
-                    deleted = known.retain(&listed.iter().map(ResourceExt::name_any).collect());
-                    mem::take(&mut listed)
+                    let mut all = context.objects.state();
+                    all.sort_by_key(|object| object.name_any());
+                    deleted = known.retain(&all.iter().map(|object| object.name_any()).collect());
+                    all
                 }
-                Ok(watcher::Event::Apply(object)) => vec![object],
+                Ok(watcher::Event::Apply(object)) => vec![Arc::new(object)],
                 Ok(watcher::Event::Delete(object)) => {
                     deleted.extend(known.remove(&object.name_any()));
                     Vec::new()
                 }
-                Err(_) => Vec::new(),
+                Ok(watcher::Event::Init | watcher::Event::InitApply(_)) | Err(_) => Vec::new(),
             };
             // Of an object that was deleted and made again in an outage, only the second one is reported.
             deleted.extend(updated.iter().filter_map(|object| known.remove_predecessor(object)));
             for deletion in &deleted {
                 context.forget(&deletion.change.name, deletion.uid.as_deref().unwrap_or_default());
             }
+            let overwritten = updated.iter().filter(|object| context.own_statuses.is_overwritten(object));
+            let overwritten: Vec<_> = overwritten.map(|object| ObjectRef::from_obj(&**object)).collect();
             let deleted = deleted.into_iter().map(|deletion| deletion.change);
             let changes: Vec<_> = deleted.chain(updated.iter().filter_map(|object| known.update(object))).collect();
-            stream::iter(changes.into_iter().flat_map(|change| affected(&context, &change)).collect::<Vec<_>>())
+            stream::iter(affected(&context, &changes).into_iter().chain(overwritten).collect::<Vec<_>>())
         })
 }
 
-/// An object that changed, and the other objects that the change concerns.
-fn affected(context: &Context, change: &Change) -> Vec<Trigger> {
-    let changed = ObjectRef::new(&change.name).within(&context.settings.namespace);
-    let others = change.affected(context.objects.state());
-    iter::once(changed).chain(others.iter().map(|other| ObjectRef::from_obj(&**other))).collect()
+/// The objects that changed, each followed by the other objects that the change concerns.
+fn affected(context: &Context, changes: &[Change]) -> Vec<Trigger> {
+    let all = if changes.is_empty() { Vec::new() } else { context.objects.state() };
+    let trigger = |name: &str| ObjectRef::new(name).within(&context.settings.namespace);
+    let of_change = |change: &Change| {
+        let others = change.affected(&all).map(|other| trigger(&other.name_any())).collect::<Vec<_>>();
+        iter::once(trigger(&change.name)).chain(others)
+    };
+    changes.iter().flat_map(of_change).collect()
 }
 
 /// Triggers for the owners of children that changed.
 pub(crate) fn children(context: &Arc<Context>) -> impl Stream<Item = Trigger> + Send + use<> {
     stream::select_all(children::kinds().map(|kind| changes(context.clone(), kind).boxed()))
+}
+
+/// Triggers for the objects whose credentials were changed or deleted. Only the metadata of Secrets is read.
+pub(crate) fn credentials(context: &Arc<Context>) -> impl Stream<Item = Trigger> + Send + use<> {
+    let context = context.clone();
+    let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), &context.settings.namespace);
+    let config = watcher::Config::default().labels(&format!("{MANAGED_BY},app.kubernetes.io/component=database"));
+    // Version and object, by the name of the Secret. New Secrets trigger nothing: a reconcile has just created them.
+    let mut known: HashMap<String, (Option<String>, String)> = HashMap::new();
+    let mut listed = HashSet::new();
+    watcher(api, config).default_backoff().flat_map(move |event| {
+        let mut update = |secret: &PartialObjectMeta<Secret>| {
+            let object = secret.labels().get("app.kubernetes.io/name")?.clone();
+            let version = secret.resource_version();
+            let before = known.insert(secret.name_any(), (version.clone(), object.clone()));
+            before.filter(|(before, _)| *before != version).map(|_| object)
+        };
+        let changed: Vec<String> = match event {
+            Ok(watcher::Event::Init) => {
+                listed.clear();
+                Vec::new()
+            }
+            Ok(watcher::Event::InitApply(secret)) => {
+                listed.insert(secret.name_any());
+                update(&secret).into_iter().collect()
+            }
+            // Nothing else reports what was deleted before the list.
+            Ok(watcher::Event::InitDone) => {
+                known.extract_if(|name, _| !listed.contains(name)).map(|(_, (_, object))| object).collect()
+            }
+            Ok(watcher::Event::Apply(secret)) => update(&secret).into_iter().collect(),
+            Ok(watcher::Event::Delete(secret)) => {
+                known.remove(&secret.name_any()).map(|(_, object)| object).into_iter().collect()
+            }
+            Err(_) => Vec::new(),
+        };
+        let trigger = |object: String| ObjectRef::new(&object).within(&context.settings.namespace);
+        stream::iter(changed.into_iter().map(trigger).collect::<Vec<_>>())
+    })
 }
 
 /// Triggers for the owners of `PodMonitor`s that changed, and for every object when that kind is installed or removed.
@@ -100,25 +154,28 @@ pub(crate) fn pod_monitors(
         .flat_map(move |_| changes(watching.clone(), pod_monitor::resource()));
     let discovering = context.clone();
     let discovered = stream::unfold((found, discovering), |(found, context)| async {
-        if let Some(served) = is_served(&context, &pod_monitor::resource()).await
+        let served = is_served(&context, &pod_monitor::resource()).await;
+        if let Some(served) = served
             && found.send_replace(served) != served
         {
             let objects = context.objects.state();
             let all: Vec<_> = objects.iter().map(|object| ObjectRef::from_obj(&**object)).collect();
             return Some((stream::iter(all), (found, context)));
         }
-        time::sleep(DISCOVERY_PERIOD).await;
+        time::sleep(if served.is_some() { context.settings.resync } else { DISCOVERY_RETRY }).await;
         Some((stream::iter(Vec::new()), (found, context)))
     });
     stream::select(watched, discovered.flatten())
 }
 
-/// Records every change of a kind of child and triggers its owner, and its former owner if it has changed.
+/// Records every change of a kind of child. One that concerns a reconcile triggers the owner of the child, and its
+/// former owner if it has changed.
 fn changes(context: Arc<Context>, kind: ApiResource) -> impl Stream<Item = Trigger> + Send {
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &context.settings.namespace, &kind);
     let mut listed = HashSet::new();
-    let events = watcher(api, watcher::Config::default().labels(MANAGED_BY)).default_backoff();
-    events.flat_map(move |event| {
+    let mut digests: HashMap<String, u64> = HashMap::new();
+    let config = watcher::Config::default().labels(MANAGED_BY).page_size(PAGE_SIZE);
+    watcher(api, config).default_backoff().flat_map(move |event| {
         let owners = match event {
             Ok(watcher::Event::Init) => {
                 listed.clear();
@@ -126,17 +183,44 @@ fn changes(context: Arc<Context>, kind: ApiResource) -> impl Stream<Item = Trigg
             }
             Ok(watcher::Event::InitApply(object)) => {
                 listed.insert(object.name_any());
-                context.children.observe(&kind, &object, true)
+                observe(&context, &kind, &object, &mut digests)
             }
-            // Nothing else reports what was deleted before the list.
-            Ok(watcher::Event::InitDone) => context.children.retain(&kind, &listed),
-            Ok(watcher::Event::Apply(object)) => context.children.observe(&kind, &object, true),
-            Ok(watcher::Event::Delete(object)) => context.children.observe(&kind, &object, false),
+            Ok(watcher::Event::InitDone) => {
+                digests.retain(|name, _| listed.contains(name));
+                context.observed.retain(&kind.kind, &listed);
+                context.listed.send_if_modified(|kinds| kinds.insert(kind.kind.clone()));
+                // Nothing else reports what was deleted before the list.
+                context.children.retain(&kind, &listed)
+            }
+            Ok(watcher::Event::Apply(object)) => observe(&context, &kind, &object, &mut digests),
+            Ok(watcher::Event::Delete(object)) => {
+                digests.remove(&object.name_any());
+                context.observed.forget(&kind.kind, &object.name_any());
+                context.children.observe(&kind, &object, false)
+            }
             Err(_) => Vec::new(),
         };
         let trigger = |owner: String| ObjectRef::new(&owner).within(&context.settings.namespace);
         stream::iter(owners.into_iter().map(trigger).collect::<Vec<_>>())
     })
+}
+
+/// Records a child. Returns the names of the objects that its change concerns: none if the operator wrote it itself,
+/// since that reconcile has seen the result.
+fn observe(
+    context: &Context,
+    kind: &ApiResource,
+    object: &DynamicObject,
+    digests: &mut HashMap<String, u64>,
+) -> Vec<String> {
+    let name = object.name_any();
+    let version = object.resource_version().and_then(|version| version.parse().ok());
+    let is_own_write = version.is_some() && version <= context.children.version(&kind.kind, &name);
+    let owners = context.children.observe(kind, object, true);
+    context.observed.observe(&kind.kind, object);
+    let digest = digest(kind, object);
+    let is_unchanged = digests.insert(name, digest) == Some(digest);
+    if is_own_write || is_unchanged { Vec::new() } else { owners }
 }
 
 /// Whether the API server serves a kind, or `None` if the request failed.

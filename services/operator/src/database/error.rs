@@ -7,7 +7,7 @@ use sqlx::postgres::PgDatabaseError;
 use super::{identifier::Invalid, owner::Owner};
 
 /// Why a role and its database are not as specified.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// A name or annotation is not allowed.
     #[error(transparent)]
@@ -63,16 +63,14 @@ pub enum Error {
     },
 
     /// Another object owns it.
-    #[error(
-        "{what} belongs to {}/{} of installation {}: choose another name, or adopt it with the annotation \
-         hedgerow.dev/adopt: {}",
-        owner.namespace(), owner.name(), owner.installation(), owner
-    )]
+    #[error("{what} belongs to {}: choose another name, or {adopt}", owner.describe())]
     OwnedByOther {
         /// The role or database.
         what: String,
         /// Its owner.
         owner: Owner,
+        /// How to adopt it.
+        adopt: String,
     },
 
     /// Hedgerow did not create it.
@@ -116,6 +114,19 @@ impl Error {
             Self::PrivilegeMissing { .. } => "PrivilegeMissing",
             Self::Sql { .. } => "DatabaseError",
         }
+    }
+
+    /// Whether it may be the admin that cannot log in.
+    #[must_use]
+    pub fn is_about_login(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::Tls { .. }
+                | Self::WrongPassword { .. }
+                | Self::Login { .. }
+                | Self::TooManyConnections { .. }
+        )
     }
 
     /// Whether the role or database belongs to something else. Retrying does not help until someone changes that.

@@ -40,17 +40,24 @@ pub(super) fn check_ownership(
         return Err(Error::NotOwned(format!("the role {name} is a superuser: choose another name")));
     }
     let role_owns_database = state.database.as_ref().is_some_and(|database| database.owner == name.raw());
+    let adopt = |from: &str| {
+        let entry = owner.adoption_entry(name.raw());
+        format!(
+            "adopt it: set the annotation {ADOPT} to `{from}`, and list {entry} under `adopt` in the Secret of the server"
+        )
+    };
     let proven = role_owns_database && (role == Some(Ownership::Owned) || database == Some(Ownership::Owned));
     for (ownership, what) in [(role, "role"), (database, "database")] {
         match ownership {
             Some(Ownership::Unowned) if !proven => {
                 return Err(Error::NotOwned(format!(
-                    "the {what} {name} was not created by Hedgerow: drop it, choose another name, or adopt it with the \
-                     annotation {ADOPT}: {UNMARKED}"
+                    "the {what} {name} was not created by Hedgerow: drop it, choose another name, or {}",
+                    adopt(UNMARKED)
                 )));
             }
             Some(Ownership::Other(owner)) => {
-                return Err(Error::OwnedByOther { what: format!("the {what} {name}"), owner });
+                let adopt = adopt(&owner.to_string());
+                return Err(Error::OwnedByOther { what: format!("the {what} {name}"), owner, adopt });
             }
             _ => {}
         }

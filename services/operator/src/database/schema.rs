@@ -16,26 +16,41 @@ const PUBLIC_IS_OWN: &str = "
        AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(nspacl) WHERE grantee = 0)
     FROM pg_catalog.pg_namespace WHERE nspname = 'public'";
 
-// Tables of extensions do not count.
+// Whether no migration has created anything: not only tables count. The database was made from template0, where the OIDs
+// of all objects are below 16384 (FirstNormalObjectId). Namespaces of temporary tables outlive them.
 const IS_EMPTY: &str = "
-    SELECT NOT EXISTS (
-        SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
-          AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend
-                          WHERE classid = 'pg_catalog.pg_class'::regclass AND objid = c.oid AND deptype = 'e'))";
+    SELECT NOT EXISTS (SELECT FROM (
+        SELECT oid FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_'
+        UNION ALL SELECT oid FROM pg_catalog.pg_class
+        UNION ALL SELECT oid FROM pg_catalog.pg_proc
+        UNION ALL SELECT oid FROM pg_catalog.pg_type
+        UNION ALL SELECT oid FROM pg_catalog.pg_extension
+        UNION ALL SELECT oid FROM pg_catalog.pg_operator
+        UNION ALL SELECT oid FROM pg_catalog.pg_cast
+        UNION ALL SELECT oid FROM pg_catalog.pg_collation
+        UNION ALL SELECT oid FROM pg_catalog.pg_ts_config
+        UNION ALL SELECT oid FROM pg_catalog.pg_ts_dict
+        UNION ALL SELECT oid FROM pg_catalog.pg_event_trigger
+        UNION ALL SELECT oid FROM pg_catalog.pg_publication
+        UNION ALL SELECT oid FROM pg_catalog.pg_foreign_data_wrapper
+        UNION ALL SELECT oid FROM pg_catalog.pg_default_acl
+        UNION ALL SELECT oid FROM pg_catalog.pg_largeobject_metadata
+    ) AS object WHERE oid >= 16384)";
 
 const HAS_MIGRATIONS: &str = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
 
 const VERSION: &str = "SELECT coalesce(max(version), 0)::bigint FROM _sqlx_migrations WHERE success";
 
-/// Makes the role the only owner of the schema `public`. A service may drop that schema.
+/// Makes the role the only owner of the schema `public`, which a service may drop. Returns the schema version; see
+/// [`EnsureReport`](super::EnsureReport).
 pub(super) async fn ensure(
     server: &Server,
     mut session: Session,
     name: &Identifier,
     changes: &mut Vec<String>,
-) -> Result<(), Error> {
+) -> Result<Option<i64>, Error> {
     let is_own: Option<(bool,)> = session.read(query_as(PUBLIC_IS_OWN)).await?.pop();
+    let version = version(&mut session).await?;
     session.close().await;
     if is_own == Some((false,)) {
         let steps = plan::repair_schema(name);
@@ -44,11 +59,10 @@ pub(super) async fn ensure(
         admin.close().await;
         changes.extend(steps.iter().map(Step::change));
     }
-    Ok(())
+    Ok(version)
 }
 
-/// See [`Server::schema_version`].
-pub(super) async fn version(session: &mut Session) -> Result<Option<i64>, Error> {
+async fn version(session: &mut Session) -> Result<Option<i64>, Error> {
     let (is_empty,): (bool,) = session.read_one(query_as(IS_EMPTY)).await?;
     if is_empty {
         return Ok(Some(0));

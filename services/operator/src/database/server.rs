@@ -36,7 +36,8 @@ impl Server {
         }
         // Statements contain password verifiers, which must not be logged.
         let mut admin = PgConnectOptions::from_str(url).map_err(|_| expected)?.disable_statement_logging();
-        if admin.get_database().is_none() {
+        // CloudNativePG's superuser is for every database, which its Secret writes as `*`.
+        if matches!(admin.get_database(), None | Some("*")) {
             admin = admin.database("postgres");
         }
         if let Some(ca) = ca {
@@ -153,6 +154,15 @@ mod tests {
         let server = Server::new("postgres://ada@localhost/x?host=/run/pg&sslmode=disable", None).unwrap();
         assert_eq!(server.url("shop", "p"), "postgres://shop:p@localhost:5432/shop?host=%2Frun%2Fpg&sslmode=disable");
         assert_eq!((server.host(), server.port()), ("/run/pg", 5432));
+    }
+
+    #[test]
+    fn an_admin_of_every_database_connects_to_postgres() {
+        for (url, database) in
+            [("postgres://a@db/*", "postgres"), ("postgres://a@db", "postgres"), ("postgres://a@db/x", "x")]
+        {
+            assert_eq!(Server::new(url, None).unwrap().admin.get_database(), Some(database), "{url}");
+        }
     }
 
     #[test]

@@ -20,6 +20,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The limit for one statement, in case the server has silently gone away. It is longer than the server's own limit.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(65);
 
+/// The limit for reading the catalog, which is fast unless the server has silently gone away.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Creating or dropping a database copies or removes files and may wait for a checkpoint, so the limits are generous.
 const SETTINGS: [(&str, &str); 5] = [
     ("statement_timeout", "60s"),
@@ -96,7 +99,9 @@ impl Session {
     pub(super) async fn lock(&mut self, name: &Identifier) -> Result<(), Error> {
         let lock = sqlx::query("SELECT pg_advisory_lock(hashtextextended($1, $2))").bind(name.raw()).bind(LOCK_SEED);
         let lock = lock.execute(&mut self.connection);
-        with_timeout(&self.peer, &format!("lock {name}, on which another operator is working"), lock).await.map(drop)
+        with_timeout(&self.peer, STATEMENT_TIMEOUT, &format!("lock {name}, on which another operator is working"), lock)
+            .await
+            .map(drop)
     }
 
     /// Runs the steps in one transaction.
@@ -114,7 +119,7 @@ impl Session {
     /// Runs a statement without bind parameters. Its names and texts are quoted.
     async fn execute(&mut self, action: &str, sql: String) -> Result<(), Error> {
         let statement = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.connection);
-        with_timeout(&self.peer, action, statement).await.map(drop)
+        with_timeout(&self.peer, STATEMENT_TIMEOUT, action, statement).await.map(drop)
     }
 
     /// Reads rows.
@@ -122,7 +127,7 @@ impl Session {
     where
         T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
     {
-        with_timeout(&self.peer, "read the current state", query.fetch_all(&mut self.connection)).await
+        with_timeout(&self.peer, READ_TIMEOUT, "read the current state", query.fetch_all(&mut self.connection)).await
     }
 
     /// Reads exactly one row.
@@ -130,17 +135,18 @@ impl Session {
     where
         T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
     {
-        with_timeout(&self.peer, "read the current state", query.fetch_one(&mut self.connection)).await
+        with_timeout(&self.peer, READ_TIMEOUT, "read the current state", query.fetch_one(&mut self.connection)).await
     }
 }
 
 async fn with_timeout<T>(
     peer: &Peer,
+    limit: Duration,
     action: &str,
     request: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, Error> {
-    match time::timeout(STATEMENT_TIMEOUT, request).await {
+    match time::timeout(limit, request).await {
         Ok(result) => result.map_err(|error| peer.classify(&error, action)),
-        Err(_) => Err(peer.timeout(STATEMENT_TIMEOUT)),
+        Err(_) => Err(peer.timeout(limit)),
     }
 }

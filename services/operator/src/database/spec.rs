@@ -30,6 +30,9 @@ impl fmt::Debug for DatabaseSpec {
 pub struct EnsureReport {
     /// What was changed, such as `created role "x"`; empty if nothing had to be.
     pub changes: Vec<String>,
+    /// The schema version of the service: 0 for an empty database, the version of the last migration if `sqlx` runs
+    /// them, and `None` if it is unknown.
+    pub schema_version: Option<i64>,
     /// Risks that remain.
     pub warnings: Vec<Warning>,
 }
@@ -57,6 +60,10 @@ pub enum Warning {
     CanConnectTo(Vec<String>),
     /// The role is a member of these roles and the admin cannot change that.
     MemberOf(Vec<String>),
+    /// All connections of the role are in use.
+    Exhausted,
+    /// The admin may not read the system identifier of the server.
+    UnknownServer,
 }
 
 impl fmt::Display for Warning {
@@ -74,6 +81,11 @@ impl fmt::Display for Warning {
                 write!(f, "the role can connect to other databases: {}", databases.join(", "))
             }
             Self::MemberOf(roles) => write!(f, "the role is a member of other roles: {}", roles.join(", ")),
+            Self::Exhausted => f.write_str("all connections of the role are in use"),
+            Self::UnknownServer => f.write_str(
+                "the admin may not execute pg_control_system(), so another server with a database of this name would not \
+                 be noticed",
+            ),
         }
     }
 }

@@ -1,7 +1,10 @@
 //! The Job that migrates the schema to what the image needs.
 //!
-//! Its name contains a hash of what the migration depends on, so a different migration is a different Job. A Job is
-//! created and never changed: its pod template is immutable, and a newer operator has no reason to rerun a migration.
+//! Its name contains a hash of what the migration depends on, so a different migration is a different Job. The Job that
+//! tries a migration again has a number after the hash. A Job is created and never changed: its pod template is
+//! immutable, and a newer operator has no reason to rerun a migration.
+
+use std::iter;
 
 use k8s_openapi::{
     api::{
@@ -34,6 +37,21 @@ const FATAL_EXIT_CODES: [i32; 2] = [1, 2];
 const RETRIES: i32 = 6;
 /// How long a migration may take, including its retries.
 const DEADLINE_SECONDS: i64 = 600;
+
+/// Selects the Jobs of an object's migrations and their pods.
+#[must_use]
+pub fn selector(object: &Microservice) -> String {
+    let mut labels = labels::selector(&object.name_any(), COMPONENT);
+    let (key, value) = labels::MANAGED_BY.split_once('=').unwrap_or_default();
+    labels.insert(key.to_owned(), value.to_owned());
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+/// The names of the Job that [`build`] returns and of those that try the same migration again. A number of one digit
+/// leaves room for the suffix of a pod's name.
+pub fn attempts(first: &str) -> impl Iterator<Item = String> {
+    iter::once(first.to_owned()).chain((2..=9).map(move |attempt| format!("{first}-{attempt}")))
+}
 
 pub(super) fn build(object: &Microservice, inputs: &RenderInputs) -> Job {
     let hash = hash(object);

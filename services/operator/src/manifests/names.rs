@@ -7,10 +7,13 @@ use api::{Database, Microservice};
 /// The name of the only container of a pod.
 pub const CONTAINER: &str = "main";
 
+/// How the names of the Secrets with database credentials end.
+pub const CREDENTIALS_SUFFIX: &str = "-database";
+
 /// The name of the Secret with the URL of the service's database.
 #[must_use]
 pub fn database_secret(object: &Microservice) -> String {
-    format!("{}-database", object.name_any())
+    format!("{}{CREDENTIALS_SUFFIX}", object.name_any())
 }
 
 /// The name of the database and of its role.

@@ -51,7 +51,7 @@ pub(super) fn autoscaler(object: &Microservice) -> HorizontalPodAutoscaler {
     }
 }
 
-/// Lets one pod at a time be evicted.
+/// Lets one pod at a time be evicted, however many run. A single pod can be evicted too.
 pub(super) fn disruption_budget(object: &Microservice) -> PodDisruptionBudget {
     PodDisruptionBudget {
         metadata: metadata(object, object.name_any(), SERVICE),

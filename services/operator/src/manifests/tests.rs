@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
@@ -176,6 +177,19 @@ fn settings_of_the_installation_apply_to_each_service() {
     for pod in pods {
         assert_eq!(pod.image_pull_secrets.expect("Secrets")[0].name, "registry");
     }
+}
+
+#[test]
+fn wherever_several_pods_may_run_one_at_a_time_may_be_evicted() {
+    let budget = |min: i32, max: i32| {
+        let spec = json!({ "image": "orders:1.0", "scaling": { "min": min, "max": max } });
+        let budget = render(&object(&spec), &RenderInputs::default()).disruption_budget?.spec?;
+        assert_eq!(budget.unhealthy_pod_eviction_policy.as_deref(), Some("AlwaysAllow"));
+        // Unlike `minAvailable: 1`, it lets the only pod be evicted.
+        Some((budget.max_unavailable?, budget.min_available))
+    };
+    let one = Some((IntOrString::Int(1), None));
+    assert_eq!([budget(1, 10), budget(2, 2), budget(1, 1)], [one.clone(), one, None]);
 }
 
 #[test]

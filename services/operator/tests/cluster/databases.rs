@@ -11,7 +11,7 @@ use kube::{
 use serde_json::{Value, json};
 use test_support::cluster::{SOON, eventually, image, is};
 
-use crate::installation::Installation;
+use crate::installation::{ADMIN, Installation};
 
 fn small(database: &Value) -> Value {
     json!({ "image": image("users"), "database": database, "scaling": { "min": 1, "max": 1 } })
@@ -30,6 +30,10 @@ pub async fn a_foreign_database_is_not_adopted(on: Arc<Installation>) {
 
     let adopt = json!({ "metadata": { "annotations": { "hedgerow.dev/adopt": "unmarked" } } });
     on.api::<Microservice>().patch("theirs", &PatchParams::default(), &Patch::Merge(adopt)).await.expect("annotated");
+    // The object alone cannot take it.
+    let permitted = json!({ "stringData": { "adopt": format!("theirs={}/theirs", on.name) } });
+    assert!(message.contains(&format!("list theirs={}/theirs", on.name)), "{message}");
+    on.api::<Secret>().patch(ADMIN, &PatchParams::default(), &Patch::Merge(permitted)).await.expect("permitted");
     on.ready("theirs").await;
 }
 

@@ -31,7 +31,12 @@ impl Deref for Installation {
 impl Installation {
     /// Installs the manifests of `deploy/operator`, as a user does.
     pub async fn start() -> Self {
-        let this = Self(Namespace::create_restricted(format!("hedgerow-test-{}", std::process::id())).await);
+        Self::start_as("").await
+    }
+
+    /// The same in another namespace, whose name ends with `suffix`.
+    pub async fn start_as(suffix: &str) -> Self {
+        let this = Self(Namespace::create_restricted(format!("hedgerow-test-{}{suffix}", std::process::id())).await);
         this.start_postgres().await;
         this.admin_secret(ADMIN, "postgres", "test").await;
         this.manifests().await;
@@ -58,7 +63,9 @@ impl Installation {
         let discovery = Discovery::new(self.client.clone()).run_aggregated().await.expect("the kinds");
         let text = fs::read_to_string(folder.join("operator.yaml")).expect("manifests");
         for mut object in serde_saphyr::from_multiple::<Value>(&text).expect("manifests") {
-            object["metadata"]["namespace"] = self.name.clone().into();
+            if !object["kind"].as_str().is_some_and(|kind| kind.starts_with("Cluster")) {
+                object["metadata"]["namespace"] = self.name.clone().into();
+            }
             if object["kind"] == "RoleBinding" {
                 object["subjects"][0]["namespace"] = self.name.clone().into();
             }
@@ -73,8 +80,10 @@ impl Installation {
             let object: DynamicObject = serde_json::from_value(object).expect("manifests");
             let kind = object.types.clone().expect("a kind").try_into().expect("a kind");
             let (kind, capabilities) = discovery.resolve_gvk(&kind).expect("a kind that is there");
-            assert_eq!(capabilities.scope, Scope::Namespaced, "the operator needs only namespaced resources");
-            let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.name, &kind);
+            let api: Api<DynamicObject> = match capabilities.scope {
+                Scope::Namespaced => Api::namespaced_with(self.client.clone(), &self.name, &kind),
+                Scope::Cluster => Api::all_with(self.client.clone(), &kind),
+            };
             api.patch(&object.name_any(), &parameters, &Patch::Apply(&object)).await.expect("applying succeeds");
         }
     }

@@ -2,7 +2,12 @@
 
 use std::{sync::Arc, time::Instant};
 
-use k8s_openapi::api::core::v1::Secret;
+use api::Microservice;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams},
+};
 use serde_json::{Value, json};
 use test_support::cluster::{SOON, eventually, image};
 
@@ -54,6 +59,42 @@ pub async fn deletion_policy_delete_leaves_nothing_behind(on: Arc<Installation>)
     assert_eq!(on.psql("postgres", left).await, Ok("0".to_owned()));
     eventually("the Secret is gone", SOON, async || {
         on.api::<Secret>().get_opt("dropped-database").await.expect("a response").is_none()
+    })
+    .await;
+}
+
+/// A server where nothing listens.
+async fn unreachable(on: &Installation) -> Value {
+    let url = "postgres://admin:secret@127.0.0.1:1/postgres";
+    on.create::<Secret>(json!({ "metadata": { "name": "nowhere" }, "stringData": { "url": url } })).await;
+    let database = json!({ "server": "nowhere", "deletionPolicy": "Delete" });
+    json!({ "image": image("users"), "database": database, "scaling": { "min": 1, "max": 1 } })
+}
+
+pub async fn the_status_says_why_a_deleted_object_still_exists(on: Arc<Installation>) {
+    let spec = unreachable(&on).await;
+    on.apply("held", spec).await;
+    on.unready("held", "ServerUnreachable").await;
+    let objects = on.api::<Microservice>();
+    objects.delete("held", &DeleteParams::default()).await.expect("deleting succeeds");
+    let text = on.unready("held", "DatabaseNotDropped").await;
+    assert!(text.contains("127.0.0.1:1") && text.contains("Retain"), "{text}");
+    // What the message recommends.
+    let retain = json!({ "spec": { "database": { "deletionPolicy": "Retain" } } });
+    objects.patch("held", &PatchParams::default(), &Patch::Merge(retain)).await.expect("patching succeeds");
+    eventually("the object is gone", SOON, async || objects.get_opt("held").await.expect("a response").is_none()).await;
+}
+
+/// The operator goes with its namespace, before the object does.
+pub async fn a_database_does_not_hold_a_deleted_namespace(_: Arc<Installation>) {
+    let on = Installation::start_as("-deleted").await;
+    let spec = unreachable(&on).await;
+    on.apply("held", spec).await;
+    on.unready("held", "ServerUnreachable").await;
+    on.remove().await;
+    let namespaces: Api<Namespace> = Api::all(on.client.clone());
+    eventually("the namespace is gone", SOON, async || {
+        namespaces.get_opt(&on.name).await.expect("a response").is_none()
     })
     .await;
 }

@@ -36,7 +36,13 @@ fn main() -> ExitCode {
         lifecycle::an_object_with_a_database_becomes_ready_and_serves,
         lifecycle::a_retained_database_is_reused,
         lifecycle::deletion_policy_delete_leaves_nothing_behind,
+        lifecycle::the_status_says_why_a_deleted_object_still_exists,
+        lifecycle::a_database_does_not_hold_a_deleted_namespace,
         children::a_deleted_or_edited_child_is_restored,
+        children::what_others_add_to_a_deployment_goes,
+        children::a_restart_by_kubectl_replaces_the_pods,
+        children::an_object_created_again_is_never_stalled,
+        children::an_emptied_status_is_written_again,
         children::children_no_longer_specified_are_deleted,
         children::the_older_object_keeps_the_path,
         databases::a_foreign_database_is_not_adopted,
@@ -55,9 +61,9 @@ fn main() -> ExitCode {
     let alone = cases![
         children::a_kind_that_is_installed_later_is_used,
         failures::an_exceeded_quota_is_reported,
-        steady::settled_objects_cause_no_writes_except_the_lease,
-        leadership::a_stopping_leader_hands_over_at_once,
-        leadership::a_dead_leader_is_replaced_within_20_seconds,
+        steady::settled_objects_cause_no_requests_except_the_lease,
+        leadership::a_stopping_leader_is_replaced_within_3_seconds,
+        leadership::a_killed_leader_is_replaced_within_20_seconds,
     ];
     if arguments.list {
         let trials = together.iter().chain(&alone).map(|(name, _)| Trial::test(*name, || Ok(()))).collect();

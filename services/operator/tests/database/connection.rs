@@ -6,7 +6,7 @@ use std::{
 };
 
 use embedded_postgres::Settings;
-use operator::database::{Error, Server};
+use operator::database::{Error, Server, Warning};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use test_support::{
     port::Port,
@@ -112,7 +112,10 @@ async fn a_service_may_use_all_its_connections() {
     })
     .await;
     assert_eq!(open.len(), 20);
-    assert_eq!(changes(&postgres.server(), &spec("inventory")).await, [""; 0]);
+    let report = ensure(&postgres.server(), &spec("inventory")).await;
+    assert_eq!(report.changes, [""; 0]);
+    assert!(report.warnings.contains(&Warning::Exhausted), "{:?}", report.warnings);
+    assert_eq!(report.schema_version, None);
 }
 
 #[tokio::test]
@@ -152,6 +155,17 @@ async fn a_certificate_of_another_host_is_not_trusted() {
     let error = server("prefer").ensure(&spec("inventory")).await.unwrap_err();
     assert!(matches!(error, Error::Tls { .. }), "{error}");
     ensure(&server("verify-ca"), &spec("inventory")).await;
+}
+
+/// The URL of the superuser in the Secret of `CloudNativePG` is for every database.
+#[tokio::test]
+async fn an_admin_url_for_every_database_is_accepted() {
+    let postgres = Postgres::shared().await;
+    let url = postgres.process.url("admin", ADMIN_PASSWORD, "*");
+    assert!(url.contains("%2A"), "{url}");
+    for url in [url.replace("%2A", "*"), url] {
+        ensure(&Server::new(&url, None).unwrap(), &spec("inventory")).await;
+    }
 }
 
 type Authority = CertifiedIssuer<'static, KeyPair>;

@@ -96,8 +96,7 @@ async fn concurrent_operators_do_not_conflict() {
 async fn the_schema_version_is_reported_if_it_is_known() {
     let postgres = Postgres::shared().await;
     let server = postgres.server();
-    ensure(&server, &spec("inventory")).await;
-    let version = || server.schema_version("inventory", crate::PASSWORD);
+    let version = async || server.ensure(&spec("inventory")).await.map(|report| report.schema_version);
 
     assert_eq!(version().await.unwrap(), Some(0));
     postgres.sql_as("inventory", "CREATE TABLE stock (id int)").await.unwrap();
@@ -108,6 +107,33 @@ async fn the_schema_version_is_reported_if_it_is_known() {
     assert_eq!(version().await.unwrap(), Some(2));
     postgres.sql_as("inventory", "ALTER TABLE _sqlx_migrations RENAME success TO done").await.unwrap();
     assert_eq!(version().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_database_without_tables_need_not_be_empty() {
+    let postgres = Postgres::shared().await;
+    let server = postgres.server();
+    ensure(&server, &spec("functions")).await;
+    let version = async || server.ensure(&spec("functions")).await.map(|report| report.schema_version);
+    assert_eq!(version().await.unwrap(), Some(0));
+    for (create, drop) in [
+        ("CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1'", "DROP FUNCTION one"),
+        ("CREATE TYPE color AS ENUM ('red')", "DROP TYPE color"),
+        ("CREATE SCHEMA other", "DROP SCHEMA other"),
+        ("CREATE EXTENSION citext", "DROP EXTENSION citext"),
+        (
+            "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC",
+            "ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO PUBLIC",
+        ),
+    ] {
+        postgres.sql_as("functions", create).await.unwrap();
+        assert_eq!(version().await.unwrap(), None, "{create}");
+        postgres.sql_as("functions", drop).await.unwrap();
+        assert_eq!(version().await.unwrap(), Some(0), "{drop}");
+    }
+    postgres.sql_as("functions", "CREATE TEMPORARY TABLE t (id int); DROP TABLE t").await.unwrap();
+    assert_eq!(version().await.unwrap(), Some(0), "the namespace of temporary tables stays");
+    server.remove("functions", &spec("functions").owner).await.unwrap();
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod connection;
 mod crashes;
 mod creation;
+mod identity;
 mod isolation;
 mod ownership;
 
@@ -18,9 +19,9 @@ use operator::database::{Adoption, DatabaseSpec, EnsureReport, Owner, Server};
 /// The password of every service role.
 const PASSWORD: &str = "correct-horse-battery";
 
-/// The owner `shop/NAME` of the installation `here`.
+/// The owner `shop/NAME` of the installation `here` in the cluster `home`.
 fn owner(name: &str) -> Owner {
-    Owner::new("here", "shop", name).unwrap()
+    Owner::new("home", "here", "shop", name).unwrap()
 }
 
 fn spec(name: &str) -> DatabaseSpec {

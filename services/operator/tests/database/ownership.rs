@@ -58,13 +58,14 @@ async fn the_second_object_learns_who_owns_the_name() {
     let postgres = Postgres::shared().await;
     ensure(&postgres.server(), &spec("inventory")).await;
     for second in [
-        Owner::new("here", "shop", "stock").unwrap(),
-        Owner::new("here", "staging", "inventory").unwrap(),
-        Owner::new("elsewhere", "shop", "inventory").unwrap(),
+        Owner::new("home", "here", "shop", "stock").unwrap(),
+        Owner::new("home", "here", "staging", "inventory").unwrap(),
+        Owner::new("home", "elsewhere", "shop", "inventory").unwrap(),
+        Owner::new("away", "here", "shop", "inventory").unwrap(),
     ] {
         let error = refuses(&postgres, &DatabaseSpec { owner: second, ..spec("inventory") }).await;
         assert!(matches!(&error, Error::OwnedByOther { owner: taken, .. } if *taken == owner("inventory")));
-        let text = r#"the role "inventory" belongs to shop/inventory of installation here"#;
+        let text = r#"the role "inventory" belongs to shop/inventory of installation here in cluster home"#;
         assert!(error.to_string().starts_with(text), "{error}");
     }
 }
@@ -104,7 +105,7 @@ async fn a_database_is_adopted_only_from_its_named_owner() {
     let server = postgres.server();
     ensure(&server, &spec("inventory")).await;
     let heir = |adoption| DatabaseSpec {
-        owner: Owner::new("new", "shop", "inventory").unwrap(),
+        owner: Owner::new("away", "here", "shop", "inventory").unwrap(),
         adoption,
         ..spec("inventory")
     };
@@ -114,4 +115,61 @@ async fn a_database_is_adopted_only_from_its_named_owner() {
     ensure(&server, &heir(Adoption::OwnedBy(owner("inventory")))).await;
     assert_eq!(changes(&server, &heir(Adoption::None)).await, [""; 0]);
     assert!(matches!(server.ensure(&spec("inventory")).await, Err(Error::OwnedByOther { .. })));
+}
+
+/// Writes the comments of the first versions, which name no cluster.
+async fn forget_cluster(postgres: &Postgres) {
+    let comment = owner("inventory").without_cluster();
+    postgres
+        .sql(&format!("COMMENT ON ROLE inventory IS '{comment}'; COMMENT ON DATABASE inventory IS '{comment}'"))
+        .await;
+}
+
+#[tokio::test]
+async fn a_comment_without_a_cluster_is_taken_over_once() {
+    let postgres = Postgres::shared().await;
+    for server in [postgres.server(), postgres.with_superuser()] {
+        ensure(&server, &spec("inventory")).await;
+        forget_cluster(&postgres).await;
+        assert_eq!(
+            changes(&server, &spec("inventory")).await,
+            [
+                r#"set the ownership comment of role "inventory""#,
+                r#"set the ownership comment of database "inventory""#
+            ]
+        );
+        assert_eq!(changes(&server, &spec("inventory")).await, [""; 0]);
+        let away = Owner::new("away", "here", "shop", "inventory").unwrap();
+        refuses(&postgres, &DatabaseSpec { owner: away, ..spec("inventory") }).await;
+        server.remove("inventory", &owner("inventory")).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_comment_without_a_cluster_fits_only_who_knows_the_password() {
+    let postgres = Postgres::shared().await;
+    ensure(&postgres.server(), &spec("inventory")).await;
+    forget_cluster(&postgres).await;
+    // The object of the same name in another cluster, with a password of its own.
+    let away = Owner::new("away", "here", "shop", "inventory").unwrap();
+    let away = DatabaseSpec { owner: away, password: "another".to_owned(), ..spec("inventory") };
+    let error = refuses(&postgres, &away).await;
+    let text = r#"the role "inventory" belongs to shop/inventory of installation here in an unknown cluster"#;
+    assert!(error.to_string().starts_with(text), "{error}");
+    for other in [owner("stock"), Owner::new("home", "elsewhere", "shop", "inventory").unwrap()] {
+        refuses(&postgres, &DatabaseSpec { owner: other, ..spec("inventory") }).await;
+    }
+    postgres.open("inventory", PASSWORD, "inventory").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_interrupted_takeover_is_completed() {
+    let postgres = Postgres::shared().await;
+    ensure(&postgres.server(), &spec("inventory")).await;
+    forget_cluster(&postgres).await;
+    postgres.sql(&format!("COMMENT ON ROLE inventory IS '{}'", owner("inventory"))).await;
+    assert_eq!(
+        changes(&postgres.server(), &spec("inventory")).await,
+        [r#"set the ownership comment of database "inventory""#]
+    );
 }

@@ -10,9 +10,9 @@ use tokio::time::{self, Instant};
 
 use super::{
     super::{cache::VerifiedDatabase, watches},
-    Fixture, OBJECT, SERVICE,
+    AUTOSCALER, Fixture, OBJECT, SERVICE,
 };
-use api::Microservice;
+use api::{Microservice, MicroserviceStatus};
 
 /// Longer than any backoff of a watch.
 const LIMIT: Duration = Duration::from_mins(2);
@@ -44,7 +44,7 @@ async fn deletion_during_a_watch_outage_is_noticed() {
     server.delete(OBJECT);
     server.forget_history();
     until(&mut triggers, "baskets").await;
-    assert_eq!(context.queue.depth(), 0, "the state of the deleted object is dropped");
+    assert_eq!(context.queue.waiting().0, 0, "the state of the deleted object is dropped");
 }
 
 #[tokio::test(start_paused = true)]
@@ -57,6 +57,8 @@ async fn the_state_of_an_object_made_again_in_an_outage_is_dropped() {
         at: Instant::now(),
         verified_at: Timestamp::now(),
         schema_version: None,
+        is_exhausted: false,
+        system_identifier: String::new(),
         message: String::new(),
     };
     context.databases.insert("the-uid", verified);
@@ -105,6 +107,77 @@ async fn a_child_deleted_during_a_watch_outage_triggers_its_owner() {
 
     fixture.server.break_watches();
     fixture.server.delete(SERVICE);
+    fixture.server.forget_history();
+    until(&mut triggers, "orders").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_measurement_of_an_autoscaler_triggers_nothing() {
+    let fixture = Fixture::new(super::plain());
+    let measured = |utilization: i32, active: &str| {
+        let mut autoscaler = service(&[("orders", true)]);
+        autoscaler["metadata"]["uid"] = "the-autoscaler".into();
+        autoscaler["apiVersion"] = "autoscaling/v2".into();
+        autoscaler["kind"] = "HorizontalPodAutoscaler".into();
+        let metric = json!({ "type": "Resource", "resource": {
+            "name": "cpu", "current": { "averageUtilization": utilization },
+        } });
+        let condition = json!({ "type": "ScalingActive", "status": active, "message": "the HPA was able to" });
+        autoscaler["status"] = json!({ "currentMetrics": [metric], "desiredReplicas": 2, "conditions": [condition] });
+        fixture.server.put(AUTOSCALER, autoscaler);
+    };
+    measured(10, "True");
+    let mut triggers = Box::pin(watches::children(&fixture.context));
+    until(&mut triggers, "orders").await;
+    measured(50, "True");
+    assert!(time::timeout(LIMIT, triggers.next()).await.is_err(), "nothing changed that a reconcile looks at");
+    measured(50, "False");
+    until(&mut triggers, "orders").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_status_of_someone_else_triggers_its_object() {
+    let Fixture { server, context, store, .. } = Fixture::new(super::plain());
+    let mut triggers = Box::pin(watches::objects(&context, store));
+    until(&mut triggers, "orders").await;
+
+    let read = || -> Microservice { serde_json::from_value(server.get(OBJECT).expect("it")).expect("a Microservice") };
+    let write = |status: Value| {
+        let mut object = server.get(OBJECT).expect("the object");
+        object["status"] = status;
+        server.put(OBJECT, object);
+    };
+    let status = json!({ "observedGeneration": 1, "replicas": 3, "readyReplicas": 3, "conditions": [] });
+    let written: MicroserviceStatus = serde_json::from_value(status.clone()).expect("a status");
+    context.own_statuses.begin(&read(), &written);
+    write(status);
+    assert!(time::timeout(LIMIT, triggers.next()).await.is_err(), "the operator wrote it");
+    context.own_statuses.end(&read(), &written);
+    write(json!({ "observedGeneration": -1 }));
+    until(&mut triggers, "orders").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_or_deleted_secret_triggers_its_object() {
+    let fixture = Fixture::new(super::plain());
+    let path = "/api/v1/namespaces/default/secrets/orders-database";
+    let put = |password: &str| {
+        let labels = json!({ "app.kubernetes.io/name": "orders" });
+        let metadata = json!({ "name": "orders-database", "labels": labels });
+        fixture.server.put(path, json!({ "metadata": metadata, "data": { "password": password } }));
+    };
+    let mut triggers = Box::pin(watches::credentials(&fixture.context));
+    put("one");
+    assert!(time::timeout(LIMIT, triggers.next()).await.is_err(), "a new one is no news");
+    put("two");
+    until(&mut triggers, "orders").await;
+    fixture.server.delete(path);
+    until(&mut triggers, "orders").await;
+    put("three");
+    assert!(time::timeout(LIMIT, triggers.next()).await.is_err());
+    // It is deleted during a watch outage.
+    fixture.server.break_watches();
+    fixture.server.delete(path);
     fixture.server.forget_history();
     until(&mut triggers, "orders").await;
 }

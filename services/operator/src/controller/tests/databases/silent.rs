@@ -1,0 +1,85 @@
+//! A server that accepts connections and says nothing.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::{net::TcpListener, sync::watch, time};
+
+use super::{
+    super::{super::Controller, DEPLOYMENT, Fixture, OBJECT, SERVICE, Settings, plain, settings},
+    ADMIN, admin_secret, assert_condition, spec,
+};
+use crate::metrics::Metrics;
+
+#[tokio::test]
+async fn children_do_not_wait_for_a_silent_server() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let mut fixture = Fixture::new(spec("1"));
+    fixture.server.put(ADMIN, admin_secret(&format!("postgres://admin:x@127.0.0.1:{port}/postgres"), ""));
+    let server = fixture.server.clone();
+    let applied = async {
+        while server.get(SERVICE).is_none() {
+            time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let reconcile = fixture.reconcile();
+    tokio::pin!(reconcile);
+    tokio::select! {
+        () = applied => {}
+        _ = &mut reconcile => panic!("the Service was not applied before the database step ended"),
+    }
+    assert_condition(&reconcile.await, "DatabaseReady", ("False", "ServerUnreachable"));
+}
+
+/// A hundred objects whose server accepts connections and says nothing, and one without a database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_beside_a_silent_server_is_acted_on_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let mut fixture = Fixture::new(plain());
+    fixture.server.put(ADMIN, admin_secret(&format!("postgres://admin:x@127.0.0.1:{port}/postgres"), ""));
+    let silent: Vec<_> = (0..100).map(|number| OBJECT.replace("orders", &format!("silent-{number}"))).collect();
+    for (number, path) in silent.iter().enumerate() {
+        let metadata = json!({
+            "name": format!("silent-{number}"), "namespace": "default", "uid": number.to_string(), "generation": 1,
+        });
+        fixture.server.put(
+            path,
+            json!({
+                "apiVersion": "hedgerow.dev/v1alpha1", "kind": "Microservice", "metadata": metadata, "spec": spec("1"),
+            }),
+        );
+    }
+    let (_leads, leading) = watch::channel(true);
+    let metrics = Metrics::new(prometheus::Registry::new()).expect("metrics");
+    let settings = Settings { concurrency: 8, ..settings() };
+    let controller = Controller::new(fixture.server.client(), settings, "test".to_owned(), metrics, leading);
+    let controller = tokio::spawn(controller.expect("a controller").run());
+    let server = fixture.server.clone();
+    let until = async |what: &str, limit: Duration, holds: &dyn Fn() -> bool| {
+        let begin = Instant::now();
+        while !holds() {
+            assert!(begin.elapsed() < limit, "{what}: not within {limit:?}");
+            time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let unreachable = |path: &String| {
+        let object = server.get(path).expect("the object");
+        let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+        conditions.any(|condition| condition["type"] == "DatabaseReady" && condition["reason"] == "ServerUnreachable")
+    };
+    let all_known = || server.get(DEPLOYMENT).is_some() && silent.iter().all(unreachable);
+    until("every object was reconciled", Duration::from_secs(30), &all_known).await;
+    // Long enough for several attempts to log in.
+    let (begin, mut generation) = (Instant::now(), 1);
+    while begin.elapsed() < Duration::from_secs(8) {
+        generation += 1;
+        let image = format!("localhost/orders:{generation}");
+        let mut changed = plain();
+        changed["image"] = image.clone().into();
+        fixture.apply(changed, generation);
+        until("the change is acted on", Duration::from_secs(1), &|| fixture.image() == *image).await;
+    }
+    controller.abort();
+}
