@@ -3,6 +3,7 @@
 
 mod call;
 mod client;
+mod encoded;
 mod metrics;
 mod observe;
 mod recorded;

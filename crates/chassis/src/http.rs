@@ -11,7 +11,6 @@ pub(crate) mod openapi;
 mod page;
 mod path;
 pub(crate) mod query;
-mod unsent;
 
 pub use body::{Fields, FromFields, Json};
 pub use conditional::{Preconditions, Tagged};

@@ -18,6 +18,7 @@ pub mod http;
 pub mod idempotency;
 mod limits;
 mod service;
+mod unsent;
 
 pub use self::http::{Fields, FromFields, Json, Limit, Page, Path, Preconditions, Query, Tagged};
 pub use cli::{DatabaseUrl, ServeArgs};

@@ -23,6 +23,7 @@ use crate::{
     database::{Database, Health, migrations},
     grpc::{self, Channel, Grpc, Peers},
     http::{metrics::Metrics, observe, openapi, query::KnownParameters},
+    unsent::Unsent,
 };
 
 /// The definition of a service. `S` is the state that its handlers share. `A` are the service's own settings, if it has
@@ -146,12 +147,13 @@ impl<S: Clone + Send + Sync + 'static, A: Args> Service<S, A> {
         let (routes, _) = (self.api)().with_state(state.clone()).split_for_parts();
         let document = self.document();
         let parameters = KnownParameters::from_document(&document);
-        let app = observe::layer(routes.merge(openapi::routes(document)), metrics, parameters);
+        let unsent = Unsent::default();
+        let app = observe::layer(routes.merge(openapi::routes(document)), metrics, parameters, unsent.clone());
 
         let health = Health::watch(bound.lifecycle().clone(), options, self.migrations);
         if let Some((grpc, listener)) = grpc_listener {
             let server = Server::default().on(workers.clone());
-            bound.serve_grpc(listener, server, grpc::app(grpc, state, health.clone(), &registry)?)?;
+            bound.serve_grpc(listener, server, grpc::app(grpc, state, health.clone(), &registry, unsent)?)?;
         }
         let checks = Checks { live: Arc::new(|| Ok(())), ready: Arc::new(move || health.ready()) };
         Ok(bound.start(Server::default().on(workers), app, checks, registry))

@@ -66,19 +66,19 @@ impl ApiDocs {
     }
 
     /// Responds to a request for which [`Self::route`] returned a prefix.
-    pub(crate) async fn respond(&self, request: &Parts) -> Response<Full<Bytes>> {
+    pub(crate) async fn respond(&self, request: &Parts, accepts_gzip: bool) -> Response<Full<Bytes>> {
         if !matches!(request.method, Method::GET | Method::HEAD) {
             return method_not_allowed();
         }
         match request.uri.path() {
             DOCUMENT => match self.document().await {
-                Ok(file) => file.respond(&request.headers),
+                Ok(file) => file.respond(&request.headers, accepts_gzip).await,
                 Err(error) => Problem::internal(error).into_http().map(Full::new),
             },
             "/" | PAGE => redirect_to_page(),
             path => match path.strip_prefix("/docs/").and_then(|path| self.page.file(path)) {
                 Some(file) => {
-                    let mut response = file.respond(&request.headers);
+                    let mut response = file.respond(&request.headers, accepts_gzip).await;
                     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, PAGE_POLICY);
                     response
                 }
@@ -112,7 +112,7 @@ async fn fetch_and_merge(services: Arc<[Service]>) -> Result<File, JoinError> {
     let documents = fetch::all(&services).await;
     let merge = spawn_blocking(move || {
         let document = merge::merge(&services, documents);
-        File::new(HeaderValue::from_static("application/json"), document.to_string().into())
+        File::new(HeaderValue::from_static("application/json"), document.into())
     });
     merge.await
 }

@@ -58,6 +58,13 @@ pub(crate) struct ResponseContext {
     accepted: compression::Accepted,
 }
 
+impl ResponseContext {
+    /// Whether the response may be compressed with gzip.
+    pub(crate) fn accepts_gzip(&self) -> bool {
+        self.accepted.accepts_gzip()
+    }
+}
+
 impl Policy {
     /// # Errors
     /// Returns an error if flags contradict each other.

@@ -20,8 +20,8 @@ pub enum Error {
     /// The writer lost a change, because of a bug. It may have taken effect.
     #[error("the writer lost the request")]
     Lost,
-    /// The connection was lost after COMMIT was sent.
-    #[error("the database connection was lost during commit")]
+    /// The connection was lost after COMMIT was sent, or the work panicked.
+    #[error("the outcome of the commit is unknown")]
     OutcomeUnknown(#[source] Arc<DatabaseError>),
     /// Nothing was changed.
     #[error(transparent)]

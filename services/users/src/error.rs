@@ -23,8 +23,8 @@ pub(crate) enum Error {
     KeyReused(#[from] KeyReused),
     #[error(transparent)]
     Batch(#[from] BatchError),
-    /// The connection was lost during a change.
-    #[error("the database connection was lost during a change")]
+    /// The connection was lost during a change, or the work panicked.
+    #[error("the outcome of a change is unknown")]
     OutcomeUnknown(#[source] Arc<DatabaseError>),
     /// Nothing was changed.
     #[error(transparent)]
@@ -35,7 +35,7 @@ impl Error {
     /// The error of a statement that changes data.
     pub(crate) fn from_write(failure: impl Into<Arc<DatabaseError>>) -> Self {
         let failure = failure.into();
-        if failure.is_lost() { Self::OutcomeUnknown(failure) } else { Self::Database(failure) }
+        if failure.may_have_effect() { Self::OutcomeUnknown(failure) } else { Self::Database(failure) }
     }
 }
 

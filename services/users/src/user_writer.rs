@@ -169,10 +169,11 @@ impl UserWriter {
         if part.is_empty() {
             return Attempt::Done;
         }
-        let mut input = (&part[..], hurries);
-        let written =
-            self.connection.run(&mut input, |connection, input| Box::pin(write(connection, input.0, input.1)));
-        match written.await {
+        let mut statements = Statements { batch: &part, hurries, is_commit_sent: false };
+        let work = self.connection.run(&mut statements, |connection, input| Box::pin(write(connection, input)));
+        let written = work.await;
+        let is_commit_sent = statements.is_commit_sent;
+        match written.map_err(|failure| if is_commit_sent { failure } else { failure.before_commit() }) {
             Ok(mut written) => {
                 for queued in part {
                     written.reply(queued);
@@ -251,6 +252,15 @@ fn halve(part: &mut Part) -> Part {
     part.split_off(part.len() / 2)
 }
 
+/// The transaction of a part.
+struct Statements<'a> {
+    batch: &'a [Queued],
+    /// Whether it hardly waits for locks.
+    hurries: bool,
+    /// Whether a statement was sent that commits.
+    is_commit_sent: bool,
+}
+
 /// What was written for a batch.
 #[derive(Default)]
 struct Written {
@@ -282,14 +292,17 @@ impl Written {
 }
 
 /// Inserts the users of a batch. Without keys, this is one statement, which is its own transaction.
-async fn write(connection: &mut PgConnection, batch: &[Queued], hurries: bool) -> Result<Written, sqlx::Error> {
+async fn write(connection: &mut PgConnection, statements: &mut Statements<'_>) -> Result<Written, sqlx::Error> {
+    let Statements { batch, hurries, is_commit_sent } = statements;
+    *is_commit_sent = false;
     let claims: Vec<&Claim> = batch.iter().filter_map(|queued| queued.creation.claim.as_ref()).collect();
-    if claims.is_empty() && !hurries {
+    if claims.is_empty() && !*hurries {
+        *is_commit_sent = true;
         let users = insert(connection, batch.iter().collect()).await?;
         return Ok(Written { users, ..Written::default() });
     }
     let mut transaction = connection.begin().await?;
-    if hurries {
+    if *hurries {
         store::hardly_wait(&mut transaction).await?;
     }
     let mut written = Written { responses: idempotency::claim(&mut transaction, &claims).await?, ..Written::default() };
@@ -317,6 +330,7 @@ async fn write(connection: &mut PgConnection, batch: &[Queued], hurries: bool) -
     if !responses.is_empty() {
         idempotency::store(&mut transaction, &responses).await?;
     }
+    *is_commit_sent = true;
     transaction.commit().await?;
     written.responses.extend(responses.into_iter().map(|stored| (stored.claim.id, stored)));
     Ok(written)

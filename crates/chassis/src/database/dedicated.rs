@@ -52,7 +52,7 @@ impl DedicatedConnection {
     ) -> Result<T, DatabaseError> {
         let mut retries = 0;
         loop {
-            let mut connection = self.take().await.map_err(DatabaseError::NotBegun)?;
+            let mut connection = self.take().await.map_err(DatabaseError::NoConnection)?;
             let result = with_timeout(work(&mut connection, input)).await;
             if is_usable_after(&result) {
                 self.kept = Some((connection, Instant::now()));

@@ -1,8 +1,9 @@
 //! What is known after database work failed: whether anything was sent, and whether it may have had its effect.
 
-use std::{error::Error, io, sync::Arc, time::Duration};
+use std::{error::Error, io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use runtime::Problem;
+use futures_util::FutureExt;
+use runtime::{Problem, panic_text};
 use tokio::time;
 
 /// How long work on a connection may take, whatever the server does. Longer than any statement may take.
@@ -17,29 +18,48 @@ const NO_RESPONSE: &str = "the database does not respond";
 /// Why database work failed, and thereby what is known of its effects.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
-    /// There was no connection: nothing was sent.
+    /// There was no connection, or it was lost before COMMIT was sent: nothing was changed.
     #[error("no database connection: {0}")]
-    NotBegun(#[source] sqlx::Error),
-    /// Postgres refused a statement: its transaction has no effect.
+    NoConnection(#[source] sqlx::Error),
+    /// Postgres refused a statement, or the work failed before COMMIT was sent: the transaction has no effect.
     #[error(transparent)]
     Refused(sqlx::Error),
     /// The connection was lost, or a reply timed out: a statement that was sent may have taken effect.
     #[error("the database connection was lost: {0}")]
     Lost(#[source] sqlx::Error),
+    /// The work panicked, because of a bug: a statement that was sent may have taken effect.
+    #[error(transparent)]
+    Panicked(sqlx::Error),
 }
 
 impl DatabaseError {
     /// Returns the error of the driver.
     #[must_use]
     pub fn error(&self) -> &sqlx::Error {
-        let (Self::NotBegun(error) | Self::Refused(error) | Self::Lost(error)) = self;
+        let (Self::NoConnection(error) | Self::Refused(error) | Self::Lost(error) | Self::Panicked(error)) = self;
         error
+    }
+
+    /// Returns whether the connection was lost, or a reply timed out.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Lost(_))
     }
 
     /// Returns whether a statement may have taken effect although its result is unknown.
     #[must_use]
-    pub fn is_lost(&self) -> bool {
-        matches!(self, Self::Lost(_))
+    pub fn may_have_effect(&self) -> bool {
+        matches!(self, Self::Lost(_) | Self::Panicked(_))
+    }
+
+    /// What is known if all statements were in a transaction whose COMMIT was not sent: nothing was changed.
+    #[must_use]
+    pub fn before_commit(self) -> Self {
+        match self {
+            Self::Lost(error) => Self::NoConnection(error),
+            Self::Panicked(error) => Self::Refused(error),
+            failure => failure,
+        }
     }
 
     /// Builds the problem for work that changes nothing, or certainly had no effect: 503 if the database is
@@ -89,11 +109,12 @@ pub(super) fn is_usable_after<T>(result: &Result<T, DatabaseError>) -> bool {
     }
 }
 
-/// Returns whether a single request of a batch may have made it fail: by a data exception, a violated constraint, or a
-/// stored value that this version cannot decode. Then the others succeed without it.
+/// Returns whether a single request of a batch may have made it fail: by a data exception, a violated constraint, a
+/// stored value that this version cannot decode, or a panic. Then the others succeed without it.
 #[must_use]
 pub fn concerns_one_request(failure: &DatabaseError) -> bool {
-    matches!(failure, DatabaseError::Refused(error) if is_of_one_request(error))
+    let is_panic = |error: &sqlx::Error| matches!(error, sqlx::Error::InvalidArgument(_));
+    matches!(failure, DatabaseError::Refused(error) if is_of_one_request(error) || is_panic(error))
 }
 
 fn is_of_one_request(error: &sqlx::Error) -> bool {
@@ -101,13 +122,14 @@ fn is_of_one_request(error: &sqlx::Error) -> bool {
         || sql_state(error).is_some_and(|code| matches!(code.get(..2), Some("22" | "23")))
 }
 
-/// Runs database work with a time limit, and classifies its failure.
+/// Runs database work with a time limit, and classifies its failure. A panic of the work is a failure too.
 ///
 /// # Errors
-/// Returns [`DatabaseError::Refused`] or [`DatabaseError::Lost`].
+/// Returns [`DatabaseError::Refused`], [`DatabaseError::Lost`] or [`DatabaseError::Panicked`].
 pub async fn with_timeout<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, DatabaseError> {
-    match time::timeout(WORK_TIMEOUT, work).await {
-        Ok(result) => result.map_err(DatabaseError::classify),
+    match time::timeout(WORK_TIMEOUT, AssertUnwindSafe(work).catch_unwind()).await {
+        Ok(Ok(result)) => result.map_err(DatabaseError::classify),
+        Ok(Err(panic)) => Err(DatabaseError::Panicked(sqlx::Error::InvalidArgument(panic_text(panic.as_ref())))),
         Err(_) => Err(DatabaseError::Lost(timed_out())),
     }
 }

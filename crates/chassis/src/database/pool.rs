@@ -62,7 +62,7 @@ impl Database {
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, DatabaseError> {
-        let mut pooled = self.acquire().await.map_err(DatabaseError::NotBegun)?;
+        let mut pooled = self.acquire().await.map_err(DatabaseError::NoConnection)?;
         let result = with_timeout(work(pooled.connection())).await;
         if is_usable_after(&result) {
             pooled.release();

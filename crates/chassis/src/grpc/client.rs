@@ -117,7 +117,7 @@ impl tower::Service<Request<Body>> for Channel {
         let method = Method::from_path(request.uri().path());
         let span = method.span("client");
         span.record("server.address", peer.name);
-        let record = Record::begin(&peer.metrics.calls, method, span.clone(), None);
+        let record = Record::begin(&peer.metrics.calls, method, span.clone());
         let work = async move {
             let result = peer.call(request, &record).await;
             let code = match &result {

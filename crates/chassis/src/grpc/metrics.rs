@@ -40,16 +40,21 @@ impl Calls {
 #[derive(Clone)]
 pub(super) struct ServerMetrics {
     pub(super) calls: Calls,
-    /// Calls being handled now.
+    /// Calls in flight: those being handled, and those whose response is not sent yet.
     pub(super) in_flight: IntGauge,
+    /// Calls being handled.
+    pub(super) handling: IntGauge,
 }
 
 impl ServerMetrics {
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let calls = Calls::new(registry, "server", ["gRPC calls handled.", "Time to handle a gRPC call."])?;
-        let in_flight = IntGauge::new("grpc_server_requests_in_flight", "gRPC calls being handled.")?;
+        let help = "gRPC calls whose response is not sent yet.";
+        let in_flight = IntGauge::new("grpc_server_requests_in_flight", help)?;
+        // Not registered: it is only compared with a limit.
+        let handling = IntGauge::new("grpc_server_requests_handling", "gRPC calls being handled.")?;
         registry.register(Box::new(in_flight.clone()))?;
-        Ok(Self { calls, in_flight })
+        Ok(Self { calls, in_flight, handling })
     }
 }
 

@@ -15,6 +15,7 @@ use http::{HeaderMap, StatusCode};
 use runtime::{
     Problem, grpc,
     metrics::InFlight,
+    panic_text,
     request::{REQUEST_ID, RequestContext, chain, request_id, set_parent, should_log_refusal, unavailability_log_due},
 };
 use tokio::time;
@@ -23,27 +24,45 @@ use tracing::{Instrument, Span};
 
 use super::{
     call::{self, Method},
+    encoded::Encoded,
     metrics::ServerMetrics,
     recorded::{Record, Recorded},
     status::status,
     timeout,
 };
-use crate::limits::{MAX_IN_FLIGHT, REQUEST_TIMEOUT};
+use crate::{
+    limits::{MAX_IN_FLIGHT, REQUEST_TIMEOUT},
+    unsent::Unsent,
+};
 
 /// The prefix of the services that every server has. Calls to them are not traced.
-const COMMON: &str = "grpc.";
+pub(super) const COMMON: &str = "grpc.";
+
+/// A method that is served.
+#[derive(Clone)]
+pub(super) struct KnownMethod {
+    pub(super) method: Method,
+    /// Whether it changes nothing.
+    pub(super) is_read: bool,
+}
 
 struct Server {
     metrics: ServerMetrics,
+    unsent: Unsent,
     /// The methods, by their paths.
-    methods: HashMap<String, Method>,
-    unmatched: Method,
+    methods: HashMap<String, KnownMethod>,
+    unmatched: KnownMethod,
 }
 
 /// Adds the layer to the routes.
-pub(super) fn layer(routes: Router, metrics: ServerMetrics, methods: HashMap<String, Method>) -> Router {
-    let unmatched = Method::new("unmatched", "unmatched");
-    let server = Arc::new(Server { metrics, methods, unmatched });
+pub(super) fn layer(
+    routes: Router,
+    metrics: ServerMetrics,
+    unsent: Unsent,
+    methods: HashMap<String, KnownMethod>,
+) -> Router {
+    let unmatched = KnownMethod { method: Method::new("unmatched", "unmatched"), is_read: true };
+    let server = Arc::new(Server { metrics, unsent, methods, unmatched });
     routes.layer(middleware::from_fn_with_state(server, observe))
 }
 
@@ -53,21 +72,29 @@ async fn observe(State(server): State<Arc<Server>>, request: Request, next: Next
         return problem.into_response();
     }
     let request_id = request_id(request.headers());
-    let method = server.methods.get(request.uri().path()).unwrap_or(&server.unmatched).clone();
+    let known = server.methods.get(request.uri().path()).unwrap_or(&server.unmatched);
+    let KnownMethod { method, is_read } = known.clone();
     let span = span(&method, request.headers(), request_id.to_str().unwrap_or_default());
     let in_flight = InFlight::enter(&server.metrics.in_flight);
-    let record = Record::begin(&server.metrics.calls, method, span.clone(), Some(in_flight));
+    let handling = InFlight::enter(&server.metrics.handling);
+    let record = Record::begin(&server.metrics.calls, method, span.clone());
 
     let context = RequestContext::new(&request_id, request.headers());
-    let result = if server.metrics.in_flight.get() > MAX_IN_FLIGHT {
+    let result = if server.metrics.handling.get() > MAX_IN_FLIGHT {
         Err(status(Problem::unavailable("too many calls are in flight; try again in a moment")))
+    } else if server.unsent.is_full() {
+        Err(status(Unsent::refusal()))
     } else {
-        respond(request, |request| context.scope(next.run(request).instrument(span))).await
+        respond(request, is_read, |request| context.scope(next.run(request).instrument(span))).await
     };
     let mut response = result.unwrap_or_else(Status::into_http);
     if response.extensions().get::<Status>().is_some_and(has_lost_its_caller) {
         response = Status::cancelled("the caller disconnected").into_http();
     }
+    drop(handling);
+    let response = response.map(|body| Body::new(Encoded::new(body)));
+    let refuse = |problem| -> Response { status(problem).into_http() };
+    let mut response = server.unsent.hold(response, is_read, in_flight, refuse);
     if let Some(status) = response.extensions().get::<Status>() {
         log_failure(status, &record.method, request_id.to_str().unwrap_or_default());
     }
@@ -82,13 +109,16 @@ async fn observe(State(server): State<Arc<Server>>, request: Request, next: Next
 /// Runs the method until its response starts, within the caller's timeout and the server's.
 async fn respond<F: Future<Output = Response>>(
     request: Request,
+    is_read: bool,
     run: impl FnOnce(Request) -> F,
 ) -> Result<Response, Status> {
     let given = timeout::get(request.headers()).map_err(Status::invalid_argument)?;
     let limit = given.map_or(REQUEST_TIMEOUT, |given| given.min(REQUEST_TIMEOUT));
     match time::timeout(limit, AssertUnwindSafe(run(request)).catch_unwind()).await {
         Ok(Ok(response)) => Ok(response),
-        Ok(Err(panic)) => Err(status(Problem::from_panic(panic.as_ref()))),
+        Ok(Err(panic)) if is_read => Err(status(Problem::from_panic(panic.as_ref()))),
+        // Nobody knows how far the method got.
+        Ok(Err(panic)) => Err(status(Problem::outcome_unknown().caused_by(panic_text(panic.as_ref())))),
         Err(_) => Err(Status::deadline_exceeded("the call timed out; it may have taken effect")),
     }
 }

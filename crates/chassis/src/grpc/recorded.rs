@@ -9,7 +9,6 @@ use std::{
 use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
-use runtime::metrics::InFlight;
 use tonic::Code;
 use tracing::Span;
 
@@ -25,13 +24,11 @@ pub(super) struct Record {
     pub(super) span: Span,
     started: Instant,
     code: Code,
-    _in_flight: Option<InFlight>,
 }
 
 impl Record {
-    pub(super) fn begin(calls: &Calls, method: Method, span: Span, in_flight: Option<InFlight>) -> Self {
-        let calls = calls.clone();
-        Self { calls, method, span, started: Instant::now(), code: Code::Cancelled, _in_flight: in_flight }
+    pub(super) fn begin(calls: &Calls, method: Method, span: Span) -> Self {
+        Self { calls: calls.clone(), method, span, started: Instant::now(), code: Code::Cancelled }
     }
 
     pub(super) fn end(mut self, code: Code) {

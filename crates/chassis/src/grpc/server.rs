@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use axum::Router;
 use prometheus::Registry;
 use prost::Message;
-use prost_types::FileDescriptorSet;
+use prost_types::{FileDescriptorSet, MethodDescriptorProto, method_options::IdempotencyLevel};
 use tonic::service::{Routes, RoutesBuilder};
 use tonic_health::{
     ServingStatus,
@@ -13,8 +13,12 @@ use tonic_health::{
 };
 use tonic_reflection::server::Builder;
 
-use super::{call::Method, metrics::ServerMetrics, observe};
-use crate::database::Health;
+use super::{
+    call::Method,
+    metrics::ServerMetrics,
+    observe::{self, COMMON, KnownMethod},
+};
+use crate::{database::Health, unsent::Unsent};
 
 /// The gRPC APIs of a service.
 pub struct Grpc<S> {
@@ -28,7 +32,13 @@ pub struct Grpc<S> {
 ///
 /// # Errors
 /// Returns an error if the descriptors are invalid or two metrics share a name, which is a bug.
-pub(crate) fn app<S>(grpc: &Grpc<S>, state: S, health: Health, registry: &Registry) -> anyhow::Result<Router> {
+pub(crate) fn app<S>(
+    grpc: &Grpc<S>,
+    state: S,
+    health: Health,
+    registry: &Registry,
+    unsent: Unsent,
+) -> anyhow::Result<Router> {
     let (reporter, health_server) = health_reporter();
     let reflection = || {
         let shown = Builder::configure().register_encoded_file_descriptor_set(grpc.descriptors);
@@ -42,7 +52,7 @@ pub(crate) fn app<S>(grpc: &Grpc<S>, state: S, health: Health, registry: &Regist
     routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
 
     let own = methods(grpc.descriptors)?;
-    let mut names: Vec<String> = own.values().map(|method| method.service.to_string()).collect();
+    let mut names: Vec<String> = own.values().map(|known| known.method.service.to_string()).collect();
     names.dedup();
     tokio::spawn(follow(health, reporter, names));
     let mut known = own;
@@ -53,7 +63,7 @@ pub(crate) fn app<S>(grpc: &Grpc<S>, state: S, health: Health, registry: &Regist
     ] {
         known.extend(methods(common)?);
     }
-    Ok(observe::layer(routes.routes().into_axum_router(), ServerMetrics::new(registry)?, known))
+    Ok(observe::layer(routes.routes().into_axum_router(), ServerMetrics::new(registry)?, unsent, known))
 }
 
 /// Keeps `grpc.health.v1.Health` in line with the readiness, for the server as a whole and for each of its APIs.
@@ -69,16 +79,23 @@ async fn follow(mut health: Health, reporter: HealthReporter, names: Vec<String>
 }
 
 /// Returns the methods in an encoded set of descriptors, by their paths.
-fn methods(descriptors: &[u8]) -> Result<HashMap<String, Method>, prost::DecodeError> {
+fn methods(descriptors: &[u8]) -> Result<HashMap<String, KnownMethod>, prost::DecodeError> {
     let mut methods = HashMap::new();
     for file in FileDescriptorSet::decode(descriptors)?.file {
         for service in &file.service {
             let service_name = format!("{}.{}", file.package(), service.name());
             for method in &service.method {
                 let path = format!("/{service_name}/{}", method.name());
-                methods.insert(path, Method::new(&service_name, method.name()));
+                let is_read = is_read(&service_name, method);
+                methods.insert(path, KnownMethod { method: Method::new(&service_name, method.name()), is_read });
             }
         }
     }
     Ok(methods)
+}
+
+/// Whether a call changes nothing: the method says so, or is one that every server has.
+fn is_read(service: &str, method: &MethodDescriptorProto) -> bool {
+    let level = method.options.as_ref().map(|options| options.idempotency_level());
+    level == Some(IdempotencyLevel::NoSideEffects) || service.starts_with(COMMON)
 }

@@ -4,7 +4,9 @@
 //! Responses to `GET` are checked by the layer around all routes. A change is checked by its handler, with the
 //! [`Preconditions`] as an extractor, in the same transaction as the change.
 
-use std::{fmt::Display, str};
+mod tags;
+
+use std::fmt::Display;
 
 use axum::{
     body::{Body, HttpBody},
@@ -22,6 +24,8 @@ use utoipa::{
         schema::{ObjectBuilder, Type},
     },
 };
+
+use tags::{PATTERN, Tag, Tags};
 
 /// A JSON response with the version of its row as the `ETag`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,21 +51,6 @@ impl<T: Serialize, V: Display> IntoResponse for Tagged<T, V> {
 pub struct Preconditions {
     if_match: Option<Tags>,
     if_none_match: Option<Tags>,
-}
-
-/// The value of a precondition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Tags {
-    /// `*`: whatever exists.
-    Any,
-    OneOf(Vec<Tag>),
-}
-
-/// An entity tag.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Tag {
-    is_weak: bool,
-    opaque: Vec<u8>,
 }
 
 /// The precondition that does not hold.
@@ -159,55 +148,6 @@ fn malformed(name: &HeaderName) -> String {
     format!("`{name}` must be `*` or a list of entity tags, such as `\"3\"`")
 }
 
-impl Tags {
-    /// Parses `*` or a list of entity tags. A list may have empty elements (RFC 9110, section 5.6.1.2).
-    fn parse(value: &[u8]) -> Option<Self> {
-        if value.trim_ascii() == b"*" {
-            return Some(Self::Any);
-        }
-        let mut tags = Vec::new();
-        let mut rest = value;
-        loop {
-            let start = rest.iter().position(|byte| !b", \t".contains(byte));
-            let Some(start) = start else { return Some(Self::OneOf(tags)) };
-            let (tag, after) = Tag::split(&rest[start..])?;
-            tags.push(tag);
-            rest = after.trim_ascii_start();
-            if !rest.is_empty() && !rest.starts_with(b",") {
-                return None;
-            }
-        }
-    }
-
-    fn include(&self, current: &Tag, matches: impl Fn(&Tag) -> bool) -> bool {
-        match self {
-            Self::Any => current.opaque != b"0",
-            Self::OneOf(tags) => tags.iter().any(matches),
-        }
-    }
-}
-
-impl Tag {
-    fn parse(text: &[u8]) -> Option<Self> {
-        Self::split(text).and_then(|(tag, rest)| rest.is_empty().then_some(tag))
-    }
-
-    /// Splits a text into the tag at its start and the rest. A comma may be part of a tag.
-    fn split(text: &[u8]) -> Option<(Self, &[u8])> {
-        let weak = text.strip_prefix(b"W/");
-        let quoted = weak.unwrap_or(text).strip_prefix(b"\"")?;
-        let (opaque, rest) = quoted.split_at(quoted.iter().position(|byte| *byte == b'"')?);
-        let is_valid = opaque.iter().all(|byte| *byte > b' ' && *byte != 0x7F);
-        is_valid.then(|| (Self { is_weak: weak.is_some(), opaque: opaque.to_vec() }, &rest[1..]))
-    }
-
-    /// The version that the tag names. Tags are compared as text: "01" is not "1".
-    fn version(&self) -> Option<i64> {
-        let text = str::from_utf8(&self.opaque).ok()?;
-        text.parse::<i64>().ok().filter(|version| version.to_string() == text)
-    }
-}
-
 impl<S: Send + Sync> FromRequestParts<S> for Preconditions {
     type Rejection = Problem;
 
@@ -221,10 +161,6 @@ impl IntoParams for Preconditions {
         parameters(&Method::PUT)
     }
 }
-
-/// What [`Tags::parse`] accepts, as a pattern for JSON Schema.
-const PATTERN: &str =
-    r#"^[ \t]*\*[ \t]*$|^[ \t]*((W/)?"[!#-~\u0080-\u00FF]*"[ \t]*)?(,[ \t]*((W/)?"[!#-~\u0080-\u00FF]*"[ \t]*)?)*$"#;
 
 /// The documentation of the headers.
 pub(super) fn parameters(method: &Method) -> Vec<Parameter> {

@@ -28,18 +28,21 @@ use tokio::time;
 use tower::{Layer, Service};
 use tracing::Instrument;
 
-use super::{conditional::Preconditions, metrics::Metrics, query::KnownParameters, unsent::Unsent};
-use crate::limits::{MAX_IN_FLIGHT, REQUEST_TIMEOUT};
+use super::{conditional::Preconditions, metrics::Metrics, query::KnownParameters};
+use crate::{
+    limits::{MAX_IN_FLIGHT, REQUEST_TIMEOUT},
+    unsent::Unsent,
+};
 
 /// Adds the layer to the routes of a service, with problems for unknown paths, methods and query parameters.
-pub(crate) fn layer(routes: Router, metrics: Metrics, parameters: KnownParameters) -> Router {
+pub(crate) fn layer(routes: Router, metrics: Metrics, parameters: KnownParameters, unsent: Unsent) -> Router {
     routes
         .fallback(async |uri: Uri| not_found(&uri))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; see the Allow header")
         })
         // A single layer, because axum boxes the handler once per layer.
-        .layer((Observe { metrics: Arc::new(metrics), unsent: Unsent::default() }, parameters))
+        .layer((Observe { metrics: Arc::new(metrics), unsent }, parameters))
 }
 
 fn not_found(uri: &Uri) -> Problem {
@@ -122,7 +125,7 @@ where
                 response = preconditions.apply(response);
             }
             drop(handling);
-            response = unsent.hold(response, is_safe, in_flight);
+            response = unsent.hold(response, is_safe, in_flight, Problem::into_response);
             let status = response.status();
             record_status(&span, status);
             if status.is_server_error() {

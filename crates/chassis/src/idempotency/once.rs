@@ -18,8 +18,9 @@ impl Database {
     /// should begin a transaction itself, which is a savepoint if there is a claim.
     ///
     /// # Errors
-    /// Returns a [`DatabaseError`] that says what is known of the effects. The inner error is that of the work, or
-    /// [`KeyReused`] if the key was used for a different request.
+    /// Returns a [`DatabaseError`] that says what is known of the effects. With a claim, a failure before the COMMIT is
+    /// one without effect. The inner error is that of the work, or [`KeyReused`] if the key was used for a different
+    /// request.
     pub async fn once<T, E>(
         &self,
         claim: Option<&Claim>,
@@ -30,7 +31,9 @@ impl Database {
         E: From<KeyReused>,
     {
         let Some(claim) = claim else { return self.change(work).await };
-        self.change(async |connection| once(connection, claim, work).await).await
+        let mut is_commit_sent = false;
+        let result = self.change(async |connection| once(connection, claim, work, &mut is_commit_sent).await).await;
+        result.map_err(|failure| if is_commit_sent { failure } else { failure.before_commit() })
     }
 }
 
@@ -38,6 +41,7 @@ async fn once<T, E>(
     connection: &mut PgConnection,
     claim: &Claim,
     work: impl AsyncFnOnce(&mut PgConnection) -> Result<Result<T, E>, sqlx::Error>,
+    is_commit_sent: &mut bool,
 ) -> Result<Result<T, E>, sqlx::Error>
 where
     T: Serialize + DeserializeOwned,
@@ -52,6 +56,7 @@ where
         Ok(Ok(response)) => {
             let stored = Stored { claim: claim.clone(), response };
             table::store(&mut transaction, std::slice::from_ref(&stored)).await?;
+            *is_commit_sent = true;
             transaction.commit().await?;
             Ok(Ok(stored.response))
         }
@@ -70,9 +75,10 @@ where
 #[cfg(test)]
 mod tests {
     use futures_util::future::join_all;
-    use http::Method;
+    use http::{Method, StatusCode};
     use prometheus::Registry;
-    use sqlx::{PgPool, postgres::PgConnectOptions, raw_sql};
+    use runtime::Problem;
+    use sqlx::{AssertSqlSafe, PgPool, postgres::PgConnectOptions, raw_sql};
 
     use super::{
         super::{IdempotencyKey, prune},
@@ -153,6 +159,58 @@ mod tests {
         assert_eq!(locked, 0);
         create(&database, Some(&claim("k", "a")), "a").await.expect("created").expect("a note");
         assert_eq!(texts(&pool).await, ["a"]);
+    }
+
+    /// Inserts a note, then fails.
+    async fn insert_and_fail(
+        database: &Database,
+        claim: Option<&Claim>,
+        fail: impl AsyncFnOnce(&mut PgConnection) -> Result<(), sqlx::Error>,
+    ) -> DatabaseError {
+        let work = async |connection: &mut PgConnection| {
+            let id = insert(&mut *connection, "a").await?;
+            fail(connection).await?;
+            Ok(id)
+        };
+        database.once(claim, work).await.expect_err("it fails")
+    }
+
+    /// Ends the connection's own backend.
+    const END: &str = "SELECT pg_terminate_backend(pg_backend_pid())";
+
+    #[sqlx::test(migrations = false)]
+    async fn a_failure_before_the_commit_has_no_effect(pool: PgPool) {
+        let database = start(&pool).await;
+        let claim = claim("k", "a");
+        let lost = insert_and_fail(&database, Some(&claim), async |connection| {
+            raw_sql(END).execute(connection).await.map(|_| ())
+        });
+        assert!(matches!(lost.await, DatabaseError::NoConnection(_)));
+        let panicked = insert_and_fail(&database, Some(&claim), async |_| panic!("a bug")).await;
+        assert!(matches!(panicked, DatabaseError::Refused(_)));
+        assert_eq!(panicked.to_string(), "panic: a bug");
+        assert_eq!(Problem::from(panicked).status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(texts(&pool).await, [""; 0]);
+        create(&database, Some(&claim), "a").await.expect("created").expect("a note");
+        assert_eq!(texts(&pool).await, ["a"]);
+    }
+
+    #[sqlx::test(migrations = false)]
+    async fn a_failure_after_a_commit_was_sent_may_have_effect(pool: PgPool) {
+        let database = start(&pool).await;
+        // Without a claim, each statement is a transaction.
+        let panicked = insert_and_fail(&database, None, async |_| panic!("a bug")).await;
+        assert!(matches!(panicked, DatabaseError::Panicked(_)) && panicked.may_have_effect());
+        assert_eq!(texts(&pool).await, ["a"]);
+        let end = format!(
+            "CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM {}; RETURN NULL; END $$;
+             CREATE CONSTRAINT TRIGGER stop AFTER INSERT ON notes DEFERRABLE INITIALLY DEFERRED
+                 FOR EACH ROW EXECUTE FUNCTION stop()",
+            END.trim_start_matches("SELECT ")
+        );
+        raw_sql(AssertSqlSafe(end)).execute(&pool).await.expect("a trigger");
+        let lost = create(&database, Some(&claim("k", "b")), "b").await.expect_err("the connection is lost");
+        assert!(lost.is_lost() && lost.may_have_effect(), "{lost}");
     }
 
     #[sqlx::test(migrations = false)]

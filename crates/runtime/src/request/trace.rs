@@ -1,5 +1,7 @@
 //! The spans of requests, and the propagation of traces in headers.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use opentelemetry_http::{HeaderExtractor, HeaderInjector};
@@ -13,6 +15,19 @@ pub const REQUEST_TARGET: &str = "hedgerow::request";
 
 /// The target of the spans of gRPC calls.
 pub const CALL_TARGET: &str = "hedgerow::call";
+
+/// How much of a path is logged and traced, in bytes.
+const MAX_PATH: usize = 1024;
+
+/// Returns a path as it is logged and traced: a long one is cut off and ends in `…`. A path that a client sends over
+/// and over costs it a few bytes over HTTP/2, and would fill the log.
+#[must_use]
+pub fn shown_path(path: &str) -> Cow<'_, str> {
+    if path.len() <= MAX_PATH {
+        return path.into();
+    }
+    format!("{}…", &path[..path.floor_char_boundary(MAX_PATH)]).into()
+}
 
 /// Returns the name of a method as a label. Methods that a client invents would make labels without bound.
 #[must_use]
@@ -48,7 +63,7 @@ pub fn server_span(
         http.request.method = method,
         http.route = route,
         http.response.status_code = field::Empty,
-        url.path = path,
+        url.path = &*shown_path(path),
         request_id = request_id.to_str().unwrap_or_default(),
     );
     set_parent(&span, headers);
@@ -130,7 +145,13 @@ fn is_traceparent(value: &HeaderValue) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{self, Write},
+        sync::{Arc, Mutex},
+    };
+
     use proptest::prelude::*;
+    use tracing_subscriber::fmt::format::FmtSpan;
 
     use super::*;
 
@@ -179,6 +200,38 @@ mod tests {
         ] {
             assert!(!is_valid(text), "{text}");
         }
+    }
+
+    /// Where a subscriber writes.
+    #[derive(Clone, Default)]
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("a lock").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_span_has_a_long_path_in_part() {
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_span_events(FmtSpan::NEW)
+            .with_writer(move || writer.clone());
+        let path = format!("/{}", "é".repeat(5000));
+        tracing::subscriber::with_default(subscriber.finish(), || {
+            let _ = server_span(&path, &HeaderMap::new(), "GET", "/", &HeaderValue::from_static("id"));
+        });
+        let written = buffer.0.lock().expect("a lock").clone();
+        let written = String::from_utf8(written).expect("text");
+        assert!(written.contains("/éééé") && written.contains("é…"), "{written}");
+        assert!(written.len() < 2048, "{}", written.len());
     }
 
     #[test]

@@ -26,7 +26,7 @@ const CONCURRENCY: usize = 64;
 /// The length limit of one document, in bytes.
 const MAX_LENGTH: usize = 4 * 1024 * 1024;
 
-/// The length limit of all documents together, in bytes. The memory that they take once parsed has a limit of its own.
+/// The length limit of all documents together, in bytes. What is built of them has a limit of its own.
 const MAX_TOTAL_LENGTH: usize = 16 * 1024 * 1024;
 
 /// The reason why a service has no usable document. Its text is shown to readers of the page.
@@ -44,8 +44,10 @@ pub(super) enum DocumentError {
     TooLong,
     #[error("the documents of all services together are larger than 16 MiB")]
     TooLongTogether,
-    #[error("the documents of all services together would take too much memory")]
+    #[error("document would take too much memory")]
     TooMuchMemory,
+    #[error("the merged document would be larger than 16 MiB")]
+    TooLargeMerged,
     #[error("not an OpenAPI 3.0 or 3.1 document")]
     NotOpenApi,
     #[error("document has references that cannot be resolved within it")]

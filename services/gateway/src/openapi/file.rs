@@ -3,13 +3,16 @@
 use std::{
     borrow::Cow,
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    io::Write as _,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use sha2::{Digest, Sha256};
+use tokio::task::spawn_blocking;
 use utoipa_swagger_ui::Config;
 
 use super::paths::DOCUMENT;
@@ -19,6 +22,8 @@ use super::paths::DOCUMENT;
 pub(super) struct File {
     media_type: HeaderValue,
     bytes: Bytes,
+    /// The compressed content, once somebody has accepted it; `None` if it is not shorter.
+    gzip: Arc<OnceLock<Option<Bytes>>>,
     tag: HeaderValue,
 }
 
@@ -28,22 +33,37 @@ impl File {
         let start = hash.iter().take(8).fold(0, |start, byte| start << 8 | u64::from(*byte));
         // The tag is weak because it also stands for the compressed representation.
         let tag = HeaderValue::try_from(format!("W/\"{start:016x}\""));
-        Self { media_type, bytes, tag: tag.unwrap_or(HeaderValue::from_static("W/\"\"")) }
+        Self { media_type, bytes, gzip: Arc::default(), tag: tag.unwrap_or(HeaderValue::from_static("W/\"\"")) }
     }
 
     /// Responds with the file, or with 304 if the client has it.
-    pub(super) fn respond(&self, request: &HeaderMap) -> Response<Full<Bytes>> {
+    pub(super) async fn respond(&self, request: &HeaderMap, accepts_gzip: bool) -> Response<Full<Bytes>> {
         let is_cached = request.get_all(header::IF_NONE_MATCH).iter().any(|tags| self.is_among(tags));
         let mut response = Response::new(Full::default());
+        let headers = response.headers_mut();
+        headers.insert(header::ETAG, self.tag.clone());
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
         if is_cached {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
-        } else {
-            *response.body_mut() = Full::new(self.bytes.clone());
-            response.headers_mut().insert(header::CONTENT_TYPE, self.media_type.clone());
+            return response;
         }
-        response.headers_mut().insert(header::ETAG, self.tag.clone());
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.insert(header::CONTENT_TYPE, self.media_type.clone());
+        let compressed = if accepts_gzip { self.compressed().await } else { None };
+        if compressed.is_some() {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        *response.body_mut() = Full::new(compressed.unwrap_or_else(|| self.bytes.clone()));
         response
+    }
+
+    /// Compresses the file, the first time on a thread that serves no requests.
+    async fn compressed(&self) -> Option<Bytes> {
+        if let Some(compressed) = self.gzip.get() {
+            return compressed.clone();
+        }
+        let file = self.clone();
+        spawn_blocking(move || file.gzip.get_or_init(|| compress(&file.bytes)).clone()).await.ok().flatten()
     }
 
     /// Whether a list of tags contains this file's, by weak comparison (RFC 9110, section 13.1.2).
@@ -52,6 +72,14 @@ impl File {
         let mut tags = tags.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
         tags.any(|tag| tag == b"*" || tag.strip_prefix(b"W/").unwrap_or(tag) == own)
     }
+}
+
+/// Compresses content, if that makes it shorter.
+fn compress(bytes: &[u8]) -> Option<Bytes> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes).ok()?;
+    let compressed = encoder.finish().ok()?;
+    (compressed.len() < bytes.len()).then(|| compressed.into())
 }
 
 /// The page. It has a dozen files of up to a megabyte, so a file is cached after the first request to hash it only

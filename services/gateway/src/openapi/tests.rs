@@ -1,11 +1,13 @@
 mod fetch;
 
 use std::{
+    io::Read as _,
     net::{Ipv4Addr, SocketAddr},
     pin::Pin,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+use flate2::read::GzDecoder;
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
@@ -66,7 +68,8 @@ async fn request(docs: &ApiDocs, method: Method, path: &str, lines: &[(&str, &st
         request = request.header(*name, *value);
     }
     let (parts, ()) = request.body(()).expect("a request").into_parts();
-    let response: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(docs.respond(&parts));
+    let accepts_gzip = parts.headers.contains_key(header::ACCEPT_ENCODING);
+    let response: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(docs.respond(&parts, accepts_gzip));
     let (parts, body) = response.await.into_parts();
     (parts.status, parts.headers, body.collect().await.expect("a body").to_bytes())
 }
@@ -105,6 +108,28 @@ async fn a_cached_copy_is_confirmed_with_304() {
         }
         let (status, ..) = get(&docs, path, &[("if-none-match", "W/\"x\"")]).await;
         assert_eq!(status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn a_file_is_compressed_once() {
+    let (address, _) = endpoint(document_of("/a")).await;
+    let (_services, docs) = api_docs(vec![service("a", vec![address])]);
+    for path in ["/docs/swagger-ui-bundle.js", "/openapi.json"] {
+        let (_, plain, whole) = get(&docs, path, &[]).await;
+        let gzip = async || {
+            let (_, headers, body) = get(&docs, path, &[("accept-encoding", "gzip")]).await;
+            assert_eq!(headers.get(header::CONTENT_ENCODING).expect("an encoding"), "gzip");
+            assert_eq!(headers.get(header::ETAG), plain.get(header::ETAG));
+            body
+        };
+        let (first, second) = (gzip().await, gzip().await);
+        assert_eq!(first.as_ptr(), second.as_ptr(), "the same memory");
+        let mut content = Vec::new();
+        GzDecoder::new(&*first).read_to_end(&mut content).expect("valid gzip");
+        assert_eq!(content, whole);
+        assert!(!plain.contains_key(header::CONTENT_ENCODING));
+        assert_eq!(plain[header::VARY], "accept-encoding");
     }
 }
 

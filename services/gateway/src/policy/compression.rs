@@ -62,6 +62,12 @@ pub(super) struct Accepted {
     cached_tags: Option<HeaderValue>,
 }
 
+impl Accepted {
+    pub(super) fn accepts_gzip(&self) -> bool {
+        self.encoding != Encoding::Identity
+    }
+}
+
 impl Compression {
     pub(super) fn new(args: &CompressionArgs) -> Self {
         Self {

@@ -24,10 +24,6 @@ use crate::{access_log::write_string, policy::Client};
 /// The status that is logged if the client goes away before the response starts, as in nginx.
 const CLIENT_CLOSED: u16 = 499;
 
-/// How much of a path is logged, in bytes. A longer one is cut off and ends in `…`. A path that a client sends over and
-/// over costs it a few bytes over HTTP/2, and would fill the log.
-const MAX_PATH: usize = 1024;
-
 /// How much of a method is logged, in bytes. Longer ones are refused.
 pub(super) const MAX_METHOD: usize = 32;
 
@@ -179,12 +175,7 @@ impl AccessRecord {
         let method = method.get(..MAX_METHOD).unwrap_or(method);
         text(line, "{\"timestamp\":", time);
         text(line, ",\"level\":\"INFO\",\"message\":\"access\",\"method\":", method);
-        let path = self.uri.path();
-        if path.len() > MAX_PATH {
-            text(line, ",\"path\":", format!("{}…", &path[..path.floor_char_boundary(MAX_PATH)]).as_bytes());
-        } else {
-            text(line, ",\"path\":", path.as_bytes());
-        }
+        text(line, ",\"path\":", request::shown_path(self.uri.path()).as_bytes());
         let status = self.status.map_or(CLIENT_CLOSED, |status| status.as_u16());
         let (seconds, micros) = (duration.as_secs(), duration.subsec_micros());
         let _ = write!(line, ",\"status\":{status},\"duration\":{seconds}.{micros:06}");

@@ -47,7 +47,7 @@ struct Counts {
     unread: Arc<AtomicUsize>,
 }
 
-/// A request that was counted.
+/// A request that was counted, and as what it counts.
 pub(super) struct Counted {
     network: u128,
     /// How many requests its client had in flight, with this one.
@@ -92,8 +92,7 @@ impl InFlight {
     /// in flight, however long its client takes to read the refusal.
     pub(super) fn check(&self, counted: &mut Counted) -> Result<(), Refusal> {
         let problem = if counted.of_client > self.max_per_client {
-            let detail = "too many requests from this address are in flight; wait for some of them to end";
-            Problem::with_kind(StatusCode::TOO_MANY_REQUESTS, "rate-limited", detail)
+            too_many("too many requests from this address are in flight; wait for some of them to end")
         } else if self.all.get() > self.max {
             Problem::unavailable("too many requests are in flight; try again in a moment")
         } else {
@@ -104,7 +103,6 @@ impl InFlight {
         counted.counts_as = Kind::Refused;
         let mut clients = self.shard(counted.network);
         let counts = clients.entry(counted.network).or_default();
-        counts.in_flight -= 1;
         counts.unread_refusals += 1;
         Err(Refusal { problem, has_content: counts.unread_refusals <= MAX_UNREAD_REFUSALS })
     }
@@ -159,4 +157,8 @@ impl InFlight {
         let shard = usize::try_from(self.hasher.hash_one(network) >> 32).unwrap_or_default() % SHARDS;
         self.clients[shard].lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn too_many(detail: &'static str) -> Problem {
+    Problem::with_kind(StatusCode::TOO_MANY_REQUESTS, "rate-limited", detail)
 }

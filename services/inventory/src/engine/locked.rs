@@ -22,6 +22,8 @@ pub(super) struct Locked {
     pub(super) request: Request,
     /// The products that it waits for. Empty if it waits for a row of another table, or for a new product.
     pub(super) products: BTreeSet<ProductId>,
+    /// Whether it is known that this request waits, and not only that one of several does.
+    pub(super) is_cause: bool,
     /// What the request fails with if it waits in vain.
     pub(super) failure: Arc<DatabaseError>,
 }
@@ -82,16 +84,16 @@ impl SkipLocked {
         }
     }
 
-    /// Sets a request aside that waits for something unknown.
-    pub(super) fn set_aside_unknown(&mut self, request: Request) {
-        self.locked.push(Locked { request, products: BTreeSet::new(), failure: self.failure.clone() });
+    /// Sets a request aside that waits for something unknown, or is one of several of which one does.
+    pub(super) fn set_aside_unknown(&mut self, request: Request, is_cause: bool) {
+        self.locked.push(Locked { request, products: BTreeSet::new(), is_cause, failure: self.failure.clone() });
     }
 
     /// Sets a request aside. From then on it also waits for those of its products that were waited for and obtained.
     fn set_aside(&mut self, request: Request, reserved: &[ProductId]) {
         let is_locked = |product: &&ProductId| self.unavailable.contains(*product) || self.wait_for.contains(*product);
         let products = request.product_ids().chain(reserved).filter(is_locked).cloned().collect();
-        self.locked.push(Locked { request, products, failure: self.failure.clone() });
+        self.locked.push(Locked { request, products, is_cause: true, failure: self.failure.clone() });
     }
 }
 

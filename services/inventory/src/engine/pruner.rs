@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chassis::{Database, database::DatabaseError};
+use chassis::{Database, LogLimit, chain, database::DatabaseError};
 use sqlx::{Acquire, PgConnection};
 use uuid::Uuid;
 
@@ -33,12 +33,23 @@ const PASSES: u32 = 1000;
 /// How many times longer than a step the rest after it is.
 pub(super) const REST: u32 = 6;
 
-/// How often to start with the oldest reservations again, to find those that were skipped. While a long transaction
-/// keeps the index entries of deleted rows, that can take long.
+/// How often to start with the oldest rows again, to find those that were skipped. While a long transaction keeps the
+/// index entries of deleted rows, that can take long, and fail. It is then done less often.
 const START_OVER: Duration = Duration::from_secs(10);
+
+/// How many times longer than starting over the pause after it is at least.
+const START_OVER_REST: u32 = 20;
+
+/// The pause after starting over has taken this long.
+pub(super) fn until_start_over(taken: Duration) -> Duration {
+    START_OVER.max(START_OVER_REST * taken)
+}
 
 /// How long a replica waits that found another one pruning, or could not prune.
 const BACK_OFF: Duration = Duration::from_secs(10);
+
+/// The shortest time between two log lines about ledgers that cannot be pruned.
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Prunes step by step.
 pub(super) struct Pruner {
@@ -59,12 +70,14 @@ struct Pass {
     /// The ledgers with old movements among those that were looked at, each with the number of the first movement that
     /// has not been looked at.
     found: VecDeque<(String, i64)>,
+    /// How many of them are pruned on their own, because one of them may be what made a step fail.
+    alone: usize,
 }
 
 impl Pruner {
     pub(super) fn new(retention: Retention) -> Self {
         let now = Instant::now();
-        let pass = Pass { due: now, after: String::new(), found: VecDeque::new() };
+        let pass = Pass { due: now, after: String::new(), found: VecDeque::new(), alone: 0 };
         Self { retention, next_reservation: Uuid::nil(), pass, start_over_at: now, backs_off_until: now }
     }
 
@@ -78,29 +91,59 @@ impl Pruner {
             return Ok(true);
         }
         let starts_over = now >= self.start_over_at;
+        let reservations = self.prune_reservations(database, starts_over).await;
         if starts_over {
-            self.start_over_at = now + START_OVER;
+            self.start_over_at = Instant::now() + until_start_over(now.elapsed());
         }
-        let is_done = self.try_step(database, starts_over).await;
-        if !matches!(is_done, Ok(Some(_))) {
+        // The next step goes on where the last one ended if only starting over fails.
+        let is_tried_again = starts_over && reservations.is_err();
+        let ledgers = self.prune_ledgers(database).await;
+        let is_refused = |result: &Result<_, _>| !matches!(result, Ok(Some(_)));
+        if is_refused(&ledgers) || is_refused(&reservations) && !is_tried_again {
             self.backs_off_until = Instant::now() + BACK_OFF;
         }
-        is_done.map(|is_done| is_done.unwrap_or(true))
+        Ok(reservations?.unwrap_or(true) && ledgers?.unwrap_or(true))
     }
 
-    /// Returns whether little is left; `None` if another replica is pruning.
-    async fn try_step(&mut self, database: &Database, starts_over: bool) -> Result<Option<bool>, DatabaseError> {
-        self.find_ledgers(database).await?;
-        let retention = self.retention;
+    /// Deletes reservations. Returns whether few are left; `None` if another replica is pruning.
+    async fn prune_reservations(
+        &mut self,
+        database: &Database,
+        starts_over: bool,
+    ) -> Result<Option<bool>, DatabaseError> {
+        let retention = self.retention.reservations;
         let from = if starts_over { Uuid::nil() } else { self.next_reservation };
+        let prune = async |connection: &mut _| prune_reservations(connection, retention, from).await;
+        let Some((count, last)) = database.run(prune).await? else { return Ok(None) };
+        self.next_reservation = self.next_reservation.max(last.unwrap_or_default());
+        Ok(Some(count < i64::from(MAX_ROWS)))
+    }
+
+    /// Prunes ledgers. Returns whether the pass has ended; `None` if another replica is pruning.
+    async fn prune_ledgers(&mut self, database: &Database) -> Result<Option<bool>, DatabaseError> {
+        let Some(retention) = self.retention.ledgers else { return Ok(Some(true)) };
+        self.find_ledgers(database).await?;
+        let count = if self.pass.alone > 0 { 1 } else { MAX_LEDGERS };
         // If the transaction fails, the next one repeats it.
         let mut ledgers = self.pass.found.clone();
-        let pruned = database.run(async |connection| prune(connection, retention, from, &mut ledgers).await).await?;
-        let Some((reservations, last)) = pruned else { return Ok(None) };
-        self.pass.found = ledgers;
-        self.next_reservation = last.unwrap_or(self.next_reservation);
-        let is_pass_done = self.pass.after.is_empty() && self.pass.found.is_empty();
-        Ok(Some(is_pass_done && reservations < i64::from(MAX_ROWS)))
+        let prune = async |connection: &mut _| prune_ledgers(connection, retention, &mut ledgers, count).await;
+        match database.run(prune).await {
+            Ok(false) => return Ok(None),
+            Ok(true) => {
+                self.pass.alone = self.pass.alone.saturating_sub(1);
+                self.pass.found = ledgers;
+            }
+            Err(failure @ DatabaseError::NoConnection(_)) => return Err(failure),
+            Err(_) if count > 1 => self.pass.alone = MAX_LEDGERS,
+            // It is left to the next pass.
+            Err(failure) => {
+                self.pass.alone -= 1;
+                if let Some((product_id, _)) = self.pass.found.pop_front() {
+                    report(&product_id, &failure);
+                }
+            }
+        }
+        Ok(Some(self.pass.after.is_empty() && self.pass.found.is_empty()))
     }
 
     /// Looks at the next ledgers of the pass, if those found before are pruned.
@@ -124,41 +167,65 @@ impl Pruner {
     }
 }
 
-/// Deletes reservations, starting with this id, and movements of ledgers, of which it removes those that it is done
-/// with. Returns how many reservations it deleted and the highest id; `None` if another replica is pruning.
-async fn prune(
+/// Logs that a ledger cannot be pruned.
+fn report(product_id: &str, failure: &DatabaseError) {
+    static LIMIT: LogLimit = LogLimit::new(LOG_INTERVAL);
+    if let Some(omitted) = LIMIT.due() {
+        tracing::error!(product_id, cause = chain(failure), omitted, "ledger cannot be pruned");
+    }
+}
+
+/// Deletes reservations, starting with this id. Returns how many and the highest id; `None` if another replica is
+/// pruning.
+async fn prune_reservations(
     connection: &mut PgConnection,
-    retention: Retention,
+    retention: Duration,
     from: Uuid,
-    ledgers: &mut VecDeque<(String, i64)>,
 ) -> Result<Option<(i64, Option<Uuid>)>, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    let pruned = if store::lock_pruning(&mut transaction).await? {
+        Some(store::prune_reservations(&mut transaction, from, retention, MAX_ROWS.into()).await?)
+    } else {
+        None
+    };
+    if pruned.is_some_and(|(count, _)| count > 0) {
+        transaction.commit().await?;
+    } else {
+        transaction.rollback().await?;
+    }
+    Ok(pruned)
+}
+
+/// Deletes movements of at most `count` ledgers, and removes the ledgers that it is done with. Returns false if another
+/// replica is pruning.
+async fn prune_ledgers(
+    connection: &mut PgConnection,
+    retention: Duration,
+    ledgers: &mut VecDeque<(String, i64)>,
+    count: usize,
+) -> Result<bool, sqlx::Error> {
+    if ledgers.is_empty() {
+        return Ok(true);
+    }
     let mut transaction = connection.begin().await?;
     if !store::lock_pruning(&mut transaction).await? {
         transaction.rollback().await?;
-        return Ok(None);
+        return Ok(false);
     }
-    let limit = MAX_ROWS.into();
-    let reservations = store::prune_reservations(&mut transaction, from, retention.reservations, limit).await?;
-    if reservations == (0, None) && ledgers.is_empty() {
-        transaction.rollback().await?;
-        return Ok(Some(reservations));
-    }
-    if let Some(retention) = retention.ledgers {
-        let mut movements = 0;
-        for _ in 0..MAX_LEDGERS {
-            let Some((product_id, next)) = ledgers.front_mut() else { break };
-            let PrunedLedger { opening, found } =
-                store::prune_ledger(&mut transaction, product_id, *next, retention, MAX_MOVEMENTS).await?;
-            match opening {
-                Some(opening) if found == MAX_MOVEMENTS => *next = opening,
-                _ => drop(ledgers.pop_front()),
-            }
-            movements += found;
-            if movements >= MAX_MOVEMENTS {
-                break;
-            }
+    let mut movements = 0;
+    for _ in 0..count {
+        let Some((product_id, next)) = ledgers.front_mut() else { break };
+        let PrunedLedger { opening, found } =
+            store::prune_ledger(&mut transaction, product_id, *next, retention, MAX_MOVEMENTS).await?;
+        match opening {
+            Some(opening) if found == MAX_MOVEMENTS => *next = opening,
+            _ => drop(ledgers.pop_front()),
+        }
+        movements += found;
+        if movements >= MAX_MOVEMENTS {
+            break;
         }
     }
     transaction.commit().await?;
-    Ok(Some(reservations))
+    Ok(true)
 }

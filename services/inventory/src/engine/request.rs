@@ -163,13 +163,13 @@ pub(super) fn split(batch: Vec<Request>) -> Vec<Vec<Request>> {
     batch::split(batch, MAX_WEIGHT, Request::weight)
 }
 
-/// Lets waiting requests join the batch, in order, until one may not join or the batch is full.
+/// Lets waiting requests join the batch, in order, until one may not join or the batch, which has this weight, is full.
 pub(super) fn join<H: OpenHandler<Request = Request>>(
     batch: &mut Vec<Request>,
+    mut weight: usize,
     arrivals: &mut Arrivals<'_, H>,
     may_join: impl Fn(&Request) -> bool,
 ) {
-    let mut weight: usize = batch.iter().map(Request::weight).sum();
     while batch.len() < MAX_BATCH && weight < MAX_WEIGHT {
         let Some(request) = arrivals.next_if(&may_join) else { break };
         weight += request.weight();

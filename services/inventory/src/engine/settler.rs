@@ -1,16 +1,12 @@
 //! Settles overdue holds of products that nobody asks for, and deletes expiries that no longer count.
 
-use std::{
-    panic::AssertUnwindSafe,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use chassis::{Database, LogLimit, chain, database::DatabaseError};
 use chrono::{DateTime, Utc};
-use futures_util::FutureExt;
 use tokio::time::sleep;
 
-use super::transaction;
+use super::{pruner::until_start_over, transaction};
 use crate::{
     model::ProductId,
     store::{self, OverdueExpiry},
@@ -28,25 +24,33 @@ const MAX_PRODUCTS: usize = 100;
 /// The shortest time between two log lines about products that cannot be settled. They are tried again every second.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Passes the overdue expiries of all products once, in order of time, in steps of limited size. It does not depend on
-/// the success of a step: what could not be settled is left behind, so that it holds up nothing else.
+/// Passes the overdue expiries of all products, in order of time, in steps of limited size. It does not depend on the
+/// success of a step: what could not be settled is left behind, so that it holds up nothing else. Now and then it starts
+/// over, to find that.
 pub(super) struct Settler {
-    /// The last expiry that was read. Starting there does not pass the index entries of deleted rows again.
+    /// The last expiry that was read. Starting there does not pass the index entries of deleted rows again, which stay
+    /// while a long transaction is open.
     last: (DateTime<Utc>, String),
+    start_over_at: Instant,
 }
 
 impl Settler {
     pub(super) fn new() -> Self {
-        Self { last: (DateTime::UNIX_EPOCH, String::new()) }
+        Self { last: (DateTime::UNIX_EPOCH, String::new()), start_over_at: Instant::now() }
     }
 
     /// Settles and deletes the next overdue expiries. Returns whether there were few.
     pub(super) async fn step(&mut self, database: &Database) -> Result<bool, DatabaseError> {
-        let (time, product_id) = (self.last.0, self.last.1.as_str());
+        let started = Instant::now();
+        let starts_over = started >= self.start_over_at;
+        let after = if starts_over { (DateTime::UNIX_EPOCH, "") } else { (self.last.0, self.last.1.as_str()) };
         let limit = i64::try_from(MAX_ROWS).unwrap_or(i64::MAX);
-        let read =
-            async |connection: &mut _| store::overdue_expiries(connection, (time, product_id), DELAY, limit).await;
-        let overdue = database.run(read).await?;
+        let read = async |connection: &mut _| store::overdue_expiries(connection, after, DELAY, limit).await;
+        let overdue = database.run(read).await;
+        if starts_over {
+            self.start_over_at = Instant::now() + until_start_over(started.elapsed());
+        }
+        let overdue = overdue?;
         let Some(last) = overdue.last() else { return Ok(true) };
         self.last = (last.expires_at, last.product_id.clone());
         for products in unsettled(&overdue).chunks(MAX_PRODUCTS) {
@@ -77,11 +81,11 @@ async fn settle(database: &Database, products: &[ProductId]) -> Result<bool, Dat
     static LIMIT: LogLimit = LogLimit::new(LOG_INTERVAL);
     let started = Instant::now();
     let settled = database.run(async |connection| transaction::settle(connection, products).await);
-    let settled = AssertUnwindSafe(settled).catch_unwind().await;
+    let settled = settled.await;
     sleep(started.elapsed()).await;
     match settled {
-        Ok(Ok(())) => Ok(true),
-        Ok(Err(DatabaseError::Refused(error))) => {
+        Ok(()) => Ok(true),
+        Err(DatabaseError::Refused(error) | DatabaseError::Panicked(error)) => {
             if let [product] = products
                 && let Some(omitted) = LIMIT.due()
             {
@@ -90,8 +94,6 @@ async fn settle(database: &Database, products: &[ProductId]) -> Result<bool, Dat
             }
             Ok(false)
         }
-        Ok(Err(failure)) => Err(failure),
-        // The panic hook has reported it.
-        Err(_) => Ok(false),
+        Err(failure) => Err(failure),
     }
 }

@@ -34,21 +34,20 @@ const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Sweeps until the process exits.
 pub(super) async fn run(database: Database, retention: Retention) {
-    let mut pruner = Pruner::new(retention);
+    let (mut settler, mut pruner) = (Settler::new(), Pruner::new(retention));
     loop {
         // The panic hook has reported a panic. The next round starts anew.
-        let _ = AssertUnwindSafe(round(&database, &mut pruner)).catch_unwind().await;
+        let _ = AssertUnwindSafe(round(&database, &mut settler, &mut pruner)).catch_unwind().await;
         sleep(PAUSE).await;
     }
 }
 
 /// Sweeps until little is left, at most for [`ROUND`]. The next round finds what was locked.
-async fn round(database: &Database, pruner: &mut Pruner) {
+async fn round(database: &Database, settler: &mut Settler, pruner: &mut Pruner) {
     let started = Instant::now();
-    let mut settler = Settler::new();
     while started.elapsed() < ROUND {
         let step = Instant::now();
-        let is_swept = sweep(database, &mut settler).await;
+        let is_swept = sweep(database, settler).await;
         sleep(step.elapsed()).await;
         let step = Instant::now();
         let is_pruned = is_done("prune", pruner.step(database).await);
@@ -71,7 +70,7 @@ fn is_done(step: &str, result: Result<bool, DatabaseError>) -> bool {
     static LIMIT: LogLimit = LogLimit::new(LOG_INTERVAL);
     result.unwrap_or_else(|failure| {
         // Requests and the readiness check report an unavailable database.
-        if let DatabaseError::Refused(error) = failure
+        if let DatabaseError::Refused(error) | DatabaseError::Panicked(error) = failure
             && let Some(omitted) = LIMIT.due()
         {
             tracing::error!(step, cause = chain(&error), omitted, "sweeping failed");

@@ -31,7 +31,7 @@ use crate::{
 pub(super) enum Progress {
     /// The results are final: the transaction was committed, or there was nothing to write.
     Done,
-    /// A prerequisite was committed; the transaction must be repeated.
+    /// The transaction must be repeated with other new products.
     Repeat,
 }
 
@@ -46,10 +46,13 @@ pub(super) enum Commit {
 pub(super) struct Attempt<'a, 'q, H: OpenHandler> {
     /// The requests. Each has its result if the attempt succeeds.
     pub(super) batch: &'a mut Vec<Request>,
-    /// The requests that may join the batch.
+    /// The requests that may join the batch, as long as none of it is left to the next transaction: no request
+    /// overtakes another.
     pub(super) arrivals: Option<&'a mut Arrivals<'q, H>>,
     /// Requests of the batch that are left to the next transaction, because this one would change too many products.
     pub(super) rest: &'a mut Vec<Request>,
+    /// The products to insert: those that the batch changes and that do not exist yet, as far as that is known.
+    pub(super) new: &'a mut BTreeSet<ProductId>,
     /// If set, the transaction leaves out requests for locked products.
     pub(super) skip_locked: Option<&'a mut SkipLocked>,
     pub(super) commit: Commit,
@@ -68,13 +71,21 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
         store::limit_waits(&mut transaction).await?;
     }
     // No request holds a lock yet, so any request that arrived during the round trip may join.
-    if let Some(arrivals) = arrivals {
-        join(batch, arrivals, |request| skip_locked.as_ref().is_none_or(|skip| !skip.leaves_out(request)));
+    if attempt.rest.is_empty()
+        && let Some(arrivals) = arrivals
+    {
+        let weight = batch.iter().map(Request::weight).sum();
+        join(batch, weight, arrivals, |request| skip_locked.as_ref().is_none_or(|skip| !skip.leaves_out(request)));
     }
     batch.retain(|request| !request.is_abandoned());
     let claims: Vec<&Claim> = batch.iter().filter_map(Request::claim).collect();
     let responses = idempotency::claim(&mut transaction, &claims).await?;
-    let (products_of, mut products) = affected(&mut transaction, batch, attempt.rest, &responses).await?;
+    let Affected { products_of, mut products, weight } =
+        affected(&mut transaction, batch, attempt.rest, &responses).await?;
+    if !attempt.new.is_empty() {
+        // The insert may wait for another transaction that inserts the same product, so nothing is locked before it.
+        store::insert_products(&mut transaction, &ids(attempt.new)).await?;
+    }
     let sent_at = Instant::now();
     let (rows, started_at) = match skip_locked {
         _ if products.is_empty() => Default::default(),
@@ -86,8 +97,10 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
             free
         }
     };
-    if let Some(arrivals) = arrivals {
-        join(batch, arrivals, |request| needs_only(request, &products));
+    if attempt.rest.is_empty()
+        && let Some(arrivals) = arrivals
+    {
+        join(batch, weight, arrivals, |request| needs_only(request, &products));
     }
     let known: HashSet<ProductId> = rows.keys().cloned().collect();
     let mut locked = LockedRows { products: rows, responses, ..LockedRows::default() };
@@ -105,21 +118,12 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
         transaction.rollback().await?;
         return Ok(Progress::Done);
     }
-    let new = changeset.products.iter().map(|(id, _)| id).filter(|id| !known.contains(*id)).map(ProductId::as_str);
-    let new: BTreeSet<&str> = new.collect();
-    if !new.is_empty() {
-        // Products are inserted outside the transaction: the insert may wait for another transaction that inserts the
-        // same product, and must not hold locks meanwhile. A row without a movement is not listed.
+    let changed = changeset.products.iter().map(|(id, _)| id);
+    let new = changed.filter(|id| attempt.new.contains(*id) || !known.contains(*id)).cloned();
+    let new: BTreeSet<ProductId> = new.collect();
+    if new != *attempt.new {
         transaction.rollback().await?;
-        let new: Vec<&str> = new.into_iter().collect();
-        if skip_locked.is_some() {
-            let mut transaction = connection.begin().await?;
-            store::limit_waits(&mut transaction).await?;
-            store::insert_products(&mut transaction, &new).await?;
-            transaction.commit().await?;
-        } else {
-            store::insert_products(connection, &new).await?;
-        }
+        *attempt.new = new;
         return Ok(Progress::Repeat);
     }
     let marker = write(&mut transaction, &changeset).await?;
@@ -178,14 +182,23 @@ fn latest_time(started_at: DateTime<Utc>, sent_at: Instant) -> DateTime<Utc> {
     started_at.checked_add_signed(elapsed).unwrap_or(DateTime::<Utc>::MAX_UTC).trunc_subsecs(6)
 }
 
-/// The products of the reservations that the batch commits or releases, and all products that it changes. Requests with
-/// a stored response change nothing. Requests beyond the maximum weight are moved to `rest`.
+/// What a batch affects.
+struct Affected {
+    /// The products of the reservations that it commits or releases.
+    products_of: HashMap<Uuid, Vec<ProductId>>,
+    /// All products that it changes.
+    products: BTreeSet<ProductId>,
+    weight: usize,
+}
+
+/// Finds out what a batch affects. Requests with a stored response change nothing. Requests beyond the maximum weight
+/// are moved to `rest`.
 async fn affected(
     connection: &mut PgConnection,
     batch: &mut Vec<Request>,
     rest: &mut Vec<Request>,
     responses: &HashMap<Digest, Stored<StoredResponse>>,
-) -> Result<(HashMap<Uuid, Vec<ProductId>>, BTreeSet<ProductId>), sqlx::Error> {
+) -> Result<Affected, sqlx::Error> {
     let reservations = |batch: &[Request]| -> BTreeSet<Uuid> {
         batch.iter().filter(|request| !is_stored(request, responses)).filter_map(reservation_id).collect()
     };
@@ -196,14 +209,16 @@ async fn affected(
             products_of.entry(id).or_default().push(product_id);
         }
     }
-    let mut weight = 0;
-    let fits = batch.iter().take_while(|request| {
+    let (mut count, mut weight) = (0, 0);
+    for request in &*batch {
         let products = reservation_id(request).and_then(|id| products_of.get(&id));
-        weight += products.map_or_else(|| request.weight(), Vec::len);
-        weight <= MAX_WEIGHT
-    });
-    // A single request is never too heavy.
-    let count = fits.count().max(1).min(batch.len());
+        let own = products.map_or_else(|| request.weight(), Vec::len);
+        // A single request is never too heavy.
+        if count > 0 && weight + own > MAX_WEIGHT {
+            break;
+        }
+        (count, weight) = (count + 1, weight + own);
+    }
     rest.splice(0..0, batch.drain(count..));
 
     let named = batch.iter().filter(|request| !is_stored(request, responses)).flat_map(Request::product_ids);
@@ -211,7 +226,7 @@ async fn affected(
     let reservations = reservations(batch);
     products_of.retain(|id, _| reservations.contains(id));
     products.extend(products_of.values().flatten().cloned());
-    Ok((products_of, products))
+    Ok(Affected { products_of, products, weight })
 }
 
 /// Whether a response is stored under the key of the request.

@@ -1,40 +1,24 @@
-//! Group commit: one transaction for all waiting changes. If its connection is lost, another one shows whether it took
-//! effect.
+//! Group commit: one transaction for all waiting changes.
 
-use std::{collections::BTreeSet, mem, sync::Arc, time::Duration};
+mod outcome;
+
+use std::{collections::BTreeSet, mem, time::Duration};
 
 use chassis::{
     Database,
     batch::{Arrivals, BatchError, Batcher, OpenHandler},
     database::{DatabaseError, DedicatedConnection, is_lock_timeout, sql_state},
 };
-use futures_util::future::BoxFuture;
-use sqlx::PgConnection;
-use tokio::{
-    select,
-    time::{self, Instant},
-};
+use tokio::{select, time::Instant};
 
 use super::{
     locked::{LOCK_TIMEOUT, Locked, SkipLocked},
     request::{Replied, Reply, Request, split},
-    transaction::{self, Attempt, Commit, Progress},
 };
-use crate::{
-    error::Error,
-    model::{CommitMarker, NewReservation, ProductId, Reservation, ReservationId, ReservationState},
-    store,
-};
+use crate::{error::Error, model::ProductId};
 
 /// For how long after its start a change without effect is retried. Its requests must be answered in time.
 const RETRY_PERIOD: Duration = Duration::from_secs(4);
-
-/// How long to look for the outcome of a change whose connection was lost. Postgres ends the transaction of a lost
-/// client sooner.
-const OUTCOME_TIMEOUT: Duration = Duration::from_secs(4);
-
-/// The pause between two attempts to find the outcome while the database is unavailable.
-const OUTCOME_PAUSE: Duration = Duration::from_millis(20);
 
 /// The maximum number of requests that wait for locked products. More fail at once: they would leave too few of the
 /// requests that the server admits to other products.
@@ -99,23 +83,50 @@ impl Writer {
         Self { connection, locked: Vec::new(), rests_until: Instant::now(), waited_for: BTreeSet::new() }
     }
 
-    /// Processes a batch and the requests that join it, and sends their replies. Those that are set aside get theirs
-    /// later.
+    /// Processes a batch and the requests that join it, and sends each reply once its own transaction has ended.
+    /// Requests that are set aside get theirs later.
     async fn process(
         &mut self,
-        mut batch: Vec<Request>,
+        batch: Vec<Request>,
         mut arrivals: Option<&mut Arrivals<'_, Self>>,
         mut skip_locked: Option<SkipLocked>,
     ) -> Vec<Replied> {
         let mut replied = Vec::with_capacity(batch.len());
-        while !batch.is_empty() {
+        let mut search_since = None;
+        // The parts of the batch that are left, the first one last.
+        let mut parts = vec![batch];
+        while let Some(mut part) = parts.pop() {
+            part.retain(|request| !request.is_abandoned());
             let mut rest = Vec::new();
-            self.decide(&mut batch, arrivals.take(), &mut rest, &mut skip_locked).await;
-            replied.extend(batch.into_iter().map(Request::finish));
-            if let Some(skip_locked) = &mut skip_locked {
-                self.set_aside(mem::take(&mut skip_locked.locked));
+            let result = self.write(&mut part, arrivals.take(), &mut rest, &mut skip_locked).await;
+            if !rest.is_empty() {
+                parts.push(rest);
             }
-            batch = rest;
+            match result {
+                // If a single change makes a statement fail or wait, the part is halved until only that change is left.
+                Err(error) if part.len() > 1 && may_concern_one_change(&error, &mut search_since) => {
+                    let second = divide(&mut part);
+                    parts.extend([second, part]);
+                }
+                Err(Error::Database(failure)) if is_lock_timeout(failure.error()) => {
+                    let skip_locked = skip_locked.get_or_insert_with(|| SkipLocked::new(failure));
+                    let is_cause = part.len() == 1;
+                    for request in part {
+                        skip_locked.set_aside_unknown(request, is_cause);
+                    }
+                }
+                result => {
+                    for mut request in part {
+                        if let Err(error) = &result {
+                            request.fail(error.clone());
+                        }
+                        replied.push(request.finish());
+                    }
+                }
+            }
+        }
+        if let Some(skip_locked) = skip_locked {
+            self.set_aside(skip_locked.locked);
         }
         replied
     }
@@ -133,6 +144,7 @@ impl Writer {
         if self.locked.is_empty() {
             self.rests_until = Instant::now() + LOCK_TIMEOUT;
         }
+        self.locked.retain(|locked| !locked.request.is_abandoned());
         let mut waiting = self.locked.iter().filter(|locked| !locked.products.is_empty()).count();
         for mut locked in requests {
             if locked.request.age() >= RETRY_PERIOD || !locked.products.is_empty() && waiting >= MAX_LOCKED {
@@ -152,209 +164,48 @@ impl Writer {
         let locked = mem::take(&mut self.locked);
         let Some(failure) = locked.last().map(|locked| locked.failure.clone()) else { return };
         let (mut known, unknown): (Vec<_>, Vec<_>) = locked.into_iter().partition(|locked| !locked.products.is_empty());
+        // What the last search did not come to is not mixed with what it found, which would only be found again.
+        let (found, not_searched): (Vec<_>, Vec<_>) = unknown.into_iter().partition(|locked| locked.is_cause);
         let sets = || known.iter().map(|locked| &locked.products);
         let next = sets().filter(|set| **set > self.waited_for).min().or_else(|| sets().min());
         let mut wait_for = next.cloned().unwrap_or_default();
         self.waited_for.clone_from(&wait_for);
         known.sort_by_key(|locked| locked.products != wait_for);
         let requests = |locked: Vec<Locked>| split(locked.into_iter().map(|locked| locked.request).collect());
-        for part in requests(known).into_iter().chain(requests(unknown)) {
+        for part in [known, not_searched, found].into_iter().flat_map(requests) {
             let mut skip_locked = self.skip_locked().unwrap_or_else(|| SkipLocked::new(failure.clone()));
             skip_locked.wait_for = mem::take(&mut wait_for);
             self.process(part, None, Some(skip_locked)).await;
         }
         self.rests_until = Instant::now() + started.elapsed();
     }
-
-    /// Sets the result of each request of a batch, except for those that are moved to `rest` or set aside.
-    async fn decide(
-        &mut self,
-        batch: &mut Vec<Request>,
-        mut arrivals: Option<&mut Arrivals<'_, Self>>,
-        rest: &mut Vec<Request>,
-        skip_locked: &mut Option<SkipLocked>,
-    ) {
-        batch.retain(|request| !request.is_abandoned());
-        if batch.is_empty() {
-            return;
-        }
-        if skip_locked.is_none()
-            && let [Request::Reserve { id, new, claim: None, reply }] = batch.as_mut_slice()
-        {
-            match self.reserve_single(id, new).await {
-                Some(Err(Error::Database(failure))) if is_lock_timeout(failure.error()) => {
-                    *skip_locked = Some(SkipLocked::new(failure));
-                }
-                Some(result) => {
-                    reply.set(result);
-                    return;
-                }
-                None => {}
-            }
-        }
-        // If a single change makes a statement fail or wait, the batch is halved until only that change is left.
-        let mut waits_since = None;
-        let mut parts = vec![mem::take(batch)];
-        while let Some(mut part) = parts.pop() {
-            match self.write(&mut part, arrivals.take(), rest, skip_locked).await {
-                Err(error) if part.len() > 1 && may_concern_one_change(&error, &mut waits_since) => {
-                    let second = part.split_off(part.len() / 2);
-                    parts.extend([second, part]);
-                }
-                Err(Error::Database(failure)) if is_lock_timeout(failure.error()) => {
-                    let skip_locked = skip_locked.get_or_insert_with(|| SkipLocked::new(failure));
-                    for request in part {
-                        skip_locked.set_aside_unknown(request);
-                    }
-                }
-                result => {
-                    if let Err(error) = result {
-                        fail(&mut part, &error);
-                    }
-                    batch.append(&mut part);
-                }
-            }
-        }
-    }
-
-    /// Writes a batch, and the requests that join it, in one transaction.
-    async fn write(
-        &mut self,
-        batch: &mut Vec<Request>,
-        mut arrivals: Option<&mut Arrivals<'_, Self>>,
-        rest: &mut Vec<Request>,
-        skip_locked: &mut Option<SkipLocked>,
-    ) -> Result<(), Error> {
-        let started = Instant::now();
-        loop {
-            if let Some(skip_locked) = skip_locked {
-                skip_locked.take_known(batch);
-            }
-            if batch.is_empty() {
-                return Ok(());
-            }
-            let mut attempt = Attempt {
-                batch,
-                arrivals: arrivals.as_deref_mut(),
-                rest,
-                skip_locked: skip_locked.as_mut(),
-                commit: Commit::NotSent,
-            };
-            let result = self
-                .connection
-                .run(&mut attempt, |connection, attempt| Box::pin(transaction::run(connection, attempt)))
-                .await;
-            match (result, attempt.commit) {
-                (Ok(Progress::Done), _) => return Ok(()),
-                (Ok(Progress::Repeat), _) => {}
-                (Err(failure), Commit::Sent(marker)) if failure.is_lost() => {
-                    let failure = Arc::new(failure);
-                    let was_committed = match marker {
-                        Some(marker) => self.was_committed(marker).await,
-                        None => Some(false),
-                    };
-                    match was_committed {
-                        Some(true) => return Ok(()),
-                        Some(false) if started.elapsed() < RETRY_PERIOD => {}
-                        Some(false) => return Err(Error::Database(failure)),
-                        None => return Err(Error::OutcomeUnknown(failure)),
-                    }
-                }
-                (Err(failure), _) if is_lock_timeout(failure.error()) => {
-                    let failure = Arc::new(failure);
-                    let Some(skip_locked) = skip_locked else {
-                        *skip_locked = Some(SkipLocked::new(failure));
-                        continue;
-                    };
-                    if !skip_locked.stop_waiting() {
-                        return Err(Error::Database(failure));
-                    }
-                }
-                (Err(failure), _) => return Err(Error::Database(Arc::new(failure))),
-            }
-        }
-    }
-
-    /// Reserves a single item in one statement, which is its own transaction, instead of in four round trips. Returns
-    /// `None`, with nothing changed, if the request needs a transaction.
-    ///
-    /// The statement applies only if nothing but the product's own row decides. After waiting for the row lock,
-    /// Postgres re-reads only that row: an expiry changed in the meantime would be read in its old state. The statement
-    /// therefore matches neither products with unsettled expiries nor requests that must be refused.
-    async fn reserve_single(
-        &mut self,
-        id: &mut ReservationId,
-        new: &NewReservation,
-    ) -> Option<Result<Reservation, Error>> {
-        let [item] = new.items.as_slice() else { return None };
-        let started = Instant::now();
-        let expires_at = loop {
-            let mut input = (*id, item, new.ttl);
-            let held = self
-                .connection
-                .run(&mut input, |connection, (id, item, ttl)| Box::pin(store::hold(connection, *id, item, *ttl)))
-                .await;
-            match held {
-                Ok(held) => break held?,
-                Err(failure) if failure.is_lost() => {
-                    let failure = Arc::new(failure);
-                    let lost = *id;
-                    match self.find_outcome(move |connection| Box::pin(store::void(connection, lost))).await {
-                        Some(Some(expires_at)) => break expires_at,
-                        // The lost statement can no longer take effect, so the request is retried under a new id.
-                        Some(None) if started.elapsed() < RETRY_PERIOD => *id = ReservationId::generate(),
-                        Some(None) => return Some(Err(Error::Database(failure))),
-                        None => return Some(Err(Error::OutcomeUnknown(failure))),
-                    }
-                }
-                Err(failure) => return Some(Err(Error::Database(Arc::new(failure)))),
-            }
-        };
-        Some(Ok(Reservation { id: *id, state: ReservationState::Held, items: new.items.clone(), expires_at }))
-    }
-
-    /// Checks on another connection whether a transaction was committed. Returns `None` if that is still unknown when
-    /// the time is up.
-    async fn was_committed(&mut self, marker: CommitMarker) -> Option<bool> {
-        let marker = Arc::new(marker);
-        self.find_outcome(move |connection| {
-            let marker = marker.clone();
-            Box::pin(async move { store::was_committed(connection, &marker).await })
-        })
-        .await
-    }
-
-    /// Runs a query for the outcome of a lost change, on a new connection, until it succeeds. Returns `None` if it does
-    /// not succeed in time.
-    async fn find_outcome<T>(
-        &mut self,
-        mut query: impl Fn(&mut PgConnection) -> BoxFuture<'_, Result<T, sqlx::Error>>,
-    ) -> Option<T> {
-        let find = async {
-            loop {
-                if let Ok(found) = self.connection.run(&mut query, |connection, query| query(connection)).await {
-                    return found;
-                }
-                time::sleep(OUTCOME_PAUSE).await;
-            }
-        };
-        time::timeout(OUTCOME_TIMEOUT, find).await.ok()
-    }
 }
 
-fn fail(requests: &mut [Request], error: &Error) {
-    for request in requests {
-        request.fail(error.clone());
+/// Takes the second half out of a part. If requests with and without keys are mixed, it takes those with a key instead:
+/// many of them may wait for keys that somebody holds, while the others wait for nothing.
+fn divide(part: &mut Vec<Request>) -> Vec<Request> {
+    let with_keys: Vec<Request> = part.extract_if(.., |request| request.claim().is_some()).collect();
+    if part.is_empty() {
+        *part = with_keys;
+    } else if !with_keys.is_empty() {
+        return with_keys;
     }
+    part.split_off(part.len() / 2)
 }
 
 /// Whether the error may concern one change and not the batch: a data exception or a violated constraint (SQLSTATE
-/// class 22 or 23), or a lock that another transaction holds. If it holds many, the search for them ends with the time.
-fn may_concern_one_change(error: &Error, waits_since: &mut Option<Instant>) -> bool {
+/// class 22 or 23), a panic, or a lock that another transaction holds. The search for many such changes ends with the
+/// time.
+fn may_concern_one_change(error: &Error, search_since: &mut Option<Instant>) -> bool {
     let Error::Database(failure) = error else { return false };
-    if is_lock_timeout(failure.error()) {
-        return waits_since.get_or_insert_with(Instant::now).elapsed() < LOCK_TIMEOUT;
-    }
-    let code = sql_state(failure.error()).unwrap_or_default();
-    matches!(**failure, DatabaseError::Refused(_)) && (code.starts_with("22") || code.starts_with("23"))
+    let limit = match **failure {
+        _ if is_lock_timeout(failure.error()) => LOCK_TIMEOUT,
+        DatabaseError::Panicked(_) => RETRY_PERIOD,
+        DatabaseError::Refused(_) => {
+            let code = sql_state(failure.error()).unwrap_or_default();
+            return code.starts_with("22") || code.starts_with("23");
+        }
+        _ => return false,
+    };
+    search_since.get_or_insert_with(Instant::now).elapsed() < limit
 }

@@ -176,7 +176,7 @@ pub(crate) async fn prune_reservations(
                    SELECT id FROM reservation
                    WHERE id >= $1 AND id < $2 AND created_at <= statement_timestamp() - make_interval(secs => $3)
                      AND (state <> 'held' OR expires_at <= statement_timestamp())
-                   ORDER BY id LIMIT $4
+                   ORDER BY id LIMIT $4 FOR UPDATE SKIP LOCKED
                ))
                RETURNING id
            )

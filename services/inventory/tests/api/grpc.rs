@@ -77,6 +77,13 @@ pub async fn raw_call(app: &App, path: &str, timeout: &str, message: &impl Messa
     (head.headers, trailers)
 }
 
+/// A message as it is sent: a flag, its length in four bytes, and the message.
+pub fn framed(message: &impl Message) -> Bytes {
+    let message = message.encode_to_vec();
+    let length = u32::try_from(message.len()).expect("short").to_be_bytes();
+    [&[0], &length[..], &message].concat().into()
+}
+
 /// The head and the trailers of the response to a request over HTTP/2.
 async fn send(app: &App, path: &str, headers: &[(&str, &str)], message: &impl Message) -> (Parts, HeaderMap) {
     let address = app.grpc.expect("a gRPC port");
@@ -85,11 +92,8 @@ async fn send(app: &App, path: &str, headers: &[(&str, &str)], message: &impl Me
     tokio::spawn(connection);
     let request = Request::post(format!("http://{address}{path}"));
     let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
-    // A flag, the length in four bytes, and the message.
-    let message = message.encode_to_vec();
-    let length = u32::try_from(message.len()).expect("short").to_be_bytes();
-    let message = [&[0], &length[..], &message].concat();
-    let response = sender.send_request(request.body(Full::<Bytes>::from(message)).expect("a request")).await;
+    let request = request.body(Full::new(framed(message))).expect("a request");
+    let response = sender.send_request(request).await;
     let (head, body) = response.expect("a response").into_parts();
     let trailers = body.collect().await.expect("a whole response").trailers().cloned();
     (head, trailers.unwrap_or_default())

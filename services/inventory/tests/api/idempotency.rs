@@ -254,7 +254,7 @@ async fn a_stored_response_expires_after_24_hours(pool: PgPool) {
     let mut lock = pool.begin().await.expect("a transaction");
     sqlx::query("UPDATE idempotency SET expires_at = clock_timestamp()").execute(&mut *lock).await.expect("expired");
     let repeat = async {
-        crate::expiry::waits_for_a_lock(&pool).await;
+        crate::held_up::waits_for_a_lock(&pool).await;
         lock.commit().await.expect("committed");
     };
     let (response, ()) = tokio::join!(adjust(&app, "k", "a", 1), repeat);

@@ -11,9 +11,8 @@ use test_support::{
 
 use crate::{
     adjust, audit, counters,
-    expiry::waits_for_a_lock,
+    held_up::{close_gate, hold_up, in_flight, waits_for_a_lock},
     no_deadlock,
-    queue::{close_gate, hold_up, in_flight},
     reservations::{end, location, reserve},
     set, start, start_two,
 };
@@ -134,8 +133,8 @@ async fn change_others(app: &App) {
     }
 }
 
-/// Makes requests that wait for a lock, and then requests for the other products. Only when these are done is the lock
-/// released. Returns the responses of those that waited.
+/// Makes requests that wait for a lock, in a batch with requests for the other products. Only when these are done is
+/// the lock released. Returns the responses of those that waited.
 async fn hold_up_only(
     app: &App,
     pool: &PgPool,
@@ -143,13 +142,21 @@ async fn hold_up_only(
     waiting: Vec<impl Future<Output = Response>>,
 ) -> Vec<Response> {
     let count = waiting.len();
-    let change_others = async {
+    let gate = close_gate(pool, "gate").await;
+    let together = async {
         waits_for_a_lock(pool).await;
-        change_others(app).await;
-        in_flight(app, count).await;
-        lock.rollback().await.expect("unlocked");
+        tokio::join!(join_all(waiting), async {
+            change_others(app).await;
+            in_flight(app, count).await;
+            lock.rollback().await.expect("unlocked");
+        })
     };
-    let (responses, ()) = tokio::join!(join_all(waiting), change_others);
+    let open = async {
+        in_flight(app, 1 + count + 2 * others().len()).await;
+        gate.rollback().await.expect("opened");
+    };
+    let (first, (responses, ()), ()) = tokio::join!(adjust(app, "gate", 1), together, open);
+    first.json(200);
     for (number, product) in others().iter().enumerate() {
         let expected = if number % 2 == 0 { 8 } else { 2 };
         assert_eq!(counters(app, product).await.1, expected, "{product}");
@@ -225,6 +232,44 @@ async fn a_claimed_key_holds_up_only_its_own_requests(pool: PgPool) {
 async fn a_locked_key_holds_up_only_its_own_requests(pool: PgPool) {
     let free = "UPDATE idempotency SET answer = NULL";
     claimed(&pool, free, "SELECT FROM idempotency WHERE id = $1 FOR UPDATE").await;
+}
+
+/// More keys than the search for them finds in its time.
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn many_claimed_keys_hold_up_only_their_own_requests(pool: PgPool) {
+    const KEYS: usize = 60;
+    let app = &start_with_stock(&pool).await;
+    for key in 0..KEYS {
+        adjust_once(app, &key.to_string(), "m", 1).await.json(200);
+    }
+    sqlx::query("UPDATE idempotency SET answer = NULL").execute(&pool).await.expect("free keys");
+    let lock = lock(&pool, "SELECT FROM idempotency FOR UPDATE").await;
+    let gate = close_gate(&pool, "gate").await;
+    let others = async {
+        waits_for_a_lock(&pool).await;
+        let waiting = (0..KEYS).map(|key| async move { adjust_once(app, &key.to_string(), "m", 1).await });
+        let others = others();
+        let free = others.iter().map(|product| async move {
+            let response = adjust(app, product, 1).await;
+            response.json(200);
+        });
+        tokio::join!(join_all(waiting), async {
+            join_all(free).await;
+            in_flight(app, KEYS).await;
+            lock.rollback().await.expect("unlocked");
+        })
+    };
+    let open = async {
+        in_flight(app, 1 + KEYS + 50).await;
+        gate.rollback().await.expect("opened");
+    };
+    let (first, (responses, ()), ()) = tokio::join!(adjust(app, "gate", 1), others, open);
+    first.json(200);
+    for response in responses {
+        response.json(200);
+    }
+    assert_eq!(counters(app, "m").await.1, 5 + 2 * 60);
+    audit(&pool).await;
 }
 
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]

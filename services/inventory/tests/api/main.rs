@@ -1,14 +1,18 @@
 //! The inventory API over a real socket and a real database, one module for each topic.
 
 mod adjust;
+mod batch_weight;
 mod bodies;
 mod busy;
 mod concurrent;
 mod documents;
 mod expiry;
+mod failures;
 mod grpc;
+mod held_up;
 mod idempotency;
 mod ledger;
+mod ledger_retention;
 mod list;
 mod locks;
 mod observed;
@@ -21,6 +25,7 @@ mod reservation_bodies;
 mod reservations;
 mod retention;
 mod set;
+mod sweeper;
 mod unread;
 mod wire;
 

@@ -1,13 +1,13 @@
 //! Requests that wait while a batch is running.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use contracts::inventory::v1::BatchGetStockRequest;
 use http_body_util::Full;
 use hyper::{Request, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
+use sqlx::PgPool;
 use test_support::{
     app::{App, join_all},
     process::{TIMEOUT, eventually},
@@ -17,91 +17,11 @@ use tokio::net::TcpStream;
 
 use crate::{
     adjust, audit, counters,
-    expiry::waits_for_a_lock,
     grpc::{self, client},
+    held_up::{LOCK_TIMEOUT, calls_in_flight, close_gate, hold_up, in_flight, waits_for_a_lock},
     reservations::{end, location, reserve},
     set, start,
 };
-
-/// Locks a product, which holds up every batch that changes it.
-pub async fn hold_up(pool: &PgPool, product: &str) -> Transaction<'static, Postgres> {
-    let mut lock = pool.begin().await.expect("a transaction");
-    let locked =
-        sqlx::query("SELECT FROM stock WHERE product_id = $1 FOR UPDATE").bind(product).execute(&mut *lock).await;
-    assert_eq!(locked.expect("locked").rows_affected(), 1);
-    lock
-}
-
-/// Holds up every transaction that changes the stock of this product, whose name starts with "gate", when it writes the
-/// ledger. It waits for as long as it has to, unlike for the lock of a product.
-pub async fn close_gate(pool: &PgPool, product: &str) -> Transaction<'static, Postgres> {
-    let gate = "CREATE OR REPLACE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = '1min' AS
-             $$ BEGIN PERFORM pg_advisory_xact_lock_shared(hashtext(NEW.product_id)); RETURN NEW; END $$;
-         CREATE OR REPLACE TRIGGER wait BEFORE INSERT ON movement FOR EACH ROW WHEN (NEW.product_id LIKE 'gate%')
-             EXECUTE FUNCTION wait()";
-    sqlx::raw_sql(gate).execute(pool).await.expect("a trigger");
-    let mut gate = pool.begin().await.expect("a transaction");
-    let close = sqlx::query("SELECT pg_advisory_xact_lock(hashtext($1))").bind(product);
-    close.execute(&mut *gate).await.expect("closed");
-    gate
-}
-
-/// How long the writer waits for the lock of a product. After that it does something else.
-pub const LOCK_TIMEOUT: Duration = Duration::from_millis(150);
-
-/// Waits until this many requests are in flight and queued: the response to a later request shows that they are.
-pub async fn in_flight(app: &App, count: usize) {
-    gauge(app, "http_requests_in_flight", count).await;
-    app.get("/nothing").await.problem(404);
-}
-
-/// Waits until this many gRPC calls are in flight.
-async fn calls_in_flight(app: &App, count: usize) {
-    gauge(app, "grpc_server_requests_in_flight", count).await;
-}
-
-async fn gauge(app: &App, name: &str, count: usize) {
-    let line = format!("\n{name} {count}\n");
-    eventually("requests are in flight", TIMEOUT, async || {
-        app.admin("/metrics").await.text().contains(&line).then_some(())
-    })
-    .await;
-}
-
-#[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_failing_change_does_not_fail_others_in_its_batch(pool: PgPool) {
-    let app = start(&pool).await;
-    for product in ["gate", "good", "bad"] {
-        set(&app, product, 5).await.json(201);
-    }
-    let held = location(&reserve(&app, &[("good", 1)]).await);
-    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
-             $$ BEGIN RAISE check_violation; END $$;
-         CREATE TRIGGER refuse BEFORE INSERT ON movement FOR EACH ROW WHEN (NEW.product_id = 'bad') EXECUTE FUNCTION refuse()";
-    sqlx::raw_sql(refuse).execute(&pool).await.expect("a trigger");
-
-    let gate = close_gate(&pool, "gate").await;
-    let waiting = async {
-        waits_for_a_lock(&pool).await;
-        tokio::join!(
-            reserve(&app, &[("good", 1)]),
-            reserve(&app, &[("bad", 1), ("good", 1)]),
-            adjust(&app, "good", 1),
-            adjust(&app, "bad", 1),
-            end(&app, &held, "commit"),
-        )
-    };
-    let open = async {
-        in_flight(&app, 6).await;
-        gate.rollback().await.expect("unlocked");
-    };
-    let (first, (good, bad, adjusted, badly, ended), ()) = tokio::join!(adjust(&app, "gate", 1), waiting, open);
-    assert_eq!([first.status, good.status, adjusted.status, ended.status], [200, 201, 200, 200]);
-    assert_eq!([bad.status, badly.status], [500, 500]);
-    assert_eq!(counters(&app, "good").await, (4, 5, 1));
-    assert_eq!(counters(&app, "bad").await, (5, 5, 0));
-    audit(&pool).await;
-}
 
 /// The second request needs a locked product and the last item of a free one, which the third request wants too.
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
@@ -236,6 +156,28 @@ async fn a_disconnected_clients_queued_request_has_no_effect(pool: PgPool) {
     nothing_was_reserved(&app, &pool).await;
 }
 
+/// The client leaves while the row is being inserted.
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn an_abandoned_put_of_a_new_product_leaves_no_row(pool: PgPool) {
+    let app = start(&pool).await;
+    let gate = close_gate(&pool, "gate").await;
+    let trigger = "CREATE TRIGGER wait BEFORE INSERT ON stock FOR EACH ROW WHEN (NEW.product_id = 'gate')
+         EXECUTE FUNCTION wait()";
+    sqlx::query(trigger).execute(&pool).await.expect("a trigger");
+    tokio::select! {
+        response = set(&app, "gate", 5) => panic!("{response:?}"),
+        () = waits_for_a_lock(&pool) => {}
+    }
+    in_flight(&app, 0).await;
+    gate.rollback().await.expect("opened");
+    // Decided afterwards.
+    adjust(&app, "other", 1).await.json(200);
+    let rows: Vec<String> =
+        sqlx::query_scalar("SELECT product_id FROM stock").fetch_all(&pool).await.expect("the products");
+    assert_eq!(rows, ["other"]);
+    audit(&pool).await;
+}
+
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
 async fn a_client_that_leaves_during_the_transaction_gets_nothing_done(pool: PgPool) {
     let app = start(&pool).await;
@@ -261,159 +203,4 @@ async fn a_client_that_leaves_during_the_transaction_gets_nothing_done(pool: PgP
         }
     }
     audit(&pool).await;
-}
-
-/// Makes statements that append more than 2,000 movements fail.
-async fn limit_movements(pool: &PgPool) {
-    let limit = "CREATE FUNCTION limit_rows() RETURNS trigger LANGUAGE plpgsql AS
-             $$ BEGIN IF (SELECT count(*) FROM added) > 2000 THEN RAISE 'too many'; END IF; RETURN NULL; END $$;
-         CREATE TRIGGER limit_rows AFTER INSERT ON movement REFERENCING NEW TABLE AS added EXECUTE FUNCTION limit_rows()";
-    sqlx::raw_sql(limit).execute(pool).await.expect("a trigger");
-}
-
-#[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn ends_of_large_reservations_share_no_large_transaction(pool: PgPool) {
-    const RESERVATIONS: usize = 25;
-    let app = start(&pool).await;
-    set(&app, "gate", 5).await.json(201);
-    let products: Vec<String> = (0..100).map(|number| format!("p{number}")).collect();
-    let items: Vec<(&str, i64)> = products.iter().map(|product| (product.as_str(), 1)).collect();
-    for product in &products {
-        set(&app, product, 100).await.json(201);
-    }
-    let mut held = Vec::new();
-    for _ in 0..RESERVATIONS {
-        held.push(location(&reserve(&app, &items).await));
-    }
-    limit_movements(&pool).await;
-    let gate = close_gate(&pool, "gate").await;
-    let ends = async {
-        waits_for_a_lock(&pool).await;
-        join_all(held.iter().map(|held| end(&app, held, "commit"))).await
-    };
-    let open = async {
-        in_flight(&app, 1 + RESERVATIONS).await;
-        gate.rollback().await.expect("unlocked");
-    };
-    let (first, ends, ()) = tokio::join!(adjust(&app, "gate", 1), ends, open);
-    first.json(200);
-    for response in ends {
-        assert_eq!(response.json(200)["state"], "committed");
-    }
-    assert_eq!(counters(&app, "p7").await, (75, 75, 0));
-    audit(&pool).await;
-}
-
-/// The reservations fill a transaction. The batch has another one, which takes longer.
-#[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_reply_does_not_wait_for_the_rest_of_the_batch(pool: PgPool) {
-    const RESERVATIONS: usize = 20;
-    let app = start(&pool).await;
-    let products: Vec<String> = (0..100).map(|number| format!("p{number}")).collect();
-    for product in products.iter().map(String::as_str).chain(["gate1", "gate2"]) {
-        set(&app, product, 100).await.json(201);
-    }
-    let items: Vec<(&str, i64)> = products.iter().map(|product| (product.as_str(), 1)).collect();
-    let (first_gate, second_gate) = (close_gate(&pool, "gate1").await, close_gate(&pool, "gate2").await);
-    let reserve_all = async {
-        waits_for_a_lock(&pool).await;
-        let reserved = join_all((0..RESERVATIONS).map(|_| reserve(&app, &items))).await;
-        // The other transaction has not ended.
-        second_gate.rollback().await.expect("unlocked");
-        reserved
-    };
-    let last = async {
-        in_flight(&app, 1 + RESERVATIONS).await;
-        adjust(&app, "gate2", 1).await
-    };
-    let open = async {
-        in_flight(&app, 2 + RESERVATIONS).await;
-        first_gate.rollback().await.expect("unlocked");
-    };
-    let (first, reserved, last, ()) = tokio::join!(adjust(&app, "gate1", 1), reserve_all, last, open);
-    for response in reserved {
-        response.json(201);
-    }
-    assert_eq!([first.status, last.status], [200, 200]);
-    audit(&pool).await;
-}
-
-/// A timestamp that the driver cannot represent makes the writer panic once it reads the reply of the statement, which
-/// is its own transaction.
-#[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn a_panic_after_the_commit_is_an_unknown_outcome(pool: PgPool) {
-    let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&pool).await.expect("a name");
-    let shadow = format!(
-        "CREATE FUNCTION clock_timestamp() RETURNS timestamptz LANGUAGE sql AS $$ SELECT timestamptz 'infinity' $$;
-         ALTER DATABASE \"{name}\" SET search_path = public, pg_catalog"
-    );
-    sqlx::raw_sql(AssertSqlSafe(shadow)).execute(&pool).await.expect("a function");
-    let app = start(&pool).await;
-    set(&app, "p", 5).await.json(201);
-    let response = reserve(&app, &[("p", 1)]).await;
-    assert_eq!(response.problem(503)["type"], "https://hedgerow.dev/problems/outcome-unknown");
-    assert_eq!(response.header("x-outcome"), Some("unknown"));
-    let reserved: i64 = sqlx::query_scalar("SELECT reserved FROM stock").fetch_one(&pool).await.expect("a number");
-    assert_eq!(reserved, 1, "it took effect");
-    adjust(&app, "q", 1).await.json(200);
-}
-
-/// Makes this many of the next transactions that write the ledger fail with a SQLSTATE.
-async fn fail_transactions(pool: &PgPool, state: &str, count: usize) {
-    let lose = format!(
-        "CREATE SEQUENCE IF NOT EXISTS tries;
-         SELECT setval('tries', 1, false);
-         CREATE OR REPLACE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS
-             $$ BEGIN IF nextval('tries') <= {count} THEN RAISE SQLSTATE '{state}'; END IF; RETURN NULL; END $$;
-         CREATE OR REPLACE TRIGGER lose BEFORE INSERT ON movement EXECUTE FUNCTION lose()"
-    );
-    sqlx::raw_sql(AssertSqlSafe(lose)).execute(pool).await.expect("a trigger");
-}
-
-async fn tries(pool: &PgPool) -> i64 {
-    sqlx::query_scalar("SELECT last_value FROM tries").fetch_one(pool).await.expect("a number")
-}
-
-#[sqlx::test(migrator = "inventory::MIGRATIONS")]
-async fn deadlocks_are_retried_three_times_and_changes_applied_once(pool: PgPool) {
-    let app = start(&pool).await;
-    set(&app, "p", 5).await.json(201);
-    let (mut adjusted, mut reserved) = (0, 0);
-    for state in ["40001", "40P01"] {
-        // A batch, in a transaction.
-        eventually("the product is unlocked before the writer stops to wait for it", TIMEOUT, async || {
-            fail_transactions(&pool, state, 3).await;
-            let held_up = hold_up(&pool, "p").await;
-            let started = Instant::now();
-            let joining = async {
-                waits_for_a_lock(&pool).await;
-                tokio::join!(adjust(&app, "p", 1), reserve(&app, &[("p", 1)]))
-            };
-            let open = async {
-                in_flight(&app, 3).await;
-                held_up.rollback().await.expect("unlocked");
-                started.elapsed() < LOCK_TIMEOUT
-            };
-            let (first, (second, held), in_time) = tokio::join!(adjust(&app, "p", 1), joining, open);
-            assert_eq!([first.status, second.status, held.status], [200, 200, 201]);
-            (adjusted, reserved) = (adjusted + 2, reserved + 1);
-            assert!(!in_time || tries(&pool).await == 4, "tries of one transaction");
-            in_time.then_some(())
-        })
-        .await;
-        // A single-statement hold.
-        fail_transactions(&pool, state, 3).await;
-        reserve(&app, &[("p", 1)]).await.json(201);
-        reserved += 1;
-        assert_eq!(tries(&pool).await, 4);
-        let expected = (5 + adjusted - reserved, 5 + adjusted, reserved);
-        assert_eq!(counters(&app, "p").await, expected);
-
-        fail_transactions(&pool, state, 4).await;
-        reserve(&app, &[("p", 1)]).await.problem(503);
-        fail_transactions(&pool, state, 4).await;
-        adjust(&app, "p", 1).await.problem(503);
-        assert_eq!(counters(&app, "p").await, expected, "nothing was changed");
-        audit(&pool).await;
-    }
 }

@@ -11,6 +11,7 @@ mod list;
 mod locks;
 mod observed;
 mod outage;
+mod panics;
 mod parameters;
 mod patch;
 mod plans;

@@ -1,6 +1,6 @@
 //! The fragment that one service contributes to the merged document.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use http::Uri;
 use serde_json::{Map, Value, json};
@@ -19,17 +19,21 @@ use crate::{
 /// The members of a path item that are operations.
 const METHODS: [&str; 8] = ["delete", "get", "head", "options", "patch", "post", "put", "trace"];
 
-/// What the merged document takes from a service's document.
+/// What the merged document takes from a service's document. It is text, which takes little memory: a fragment is kept
+/// until all documents have been read.
 pub(super) struct Fragment {
     pub(super) service: String,
-    pub(super) tags: Vec<Value>,
-    pub(super) paths: Map<String, Value>,
+    pub(super) tags: Vec<String>,
+    /// The path items, by their paths.
+    pub(super) paths: BTreeMap<String, String>,
     /// The components that the paths refer to, directly or indirectly, and no others.
     pub(super) components: BTreeMap<Key, Component>,
+    /// The operation ids, including those within callbacks and those that links refer to.
+    pub(super) operation_ids: BTreeSet<String>,
 }
 
 pub(super) struct Component {
-    pub(super) value: Value,
+    pub(super) text: String,
     /// The components that this one refers to.
     pub(super) references: BTreeSet<Key>,
 }
@@ -50,69 +54,117 @@ impl Fragment {
         }
         let base = base_path(&document);
         let security = document["security"].take();
-        let security_size = memory_of(security.to_string().as_bytes());
+        // The operations of a path item get a copy each.
+        budget.check(METHODS.len() * memory_of(security.to_string().as_bytes()))?;
         let Value::Object(paths) = document["paths"].take() else { return Err(DocumentError::NotOpenApi) };
-        let mut fragment =
-            Self { service: service.name.clone(), tags: Vec::new(), paths: Map::new(), components: BTreeMap::new() };
+        let mut fragment = Self {
+            service: service.name.clone(),
+            tags: Vec::new(),
+            paths: BTreeMap::new(),
+            components: BTreeMap::new(),
+            operation_ids: BTreeSet::new(),
+        };
+        let (mut needed, mut tags, mut seen) = (BTreeSet::new(), BTreeSet::new(), HashSet::new());
         for (path, mut item) in paths {
-            budget.take(2 * base.len())?;
             let path = format!("{base}{path}");
-            if owner(services, &path) == Some(service.name.as_str()) {
-                make_self_contained(&mut item, &security, security_size, budget)?;
-                fragment.paths.insert(path, item);
+            if owner(services, &path) != Some(service.name.as_str()) {
+                continue;
             }
+            make_self_contained(&mut item, &security)?;
+            drop_repeated_operation_ids(&mut item, &mut seen);
+            needed.extend(fragment.resolve(References::of(&mut item), &document, budget)?);
+            fragment.tag_operations(&mut item, &mut tags);
+            let item = item.to_string();
+            budget.take(path.len() + item.len())?;
+            fragment.paths.insert(path, item);
         }
         if fragment.paths.is_empty() {
             return Err(DocumentError::NothingRouted);
         }
-        fragment.take_components(&document)?;
-        fragment.take_tags(&document);
+        fragment.take_components(needed, &mut document, budget)?;
+        fragment.describe_tags(tags, &document, budget)?;
         Ok(fragment)
     }
 
-    /// The operations of all paths.
-    pub(super) fn operations(&mut self) -> impl Iterator<Item = &mut Map<String, Value>> {
-        self.paths.values_mut().flat_map(operations)
-    }
-
-    /// Copies the components that the paths refer to, the components that those refer to, and so on.
-    fn take_components(&mut self, document: &Value) -> Result<(), DocumentError> {
-        let mut needed = BTreeSet::new();
-        for item in self.paths.values_mut() {
-            needed.extend(references(item, document)?);
-        }
+    /// Copies the components that the paths need, the components that those refer to, and so on.
+    fn take_components(
+        &mut self,
+        mut needed: BTreeSet<Key>,
+        document: &mut Value,
+        budget: &mut Budget,
+    ) -> Result<(), DocumentError> {
         while let Some(key) = needed.pop_first() {
             if self.components.contains_key(&key) {
                 continue;
             }
-            let mut value = document["components"][&key.0].get(&key.1).ok_or(DocumentError::Dangling)?.clone();
-            let references = references(&mut value, document)?;
+            let place = document["components"][&key.0].get_mut(&key.1).ok_or(DocumentError::Dangling)?;
+            let references = References::of(place);
+            let text = place.to_string();
+            let references = self.resolve(references, document, budget)?;
+            budget.take(key.0.len() + key.1.len() + text.len())?;
             needed.extend(references.iter().cloned());
-            self.components.insert(key, Component { value, references });
+            self.components.insert(key, Component { text, references });
         }
         Ok(())
     }
 
+    /// Returns the components that are referred to. Fails if a reference would not resolve in the merged document.
+    fn resolve(
+        &mut self,
+        references: References,
+        document: &Value,
+        budget: &mut Budget,
+    ) -> Result<BTreeSet<Key>, DocumentError> {
+        // Each may be prefixed with the name of the service.
+        budget.take(references.count * (self.service.len() + 1))?;
+        let mut keys = BTreeSet::new();
+        for (key, rest) in references.components.ok_or(DocumentError::Dangling)? {
+            let target = document["components"][&key.0].get(&key.1);
+            let target = target.and_then(|target| target.pointer(&decode(&rest)?));
+            target.ok_or(DocumentError::Dangling)?;
+            if !keys.contains(&key) {
+                budget.take(key.0.len() + key.1.len())?;
+                keys.insert(key);
+            }
+        }
+        for id in references.operation_ids {
+            if !self.operation_ids.contains(&id) {
+                budget.take(id.len())?;
+                self.operation_ids.insert(id);
+            }
+        }
+        Ok(keys)
+    }
+
     /// Tags operations with the name of their service. If they have tags, the name becomes a prefix of these.
-    fn take_tags(&mut self, document: &Value) {
-        let service = self.service.clone();
-        let qualify = |tag: &str| {
-            if tag.eq_ignore_ascii_case(&service) { service.clone() } else { format!("{service}: {tag}") }
-        };
-        let mut used = BTreeSet::new();
-        for operation in self.operations() {
+    fn tag_operations(&self, item: &mut Value, used: &mut BTreeSet<String>) {
+        for operation in operations(item) {
             let tags = operation.get("tags").and_then(Value::as_array).into_iter().flatten();
-            let mut tags: Vec<String> = tags.filter_map(Value::as_str).map(qualify).collect();
+            let mut tags: Vec<String> = tags.filter_map(Value::as_str).map(|tag| self.qualify(tag)).collect();
             if tags.is_empty() {
-                tags.push(service.clone());
+                tags.push(self.service.clone());
             }
             used.extend(tags.iter().cloned());
             operation.insert("tags".to_owned(), tags.into());
         }
+    }
+
+    fn qualify(&self, tag: &str) -> String {
+        let service = &self.service;
+        if tag.eq_ignore_ascii_case(service) { service.clone() } else { format!("{service}: {tag}") }
+    }
+
+    /// Lists the tags that operations have, with the descriptions from the document.
+    fn describe_tags(
+        &mut self,
+        used: BTreeSet<String>,
+        document: &Value,
+        budget: &mut Budget,
+    ) -> Result<(), DocumentError> {
         let described = document["tags"].as_array().into_iter().flatten();
         let described =
-            described.filter_map(|tag| Some((qualify(tag["name"].as_str()?), tag["description"].as_str()?)));
-        let of_document = document["info"]["description"].as_str().map(|text| (service.clone(), text));
+            described.filter_map(|tag| Some((self.qualify(tag["name"].as_str()?), tag["description"].as_str()?)));
+        let of_document = document["info"]["description"].as_str().map(|text| (self.service.clone(), text));
         let mut descriptions = HashMap::new();
         for (tag, text) in described.chain(of_document) {
             descriptions.entry(tag).or_insert(text);
@@ -122,8 +174,11 @@ impl Fragment {
             if let Some(text) = descriptions.get(&name) {
                 tag["description"] = (*text).into();
             }
+            let tag = tag.to_string();
+            budget.take(tag.len())?;
             self.tags.push(tag);
         }
+        Ok(())
     }
 }
 
@@ -142,43 +197,57 @@ fn base_path(document: &Value) -> String {
 
 /// Prepares a path item for another document: its operations get the document's security requirements, and server URLs
 /// are removed.
-fn make_self_contained(
-    item: &mut Value,
-    security: &Value,
-    size: usize,
-    budget: &mut Budget,
-) -> Result<(), DocumentError> {
+fn make_self_contained(item: &mut Value, security: &Value) -> Result<(), DocumentError> {
     item.as_object_mut().ok_or(DocumentError::NotOpenApi)?.remove("servers");
     for operation in operations(item) {
         operation.remove("servers");
         if security.is_array() && !operation.contains_key("security") {
-            budget.take(size)?;
             operation.insert("security".to_owned(), security.clone());
         }
     }
     Ok(())
 }
 
-/// The components that a value refers to. Fails if a reference would not resolve in the merged document.
-fn references(value: &mut Value, document: &Value) -> Result<BTreeSet<Key>, DocumentError> {
-    let mut keys = BTreeSet::new();
-    let mut all_resolve = true;
-    visit(value, &mut |reference| match reference {
-        Reference::Pointer(pointer) => match component(pointer) {
-            Some(((section, name), rest)) => {
-                let target = document["components"][&section].get(&name);
-                let target = target.and_then(|target| target.pointer(&decode(rest)?));
-                all_resolve &= target.is_some();
-                keys.insert((section, name));
-            }
-            // Relative URLs would be relative to the gateway, which has no such files. Absolute ones would have those
-            // who read the document fetch what a service chooses, from inside their network.
-            None => all_resolve = false,
-        },
-        Reference::Scheme(scheme) => {
-            keys.insert(("securitySchemes".to_owned(), scheme.clone()));
+/// A document that repeats an operation id is invalid. The first operation keeps the id; the others lose it.
+fn drop_repeated_operation_ids(item: &mut Value, seen: &mut HashSet<String>) {
+    for operation in operations(item) {
+        if let Some(Value::String(id)) = operation.get("operationId")
+            && !seen.insert(id.clone())
+        {
+            operation.remove("operationId");
         }
-        Reference::Operation(_) => {}
-    });
-    if all_resolve { Ok(keys) } else { Err(DocumentError::Dangling) }
+    }
+}
+
+/// The references within a value.
+struct References {
+    /// The components, each with a pointer into it. `None` if there are other references: relative URLs would be
+    /// relative to the gateway, which has no such files, and absolute ones would have those who read the document fetch
+    /// what a service chooses, from inside their network.
+    components: Option<BTreeSet<(Key, String)>>,
+    operation_ids: BTreeSet<String>,
+    /// How many there are.
+    count: usize,
+}
+
+impl References {
+    fn of(value: &mut Value) -> Self {
+        let (mut components, mut operation_ids, mut count) = (Some(BTreeSet::new()), BTreeSet::new(), 0);
+        visit(value, &mut |reference| {
+            count += 1;
+            let found = match reference {
+                Reference::Pointer(pointer) => component(pointer).map(|(key, rest)| (key, rest.to_owned())),
+                Reference::Scheme(scheme) => Some((("securitySchemes".to_owned(), scheme.clone()), String::new())),
+                Reference::Operation(id) => {
+                    operation_ids.insert(id.clone());
+                    return;
+                }
+            };
+            match (&mut components, found) {
+                (Some(components), Some(found)) => _ = components.insert(found),
+                (components, _) => *components = None,
+            }
+        });
+        Self { components, operation_ids, count }
+    }
 }

@@ -2,14 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use serde_json::Value;
-
 use super::fragment::{Component, Fragment};
 use crate::openapi::references::{Key, Reference, component, pointer, visit};
 
 /// Renames components and operations whose name several fragments use with different meanings.
 pub(super) fn resolve_conflicts(fragments: &mut [Fragment]) {
-    fragments.iter_mut().for_each(drop_repeated_operation_ids);
     let components = component_renames(fragments);
     let operations = operation_renames(fragments);
     for (fragment, (components, operations)) in fragments.iter_mut().zip(components.iter().zip(&operations)) {
@@ -40,8 +37,14 @@ fn rename(fragment: &mut Fragment, components: &BTreeMap<Key, String>, operation
             }
         }
     };
-    fragment.paths.values_mut().for_each(|item| visit(item, &mut rename));
-    fragment.components.values_mut().for_each(|component| visit(&mut component.value, &mut rename));
+    let components_text = fragment.components.values_mut().map(|component| &mut component.text);
+    for text in fragment.paths.values_mut().chain(components_text) {
+        // It was written by the gateway, so it is valid.
+        if let Ok(mut value) = serde_json::from_str(text) {
+            visit(&mut value, &mut rename);
+            *text = value.to_string();
+        }
+    }
     let renamed = std::mem::take(&mut fragment.components).into_iter().map(|(key, component)| {
         let name = components.get(&key).cloned();
         ((key.0, name.unwrap_or(key.1)), component)
@@ -79,7 +82,7 @@ fn conflicts(fragments: &[Fragment]) -> BTreeSet<Key> {
             referrers.entry(reference).or_default().push(key);
         }
     }
-    let differ = |components: &[&Component]| components.windows(2).any(|two| two[0].value != two[1].value);
+    let differ = |components: &[&Component]| components.windows(2).any(|two| two[0].text != two[1].text);
     let mut pending: Vec<&Key> =
         shared.iter().filter(|(_, components)| differ(components)).map(|(key, _)| *key).collect();
     let mut conflicts = BTreeSet::new();
@@ -93,17 +96,17 @@ fn conflicts(fragments: &[Fragment]) -> BTreeSet<Key> {
 
 /// The new names of each fragment's operations. An operation id must be unique in the whole document, because
 /// generators make functions of them.
-fn operation_renames(fragments: &mut [Fragment]) -> Vec<HashMap<String, String>> {
-    let ids: Vec<HashSet<String>> = fragments.iter_mut().map(operation_ids).collect();
+fn operation_renames(fragments: &[Fragment]) -> Vec<HashMap<String, String>> {
+    let ids = || fragments.iter().flat_map(|fragment| &fragment.operation_ids);
     let mut numbers = HashMap::new();
-    let mut taken: HashSet<String> = ids.iter().flatten().cloned().collect();
+    let mut taken: HashSet<String> = ids().cloned().collect();
     let mut uses: HashMap<&str, usize> = HashMap::new();
-    for id in ids.iter().flatten() {
+    for id in ids() {
         *uses.entry(id).or_default() += 1;
     }
-    let of_fragment = |(fragment, ids): (&Fragment, &HashSet<String>)| {
-        let mut conflicting: Vec<_> =
-            ids.iter().filter(|id| uses.get(id.as_str()).is_some_and(|uses| *uses > 1)).collect();
+    let of_fragment = |fragment: &Fragment| {
+        let ids = fragment.operation_ids.iter();
+        let mut conflicting: Vec<_> = ids.filter(|id| uses.get(id.as_str()).is_some_and(|uses| *uses > 1)).collect();
         conflicting.sort();
         let renamed = conflicting.into_iter().map(|id| {
             let take = |id: &String| taken.insert(id.clone());
@@ -111,33 +114,7 @@ fn operation_renames(fragments: &mut [Fragment]) -> Vec<HashMap<String, String>>
         });
         renamed.collect()
     };
-    fragments.iter().zip(&ids).map(of_fragment).collect()
-}
-
-/// The operation ids of a fragment, including those within callbacks and those that links refer to.
-fn operation_ids(fragment: &mut Fragment) -> HashSet<String> {
-    let mut ids = HashSet::new();
-    let components = fragment.components.values_mut().map(|component| &mut component.value);
-    for value in fragment.paths.values_mut().chain(components) {
-        visit(value, &mut |reference| {
-            if let Reference::Operation(id) = reference {
-                ids.insert(id.clone());
-            }
-        });
-    }
-    ids
-}
-
-/// A document that repeats an operation id is invalid. The first operation keeps the id; the others lose it.
-fn drop_repeated_operation_ids(fragment: &mut Fragment) {
-    let mut seen = HashSet::new();
-    for operation in fragment.operations() {
-        if let Some(Value::String(id)) = operation.get("operationId")
-            && !seen.insert(id.clone())
-        {
-            operation.remove("operationId");
-        }
-    }
+    fragments.iter().map(of_fragment).collect()
 }
 
 /// Prefixes a name with its service's, and replaces characters that are not allowed in names of components. If the name

@@ -5,7 +5,10 @@ use std::collections::{BTreeSet, HashSet};
 
 use serde_json::{Value, json};
 
-use super::*;
+use super::{
+    super::budget::{MAX_BUILT, memory_of},
+    *,
+};
 
 fn service(name: &str, paths: &[&str]) -> Service {
     Service {
@@ -31,6 +34,13 @@ fn document(paths: &Value, schemas: &Value) -> Value {
 #[expect(clippy::needless_pass_by_value, reason = "a function for `map`")]
 fn text(document: Value) -> Bytes {
     document.to_string().into()
+}
+
+/// Merges, and parses the result.
+fn merge(services: &[Service], documents: impl IntoIterator<Item = Result<Bytes, DocumentError>>) -> Value {
+    let merged = super::merge(services, documents);
+    assert!(merged.len() <= MAX_BUILT, "{}", merged.len());
+    serde_json::from_str(&merged).expect("JSON")
 }
 
 /// Merges, and checks what holds for every merged document.
@@ -196,15 +206,34 @@ fn a_small_document_that_would_become_large_is_left_out() {
     let mut long_security = paths(5000, &json!({"get": {}, "put": {}}));
     long_security["security"] = vec![json!({}); 50_000].into();
     let small_objects = document(&json!({"/bomb": {"get": {}, "x-bomb": vec![json!({"": 0}); 400_000]}}), &json!({}));
-    for bomb in [long_base, long_security, small_objects] {
+    for (bomb, reason) in [
+        (long_base, DocumentError::TooLargeMerged),
+        (long_security, DocumentError::TooLargeMerged),
+        (small_objects, DocumentError::TooMuchMemory),
+    ] {
         let bomb = text(bomb);
         assert!(bomb.len() < 4 * 1024 * 1024);
         let good = text(document(&json!({"/good": {"get": {}}}), &json!({})));
         let document = merge(&services, [Ok(bomb), Ok(good)]);
         assert_eq!(keys(&document["paths"]), ["/good"]);
-        let reason = DocumentError::TooMuchMemory.to_string();
+        let reason = reason.to_string();
         assert_eq!(document["x-hedgerow-unavailable"], json!([{"service": "bomb", "reason": reason}]));
     }
+}
+
+/// Values take about twenty times as much memory as their text, so this is parsed although what is built must be
+/// smaller.
+#[test]
+fn a_document_of_two_mebibytes_is_merged() {
+    let description = "What this operation does, in a sentence of the usual length, such as this one.";
+    let mut operation = operation("A");
+    operation["description"] = description.into();
+    let item = |number: usize| (format!("/a/{number}"), json!({"get": operation, "put": operation}));
+    let given = document(&Value::Object((0..5000).map(item).collect()), &json!({"A": {}}));
+    let length = text(given.clone()).len();
+    assert!((2 * 1024 * 1024..3 * 1024 * 1024).contains(&length), "{length}");
+    assert!(memory_of(&text(given.clone())) > 2 * MAX_BUILT);
+    assert_eq!(keys(&merged(&[service("a", &["/a"])], vec![Ok(given)])["paths"]).len(), 5000);
 }
 
 /// A large document of the usual kind is not mistaken for one.

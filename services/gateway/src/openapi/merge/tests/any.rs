@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::{super::merge, service, text};
+use super::{merge, service, text};
 use crate::openapi::references::{Reference, decode, visit};
 
 /// Arbitrary JSON made of keywords of OpenAPI. Most of it is not valid OpenAPI.

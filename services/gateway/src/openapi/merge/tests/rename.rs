@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::{super::merge, document, keys, merged, operation, service, text};
+use super::{document, keys, merge, merged, operation, service, text};
 
 #[test]
 fn only_components_that_differ_are_renamed() {
