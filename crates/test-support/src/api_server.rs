@@ -178,7 +178,9 @@ impl State {
                 let mut object = body;
                 if method == Method::PATCH {
                     let patch = std::mem::replace(&mut object, before.clone());
-                    merge(&mut object, patch);
+                    if let Err(failure) = apply(&mut object, patch) {
+                        return error(StatusCode::UNPROCESSABLE_ENTITY, &failure);
+                    }
                 } else {
                     object["metadata"]["uid"] = before["metadata"]["uid"].clone();
                     // Only the subresource changes the status.
@@ -250,6 +252,30 @@ impl State {
         let kind = if known.is_some() { "MODIFIED" } else { "ADDED" };
         self.history.add(kind, collection(path), object)
     }
+}
+
+/// Applies a merge patch (RFC 7396), or a JSON Patch (RFC 6902) that only tests values and adds members.
+fn apply(object: &mut Value, patch: Value) -> Result<(), String> {
+    let operations = match patch {
+        Value::Array(operations) => operations,
+        patch => {
+            merge(object, patch);
+            return Ok(());
+        }
+    };
+    for operation in operations {
+        let path = operation["path"].as_str().unwrap_or_default();
+        let (parent, member) = path.rsplit_once('/').unwrap_or_default();
+        match operation["op"].as_str() {
+            Some("test") if object.pointer(path) == Some(&operation["value"]) => {}
+            Some("test") => return Err(format!("testing value {path} failed: test failed")),
+            Some("add") if object.pointer(parent).is_some_and(Value::is_object) => {
+                object.pointer_mut(parent).expect("it exists")[member] = operation["value"].clone();
+            }
+            _ => return Err(format!("not supported: {operation}")),
+        }
+    }
+    Ok(())
 }
 
 fn merge(into: &mut Value, from: Value) {

@@ -71,6 +71,13 @@ local  replication postgres         peer
 host   all         all      all     scram-sha-256
 {{- end }}
 
+{{/* The bytes of a quantity. The API server may store another form: 1536Mi for 1.5Gi. */}}
+{{- define "hedgerow.bytes" -}}
+{{- $units := dict "m" 0.001 "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "P" 1000000000000000 "E" 1000000000000000000 }}
+{{- $units = merge $units (dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 "Ei" 1152921504606846976) }}
+{{- round (mulf (regexFind "^[0-9.]+" .) (get $units (regexFind "[A-Za-z]*$" .))) 0 -}}
+{{- end }}
+
 {{/* The error for another size: the present one, the new one, the namespace, the new size, the namespace, the present size. */}}
 {{- define "hedgerow.storageSizeChanged" -}}
 postgres.bundled.storage.size cannot be changed from %s to %s by an upgrade alone, because a StatefulSet cannot change it.

@@ -37,6 +37,7 @@ pub async fn a_rollback_replaces_a_postgres_that_cannot_start(on: Arc<Release>) 
 }
 
 pub async fn another_volume_size_is_refused_by_its_name(on: Arc<Release>) {
+    on.start_upgrade(&[r#"postgres.bundled.storage.size="8192Mi""#]).await.expect("it is the same size");
     let error = on.start_upgrade(&[r#"postgres.bundled.storage.size="9Gi""#]).await.expect_err("it is refused");
     println!("{}", error.trim());
     for part in

@@ -36,6 +36,12 @@ impl Error {
         matches!(self, Self::Kube { source: kube::Error::Api(status), .. } if matches!(status.code, 404 | 409))
     }
 
+    /// Whether a JSON Patch was refused because the object of that name has another uid.
+    pub(crate) fn is_of_another_object(&self) -> bool {
+        matches!(self, Self::Kube { source: kube::Error::Api(status), .. }
+            if status.code == 422 && status.message.contains("/metadata/uid"))
+    }
+
     /// Whether an object of that name does not belong to the `Microservice`.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self, Self::Conflict { .. } | Self::Leftover { .. })

@@ -36,6 +36,13 @@ impl OwnStatuses {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(object.uid().unwrap_or_default(), written);
     }
 
+    /// Records a status that did not have to be written, unless a later one is known.
+    pub(crate) fn confirm(&self, object: &Microservice, status: &MicroserviceStatus) {
+        let mut statuses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = Written { version: version(object), status: hash(Some(status)), next: None };
+        statuses.entry(object.uid().unwrap_or_default()).or_insert(found);
+    }
+
     /// Whether someone else changed the status.
     pub(crate) fn is_overwritten(&self, object: &Microservice) -> bool {
         let statuses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -95,5 +102,16 @@ mod tests {
         assert!(!statuses.is_overwritten(&object(1, None)), "an old event");
         assert!(statuses.is_overwritten(&object(4, None)), "it was emptied");
         assert!(statuses.is_overwritten(&object(4, Some(observed(-1)))));
+    }
+
+    #[test]
+    fn a_status_that_did_not_have_to_be_written_counts() {
+        let statuses = OwnStatuses::default();
+        statuses.confirm(&object(5, Some(observed(1))), &observed(1));
+        assert!(!statuses.is_overwritten(&object(6, Some(observed(1)))));
+        assert!(statuses.is_overwritten(&object(6, Some(observed(-1)))));
+        statuses.end(&object(7, None), &observed(2));
+        statuses.confirm(&object(6, Some(observed(1))), &observed(1));
+        assert!(!statuses.is_overwritten(&object(8, Some(observed(2)))), "a later one is known");
     }
 }

@@ -6,7 +6,7 @@ use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams},
 };
-use serde_json::Value;
+use serde_json::json;
 
 use super::{
     conditions::{ConditionResult, ConditionResults},
@@ -35,24 +35,29 @@ pub(crate) struct Running {
     pub(crate) ready_replicas: i32,
 }
 
-/// Writes the status unless it is unchanged.
+/// Writes the status unless it is unchanged. What others wrote into it goes.
 pub(crate) async fn write(context: &Context, object: &Microservice, outcome: &Outcome) -> Result<(), Error> {
     let before = context.statuses.last(object);
     let summary = outcome.results.summary();
     let status = status(object, outcome, before.as_ref());
     if before.as_ref() == Some(&status) {
+        // A new leader has written nothing yet, but must notice that someone changes this status.
+        context.own_statuses.confirm(object, &status);
         return Ok(());
     }
     let api: Api<Microservice> = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    let mut patch = serde_json::to_value(&status)?;
-    remove_others(&serde_json::to_value(&before)?, &mut patch);
-    let patch = Patch::Merge(serde_json::json!({ "status": patch }));
+    // The object may have been deleted meanwhile, and another one of its name created.
+    let patch = serde_json::from_value(json!([
+        { "op": "test", "path": "/metadata/uid", "value": object.uid() },
+        { "op": "add", "path": "/status", "value": status },
+    ]))?;
+    let patch = Patch::Json::<()>(patch);
     let (name, parameters) =
         (object.name_any(), PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() });
     context.own_statuses.begin(object, &status);
     let write = api.patch_status(&name, &parameters, &patch);
     match with_timeout("write the status", write).await {
-        Err(error) if error.is_gone() => return Ok(()),
+        Err(error) if error.is_gone() || error.is_of_another_object() => return Ok(()),
         written => {
             let written = written?;
             context.own_statuses.end(&written, &status);
@@ -61,15 +66,6 @@ pub(crate) async fn write(context: &Context, object: &Microservice, outcome: &Ou
     }
     record_event(context, object, &summary, before.as_ref()).await;
     Ok(())
-}
-
-/// Makes a merge patch remove the fields that it does not have.
-fn remove_others(before: &Value, patch: &mut Value) {
-    if let (Value::Object(before), Value::Object(patch)) = (before, patch) {
-        for (key, before) in before {
-            remove_others(before, patch.entry(key).or_insert(Value::Null));
-        }
-    }
 }
 
 fn status(object: &Microservice, outcome: &Outcome, before: Option<&MicroserviceStatus>) -> MicroserviceStatus {

@@ -120,18 +120,6 @@ impl Fixture {
     }
 }
 
-fn settings() -> Settings {
-    Settings {
-        namespace: "default".to_owned(),
-        installation: "test".to_owned(),
-        database_server: "hedgerow-postgres".to_owned(),
-        bundled_server: None,
-        inputs: RenderInputs::default(),
-        resync: Duration::from_mins(5),
-        concurrency: 1,
-    }
-}
-
 fn condition<'a>(status: &'a Value, kind: &str) -> &'a Value {
     let conditions = status["conditions"].as_array().expect("conditions");
     conditions.iter().find(|condition| condition["type"] == kind).unwrap_or(&Value::Null)

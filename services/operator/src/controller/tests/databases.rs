@@ -86,7 +86,7 @@ impl Fixture {
     }
 
     /// Completes the Job of the current migration.
-    fn migrate(&self) {
+    fn complete_migration(&self) {
         let object: Microservice =
             serde_json::from_value(self.server.get(OBJECT).expect("the object")).expect("a Microservice");
         let job = manifests::render(&object, &RenderInputs::default()).migration.expect("a Job").name_any();
@@ -99,7 +99,7 @@ impl Fixture {
     /// Reconciles until the object is ready.
     async fn roll_out(&mut self) {
         self.reconcile().await;
-        self.migrate();
+        self.complete_migration();
         self.reconcile().await;
         self.deployed(2);
         let status = self.reconcile().await;
@@ -169,7 +169,7 @@ async fn admin_trouble_does_not_block_a_rollback() {
     assert_condition(&status, "DatabaseReady", ("False", "ServerSecretMissing"));
     assert_condition(&status, "Migrated", ("False", "Migrating"));
     assert_eq!(fixture.image(), "localhost/orders:1", "the migration comes first");
-    fixture.migrate();
+    fixture.complete_migration();
     let status = fixture.reconcile().await;
     assert_condition(&status, "DatabaseReady", ("False", "ServerSecretMissing"));
     assert_condition(&status, "Ready", ("False", "ServerSecretMissing"));
@@ -185,7 +185,7 @@ async fn admin_trouble_does_not_block_a_rollback() {
     fixture.context.databases.forget("the-uid");
     fixture.apply(spec("1"), 3);
     fixture.until("DatabaseReady", ("False", "WrongPassword")).await;
-    fixture.migrate();
+    fixture.complete_migration();
     fixture.reconcile().await;
     assert_eq!(fixture.image(), "localhost/orders:1");
 }
@@ -215,7 +215,7 @@ async fn a_leak_of_connections_does_not_block_its_fix() {
     assert!(message.contains("all connections of the role are in use"), "{message}");
     assert_condition(&status, "Migrated", ("False", "Migrating"));
     drop(eventually("there is room for the migration", TIMEOUT, &connect).await);
-    fixture.migrate();
+    fixture.complete_migration();
     fixture.reconcile().await;
     assert_eq!(fixture.image(), "localhost/orders:2");
 }

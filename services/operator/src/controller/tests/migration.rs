@@ -54,6 +54,8 @@ impl Fixture {
             credentials_digest: String::new(),
             ca: false,
             schema_version,
+            system_identifier: None,
+            is_exhausted: false,
             verified_at: Timestamp::now(),
         };
         migration::ensure(&self.context, &object, &job, deployment, Some(&database)).await

@@ -55,6 +55,21 @@ impl Fixture {
     }
 }
 
+/// The object is deleted and created again while its reconcile is about to write the status.
+#[tokio::test]
+async fn a_status_is_written_only_onto_its_object() {
+    let mut fixture = Fixture::new(plain());
+    fixture.settle().await;
+    let deleted: Microservice = serde_json::from_value(fixture.server.get(OBJECT).expect("it")).expect("an object");
+    fixture.edit(OBJECT, |object| {
+        object["metadata"]["uid"] = "another-uid".into();
+        object["status"] = Value::Null;
+    });
+    fixture.deployed(1);
+    assert_eq!(reconcile(Arc::new(deleted), fixture.context.clone()).await.err().map(|error| error.to_string()), None);
+    assert_eq!(fixture.server.get(OBJECT).expect("the new object")["status"], Value::Null);
+}
+
 #[tokio::test]
 async fn what_others_add_to_a_child_goes() {
     let mut fixture = Fixture::new(plain());

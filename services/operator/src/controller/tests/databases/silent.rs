@@ -3,13 +3,12 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokio::{net::TcpListener, sync::watch, time};
+use tokio::{net::TcpListener, time};
 
 use super::{
-    super::{super::Controller, DEPLOYMENT, Fixture, OBJECT, SERVICE, Settings, plain, settings},
+    super::{DEPLOYMENT, Fixture, OBJECT, SERVICE, Settings, plain, replica::Replica, settings},
     ADMIN, admin_secret, assert_condition, spec,
 };
-use crate::metrics::Metrics;
 
 #[tokio::test]
 async fn children_do_not_wait_for_a_silent_server() {
@@ -51,11 +50,8 @@ async fn a_change_beside_a_silent_server_is_acted_on_at_once() {
             }),
         );
     }
-    let (_leads, leading) = watch::channel(true);
-    let metrics = Metrics::new(prometheus::Registry::new()).expect("metrics");
-    let settings = Settings { concurrency: 8, ..settings() };
-    let controller = Controller::new(fixture.server.client(), settings, "test".to_owned(), metrics, leading);
-    let controller = tokio::spawn(controller.expect("a controller").run());
+    let replica = Replica::start(fixture.server.clone(), Settings { concurrency: 8, ..settings() });
+    replica.lead();
     let server = fixture.server.clone();
     let until = async |what: &str, limit: Duration, holds: &dyn Fn() -> bool| {
         let begin = Instant::now();
@@ -81,5 +77,4 @@ async fn a_change_beside_a_silent_server_is_acted_on_at_once() {
         fixture.apply(changed, generation);
         until("the change is acted on", Duration::from_secs(1), &|| fixture.image() == *image).await;
     }
-    controller.abort();
 }
