@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::body::Body;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header::ACCEPT};
 use http_body_util::BodyExt;
 use kube::{Client, client};
 use serde_json::{Value, json};
@@ -27,6 +27,8 @@ struct State {
     history: History,
     requests: Vec<(Method, String)>,
     refusals: Vec<(Method, String, StatusCode, String)>,
+    /// How the paths of collections end whose data may not be listed or watched.
+    protected: Vec<String>,
     /// Every replica count that a Deployment ever had.
     replicas: Vec<i64>,
 }
@@ -51,6 +53,11 @@ impl ApiServer {
     /// Stops responding with errors.
     pub fn stop_refusing(&self) {
         self.state().refusals.clear();
+    }
+
+    /// Refuses to list and watch the objects of a collection, such as `/secrets`, with more than their metadata.
+    pub fn refuse_data(&self, collection: &str) {
+        self.state().protected.push(collection.to_owned());
     }
 
     /// Breaks all watches, as a broken connection does.
@@ -124,12 +131,20 @@ impl ApiServer {
         let body = body.collect().await.expect("a body").to_bytes();
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         let (path, query) = (head.uri.path(), head.uri.query().unwrap_or(""));
+        let metadata_only = asks_for_metadata(&head.headers);
         let mut state = self.state();
+        let is_protected = head.method == Method::GET && state.protected.iter().any(|end| path.ends_with(end.as_str()));
         let (status, body) = match state.refusal(&head.method, path, query) {
             Some(refusal) => refusal,
+            None if is_protected && !metadata_only => error(StatusCode::FORBIDDEN, "only metadata may be read"),
             None if parameter(query, "watch") == Some("true") => {
                 let since = parameter(query, "resourceVersion").and_then(|version| version.parse().ok());
-                return Response::new(Body::from_stream(state.history.watch(path, since.unwrap_or_default())));
+                let events = state.history.watch(path, since.unwrap_or_default(), metadata_only);
+                return Response::new(Body::from_stream(events));
+            }
+            None if metadata_only => {
+                let (status, body) = state.respond(&head.method, path, query, body);
+                (status, without_data(body))
             }
             None => state.respond(&head.method, path, query, body),
         };
@@ -295,6 +310,27 @@ fn merge(into: &mut Value, from: Value) {
         }
         (into, from) => *into = from,
     }
+}
+
+/// Whether a client accepts only the metadata of objects.
+fn asks_for_metadata(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+    accepted.is_some_and(|accepted| accepted.contains("as=PartialObjectMetadata"))
+}
+
+/// An object, or a list of objects, with nothing but their metadata.
+fn without_data(mut body: Value) -> Value {
+    if let Some(items) = body.get_mut("items").and_then(Value::as_array_mut) {
+        for item in items {
+            *item = metadata_of(item);
+        }
+        return body;
+    }
+    if body["kind"] == "Status" { body } else { metadata_of(&body) }
+}
+
+fn metadata_of(object: &Value) -> Value {
+    json!({ "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": object["metadata"] })
 }
 
 fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {

@@ -71,7 +71,12 @@ impl History {
     }
 
     /// The events of a collection after a version, one per line, until watches are broken or ended.
-    pub(super) fn watch(&self, collection: &str, since: u64) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
+    pub(super) fn watch(
+        &self,
+        collection: &str,
+        since: u64,
+        metadata_only: bool,
+    ) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
         let record = self.record.subscribe();
         let breaks = record.borrow().breaks;
         let collection = collection.to_owned();
@@ -95,7 +100,13 @@ impl History {
                     next(&reached)?
                 };
                 Some(match found {
-                    Ok((version, event)) => (Ok(Bytes::from(format!("{event}\n"))), (record, version)),
+                    Ok((version, mut event)) => {
+                        if metadata_only && event["type"] != "ERROR" {
+                            let metadata = super::metadata_of(&event["object"]);
+                            event["object"] = metadata;
+                        }
+                        (Ok(Bytes::from(format!("{event}\n"))), (record, version))
+                    }
                     Err(error) => (Err(error), (record, since)),
                 })
             }
