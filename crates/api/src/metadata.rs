@@ -83,6 +83,10 @@ pub mod labels {
     /// Is `true` on pods of services with a database. Written by the operator; the chart's network policy of the
     /// bundled Postgres selects by it.
     pub const DATABASE: &str = "hedgerow.dev/database";
+
+    /// Is `true` on Secrets with the admin URL of a database server, so that `env` of a `Microservice` cannot name them.
+    /// Written by an administrator, and by the operator on the Secret of the bundled Postgres; read by the operator.
+    pub const SERVER: &str = "hedgerow.dev/server";
 }
 
 /// Finalizers.

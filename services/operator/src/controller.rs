@@ -17,6 +17,7 @@ mod existing;
 mod fields;
 mod finalize;
 mod known_objects;
+mod known_secrets;
 mod migration;
 mod observed;
 mod own_statuses;
@@ -112,7 +113,7 @@ impl Controller {
         let changes = stream::select_all([
             watches::objects(&context, writer).boxed(),
             watches::children(&context).boxed(),
-            watches::credentials(&context).boxed(),
+            watches::secrets(&context).boxed(),
             watches::pod_monitors(&context, pod_monitors_found).boxed(),
         ]);
         let changes = changes.for_each(|object| future::ready(context.triggered(&object)));

@@ -21,7 +21,10 @@ use super::{
     secrets::Secrets,
     servers::Servers,
 };
-use crate::{manifests::RenderInputs, metrics::Metrics};
+use crate::{
+    manifests::{RenderInputs, names::CREDENTIALS_SUFFIX},
+    metrics::Metrics,
+};
 
 /// The configuration of the operator.
 #[derive(Debug, Clone)]
@@ -114,6 +117,7 @@ impl Context {
         self.databases.forget(uid);
         self.statuses.forget(uid);
         self.own_statuses.forget(uid);
+        self.secrets.known.forget(&format!("{name}{CREDENTIALS_SUFFIX}"));
         self.backoff.forget(name);
         self.queue.forget(name);
     }

@@ -1,5 +1,6 @@
 //! The last known specifications of objects, and which other objects a change of one concerns: the competitors for its
-//! paths, the callees whose network policies name it, and the callers whose environment has its port.
+//! paths, the callees whose network policies name it, the callers whose environment has its port, and those whose
+//! variables come from the Secret of its database server.
 
 use std::{
     borrow::Borrow,
@@ -10,7 +11,7 @@ use std::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
-use super::routes;
+use super::{routes, secret_references};
 use api::{Microservice, finalizers};
 
 /// The last known specification of each object, by name.
@@ -42,6 +43,8 @@ impl KnownObject {
 struct Shared {
     paths: Vec<String>,
     calls: Vec<String>,
+    /// The Secret of its database server.
+    server: Option<String>,
 }
 
 /// A change of an object's specification.
@@ -63,7 +66,11 @@ impl KnownObjects {
         let ObjectMeta { uid, generation, annotations, .. } = &object.metadata;
         let mut hasher = DefaultHasher::new();
         annotations.hash(&mut hasher);
-        let shared = Shared { paths: routes::paths(object).to_vec(), calls: object.spec.calls.clone() };
+        let shared = Shared {
+            paths: routes::paths(object).to_vec(),
+            calls: object.spec.calls.clone(),
+            server: object.spec.database.as_ref().and_then(|database| database.server.clone()),
+        };
         let known = KnownObject {
             uid: uid.clone(),
             generation: *generation,
@@ -101,7 +108,7 @@ impl Change {
     pub(crate) fn affected<'a, T: Borrow<Microservice>>(&self, all: &'a [T]) -> impl Iterator<Item = &'a T> {
         let is_affected = |other: &Microservice| {
             other.metadata.name.as_ref() != Some(&self.name)
-                && (self.competes_with(other) || self.calls_or_is_called_by(other))
+                && (self.competes_with(other) || self.calls_or_is_called_by(other) || self.protects_secret_of(other))
         };
         all.iter().filter(move |other| is_affected((*other).borrow()))
     }
@@ -113,6 +120,12 @@ impl Change {
     fn calls_or_is_called_by(&self, other: &Microservice) -> bool {
         let calls = |calls: &[String]| other.metadata.name.as_ref().is_some_and(|callee| calls.contains(callee));
         calls(&self.now.calls) || calls(&self.before.calls) || other.spec.calls.contains(&self.name)
+    }
+
+    /// Whether variables of another object come from a Secret that becomes, or no longer is, one of a server.
+    fn protects_secret_of(&self, other: &Microservice) -> bool {
+        let (now, before) = (self.now.server.as_deref(), self.before.server.as_deref());
+        now != before && secret_references::names(other).any(|name| now == Some(name) || before == Some(name))
     }
 }
 
@@ -155,6 +168,23 @@ mod tests {
         assert_eq!(affected_by(&all[2], &all[2], &all), [""; 0]);
         let before = object("three", &["/a", "/c"], &[]);
         assert_eq!(affected_by(&before, &all[2], &all), ["one", "two"], "it gives up a path that they claim");
+    }
+
+    #[test]
+    fn change_concerns_those_whose_variables_name_its_server() {
+        let mut orders = object("orders", &[], &[]);
+        let source = serde_json::json!({ "secretKeyRef": { "name": "spare-postgres", "key": "url" } });
+        let env = serde_json::json!([{ "name": "TOKEN", "valueFrom": source }]);
+        orders.spec.env = serde_json::from_value(env).expect("variables");
+        let all = [orders, object("users", &[], &[])];
+        let mut with_server = all[1].clone();
+        let database = serde_json::json!({ "server": "spare-postgres" });
+        with_server.spec.database = Some(serde_json::from_value(database).expect("a database"));
+        assert_eq!(affected_by(&all[1], &with_server, &all), ["orders"]);
+        assert_eq!(affected_by(&with_server, &with_server, &all), [""; 0]);
+        let mut known = KnownObjects::default();
+        known.update(&with_server);
+        assert_eq!(affected(&known.remove("users").expect("it was known").change, &all), ["orders"]);
     }
 
     #[test]

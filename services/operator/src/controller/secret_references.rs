@@ -1,16 +1,27 @@
 //! Which Secrets the variables of an object may name.
 //!
 //! Pods get what `env` names, from any Secret of the namespace. Whoever may write a `Microservice` must not become the
-//! superuser of a database server that way, nor another service.
+//! superuser of a database server that way, nor another service. A Secret of a server that no object uses is known by its
+//! label.
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Secret;
-use kube::ResourceExt;
-
 use super::{conditions::ConditionResult, context::Context};
 use crate::manifests::names::{CREDENTIALS_SUFFIX, database_secret};
-use api::{Microservice, annotations};
+use api::Microservice;
+
+/// The Secrets that the variables of an object name.
+pub(crate) fn names(object: &Microservice) -> impl Iterator<Item = &str> {
+    references(object).map(|(_, secret)| secret)
+}
+
+/// The variables that come from Secrets, each with the name of its Secret.
+fn references(object: &Microservice) -> impl Iterator<Item = (&str, &str)> {
+    object.spec.env.iter().filter_map(|variable| {
+        let source = variable.value_from.as_ref()?.secret_key_ref.as_ref()?;
+        Some((variable.name.as_str(), source.name.as_str()))
+    })
+}
 
 /// Refuses an object whose variables name the Secret of a database server, or the credentials of another service.
 pub(crate) async fn check(
@@ -18,14 +29,10 @@ pub(crate) async fn check(
     object: &Microservice,
     siblings: &[Arc<Microservice>],
 ) -> Result<(), ConditionResult> {
-    for variable in &object.spec.env {
-        let source = variable.value_from.as_ref().and_then(|source| source.secret_key_ref.as_ref());
-        let Some(secret) = source.map(|source| source.name.as_str()) else { continue };
+    for (variable, secret) in references(object) {
         if let Some(content) = refusal(context, object, siblings, secret).await? {
-            let message = format!(
-                "the variable {} comes from the Secret {secret}, which {content}: remove it from env",
-                variable.name
-            );
+            let message =
+                format!("the variable {variable} comes from the Secret {secret}, which {content}: remove it from env");
             return Err(ConditionResult::stalled("SecretRefused", message));
         }
     }
@@ -44,25 +51,25 @@ async fn refusal(
     if name == context.settings.database_server {
         return Ok(Some(ADMIN));
     }
-    let is_server = siblings
+    let is_named = siblings
         .iter()
         .any(|sibling| sibling.spec.database.as_ref().and_then(|database| database.server.as_deref()) == Some(name));
     let is_own = object.spec.database.is_some() && name == database_secret(object);
-    if !is_server && (is_own || !name.ends_with(CREDENTIALS_SUFFIX)) {
-        return Ok(None);
+    let is_suspect = is_named || (!is_own && name.ends_with(CREDENTIALS_SUFFIX));
+    let Some(metadata) = context.secrets.metadata(name).await? else {
+        return Ok(is_suspect.then_some(if is_named { ADMIN } else { CREDENTIALS }));
+    };
+    if metadata.is_server {
+        return Ok(Some(ADMIN));
     }
     // The name alone proves little: an object can call any Secret its server, and a user's Secret any name.
-    let Some(secret) = context.secrets.get(name).await? else {
-        return Ok(Some(if is_server { ADMIN } else { CREDENTIALS }));
-    };
-    Ok(match secret.annotations().get(annotations::OWNERSHIP) {
-        Some(_) if is_own => None,
-        Some(_) => Some(CREDENTIALS),
-        None if is_server && has_url(&secret) => Some(ADMIN),
-        None => None,
-    })
+    if is_suspect && metadata.is_owned {
+        return Ok((!is_own).then_some(CREDENTIALS));
+    }
+    Ok((is_named && has_url(context, name).await?).then_some(ADMIN))
 }
 
-fn has_url(secret: &Secret) -> bool {
-    secret.data.as_ref().is_some_and(|data| ["url", "uri"].iter().any(|key| data.contains_key(*key)))
+async fn has_url(context: &Context, name: &str) -> Result<bool, ConditionResult> {
+    let data = context.secrets.read(name).await?.unwrap_or_default();
+    Ok(["url", "uri"].iter().any(|key| data.contains_key(*key)))
 }

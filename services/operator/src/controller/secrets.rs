@@ -10,12 +10,15 @@ use kube::{
 use rand::{Rng, distr::Alphanumeric};
 use sha2::{Digest, Sha256};
 
-use super::error::{Error, with_timeout};
+use super::{
+    error::{Error, with_timeout},
+    known_secrets::{KnownSecrets, Metadata},
+};
 use crate::{
     database::{Owner, Server},
     manifests::names,
 };
-use api::{DeletionPolicy, Microservice, annotations};
+use api::{DeletionPolicy, Microservice, annotations, labels};
 
 /// The length of a password: 32 characters out of 62 are 190 bits.
 const PASSWORD_LENGTH: usize = 32;
@@ -74,17 +77,37 @@ pub(crate) fn digest(host: &str, port: &str, password: &str) -> String {
     format!("{:.16x}", Sha256::digest(format!("{host}\n{port}\n{password}")))
 }
 
-/// The Secrets of the operator's namespace. Their data is read one by one; `watches` only watches metadata.
-pub(crate) struct Secrets(Api<Secret>);
+/// The Secrets of the operator's namespace. Their data is read one by one, and again only if the watch of their metadata
+/// reports another version.
+pub(crate) struct Secrets {
+    api: Api<Secret>,
+    pub(crate) known: KnownSecrets,
+}
 
 impl Secrets {
     pub(crate) fn new(client: Client, namespace: &str) -> Self {
-        Self(Api::namespaced(client, namespace))
+        Self { api: Api::namespaced(client, namespace), known: KnownSecrets::default() }
     }
 
     /// Reads a Secret if it exists.
     pub(crate) async fn get(&self, name: &str) -> Result<Option<Secret>, Error> {
-        with_timeout("read a Secret", self.0.get_opt(name)).await
+        if let Some(secret) = self.known.current(name) {
+            return Ok(Some(secret));
+        }
+        let found = with_timeout("read a Secret", self.api.get_opt(name)).await?;
+        if let Some(secret) = &found {
+            self.known.insert(secret.clone());
+        }
+        Ok(found)
+    }
+
+    /// The metadata of a Secret if it exists.
+    pub(crate) async fn metadata(&self, name: &str) -> Result<Option<Metadata>, Error> {
+        if self.known.are_listed() {
+            return Ok(self.known.metadata(name));
+        }
+        let found = with_timeout("read the metadata of a Secret", self.api.get_metadata_opt(name)).await?;
+        Ok(found.map(|found| Metadata::of(&found.metadata)))
     }
 
     /// Reads the data of a Secret if it exists.
@@ -105,7 +128,11 @@ impl Secrets {
         let password = password();
         let url = format!("postgres://postgres:{password}@{address}/postgres");
         let data = [("url", url), ("username", "postgres".to_owned()), ("password", password)];
-        let labels = [("app.kubernetes.io/part-of", "hedgerow"), ("app.kubernetes.io/managed-by", "hedgerow-operator")];
+        let labels = [
+            ("app.kubernetes.io/part-of", "hedgerow"),
+            ("app.kubernetes.io/managed-by", "hedgerow-operator"),
+            (labels::SERVER, "true"),
+        ];
         let secret = Secret {
             metadata: ObjectMeta {
                 name: Some(name.to_owned()),
@@ -116,12 +143,13 @@ impl Secrets {
             ..Secret::default()
         };
         // Like the data that it gives access to, it has no owner and outlives the operator.
-        match with_timeout("create a Secret", self.0.create(&PostParams::default(), &secret)).await {
+        match with_timeout("create a Secret", self.api.create(&PostParams::default(), &secret)).await {
             // It was created meanwhile.
             Err(error) if error.is_conflict() => Ok(self.read(name).await?.unwrap_or_default()),
             result => {
                 let created = result?;
                 tracing::info!(secret = name, "created the password of the bundled Postgres");
+                self.known.insert(created.clone());
                 Ok(created.data.unwrap_or_default())
             }
         }
@@ -145,15 +173,20 @@ impl Secrets {
     /// Stores credentials, before the database sees them: no password in use is lost. Writes nothing if `existing` is
     /// as specified.
     pub(crate) async fn store(&self, existing: Option<&Credentials>, desired: &Secret) -> Result<(), Error> {
-        match existing {
+        let stored = match existing {
             // If it was created meanwhile, that is an error, and the next reconcile reads it.
-            None => with_timeout("create a Secret", self.0.create(&PostParams::default(), desired)).await.map(drop),
+            None => with_timeout("create a Secret", self.api.create(&PostParams::default(), desired)).await?,
             Some(existing) if !existing.is(desired) => {
+                let mut desired = desired.clone();
+                // If it was replaced since it was read, that is an error too.
+                desired.metadata.resource_version.clone_from(&existing.0.metadata.resource_version);
                 let (name, parameters, patch) = (desired.name_any(), PatchParams::default(), Patch::Merge(desired));
-                with_timeout("update a Secret", self.0.patch(&name, &parameters, &patch)).await.map(drop)
+                with_timeout("update a Secret", self.api.patch(&name, &parameters, &patch)).await?
             }
-            Some(_) => Ok(()),
-        }
+            Some(_) => return Ok(()),
+        };
+        self.known.insert(stored);
+        Ok(())
     }
 }
 

@@ -29,7 +29,7 @@ use super::{
     context::{Context, Settings},
     reconcile::reconcile,
 };
-use crate::{manifests::RenderInputs, metrics::Metrics};
+use crate::{database::Owner, manifests::RenderInputs, metrics::Metrics};
 use api::Microservice;
 
 const OBJECT: &str = "/apis/hedgerow.dev/v1alpha1/namespaces/default/microservices/orders";
@@ -261,6 +261,23 @@ async fn the_bundled_server_gets_one_permanent_password() {
     drop(fixture.server.take_writes());
     assert_eq!(secrets.ensure_bundled("admin", "db:5432").await.expect("a Secret"), made);
     assert_eq!(fixture.server.take_writes(), []);
+}
+
+#[tokio::test]
+async fn a_secret_that_was_replaced_since_it_was_read_is_not_overwritten() {
+    let fixture = Fixture::new(plain());
+    let (path, secrets) = ("/api/v1/namespaces/default/secrets/orders-database", &fixture.context.secrets);
+    let owner = Owner::new("the-cluster", "test", "default", "orders").expect("an owner");
+    let annotations = json!({ "hedgerow.dev/mark": owner.to_string() });
+    fixture.server.put(path, json!({ "metadata": { "name": "orders-database", "annotations": annotations } }));
+    let object = serde_json::from_value(fixture.server.get(OBJECT).expect("the object")).expect("a Microservice");
+    let read = secrets.find(&object, &owner).await.expect("a response").expect("a Secret");
+    fixture.server.put(path, json!({ "metadata": { "name": "orders-database" }, "data": { "theirs": "eA==" } }));
+    let theirs = fixture.server.get(path);
+    let desired = json!({ "metadata": { "name": "orders-database", "labels": { "app": "orders" } } });
+    let desired = serde_json::from_value(desired).expect("a Secret");
+    assert!(secrets.store(Some(&read), &desired).await.is_err());
+    assert_eq!(fixture.server.get(path), theirs);
 }
 
 #[tokio::test]

@@ -26,6 +26,8 @@ use super::{
     digest::digest,
     error::with_timeout,
     known_objects::{Change, KnownObjects},
+    known_secrets::SecretChange,
+    secret_references,
 };
 use crate::manifests::{MANAGED_BY, pod_monitor};
 use api::Microservice;
@@ -104,43 +106,43 @@ pub(crate) fn children(context: &Arc<Context>) -> impl Stream<Item = Trigger> + 
     stream::select_all(children::kinds().map(|kind| changes(context.clone(), kind).boxed()))
 }
 
-/// Triggers for the objects whose credentials were changed or deleted. Only the metadata of Secrets is read.
-pub(crate) fn credentials(context: &Arc<Context>) -> impl Stream<Item = Trigger> + Send + use<> {
+/// Triggers for the objects whose credentials were changed or deleted, and for those whose variables name a Secret that
+/// got or lost the label of a database server. An `Api` of `PartialObjectMeta` transfers only metadata.
+pub(crate) fn secrets(context: &Arc<Context>) -> impl Stream<Item = Trigger> + Send + use<> {
     let context = context.clone();
     let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), &context.settings.namespace);
-    let config = watcher::Config::default().labels(&format!("{MANAGED_BY},app.kubernetes.io/component=database"));
-    // Version and object, by the name of the Secret. New Secrets trigger nothing: a reconcile has just created them.
-    let mut known: HashMap<String, (Option<String>, String)> = HashMap::new();
     let mut listed = HashSet::new();
-    watcher(api, config).default_backoff().flat_map(move |event| {
-        let mut update = |secret: &PartialObjectMeta<Secret>| {
-            let object = secret.labels().get("app.kubernetes.io/name")?.clone();
-            let version = secret.resource_version();
-            let before = known.insert(secret.name_any(), (version.clone(), object.clone()));
-            before.filter(|(before, _)| *before != version).map(|_| object)
-        };
-        let changed: Vec<String> = match event {
+    watcher(api, watcher::Config::default()).default_backoff().flat_map(move |event| {
+        let known = &context.secrets.known;
+        let changes = match event {
             Ok(watcher::Event::Init) => {
                 listed.clear();
                 Vec::new()
             }
             Ok(watcher::Event::InitApply(secret)) => {
                 listed.insert(secret.name_any());
-                update(&secret).into_iter().collect()
+                vec![known.report(&secret.metadata)]
             }
             // Nothing else reports what was deleted before the list.
-            Ok(watcher::Event::InitDone) => {
-                known.extract_if(|name, _| !listed.contains(name)).map(|(_, (_, object))| object).collect()
-            }
-            Ok(watcher::Event::Apply(secret)) => update(&secret).into_iter().collect(),
-            Ok(watcher::Event::Delete(secret)) => {
-                known.remove(&secret.name_any()).map(|(_, object)| object).into_iter().collect()
-            }
+            Ok(watcher::Event::InitDone) => known.retain(&listed),
+            Ok(watcher::Event::Apply(secret)) => vec![known.report(&secret.metadata)],
+            Ok(watcher::Event::Delete(secret)) => vec![known.remove(&secret.name_any())],
             Err(_) => Vec::new(),
         };
-        let trigger = |object: String| ObjectRef::new(&object).within(&context.settings.namespace);
-        stream::iter(changed.into_iter().map(trigger).collect::<Vec<_>>())
+        stream::iter(changes.iter().flat_map(|change| concerned(&context, change)).collect::<Vec<_>>())
     })
+}
+
+/// The objects that a change of a Secret concerns.
+fn concerned(context: &Context, change: &SecretChange) -> Vec<Trigger> {
+    let owner = change.credentials_of().map(|object| ObjectRef::new(object).within(&context.settings.namespace));
+    let mut concerned: Vec<Trigger> = owner.into_iter().collect();
+    if change.is_relabeled() {
+        let objects = context.objects.state();
+        let naming = objects.iter().filter(|object| secret_references::names(object).any(|name| name == change.name));
+        concerned.extend(naming.map(|object| ObjectRef::from_obj(&**object)));
+    }
+    concerned
 }
 
 /// Triggers for the owners of `PodMonitor`s that changed, and for every object when that kind is installed or removed.

@@ -6,13 +6,15 @@ mod silent;
 use std::time::{Duration, Instant};
 
 use embedded_postgres::{Server, Settings};
+use futures_util::{StreamExt, future};
+use http::Method;
 use k8s_openapi::ByteString;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use test_support::process::{TIMEOUT, eventually};
 
-use super::{DEPLOYMENT, Fixture, OBJECT, condition};
+use super::{super::watches, DEPLOYMENT, Fixture, OBJECT, condition};
 use crate::manifests::{self, RenderInputs};
 use api::Microservice;
 
@@ -121,6 +123,30 @@ impl Fixture {
         }
     }
 
+    /// Verifies the database again. Returns the Secrets that were read, by path.
+    async fn resync(&mut self) -> Vec<String> {
+        self.context.databases.forget("the-uid");
+        drop(self.server.take_requests());
+        let status = self.reconcile().await;
+        assert_condition(&status, "Ready", ("True", "Ready"));
+        let requests = self.server.take_requests().into_iter();
+        let reads = requests.filter(|(method, path)| method == Method::GET && path.contains("/secrets/"));
+        reads.map(|(_, path)| path).collect()
+    }
+
+    /// Verifies the database again until all Secrets that are read are these.
+    async fn resync_until(&mut self, expected: &[&str]) {
+        let begin = Instant::now();
+        loop {
+            let reads = self.resync().await;
+            if reads == expected {
+                return;
+            }
+            assert!(begin.elapsed() < TIMEOUT, "{reads:?} were read, not {expected:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     fn image(&self) -> Value {
         self.server.get(DEPLOYMENT).expect("a Deployment")["spec"]["template"]["spec"]["containers"][0]["image"].clone()
     }
@@ -154,6 +180,28 @@ async fn the_superuser_secret_of_cloudnativepg_works() {
     fixture.server.put(ADMIN, secret);
     fixture.roll_out().await;
     assert_eq!(state(&postgres).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_secret_is_read_again_only_if_it_has_changed() {
+    let postgres = postgres();
+    let mut fixture = Fixture::with_server(&postgres);
+    fixture.roll_out().await;
+    let watch = tokio::spawn(watches::secrets(&fixture.context).for_each(|_| future::ready(())));
+    fixture.resync_until(&[]).await;
+    for _ in 0..3 {
+        assert_eq!(fixture.resync().await, [""; 0]);
+    }
+
+    fixture.serve(&postgres, "users=default/users");
+    fixture.resync_until(&[ADMIN]).await;
+    fixture.resync_until(&[]).await;
+    let mut edited = fixture.server.get(CREDENTIALS).expect("a Secret");
+    edited["metadata"]["annotations"]["example.com/note"] = "theirs".into();
+    fixture.server.put(CREDENTIALS, edited);
+    fixture.resync_until(&[CREDENTIALS]).await;
+    fixture.resync_until(&[]).await;
+    watch.abort();
 }
 
 #[tokio::test]

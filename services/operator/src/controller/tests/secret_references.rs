@@ -57,9 +57,13 @@ async fn env_names_no_admin_and_no_other_services_secret() {
     ] {
         fixture.server.put(&path, content);
     }
+    // No object uses this server.
+    let (path, mut content) = secret("spare-postgres", &Value::Null, "password");
+    content["metadata"]["labels"] = json!({ "hedgerow.dev/server": "true" });
+    fixture.server.put(&path, content);
     let context = &fixture.context;
-    for refused in ["hedgerow-postgres", "another-postgres", "users-database", "retained-database", "missing-database"]
-    {
+    let admins = ["hedgerow-postgres", "another-postgres", "spare-postgres"];
+    for refused in admins.into_iter().chain(["users-database", "retained-database", "missing-database"]) {
         assert!(!permits(context, &users, refused, &json!({})).await, "{refused}");
     }
     for permitted in ["orders-database", "legacy-database", "payment", "missing"] {

@@ -160,13 +160,17 @@ async fn only_a_status_of_someone_else_triggers_its_object() {
 #[tokio::test(start_paused = true)]
 async fn a_changed_or_deleted_secret_triggers_its_object() {
     let fixture = Fixture::new(super::plain());
+    fixture.server.refuse_data("/secrets");
     let path = "/api/v1/namespaces/default/secrets/orders-database";
     let put = |password: &str| {
-        let labels = json!({ "app.kubernetes.io/name": "orders" });
+        let labels = json!({
+            "app.kubernetes.io/name": "orders", "app.kubernetes.io/component": "database",
+            "app.kubernetes.io/managed-by": "hedgerow-operator",
+        });
         let metadata = json!({ "name": "orders-database", "labels": labels });
         fixture.server.put(path, json!({ "metadata": metadata, "data": { "password": password } }));
     };
-    let mut triggers = Box::pin(watches::credentials(&fixture.context));
+    let mut triggers = Box::pin(watches::secrets(&fixture.context));
     put("one");
     assert!(time::timeout(LIMIT, triggers.next()).await.is_err(), "a new one is no news");
     put("two");
@@ -179,5 +183,25 @@ async fn a_changed_or_deleted_secret_triggers_its_object() {
     fixture.server.break_watches();
     fixture.server.delete(path);
     fixture.server.forget_history();
+    until(&mut triggers, "orders").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_label_on_a_secret_triggers_the_objects_whose_variables_name_it() {
+    let source = json!({ "secretKeyRef": { "name": "spare-postgres", "key": "url" } });
+    let env = json!([{ "name": "TOKEN", "valueFrom": source }]);
+    let Fixture { server, context, store, .. } = Fixture::new(json!({ "image": "localhost/orders:1", "env": env }));
+    let mut objects = Box::pin(watches::objects(&context, store));
+    until(&mut objects, "orders").await;
+    let put = |labels: Value| {
+        let metadata = json!({ "name": "spare-postgres", "labels": labels });
+        server.put("/api/v1/namespaces/default/secrets/spare-postgres", json!({ "metadata": metadata }));
+    };
+    put(json!({ "app": "postgres" }));
+    let mut triggers = Box::pin(watches::secrets(&context));
+    assert!(time::timeout(LIMIT, triggers.next()).await.is_err(), "it is not that of a server");
+    put(json!({ "hedgerow.dev/server": "true" }));
+    until(&mut triggers, "orders").await;
+    put(json!({}));
     until(&mut triggers, "orders").await;
 }
