@@ -22,8 +22,8 @@ pub struct Database {
         "database.name must not be a name that PostgreSQL reserves"
     ))]
     pub name: Option<String>,
-    /// The Secret with the URL of the database server, for an administrator. Defaults to the operator's server.
-    /// Immutable.
+    /// The Secret with the URL of the database server, for an administrator. With the label hedgerow.dev/server=true, no
+    /// env can name it. Defaults to the operator's server. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = (
