@@ -31,8 +31,8 @@ const NOT_DROPPED: &str = "DatabaseNotDropped";
 const LAST_TRIES: Duration = Duration::from_secs(30);
 /// The limit for dropping all databases when the operator itself is stopped: its pod has 30 s, and its Lease lasts less.
 const LAST_TRY: Duration = Duration::from_secs(5);
-/// How many objects are released at the same time then.
-const CONCURRENCY: usize = 16;
+/// How many objects are released at the same time then. Most of them wait for their server, which may be one that hangs.
+const CONCURRENCY: usize = 256;
 /// How often the finalizer is written to an object that others change at the same time.
 const ATTEMPTS: usize = 5;
 
@@ -93,7 +93,7 @@ pub(crate) async fn release_all(context: &Context) {
 
 async fn release(object: Microservice, context: &Context, deadline: Instant) {
     let name = object.name_any();
-    match time::timeout_at(deadline, drop_database(&object, context, false)).await {
+    match time::timeout_at(deadline, drop_database(&object, context, true)).await {
         Ok(Ok(())) => {}
         Ok(Err(result)) => keep_database(&object, &result),
         Err(_) => keep_database(&object, &ConditionResult::pending(NOT_DROPPED, "it took too long")),

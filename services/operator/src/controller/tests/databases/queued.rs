@@ -99,3 +99,38 @@ async fn ready_stays_until_the_server_is_known_to_fail() {
     let message = fixture.until("DatabaseReady", ("False", "ServerUnreachable")).await;
     assert!(message.ends_with("no response within 5 s"), "{message}");
 }
+
+#[tokio::test]
+async fn a_deleted_namespace_takes_all_databases_along() {
+    let postgres = postgres();
+    let fixture = Fixture::with_server(&postgres);
+    let (server, _) = fixture.access();
+    let names: Vec<String> = (0..6).map(|number| format!("orders-{number}")).collect();
+    let paths: Vec<String> = names.iter().map(|name| OBJECT.replace("orders", name)).collect();
+    for (name, path) in names.iter().zip(&paths) {
+        let spec = DatabaseSpec {
+            name: name.clone(),
+            owner: Owner::new("the-cluster", "test", "default", name.as_str()).expect("an owner"),
+            password: "x".to_owned(),
+            connection_limit: 20,
+            adoption: Adoption::None,
+        };
+        server.ensure(&spec).await.expect("a database");
+        let metadata = json!({
+            "name": name, "namespace": "default", "uid": name, "generation": 1,
+            "finalizers": [finalizers::DATABASE],
+        });
+        let spec = json!({ "image": "localhost/orders:1", "database": { "deletionPolicy": "Delete" } });
+        fixture.server.put(
+            path,
+            json!({ "apiVersion": "hedgerow.dev/v1alpha1", "kind": "Microservice", "metadata": metadata, "spec": spec }),
+        );
+    }
+    let metadata = json!({ "name": "default", "deletionTimestamp": "2026-01-01T00:00:00Z" });
+    fixture.server.put("/api/v1/namespaces/default", json!({ "metadata": metadata }));
+    time::timeout(TIMEOUT, finalize::release_all(&fixture.context)).await.expect("it has a limit");
+    let kept = "SELECT datname::text FROM pg_database WHERE datname LIKE 'orders-%'";
+    assert_eq!(list(&postgres, kept).await, [""; 0]);
+    let finalizers = |path: &String| fixture.server.get(path).expect("the object")["metadata"]["finalizers"].clone();
+    assert!(paths.iter().all(|path| finalizers(path) == Value::Array(Vec::new())));
+}
