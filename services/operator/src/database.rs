@@ -18,10 +18,12 @@ mod warnings;
 
 pub use admin_session::{AdminSession, Claim};
 pub use error::Error;
+use identifier::Identifier;
 pub use identifier::Invalid;
 pub use owner::{Adoption, Owner};
 pub use server::Server;
 pub use spec::{DatabaseSpec, EnsureReport, RemoveReport, Warning};
+use state::State;
 
 impl Server {
     /// Creates or repairs the role, the database and its privileges. Writes nothing if both are as specified. It can be
@@ -43,12 +45,15 @@ impl Server {
         AdminSession::open(self, name).await?.remove(owner).await
     }
 
-    /// Logs in as the admin and out again.
+    /// Logs in as the admin, reads what any other session of the admin reads, and logs out. Writes nothing.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn probe(&self) -> Result<(), Error> {
-        self.admin().await?.close().await;
+        let mut session = self.admin().await?;
+        // This role exists, so each query has something to read.
+        State::read(&mut session, &Identifier::new(self.admin_name())?).await?;
+        session.close().await;
         Ok(())
     }
 }

@@ -77,18 +77,19 @@ impl Context {
         objects: Store<Microservice>,
         pod_monitors: watch::Receiver<bool>,
     ) -> Self {
+        let queue = Queue::default();
         Self {
             children: Children::new(client.clone(), settings.namespace.clone()),
             secrets: Secrets::new(client.clone(), &settings.namespace),
             cluster: Cluster::new(client.clone()),
-            servers: Servers::new(settings.concurrency),
+            servers: Servers::new(settings.concurrency, queue.clone()),
             events: Events::new(client.clone(), identity),
             observed: Observed::default(),
             databases: DatabaseCache::default(),
             statuses: StatusCache::default(),
             own_statuses: OwnStatuses::default(),
             backoff: Backoff::default(),
-            queue: Queue::default(),
+            queue,
             listed: watch::Sender::default(),
             client,
             settings,

@@ -1,5 +1,6 @@
 //! The reconcile step for the database of a service.
 
+mod before;
 mod failure;
 mod target;
 
@@ -17,6 +18,7 @@ use super::{
     conditions::ConditionResult,
     context::Context,
     secrets::{self, Credentials},
+    servers::Refusal,
 };
 use crate::{
     database::{Claim, DatabaseSpec, EnsureReport, Owner, Warning},
@@ -68,7 +70,8 @@ pub(crate) async fn ensure_bundled_secret(context: &Context) {
 /// Ensures that the database of the object is as specified.
 ///
 /// The database is returned too if it was ready before and could not be verified now, for example because the admin
-/// cannot log in: the service's own credentials do not depend on the admin.
+/// cannot log in: the service's own credentials do not depend on the admin. It stays ready while the object only waits
+/// for others that use the server.
 pub(crate) async fn ensure(
     context: &Context,
     object: &Microservice,
@@ -87,9 +90,10 @@ pub(crate) async fn ensure(
 pub(crate) async fn make_room(context: &Context, object: &Microservice, spec: &Database) {
     let ended = async {
         let target = target::find(context, spec).await?;
-        let _permit = target.access.enter(&target.server).await?;
+        let _permit = target.access.enter(&target.server, &object.name_any()).await?;
         let admin = target.open(&names::database(object, spec)).await?;
-        Ok::<_, ConditionResult>(admin.end_idle_sessions(MIGRATION_CONNECTIONS).await?)
+        let ended = admin.end_idle_sessions(MIGRATION_CONNECTIONS).await;
+        Ok::<_, ConditionResult>(ended.inspect_err(|error| target.access.interrupted(error))?)
     };
     match ended.await {
         Ok(0) => {}
@@ -102,8 +106,13 @@ pub(crate) async fn make_room(context: &Context, object: &Microservice, spec: &D
 }
 
 /// Drops the database of the object. A database that the object does not own is kept, with an event. So is one whose
-/// server has no admin Secret.
-pub(crate) async fn remove(context: &Context, object: &Microservice, spec: &Database) -> Result<(), ConditionResult> {
+/// server has no admin Secret. The last try waits until other objects have left the server, for as long as it takes.
+pub(crate) async fn remove(
+    context: &Context,
+    object: &Microservice,
+    spec: &Database,
+    is_last_try: bool,
+) -> Result<(), ConditionResult> {
     let target = match target::find(context, spec).await {
         Ok(target) => target,
         Err(ConditionResult::Pending("ServerSecretMissing", message)) => {
@@ -115,9 +124,13 @@ pub(crate) async fn remove(context: &Context, object: &Microservice, spec: &Data
     };
     let name = names::database(object, spec);
     let owner = owner(context, object).await?;
-    let _permit = target.access.enter(&target.server).await?;
+    let _permit = if is_last_try {
+        target.access.wait(&target.server).await?
+    } else {
+        target.access.enter(&target.server, &object.name_any()).await?
+    };
     let removed = match target.open(&name).await {
-        Ok(admin) => admin.remove(&owner).await,
+        Ok(admin) => admin.remove(&owner).await.inspect_err(|error| target.access.interrupted(error)),
         Err(error) => Err(error),
     };
     match removed {
@@ -142,7 +155,7 @@ async fn try_ensure(
     let before = context.statuses.last(object);
     let (name, owner) = (names::database(object, spec), owner(context, object).await?);
     let stored = context.secrets.find(object, &owner).await?;
-    *usable = stored.as_ref().and_then(|stored| ready_before(stored, before.as_ref()));
+    *usable = stored.as_ref().and_then(|stored| before::database(stored, before.as_ref()));
 
     let target = target::find(context, spec).await.map_err(Failure::Unverified)?;
     let password = stored.as_ref().and_then(Credentials::password);
@@ -160,17 +173,25 @@ async fn try_ensure(
     let digest = secrets::digest(server.host(), &server.port().to_string(), &desired.password);
     let hash = hash(&desired, &digest);
     let is_current = |verified: &VerifiedDatabase| {
-        verified.spec == hash
-            && verified.at.elapsed() < trust(context, before.as_ref())
+        verified.at.elapsed() < trust(context, before.as_ref())
             && stored.as_ref().is_some_and(|stored| stored.is(&credentials(&verified.system_identifier)))
     };
-    let verified = match context.databases.get(&uid).filter(is_current) {
+    let known = context.databases.get(&uid).filter(|verified| verified.spec == hash);
+    let is_unchanged = known.is_some();
+    let verified = match known.filter(is_current) {
         Some(verified) => verified,
         None => {
-            let _permit = target.access.enter(server).await.map_err(Failure::Unverified)?;
+            let _permit = match target.access.enter(server, &object.name_any()).await {
+                Ok(permit) => permit,
+                Err(Refusal::Failing(result)) => return Err(Failure::Unverified(result)),
+                Err(Refusal::Waiting(result)) => {
+                    let message = before::message(object, before.as_ref(), is_unchanged);
+                    return message.zip(usable.take()).ok_or(Failure::Refused(result));
+                }
+            };
             let mut admin = target.open(&name).await?;
             let identifier = admin.system_identifier().unwrap_or(UNKNOWN).to_owned();
-            let claim = admin.check(&desired).await;
+            let claim = admin.check(&desired).await.inspect_err(|error| target.access.interrupted(error));
             let exists = claim.as_ref().map_or(true, Claim::exists);
             if let Some(changed) = server_changed(stored.as_ref(), before.as_ref(), &identifier, exists)
                 && object.annotations().get(annotations::ACCEPT_SERVER) != Some(&identifier)
@@ -206,23 +227,6 @@ async fn try_ensure(
         system_identifier: Some(verified.system_identifier),
     };
     Ok((verified.message, database))
-}
-
-/// The database by its Secret alone, if the last status shows that it was ready.
-fn ready_before(stored: &Credentials, before: Option<&MicroserviceStatus>) -> Option<ReadyDatabase> {
-    let status = before?.database.as_ref()?;
-    // Statuses of the first versions have only the schema version.
-    if status.system_identifier.is_none() && status.schema_version.is_none() {
-        return None;
-    }
-    Some(ReadyDatabase {
-        credentials_digest: stored.digest()?,
-        ca: stored.has_ca(),
-        schema_version: None,
-        verified_at: Timestamp::now(),
-        is_exhausted: false,
-        system_identifier: None,
-    })
 }
 
 /// How long a verified database is trusted. If the object is not ready, that may be because of the database.

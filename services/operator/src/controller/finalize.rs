@@ -19,6 +19,7 @@ use super::{
     database, deploy,
     error::{Error, with_timeout},
     queue::Action,
+    servers,
     status::{self, Outcome},
 };
 use crate::manifests::names;
@@ -30,8 +31,8 @@ const NOT_DROPPED: &str = "DatabaseNotDropped";
 const LAST_TRIES: Duration = Duration::from_secs(30);
 /// The limit for dropping all databases when the operator itself is stopped: its pod has 30 s, and its Lease lasts less.
 const LAST_TRY: Duration = Duration::from_secs(5);
-/// How many objects are released at the same time then.
-const CONCURRENCY: usize = 16;
+/// How many objects are released at the same time then. Most of them wait for their server, which may be one that hangs.
+const CONCURRENCY: usize = 256;
 /// How often the finalizer is written to an object that others change at the same time.
 const ATTEMPTS: usize = 5;
 
@@ -55,10 +56,13 @@ pub(crate) async fn finalize(object: &Microservice, context: &Context) -> Result
     if !has_finalizer(object) {
         return Ok(Action::await_change());
     }
-    if let Err(result) = drop_database(object, context).await {
+    if let Err(result) = drop_database(object, context, false).await {
         let is_overdue = age_of_deletion(object) >= LAST_TRIES;
         if !(is_overdue && is_namespace_terminating(context).await) {
-            report(object, context, result).await?;
+            // An object that waits for others gets its turn once they have left the server.
+            if result.text().0 != servers::BUSY {
+                report(object, context, result).await?;
+            }
             return Ok(Action::requeue(context.backoff.wait(&object.name_any(), NOT_DROPPED)));
         }
         keep_database(object, &result);
@@ -89,7 +93,7 @@ pub(crate) async fn release_all(context: &Context) {
 
 async fn release(object: Microservice, context: &Context, deadline: Instant) {
     let name = object.name_any();
-    match time::timeout_at(deadline, drop_database(&object, context)).await {
+    match time::timeout_at(deadline, drop_database(&object, context, true)).await {
         Ok(Ok(())) => {}
         Ok(Err(result)) => keep_database(&object, &result),
         Err(_) => keep_database(&object, &ConditionResult::pending(NOT_DROPPED, "it took too long")),
@@ -99,9 +103,9 @@ async fn release(object: Microservice, context: &Context, deadline: Instant) {
     }
 }
 
-async fn drop_database(object: &Microservice, context: &Context) -> Result<(), ConditionResult> {
+async fn drop_database(object: &Microservice, context: &Context, is_last_try: bool) -> Result<(), ConditionResult> {
     match &object.spec.database {
-        Some(spec) if must_drop(object) => database::remove(context, object, spec).await,
+        Some(spec) if must_drop(object) => database::remove(context, object, spec, is_last_try).await,
         _ => Ok(()),
     }
 }

@@ -17,7 +17,7 @@ use super::{
     finalize,
     migration::{self, Migration},
     queue::Action,
-    routes, secret_references,
+    routes, secret_references, servers,
     status::{self, Outcome},
 };
 use crate::manifests::{self, Manifests, RenderInputs, pod_monitor};
@@ -35,7 +35,10 @@ pub(crate) async fn reconcile(object: Arc<Microservice>, context: Arc<Context>) 
     let outcome = Box::pin(reconcile_spec(&object, &context)).await;
     let summary = outcome.results.summary();
     status::write(&context, &object, &outcome).await?;
+    let is_unverified = object.spec.database.is_some() && outcome.system_identifier.is_none();
     Ok(Action::requeue(match summary {
+        // Others use the server of its database, or it has not responded yet.
+        ConditionResult::Ready(..) if is_unverified => context.backoff.wait(&object.name_any(), servers::BUSY),
         ConditionResult::Ready(..) => {
             context.backoff.forget(&object.name_any());
             jittered(context.settings.resync)

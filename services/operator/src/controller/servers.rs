@@ -2,12 +2,15 @@
 //!
 //! A login to a server that does not respond takes as long as its timeout. If every object found that out for itself,
 //! the objects of one such server would keep all others waiting. So the failure is remembered for all of them, and one
-//! login at a time, in the background, finds out whether the server is back.
+//! attempt at a time, in the background, finds out whether the server is back.
+
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     hash::{DefaultHasher, Hash, Hasher},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -17,16 +20,21 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::conditions::ConditionResult;
+use super::{conditions::ConditionResult, queue::Queue};
 use crate::database::{Error, Server};
 
-/// How long a reconcile waits for a server. A healthy one responds within milliseconds.
+/// How long after its start a probe is waited for. A healthy server responds within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Longer than any probe takes.
+const MAX_PROBE: Duration = Duration::from_mins(2);
 
 /// The wait before a server that failed is tried again is a quarter of the time that it has been failing.
 const MIN_RETRY: Duration = Duration::from_secs(1);
 const MAX_RETRY: Duration = Duration::from_secs(15);
 const DIVISOR: u32 = 4;
+
+/// The reason of an object that waits for others.
+pub(crate) const BUSY: &str = "ServerBusy";
 
 /// The servers that objects use.
 pub(crate) struct Servers {
@@ -34,12 +42,14 @@ pub(crate) struct Servers {
     access: Mutex<HashMap<u64, Arc<Access>>>,
     /// How many reconciles may use one server at a time.
     limit: usize,
+    queue: Queue,
 }
 
 impl Servers {
-    /// Objects of one server take at most half of the reconciles that may run concurrently.
-    pub(crate) fn new(concurrency: u16) -> Self {
-        Self { access: Mutex::default(), limit: usize::from(concurrency.div_ceil(2)) }
+    /// Objects of one server take at most a third of the reconciles that may run concurrently, so that two servers that
+    /// hang leave some to the others.
+    pub(crate) fn new(concurrency: u16, queue: Queue) -> Self {
+        Self { access: Mutex::default(), limit: usize::from(concurrency.div_ceil(3)), queue }
     }
 
     /// The access to the server that the data of a Secret describe.
@@ -49,21 +59,25 @@ impl Servers {
             data.get(key).map(|value| &value.0).hash(&mut hasher);
         }
         let mut all = self.access.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(hasher.finish()).or_insert_with(|| Arc::new(Access::new(self.limit))).clone()
+        let access = || Arc::new(Access::new(self.limit, self.queue.clone()));
+        all.entry(hasher.finish()).or_insert_with(access).clone()
     }
 }
 
 /// The access to one server.
 pub(crate) struct Access {
     permits: Semaphore,
+    /// The objects that found no permit, in that order. Each of them is queued once there is one.
+    waiting: Mutex<VecDeque<String>>,
+    queue: Queue,
     state: watch::Sender<State>,
 }
 
 #[derive(Default)]
 struct State {
     health: Health,
-    /// Whether a login finds out the health at this moment.
-    probing: bool,
+    /// When the probe started that finds out the health at this moment.
+    probing: Option<Instant>,
 }
 
 #[derive(Default, Clone)]
@@ -78,46 +92,109 @@ enum Health {
     },
 }
 
+/// Why an object cannot use a server now.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// The server fails.
+    Failing(ConditionResult),
+    /// Others use the server, or it has not responded yet. This says nothing about the database of the object.
+    Waiting(ConditionResult),
+}
+
+impl From<Refusal> for ConditionResult {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Failing(result) | Refusal::Waiting(result) => result,
+        }
+    }
+}
+
+/// The use of a server, until this is dropped.
+pub(crate) struct Permit<'a> {
+    access: &'a Access,
+    permit: Option<SemaphorePermit<'a>>,
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        drop(self.permit.take());
+        self.access.wake();
+    }
+}
+
 impl Access {
-    fn new(limit: usize) -> Self {
-        Self { permits: Semaphore::new(limit), state: watch::Sender::default() }
+    fn new(limit: usize, queue: Queue) -> Self {
+        Self { permits: Semaphore::new(limit), waiting: Mutex::default(), queue, state: watch::Sender::default() }
     }
 
-    /// Waits for a moment until the server can be used, and fails if it cannot.
-    pub(crate) async fn enter(self: &Arc<Self>, server: &Server) -> Result<SemaphorePermit<'_>, ConditionResult> {
-        self.check_health(server).await?;
-        match time::timeout(PATIENCE, self.permits.acquire()).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(ConditionResult::pending(
-                "ServerBusy",
+    /// Lets `object` use the server if it responds and not too many others use it. Otherwise the object does not wait
+    /// here, where it would hold up objects of other servers: it gets another turn once there is a permit.
+    pub(crate) async fn enter(self: &Arc<Self>, server: &Server, object: &str) -> Result<Permit<'_>, Refusal> {
+        self.check_health(server, PATIENCE).await?;
+        // While this is locked, no permit is returned without waking the object.
+        let mut waiting = self.waiting();
+        let Ok(permit) = self.permits.try_acquire() else {
+            if !waiting.iter().any(|other| other == object) {
+                waiting.push_back(object.to_owned());
+            }
+            return Err(Refusal::Waiting(ConditionResult::pending(
+                BUSY,
                 format!("waiting for other objects that use the database server {server}"),
-            )),
+            )));
+        };
+        waiting.retain(|other| other != object);
+        Ok(Permit { access: self, permit: Some(permit) })
+    }
+
+    /// Waits until the server can be used, for as long as it takes: the caller sets the limit. Fails if the server does.
+    pub(crate) async fn wait(self: &Arc<Self>, server: &Server) -> Result<Permit<'_>, Refusal> {
+        self.check_health(server, MAX_PROBE).await?;
+        // The semaphore is never closed.
+        Ok(Permit { access: self, permit: self.permits.acquire().await.ok() })
+    }
+
+    /// Queues the objects that have waited the longest, one for each free permit. If another object takes the permit
+    /// first, the object waits again. If it no longer needs the permit, the next one to be returned makes up for that.
+    fn wake(&self) {
+        let mut waiting = self.waiting();
+        let free = self.permits.available_permits().min(waiting.len());
+        for object in waiting.drain(..free) {
+            self.queue.add(&object);
         }
     }
 
-    async fn check_health(self: &Arc<Self>, server: &Server) -> Result<(), ConditionResult> {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<String>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the result of a probe until `patience` after its start, so that objects that come later wait less.
+    async fn check_health(self: &Arc<Self>, server: &Server, patience: Duration) -> Result<(), Refusal> {
         let mut state = self.state.subscribe();
         let started = self.start_probe(server);
-        let remembered = match &state.borrow_and_update().health {
-            Health::Good => return Ok(()),
-            // Only the reconcile that tries again waits for the result.
-            Health::Bad { result, .. } if !started => return Err(result.clone()),
-            Health::Bad { result, .. } => result.clone(),
-            Health::Unknown => {
-                let message = format!("the database server {server} has not responded yet");
-                ConditionResult::pending("ServerUnreachable", message)
-            }
+        let (refusal, deadline) = {
+            let state = state.borrow_and_update();
+            let refusal = match &state.health {
+                Health::Good => return Ok(()),
+                // Only the reconcile that tries again waits for the result.
+                Health::Bad { result, .. } if !started => return Err(Refusal::Failing(result.clone())),
+                Health::Bad { result, .. } => Refusal::Failing(result.clone()),
+                Health::Unknown => {
+                    let message = format!("the database server {server} has not responded yet");
+                    Refusal::Waiting(ConditionResult::pending("ServerUnreachable", message))
+                }
+            };
+            (refusal, state.probing.unwrap_or_else(Instant::now) + patience)
         };
-        match time::timeout(PATIENCE, state.wait_for(|state| !state.probing)).await {
+        match time::timeout_at(deadline, state.wait_for(|state| state.probing.is_none())).await {
             Ok(Ok(state)) => match &state.health {
-                Health::Bad { result, .. } => Err(result.clone()),
+                Health::Bad { result, .. } => Err(Refusal::Failing(result.clone())),
                 _ => Ok(()),
             },
-            _ => Err(remembered),
+            _ => Err(refusal),
         }
     }
 
-    /// Starts a login in the background if the health is not known or may have changed. Returns whether it did.
+    /// Starts a probe in the background if the health is not known or may have changed. Returns whether it did.
     fn start_probe(self: &Arc<Self>, server: &Server) -> bool {
         let started = self.state.send_if_modified(|state| {
             let is_due = match &state.health {
@@ -125,8 +202,10 @@ impl Access {
                 Health::Unknown => true,
                 Health::Bad { retry_at, .. } => Instant::now() >= *retry_at,
             };
-            let start = is_due && !state.probing;
-            state.probing |= start;
+            let start = is_due && state.probing.is_none();
+            if start {
+                state.probing = Some(Instant::now());
+            }
             start
         });
         if started {
@@ -134,7 +213,7 @@ impl Access {
             tokio::spawn(async move {
                 let result = server.probe().await;
                 access.state.send_modify(|state| {
-                    state.probing = false;
+                    state.probing = None;
                     match result {
                         Ok(()) => state.health = Health::Good,
                         Err(error) => state.health.fail(error),
@@ -145,22 +224,27 @@ impl Access {
         started
     }
 
-    /// Remembers that the admin could not log in.
+    /// Remembers that the admin could not log in, or could not read the catalog in time.
     pub(crate) fn login_failed(&self, error: &Error) {
-        if error.is_about_login() {
+        if error.is_about_server() {
             self.state.send_modify(|state| state.health.fail(error.clone()));
         }
     }
 
-    /// Makes the next reconcile find out whether the server still responds, if `error` leaves that open. A service can
-    /// make its own database slow, so a timeout there is not a failure of the server.
+    /// Takes note of an error after the login. That the admin cannot read the catalog in time is a failure of the
+    /// server. A service can make its own database slow and lock its own role, so any other timeout only makes the next
+    /// reconcile find out whether the server still responds.
     pub(crate) fn interrupted(&self, error: &Error) {
-        if error.is_about_login() {
-            self.state.send_modify(|state| {
-                if matches!(state.health, Health::Good) {
-                    state.health = Health::Unknown;
-                }
-            });
+        match error {
+            Error::Unresponsive { .. } => self.login_failed(error),
+            error if error.is_about_server() || matches!(error, Error::Sql { .. }) => {
+                self.state.send_modify(|state| {
+                    if matches!(state.health, Health::Good) {
+                        state.health = Health::Unknown;
+                    }
+                });
+            }
+            _ => {}
         }
     }
 }
@@ -174,67 +258,5 @@ impl Health {
         };
         let retry_at = now + (now.duration_since(since) / DIVISOR).clamp(MIN_RETRY, MAX_RETRY);
         *self = Self::Bad { result: error.into(), since, retry_at };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::net::TcpListener;
-
-    use super::*;
-
-    /// A server that accepts connections and says nothing.
-    async fn silent() -> (TcpListener, Server) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        let server = Server::new(&format!("postgres://admin:x@127.0.0.1:{port}/postgres"), None).expect("a server");
-        (listener, server)
-    }
-
-    #[tokio::test]
-    async fn a_silent_server_is_tried_once_for_all_objects() {
-        let (listener, server) = silent().await;
-        let access = Arc::new(Access::new(4));
-        let begin = Instant::now();
-        let waits = (0..100).map(|_| access.enter(&server));
-        let refused = futures_util::future::join_all(waits).await.into_iter().filter(Result::is_err).count();
-        assert_eq!(refused, 100);
-        assert!(begin.elapsed() < Duration::from_secs(2), "they wait together: {:?}", begin.elapsed());
-
-        let mut state = access.state.subscribe();
-        let tried = state.wait_for(|state| !state.probing);
-        drop(time::timeout(Duration::from_secs(20), tried).await.expect("the login times out").expect("a state"));
-        let begin = Instant::now();
-        let refusal = access.enter(&server).await.err().expect("a refusal");
-        assert!(begin.elapsed() < PATIENCE, "the failure is remembered: {:?}", begin.elapsed());
-        assert!(refusal.text().1.ends_with("no response within 5 s"), "{refusal:?}");
-
-        let mut connections = 0;
-        while time::timeout(Duration::from_millis(50), listener.accept()).await.is_ok() {
-            connections += 1;
-        }
-        assert_eq!(connections, 1);
-    }
-
-    #[tokio::test]
-    async fn a_busy_server_does_not_hold_up_reconciles() {
-        let (_listener, server) = silent().await;
-        let access = Arc::new(Access::new(1));
-        access.state.send_modify(|state| state.health = Health::Good);
-        let permit = access.enter(&server).await.expect("a permit");
-        let begin = Instant::now();
-        assert_eq!(access.enter(&server).await.err().expect("a refusal").text().0, "ServerBusy");
-        assert!(begin.elapsed() < PATIENCE * 4, "{:?}", begin.elapsed());
-        drop(permit);
-        assert!(access.enter(&server).await.is_ok());
-    }
-
-    #[test]
-    fn a_server_is_the_content_of_its_secret() {
-        let secret = |url: &str| BTreeMap::from([("url".to_owned(), ByteString(url.as_bytes().to_vec()))]);
-        let servers = Servers::new(8);
-        let first = servers.access(&secret("postgres://a:b@one"));
-        assert!(Arc::ptr_eq(&first, &servers.access(&secret("postgres://a:b@one"))), "whatever the Secret's name");
-        assert!(!Arc::ptr_eq(&first, &servers.access(&secret("postgres://a:c@one"))), "the password was corrected");
     }
 }

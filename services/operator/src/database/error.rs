@@ -22,6 +22,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// The server accepts the login of the admin, but does not let it read the catalog in time.
+    #[error("the database server {server} does not respond to queries: {reason}")]
+    Unresponsive {
+        /// Host and port.
+        server: String,
+        /// The cause.
+        reason: String,
+    },
+
     /// The server does not support TLS, or its certificate is not trusted.
     #[error("the TLS handshake with the database server {server} failed: {reason}")]
     Tls {
@@ -104,7 +113,7 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Invalid(_) => "InvalidName",
-            Self::Unreachable { .. } => "ServerUnreachable",
+            Self::Unreachable { .. } | Self::Unresponsive { .. } => "ServerUnreachable",
             Self::Tls { .. } => "TlsFailed",
             Self::WrongPassword { .. } => "WrongPassword",
             Self::Login { .. } => "LoginRefused",
@@ -116,12 +125,13 @@ impl Error {
         }
     }
 
-    /// Whether it may be the admin that cannot log in.
+    /// Whether it may be the server that does not respond, or the admin that cannot log in.
     #[must_use]
-    pub fn is_about_login(&self) -> bool {
+    pub fn is_about_server(&self) -> bool {
         matches!(
             self,
             Self::Unreachable { .. }
+                | Self::Unresponsive { .. }
                 | Self::Tls { .. }
                 | Self::WrongPassword { .. }
                 | Self::Login { .. }
@@ -143,13 +153,34 @@ pub(super) struct Peer {
     pub(super) server: String,
     /// The role that logs in.
     pub(super) role: String,
+    /// Whether that is the admin.
+    pub(super) is_admin: bool,
 }
 
 impl Peer {
     /// The error for a server that did not respond within `limit`.
     pub(super) fn timeout(&self, limit: Duration) -> Error {
-        let reason = format!("no response within {} s", limit.as_secs());
-        Error::Unreachable { server: self.server.clone(), reason }
+        Error::Unreachable { server: self.server.clone(), reason: no_response(limit) }
+    }
+
+    /// The error for a read that did not succeed within `limit`. The admin reads only catalogs, which no service can
+    /// lock; a service can make reads in its own database slow.
+    pub(super) fn read_timeout(&self, limit: Duration) -> Error {
+        if self.is_admin {
+            return Error::Unresponsive { server: self.server.clone(), reason: no_response(limit) };
+        }
+        self.timeout(limit)
+    }
+
+    /// Classifies an error that occurred in a read.
+    pub(super) fn classify_read(&self, error: &sqlx::Error, action: &str) -> Error {
+        let code = error.as_database_error().and_then(|error| error.code());
+        // Waiting for a lock, or the statement, took too long.
+        if self.is_admin && matches!(code.as_deref(), Some("55P03" | "57014")) {
+            let reason = self.classify(error, action).to_string();
+            return Error::Unresponsive { server: self.server.clone(), reason };
+        }
+        self.classify(error, action)
     }
 
     /// Classifies an error that occurred while trying to do `action`.
@@ -179,6 +210,10 @@ impl Peer {
             _ => Error::Sql { action, reason },
         }
     }
+}
+
+fn no_response(limit: Duration) -> String {
+    format!("no response within {} s", limit.as_secs())
 }
 
 /// Message, detail and hint of an error from Postgres.

@@ -98,19 +98,25 @@ impl Server {
         }
     }
 
+    /// The role of the admin.
+    pub(super) fn admin_name(&self) -> &str {
+        self.admin.get_username()
+    }
+
     /// Logs in as the admin to the database in its URL.
     pub(super) async fn admin(&self) -> Result<Session, Error> {
-        Session::open(self.to_string(), &with_safe_search_path(self.admin.clone())).await
+        Session::open(self.to_string(), &with_safe_search_path(self.admin.clone()), true).await
     }
 
     /// Logs in as the admin to the database of a service.
     pub(super) async fn admin_in(&self, database: &str) -> Result<Session, Error> {
-        Session::open(self.to_string(), &with_safe_search_path(self.admin.clone().database(database))).await
+        Session::open(self.to_string(), &with_safe_search_path(self.admin.clone().database(database)), true).await
     }
 
     /// Logs in as the role of a service to its database.
     pub(super) async fn log_in(&self, name: &str, password: &str) -> Result<Session, Error> {
-        Session::open(self.to_string(), &self.admin.clone().username(name).password(password).database(name)).await
+        Session::open(self.to_string(), &self.admin.clone().username(name).password(password).database(name), false)
+            .await
     }
 }
 

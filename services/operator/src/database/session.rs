@@ -20,6 +20,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The limit for one statement, in case the server has silently gone away. It is longer than the server's own limit.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(65);
 
+/// The limit for locking a name. It is longer than the server's own limit.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// The limit for reading the catalog, which is fast unless the server has silently gone away.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -79,9 +82,9 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Logs in to `server`, which error messages name.
-    pub(super) async fn open(server: String, options: &PgConnectOptions) -> Result<Self, Error> {
-        let peer = Peer { server, role: options.get_username().to_owned() };
+    /// Logs in to `server`, which error messages name, as the admin or as the role of a service.
+    pub(super) async fn open(server: String, options: &PgConnectOptions, is_admin: bool) -> Result<Self, Error> {
+        let peer = Peer { server, role: options.get_username().to_owned(), is_admin };
         let options = options.clone().application_name("hedgerow-operator").options(SETTINGS);
         match time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await {
             Ok(Ok(connection)) => Ok(Self { connection, peer }),
@@ -99,9 +102,8 @@ impl Session {
     pub(super) async fn lock(&mut self, name: &Identifier) -> Result<(), Error> {
         let lock = sqlx::query("SELECT pg_advisory_lock(hashtextextended($1, $2))").bind(name.raw()).bind(LOCK_SEED);
         let lock = lock.execute(&mut self.connection);
-        with_timeout(&self.peer, STATEMENT_TIMEOUT, &format!("lock {name}, on which another operator is working"), lock)
-            .await
-            .map(drop)
+        let action = format!("lock {name}, on which another operator is working");
+        with_timeout(&self.peer, LOCK_TIMEOUT, &action, lock).await.map(drop)
     }
 
     /// Runs the steps in one transaction.
@@ -127,7 +129,7 @@ impl Session {
     where
         T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
     {
-        with_timeout(&self.peer, READ_TIMEOUT, "read the current state", query.fetch_all(&mut self.connection)).await
+        read(&self.peer, query.fetch_all(&mut self.connection)).await
     }
 
     /// Reads exactly one row.
@@ -135,7 +137,14 @@ impl Session {
     where
         T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
     {
-        with_timeout(&self.peer, READ_TIMEOUT, "read the current state", query.fetch_one(&mut self.connection)).await
+        read(&self.peer, query.fetch_one(&mut self.connection)).await
+    }
+}
+
+async fn read<T>(peer: &Peer, request: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+    match time::timeout(READ_TIMEOUT, request).await {
+        Ok(result) => result.map_err(|error| peer.classify_read(&error, "read the current state")),
+        Err(_) => Err(peer.read_timeout(READ_TIMEOUT)),
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 use embedded_postgres::Settings;
 use operator::database::{Error, Server, Warning};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use sqlx::{Connection, PgConnection};
 use test_support::{
     port::Port,
     process::{TIMEOUT, eventually},
@@ -52,6 +53,18 @@ async fn a_silent_server_times_out() {
     let error = refusal(&format!("postgres://admin:x@127.0.0.1:{port}/postgres")).await;
     assert!(begin.elapsed() < Duration::from_secs(8));
     assert!(error.to_string().ends_with(": no response within 5 s"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_after_the_login_is_reported() {
+    let postgres = Postgres::shared().await;
+    let mut other = PgConnection::connect(&postgres.process.superuser_url("postgres")).await.unwrap();
+    let lock = sqlx::raw_sql("BEGIN; LOCK TABLE pg_shdescription IN ACCESS EXCLUSIVE MODE");
+    lock.execute(&mut other).await.unwrap();
+    let error = postgres.server().probe().await.unwrap_err();
+    assert!(matches!(error, Error::Unresponsive { .. }), "{error}");
+    other.close().await.unwrap();
+    postgres.server().probe().await.unwrap();
 }
 
 #[tokio::test]

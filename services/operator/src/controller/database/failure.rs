@@ -7,7 +7,7 @@ use crate::database::{self, Invalid};
 pub(super) enum Failure {
     /// It could not be verified. A database that was ready before can still be used.
     Unverified(ConditionResult),
-    /// The service must not use it.
+    /// The service must not use it, or not yet.
     Refused(ConditionResult),
 }
 
@@ -45,6 +45,7 @@ impl From<database::Error> for ConditionResult {
         let message = error.to_string();
         match error {
             database::Error::Unreachable { .. }
+            | database::Error::Unresponsive { .. }
             | database::Error::TooManyConnections { .. }
             | database::Error::Sql { .. } => Self::pending(error.reason(), message),
             _ => Self::stalled(error.reason(), message),

@@ -1,6 +1,8 @@
 //! The database step, with a real Postgres.
 
+mod hanging;
 mod ownership;
+mod queued;
 mod silent;
 
 use std::time::{Duration, Instant};
