@@ -6,6 +6,7 @@ mod error;
 mod health;
 pub(crate) mod migrations;
 mod pool;
+mod start_over;
 
 pub use connector::SESSION;
 pub use dedicated::DedicatedConnection;
@@ -14,5 +15,7 @@ pub use error::{
     with_timeout,
 };
 pub use pool::Database;
+pub use start_over::until_start_over;
 
+pub(crate) use error::is_retried;
 pub(crate) use health::Health;

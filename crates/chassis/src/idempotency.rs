@@ -45,7 +45,7 @@
 //! ```
 //!
 //! A batch handler [claims](fn@claim) the keys of its batch, and [stores](fn@store) the responses, in its own
-//! transaction.
+//! transaction. It sends the responses that it finds at once: they hold whatever becomes of the transaction.
 
 mod claim;
 mod key;
@@ -55,8 +55,8 @@ mod table;
 
 pub use claim::{Claim, Digest, KeyReused, Stored};
 pub use key::IdempotencyKey;
-pub use prune::prune_in_background;
-pub use table::{claim, prune, store};
+pub use prune::{Pruner, prune_in_background};
+pub use table::{claim, store};
 
 /// How long a response is kept, in hours.
 pub const RETENTION_HOURS: i32 = 24;

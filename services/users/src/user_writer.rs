@@ -169,7 +169,7 @@ impl UserWriter {
         if part.is_empty() {
             return Attempt::Done;
         }
-        let mut statements = Statements { batch: &part, hurries, is_commit_sent: false };
+        let mut statements = Statements { batch: &mut part, hurries, is_commit_sent: false };
         let work = self.connection.run(&mut statements, |connection, input| Box::pin(write(connection, input)));
         let written = work.await;
         let is_commit_sent = statements.is_commit_sent;
@@ -254,7 +254,8 @@ fn halve(part: &mut Part) -> Part {
 
 /// The transaction of a part.
 struct Statements<'a> {
-    batch: &'a [Queued],
+    /// Without the repetitions, once these have their responses.
+    batch: &'a mut Part,
     /// Whether it hardly waits for locks.
     hurries: bool,
     /// Whether a statement was sent that commits.
@@ -266,7 +267,7 @@ struct Statements<'a> {
 struct Written {
     /// The users that were inserted. The others have emails that are taken.
     users: HashMap<Uuid, User>,
-    /// The responses that are stored under keys of the batch.
+    /// The responses that were stored under keys of the batch.
     responses: HashMap<Digest, Stored<Tagged<CreatedUser>>>,
     /// The first claim to each key without a stored response. Only its user was inserted.
     first_claims: HashMap<Digest, Claim>,
@@ -305,12 +306,17 @@ async fn write(connection: &mut PgConnection, statements: &mut Statements<'_>) -
     if *hurries {
         store::hardly_wait(&mut transaction).await?;
     }
-    let mut written = Written { responses: idempotency::claim(&mut transaction, &claims).await?, ..Written::default() };
+    let stored = idempotency::claim(&mut transaction, &claims).await?;
+    // These hold whatever becomes of the transaction, so their requests neither wait for it nor fail with it.
+    let is_stored = |queued: &mut Queued| queued.key().is_some_and(|key| stored.contains_key(&key));
+    let repetitions: Part = batch.extract_if(.., is_stored).collect();
+    let mut repeated = Written { responses: stored, ..Written::default() };
+    for repetition in repetitions {
+        repeated.reply(repetition);
+    }
+    let mut written = Written::default();
     let is_new = |queued: &&Queued| {
         let Some(claim) = &queued.creation.claim else { return true };
-        if written.responses.contains_key(&claim.id) {
-            return false;
-        }
         match written.first_claims.entry(claim.id) {
             Entry::Vacant(entry) => {
                 entry.insert(claim.clone());

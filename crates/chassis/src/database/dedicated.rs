@@ -8,11 +8,8 @@ use tokio::time::Instant;
 
 use super::{
     connector::{Connector, is_reusable},
-    error::{DatabaseError, is_serialization_failure, is_usable_after, with_timeout},
+    error::{DatabaseError, is_retried, is_usable_after, with_timeout},
 };
-
-/// How often work is retried after a deadlock or a serialization failure.
-const RETRIES: usize = 3;
 
 /// A connection that one task keeps between uses. It is opened by that task, so that its replies wake no thread but the
 /// task's own.
@@ -58,7 +55,7 @@ impl DedicatedConnection {
                 self.kept = Some((connection, Instant::now()));
             }
             match result {
-                Err(failure) if retries < RETRIES && is_serialization_failure(failure.error()) => retries += 1,
+                Err(failure) if is_retried(&failure, &mut retries) => {}
                 result => return result,
             }
         }

@@ -9,6 +9,9 @@ use tokio::time;
 /// How long work on a connection may take, whatever the server does. Longer than any statement may take.
 const WORK_TIMEOUT: Duration = Duration::from_secs(6);
 
+/// How often work is retried after a deadlock or a serialization failure.
+const RETRIES: usize = 3;
+
 /// The SQLSTATE of a lock that was not granted in time because another transaction holds it.
 const LOCK_TIMEOUT: &str = "55P03";
 
@@ -82,7 +85,8 @@ impl DatabaseError {
             // is unknown.
             && !sql_state(&error).is_some_and(|code| matches!(code.get(..2), Some("08" | "57" | "58" | "XX")))
             || matches!(error, sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. });
-        // 57014: the statement exceeded its own time limit and was cancelled.
+        // 57014: the statement exceeded its own time limit, perhaps while it waited for a lock, and was cancelled.
+        // Postgres does not cancel a transaction that it is committing.
         if is_about_the_statement || sql_state(&error).as_deref() == Some("57014") {
             Self::Refused(error)
         } else {
@@ -161,6 +165,14 @@ pub fn is_serialization_failure(error: &sqlx::Error) -> bool {
     matches!(sql_state(error).as_deref(), Some("40001" | "40P01"))
 }
 
+/// Returns whether work that failed is run again: after a deadlock or a serialization failure, up to three times.
+/// `retries` counts them.
+pub(crate) fn is_retried(failure: &DatabaseError, retries: &mut usize) -> bool {
+    let is_retried = *retries < RETRIES && is_serialization_failure(failure.error());
+    *retries += usize::from(is_retried);
+    is_retried
+}
+
 /// Returns whether a lock was not granted in time because another transaction holds it.
 #[must_use]
 pub fn is_lock_timeout(error: &sqlx::Error) -> bool {
@@ -188,7 +200,7 @@ mod tests {
 
     #[test]
     fn transient_codes_are_worth_a_retry() {
-        for code in ["57P01", "57P03", "53300", "08006", "40001", "40P01", "55P03"] {
+        for code in ["57P01", "57P03", "57014", "53300", "08006", "40001", "40P01", "55P03"] {
             assert!(is_transient(code), "{code}");
         }
         for code in ["23505", "22021", "42P01", ""] {

@@ -18,7 +18,7 @@ use tokio::{sync::Semaphore, time};
 use super::{
     connector::{ACQUIRE_TIMEOUT, Connector},
     dedicated::DedicatedConnection,
-    error::{DatabaseError, is_usable_after, timed_out, with_timeout},
+    error::{DatabaseError, is_retried, is_usable_after, timed_out, with_timeout},
 };
 
 /// The connections that requests share. A reply wakes the thread that opened its connection, so the pool should only be
@@ -73,9 +73,26 @@ impl Database {
     /// Runs work that changes data on a connection, within 6 s. Such work may have to wait for a row that somebody holds,
     /// so it never uses more than half of the connections: the others are left for reads.
     ///
+    /// After a deadlock or a serialization failure the work runs again, up to three times. If it has several statements,
+    /// they must be one transaction.
+    ///
     /// # Errors
     /// Returns a [`DatabaseError`] that says what is known of the effects.
     pub async fn change<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error> + Clone,
+    ) -> Result<T, DatabaseError> {
+        let mut retries = 0;
+        loop {
+            match self.try_change(work.clone()).await {
+                Err(failure) if is_retried(&failure, &mut retries) => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Does the same without a retry.
+    pub(crate) async fn try_change<T>(
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, DatabaseError> {

@@ -1,13 +1,13 @@
 //! Work that runs once for each key.
 
 use serde::{Serialize, de::DeserializeOwned};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 use super::{
     claim::{Claim, KeyReused, Stored},
     table,
 };
-use crate::database::{Database, DatabaseError};
+use crate::database::{Database, DatabaseError, is_retried};
 
 impl Database {
     /// Runs work that changes data, within 6 s, and at most once for each key.
@@ -15,7 +15,8 @@ impl Database {
     /// With a claim, the work and the storage of its result are one transaction. A repetition of the request gets the
     /// stored result, and the work does not run. If the work returns `Ok(Err(_))`, or fails, nothing is changed and the
     /// key is free again. Without a claim, the work runs as with [`Database::change`]: if it has several statements, it
-    /// should begin a transaction itself, which is a savepoint if there is a claim.
+    /// must begin a transaction itself, which is a savepoint if there is a claim. After a deadlock or a serialization
+    /// failure, all of it runs again, up to three times.
     ///
     /// # Errors
     /// Returns a [`DatabaseError`] that says what is known of the effects. With a claim, a failure before the COMMIT is
@@ -24,24 +25,40 @@ impl Database {
     pub async fn once<T, E>(
         &self,
         claim: Option<&Claim>,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<Result<T, E>, sqlx::Error>,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<Result<T, E>, sqlx::Error> + Clone,
     ) -> Result<Result<T, E>, DatabaseError>
     where
         T: Serialize + DeserializeOwned,
         E: From<KeyReused>,
     {
         let Some(claim) = claim else { return self.change(work).await };
-        let mut is_commit_sent = false;
-        let result = self.change(async |connection| once(connection, claim, work, &mut is_commit_sent).await).await;
-        result.map_err(|failure| if is_commit_sent { failure } else { failure.before_commit() })
+        let mut retries = 0;
+        loop {
+            let (work, mut progress) = (work.clone(), Progress::Undecided);
+            let result = self.try_change(async |connection| once(connection, claim, work, &mut progress).await).await;
+            match (result, progress) {
+                (Ok(result), _) | (Err(_), Progress::Decided(result)) => return Ok(result),
+                (Err(failure), _) if is_retried(&failure, &mut retries) => {}
+                (Err(failure), Progress::CommitSent) => return Err(failure),
+                (Err(failure), Progress::Undecided) => return Err(failure.before_commit()),
+            }
+        }
     }
+}
+
+/// How far a transaction got that failed.
+enum Progress<R> {
+    Undecided,
+    /// There was nothing to commit, and only the rollback failed. The result holds.
+    Decided(R),
+    CommitSent,
 }
 
 async fn once<T, E>(
     connection: &mut PgConnection,
     claim: &Claim,
     work: impl AsyncFnOnce(&mut PgConnection) -> Result<Result<T, E>, sqlx::Error>,
-    is_commit_sent: &mut bool,
+    progress: &mut Progress<Result<T, E>>,
 ) -> Result<Result<T, E>, sqlx::Error>
 where
     T: Serialize + DeserializeOwned,
@@ -49,24 +66,35 @@ where
 {
     let mut transaction = connection.begin().await?;
     if let Some(stored) = table::claim(&mut transaction, &[claim]).await?.remove(&claim.id) {
-        transaction.rollback().await?;
-        return Ok(stored.replay(claim).map_err(E::from));
+        return roll_back(transaction, stored.replay(claim).map_err(E::from), progress).await;
     }
     match work(&mut transaction).await {
         Ok(Ok(response)) => {
             let stored = Stored { claim: claim.clone(), response };
             table::store(&mut transaction, std::slice::from_ref(&stored)).await?;
-            *is_commit_sent = true;
+            *progress = Progress::CommitSent;
             transaction.commit().await?;
             Ok(Ok(stored.response))
         }
-        Ok(Err(refusal)) => {
-            transaction.rollback().await?;
-            Ok(Err(refusal))
-        }
+        Ok(Err(refusal)) => roll_back(transaction, Err(refusal), progress).await,
         Err(error) => {
             // Repetitions wait for the end of the transaction. What is known of its effects is in the first error.
             let _ = transaction.rollback().await;
+            Err(error)
+        }
+    }
+}
+
+/// Ends a transaction with nothing to commit. If that fails, the connection must not be used again.
+async fn roll_back<R>(
+    transaction: Transaction<'_, Postgres>,
+    result: R,
+    progress: &mut Progress<R>,
+) -> Result<R, sqlx::Error> {
+    match transaction.rollback().await {
+        Ok(()) => Ok(result),
+        Err(error) => {
+            *progress = Progress::Decided(result);
             Err(error)
         }
     }
@@ -81,9 +109,10 @@ mod tests {
     use sqlx::{AssertSqlSafe, PgPool, postgres::PgConnectOptions, raw_sql};
 
     use super::{
-        super::{IdempotencyKey, prune},
+        super::{IdempotencyKey, Pruner},
         *,
     };
+    use crate::database::sql_state;
 
     /// A result of the work that is not stored.
     #[derive(Debug, PartialEq, Eq)]
@@ -165,7 +194,7 @@ mod tests {
     async fn insert_and_fail(
         database: &Database,
         claim: Option<&Claim>,
-        fail: impl AsyncFnOnce(&mut PgConnection) -> Result<(), sqlx::Error>,
+        fail: impl AsyncFnOnce(&mut PgConnection) -> Result<(), sqlx::Error> + Clone,
     ) -> DatabaseError {
         let work = async |connection: &mut PgConnection| {
             let id = insert(&mut *connection, "a").await?;
@@ -213,6 +242,71 @@ mod tests {
         assert!(lost.is_lost() && lost.may_have_effect(), "{lost}");
     }
 
+    /// The work ends its own connection, so that the rollback fails.
+    #[sqlx::test(migrations = false)]
+    async fn a_result_that_needs_no_commit_survives_the_connection(pool: PgPool) {
+        let database = start(&pool).await;
+        let work = async |connection: &mut PgConnection| {
+            raw_sql(END).execute(connection).await.expect_err("the connection is lost");
+            Ok(Err::<i64, _>(Refusal::Full))
+        };
+        let refused = database.once(Some(&claim("k", "full")), work).await.expect("refused");
+        assert_eq!(refused, Err(Refusal::Full));
+        create(&database, Some(&claim("k", "a")), "a").await.expect("created").expect("a note");
+    }
+
+    /// Makes this many of the next inserts fail with a SQLSTATE.
+    async fn fail_inserts(pool: &PgPool, state: &str, count: usize) {
+        let fail = format!(
+            "CREATE SEQUENCE IF NOT EXISTS tries;
+             SELECT setval('tries', 1, false);
+             CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN IF nextval('tries') <= {count} THEN RAISE SQLSTATE '{state}'; END IF; RETURN NEW; END $$;
+             CREATE OR REPLACE TRIGGER fail BEFORE INSERT ON notes FOR EACH ROW EXECUTE FUNCTION fail()"
+        );
+        raw_sql(AssertSqlSafe(fail)).execute(pool).await.expect("a trigger");
+    }
+
+    #[sqlx::test(migrations = false)]
+    async fn deadlocks_are_retried_three_times(pool: PgPool) {
+        let database = start(&pool).await;
+        for state in ["40001", "40P01"] {
+            for claim in [None, Some(claim(state, "a"))] {
+                let count = texts(&pool).await.len();
+                fail_inserts(&pool, state, 4).await;
+                let failure = create(&database, claim.as_ref(), "a").await.expect_err("the fourth try fails, too");
+                assert!(!failure.may_have_effect(), "{failure}");
+                assert_eq!(Problem::from(failure).status(), StatusCode::SERVICE_UNAVAILABLE);
+                assert_eq!(texts(&pool).await.len(), count, "nothing was changed");
+                fail_inserts(&pool, state, 3).await;
+                create(&database, claim.as_ref(), "a").await.expect("created").expect("a note");
+                assert_eq!(texts(&pool).await.len(), count + 1);
+            }
+        }
+    }
+
+    /// The waits of a statement for several locks can take longer than the statement may.
+    #[sqlx::test(migrations = false)]
+    async fn a_statement_cancelled_while_it_waits_has_no_effect(pool: PgPool) {
+        let database = start(&pool).await;
+        create(&database, None, "a").await.expect("created").expect("a note");
+        let mut lock = pool.begin().await.expect("a transaction");
+        raw_sql("SELECT FROM notes FOR UPDATE").execute(&mut *lock).await.expect("locked");
+        for claim in [None, Some(claim("k", "b"))] {
+            let work = async |connection: &mut PgConnection| {
+                raw_sql("SET statement_timeout = '50ms'").execute(&mut *connection).await?;
+                raw_sql("UPDATE notes SET text = 'b'").execute(connection).await?;
+                Ok(Ok::<_, Refusal>(0))
+            };
+            let failure = database.once(claim.as_ref(), work).await.expect_err("the note is locked");
+            assert_eq!(sql_state(failure.error()).as_deref(), Some("57014"));
+            assert!(!failure.may_have_effect(), "{failure}");
+            assert_eq!(Problem::from(failure).status(), StatusCode::SERVICE_UNAVAILABLE);
+        }
+        lock.rollback().await.expect("unlocked");
+        assert_eq!(texts(&pool).await, ["a"]);
+    }
+
     #[sqlx::test(migrations = false)]
     async fn concurrent_duplicates_take_effect_once(pool: PgPool) {
         let database = start(&pool).await;
@@ -237,8 +331,9 @@ mod tests {
         sqlx::query(expire).bind(expired.as_slice()).execute(&pool).await.expect("expired");
         create(&database, Some(&claims[0]), "a").await.expect("created").expect("a note");
         assert_eq!(texts(&pool).await.len(), 4);
-        let pruned = database.run(async |connection| prune(connection, 10).await).await.expect("pruned");
-        assert_eq!(pruned, 1);
+        assert!(Pruner::new().step(&database).await.expect("a step"));
+        let left = sqlx::query_scalar("SELECT count(*) FROM idempotency").fetch_one(&pool).await;
+        assert_eq!(left.ok(), Some(2_i64));
         create(&database, Some(&claims[2]), "a").await.expect("repeated").expect("a note");
         assert_eq!(texts(&pool).await.len(), 4);
     }

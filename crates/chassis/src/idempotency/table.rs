@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Serialize, de::DeserializeOwned};
-use sqlx::PgConnection;
+use sqlx::{
+    PgConnection,
+    types::chrono::{DateTime, Utc},
+};
 
 use super::{
     RETENTION_HOURS,
@@ -26,10 +29,14 @@ const STORE: &str = "INSERT INTO idempotency (id, fingerprint, answer, expires_a
     FROM unnest($1::bytea[], $2::bytea[], $3::text[]) AS stored (id, fingerprint, response)
     ON CONFLICT (id) DO UPDATE SET fingerprint = excluded.fingerprint, answer = excluded.answer";
 
-const PRUNE: &str = "DELETE FROM idempotency WHERE id = ANY (ARRAY(
-    SELECT id FROM idempotency WHERE expires_at <= statement_timestamp()
-    ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
-))";
+const PRUNE: &str = "WITH pruned AS (
+    DELETE FROM idempotency WHERE id = ANY (ARRAY(
+        SELECT id FROM idempotency WHERE expires_at >= $1 AND expires_at <= statement_timestamp()
+        ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING expires_at
+)
+SELECT count(*), max(expires_at) FROM pruned";
 
 /// Claims keys for the current transaction, and returns the responses that are already stored under them. Another
 /// transaction that claims one of the keys waits until this one ends.
@@ -84,12 +91,14 @@ pub async fn store<R: Serialize>(connection: &mut PgConnection, responses: &[Sto
     Ok(())
 }
 
-/// Deletes up to `limit` expired responses and returns how many. It skips locked rows, so it never waits.
-///
-/// # Errors
-/// Returns an error if the statement fails.
-pub async fn prune(connection: &mut PgConnection, limit: i64) -> Result<u64, sqlx::Error> {
-    Ok(sqlx::query(PRUNE).bind(limit).execute(connection).await?.rows_affected())
+/// Deletes up to `limit` responses that expired at `from` or later, the oldest first. Returns how many, and when the last
+/// one expired. It skips locked rows, so it never waits.
+pub(super) async fn prune(
+    connection: &mut PgConnection,
+    from: DateTime<Utc>,
+    limit: i64,
+) -> Result<(i64, Option<DateTime<Utc>>), sqlx::Error> {
+    sqlx::query_as(PRUNE).bind(from).bind(limit).fetch_one(connection).await
 }
 
 #[cfg(test)]
@@ -99,7 +108,7 @@ mod tests {
 
     use super::*;
 
-    const STATEMENTS: [(&str, usize); 4] = [(CLAIM, 3), (READ, 1), (STORE, 3), (PRUNE, 1)];
+    const STATEMENTS: [(&str, usize); 4] = [(CLAIM, 3), (READ, 1), (STORE, 3), (PRUNE, 2)];
 
     #[sqlx::test(migrations = false)]
     async fn plans_do_not_depend_on_when_they_were_made(pool: PgPool) {

@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chassis::{Database, LogLimit, chain, database::DatabaseError};
+use chassis::{
+    Database, LogLimit, chain,
+    database::{DatabaseError, until_start_over},
+};
 use sqlx::{Acquire, PgConnection};
 use uuid::Uuid;
 
@@ -32,18 +35,6 @@ const PASSES: u32 = 1000;
 
 /// How many times longer than a step the rest after it is.
 pub(super) const REST: u32 = 6;
-
-/// How often to start with the oldest rows again, to find those that were skipped. While a long transaction keeps the
-/// index entries of deleted rows, that can take long, and fail. It is then done less often.
-const START_OVER: Duration = Duration::from_secs(10);
-
-/// How many times longer than starting over the pause after it is at least.
-const START_OVER_REST: u32 = 20;
-
-/// The pause after starting over has taken this long.
-pub(super) fn until_start_over(taken: Duration) -> Duration {
-    START_OVER.max(START_OVER_REST * taken)
-}
 
 /// How long a replica waits that found another one pruning, or could not prune.
 const BACK_OFF: Duration = Duration::from_secs(10);

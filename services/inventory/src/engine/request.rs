@@ -1,6 +1,9 @@
 //! Requests to change stock, each with the channel for its reply.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use chassis::{
     Preconditions,
@@ -101,6 +104,24 @@ impl Request {
         created.elapsed()
     }
 
+    /// The locked products that the request was set aside for. None, if it was not, or if it waits for a row of another
+    /// table or for a new product.
+    pub(super) fn waits_for(&self) -> &BTreeSet<ProductId> {
+        match self {
+            Self::Change { reply, .. } => &reply.waits_for,
+            Self::Reserve { reply, .. } | Self::Transition { reply, .. } => &reply.waits_for,
+            Self::Settle { reply, .. } => &reply.waits_for,
+        }
+    }
+
+    pub(super) fn set_waits_for(&mut self, products: BTreeSet<ProductId>) {
+        match self {
+            Self::Change { reply, .. } => reply.waits_for = products,
+            Self::Reserve { reply, .. } | Self::Transition { reply, .. } => reply.waits_for = products,
+            Self::Settle { reply, .. } => reply.waits_for = products,
+        }
+    }
+
     /// The approximate number of products that the request changes.
     pub(super) fn weight(&self) -> usize {
         match self {
@@ -128,12 +149,13 @@ pub(super) struct Reply<T> {
     sender: oneshot::Sender<Result<T, Error>>,
     result: Option<Result<T, Error>>,
     created: Instant,
+    waits_for: BTreeSet<ProductId>,
 }
 
 impl<T> Reply<T> {
     pub(super) fn channel() -> (Self, oneshot::Receiver<Result<T, Error>>) {
         let (sender, receiver) = oneshot::channel();
-        (Self { sender, result: None, created: Instant::now() }, receiver)
+        (Self { sender, result: None, created: Instant::now(), waits_for: BTreeSet::new() }, receiver)
     }
 
     pub(super) fn set<E: Into<Error>>(&mut self, result: Result<T, E>) {

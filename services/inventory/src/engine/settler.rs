@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use chassis::{Database, LogLimit, chain, database::DatabaseError};
+use chassis::{
+    Database, LogLimit, chain,
+    database::{DatabaseError, until_start_over},
+};
 use chrono::{DateTime, Utc};
 use tokio::time::sleep;
 
-use super::{pruner::until_start_over, transaction};
+use super::transaction;
 use crate::{
     model::ProductId,
     store::{self, OverdueExpiry},

@@ -23,9 +23,6 @@ use crate::model::Retention;
 /// The pause after a sweep that found little to do.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The maximum number of stored responses that a step deletes.
-const MAX_ROWS: i64 = 1000;
-
 /// How long a round may take.
 const ROUND: Duration = Duration::from_mins(1);
 
@@ -34,20 +31,20 @@ const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Sweeps until the process exits.
 pub(super) async fn run(database: Database, retention: Retention) {
-    let (mut settler, mut pruner) = (Settler::new(), Pruner::new(retention));
+    let (mut settler, mut responses, mut pruner) = (Settler::new(), idempotency::Pruner::new(), Pruner::new(retention));
     loop {
         // The panic hook has reported a panic. The next round starts anew.
-        let _ = AssertUnwindSafe(round(&database, &mut settler, &mut pruner)).catch_unwind().await;
+        let _ = AssertUnwindSafe(round(&database, &mut settler, &mut responses, &mut pruner)).catch_unwind().await;
         sleep(PAUSE).await;
     }
 }
 
 /// Sweeps until little is left, at most for [`ROUND`]. The next round finds what was locked.
-async fn round(database: &Database, settler: &mut Settler, pruner: &mut Pruner) {
+async fn round(database: &Database, settler: &mut Settler, responses: &mut idempotency::Pruner, pruner: &mut Pruner) {
     let started = Instant::now();
     while started.elapsed() < ROUND {
         let step = Instant::now();
-        let is_swept = sweep(database, settler).await;
+        let is_swept = sweep(database, settler, responses).await;
         sleep(step.elapsed()).await;
         let step = Instant::now();
         let is_pruned = is_done("prune", pruner.step(database).await);
@@ -59,10 +56,9 @@ async fn round(database: &Database, settler: &mut Settler, pruner: &mut Pruner) 
 }
 
 /// Settles and deletes a limited number of expiries, and deletes stored responses. Returns whether little is left.
-async fn sweep(database: &Database, settler: &mut Settler) -> bool {
+async fn sweep(database: &Database, settler: &mut Settler, responses: &mut idempotency::Pruner) -> bool {
     let is_settled = is_done("settle", settler.step(database).await);
-    let deleted = database.run(async |connection| idempotency::prune(connection, MAX_ROWS).await).await;
-    is_done("delete responses", deleted.map(|deleted| deleted < MAX_ROWS.unsigned_abs())) && is_settled
+    is_done("delete responses", responses.step(database).await) && is_settled
 }
 
 /// Whether a step left little to do. One that failed is done for this round.

@@ -38,7 +38,7 @@ pub(super) enum Progress {
 /// Whether COMMIT was sent, which decides what a lost connection means.
 pub(super) enum Commit {
     NotSent,
-    /// The marker shows whether it succeeded. Without a marker only responses are written, which is safe to repeat.
+    /// The marker shows whether it succeeded. Without one, products were only settled, which is safe to repeat.
     Sent(Option<CommitMarker>),
 }
 
@@ -67,7 +67,7 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
     let (batch, arrivals, skip_locked) = (&mut *attempt.batch, &mut attempt.arrivals, &mut attempt.skip_locked);
     let mut transaction = connection.begin().await?;
     if let Some(skip_locked) = skip_locked {
-        wait_for(&mut transaction, &skip_locked.wait_for).await?;
+        wait_for(&mut transaction, skip_locked).await?;
         store::limit_waits(&mut transaction).await?;
     }
     // No request holds a lock yet, so any request that arrived during the round trip may join.
@@ -79,9 +79,9 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
     }
     batch.retain(|request| !request.is_abandoned());
     let claims: Vec<&Claim> = batch.iter().filter_map(Request::claim).collect();
-    let responses = idempotency::claim(&mut transaction, &claims).await?;
-    let Affected { products_of, mut products, weight } =
-        affected(&mut transaction, batch, attempt.rest, &responses).await?;
+    let stored = idempotency::claim(&mut transaction, &claims).await?;
+    repeat_stored(batch, stored);
+    let Affected { products_of, mut products, weight } = affected(&mut transaction, batch, attempt.rest).await?;
     if !attempt.new.is_empty() {
         // The insert may wait for another transaction that inserts the same product, so nothing is locked before it.
         store::insert_products(&mut transaction, &ids(attempt.new)).await?;
@@ -91,8 +91,8 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
         _ if products.is_empty() => Default::default(),
         None => store::lock(&mut transaction, &ids(&products)).await?,
         Some(skip_locked) => {
-            let free = lock_free(&mut transaction, &products, skip_locked).await?;
-            skip_locked.take(batch, |request| !is_stored(request, &responses), &products_of);
+            let (free, locked) = lock_free(&mut transaction, &products).await?;
+            skip_locked.take(batch, locked, &products_of);
             products.retain(|product| !skip_locked.unavailable.contains(product));
             free
         }
@@ -103,7 +103,7 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
         join(batch, weight, arrivals, |request| needs_only(request, &products));
     }
     let known: HashSet<ProductId> = rows.keys().cloned().collect();
-    let mut locked = LockedRows { products: rows, responses, ..LockedRows::default() };
+    let mut locked = LockedRows { products: rows, ..LockedRows::default() };
     if let Some(started_at) = started_at {
         read_due_expiries(&mut transaction, &mut locked, latest_time(started_at, sent_at)).await?;
     }
@@ -150,28 +150,27 @@ fn ids(products: &BTreeSet<ProductId>) -> Vec<&str> {
     products.iter().map(ProductId::as_str).collect()
 }
 
-/// Locks products, in order, as soon as other transactions release them.
-async fn wait_for(connection: &mut PgConnection, products: &BTreeSet<ProductId>) -> Result<(), sqlx::Error> {
-    if !products.is_empty() {
-        store::lock(connection, &ids(products)).await?;
+/// Locks products, in order, as soon as other transactions release them. One statement each, so that it is known which
+/// one was not obtained.
+async fn wait_for(connection: &mut PgConnection, skip_locked: &mut SkipLocked) -> Result<(), sqlx::Error> {
+    for product in &skip_locked.wait_for {
+        skip_locked.waits_for = Some(product.clone());
+        store::lock(connection, &[product.as_str()]).await?;
     }
+    skip_locked.waits_for = None;
     Ok(())
 }
 
-/// Locks those of the products that no other transaction has locked. Adds the others that exist to those that are
-/// unavailable.
+/// Locks those of the products that no other transaction has locked. Also returns the others that exist.
 async fn lock_free(
     connection: &mut PgConnection,
     products: &BTreeSet<ProductId>,
-    skip_locked: &mut SkipLocked,
-) -> Result<store::Locked, sqlx::Error> {
+) -> Result<(store::Locked, BTreeSet<ProductId>), sqlx::Error> {
     let (rows, started_at) = store::lock_free(connection, &ids(products)).await?;
     let others = products.iter().filter(|product| !rows.contains_key(*product)).map(ProductId::as_str);
     let others: Vec<&str> = others.collect();
-    if !others.is_empty() {
-        skip_locked.unavailable.extend(store::existing(connection, &others).await?);
-    }
-    Ok((rows, started_at))
+    let locked = if others.is_empty() { Vec::new() } else { store::existing(connection, &others).await? };
+    Ok(((rows, started_at), locked.into_iter().collect()))
 }
 
 /// The latest time that the server's clock may show now, given that it started a statement at `started_at` and the
@@ -191,17 +190,13 @@ struct Affected {
     weight: usize,
 }
 
-/// Finds out what a batch affects. Requests with a stored response change nothing. Requests beyond the maximum weight
-/// are moved to `rest`.
+/// Finds out what a batch affects. Requests beyond the maximum weight are moved to `rest`.
 async fn affected(
     connection: &mut PgConnection,
     batch: &mut Vec<Request>,
     rest: &mut Vec<Request>,
-    responses: &HashMap<Digest, Stored<StoredResponse>>,
 ) -> Result<Affected, sqlx::Error> {
-    let reservations = |batch: &[Request]| -> BTreeSet<Uuid> {
-        batch.iter().filter(|request| !is_stored(request, responses)).filter_map(reservation_id).collect()
-    };
+    let reservations = |batch: &[Request]| -> BTreeSet<Uuid> { batch.iter().filter_map(reservation_id).collect() };
     let mut products_of: HashMap<Uuid, Vec<ProductId>> = HashMap::new();
     let ids: Vec<Uuid> = reservations(batch).into_iter().collect();
     if !ids.is_empty() {
@@ -221,17 +216,22 @@ async fn affected(
     }
     rest.splice(0..0, batch.drain(count..));
 
-    let named = batch.iter().filter(|request| !is_stored(request, responses)).flat_map(Request::product_ids);
-    let mut products: BTreeSet<ProductId> = named.cloned().collect();
+    let mut products: BTreeSet<ProductId> = batch.iter().flat_map(Request::product_ids).cloned().collect();
     let reservations = reservations(batch);
     products_of.retain(|id, _| reservations.contains(id));
     products.extend(products_of.values().flatten().cloned());
     Ok(Affected { products_of, products, weight })
 }
 
-/// Whether a response is stored under the key of the request.
-fn is_stored(request: &Request, responses: &HashMap<Digest, Stored<StoredResponse>>) -> bool {
-    request.claim().is_some_and(|claim| responses.contains_key(&claim.id))
+/// Sends the responses that are stored under keys of the batch. They hold whatever becomes of the transaction, so their
+/// requests neither wait for it nor fail with it.
+fn repeat_stored(batch: &mut Vec<Request>, responses: HashMap<Digest, Stored<StoredResponse>>) {
+    let is_stored = |request: &mut Request| request.claim().is_some_and(|claim| responses.contains_key(&claim.id));
+    let mut repetitions: Vec<Request> = batch.extract_if(.., is_stored).collect();
+    decide(&mut repetitions, LockedRows { responses, ..LockedRows::default() });
+    for repetition in repetitions {
+        repetition.finish();
+    }
 }
 
 /// Whether a request needs only the locks on these products. A request with a key also locks the key, and a transition
@@ -290,10 +290,11 @@ async fn write(connection: &mut PgConnection, changeset: &Changeset) -> Result<O
     if !changeset.responses.is_empty() {
         idempotency::store(connection, &changeset.responses).await?;
     }
-    let first = changeset.movements.first();
-    Ok(first.map(|movement| CommitMarker {
+    let movement = changeset.movements.first().map(|movement| CommitMarker::Movement {
         product_id: movement.product_id.clone(),
         version: movement.after.version.number,
         batch,
-    }))
+    });
+    let responses = &changeset.responses;
+    Ok(movement.or_else(|| (!responses.is_empty()).then(|| CommitMarker::Responses(responses.clone()))))
 }

@@ -135,7 +135,7 @@ impl Writer {
     /// its product.
     fn skip_locked(&self) -> Option<SkipLocked> {
         let failure = self.locked.last()?.failure.clone();
-        let unavailable = self.locked.iter().flat_map(|locked| &locked.products).cloned().collect();
+        let unavailable = self.locked.iter().flat_map(|locked| locked.request.waits_for()).cloned().collect();
         Some(SkipLocked { unavailable, ..SkipLocked::new(failure) })
     }
 
@@ -145,14 +145,14 @@ impl Writer {
             self.rests_until = Instant::now() + LOCK_TIMEOUT;
         }
         self.locked.retain(|locked| !locked.request.is_abandoned());
-        let mut waiting = self.locked.iter().filter(|locked| !locked.products.is_empty()).count();
+        let mut waiting = self.locked.iter().filter(|locked| locked.waits_for_products()).count();
         for mut locked in requests {
-            if locked.request.age() >= RETRY_PERIOD || !locked.products.is_empty() && waiting >= MAX_LOCKED {
+            if locked.request.age() >= RETRY_PERIOD || locked.waits_for_products() && waiting >= MAX_LOCKED {
                 locked.request.fail(Error::Database(locked.failure));
                 locked.request.finish();
                 continue;
             }
-            waiting += usize::from(!locked.products.is_empty());
+            waiting += usize::from(locked.waits_for_products());
             self.locked.push(locked);
         }
     }
@@ -163,14 +163,14 @@ impl Writer {
         let started = Instant::now();
         let locked = mem::take(&mut self.locked);
         let Some(failure) = locked.last().map(|locked| locked.failure.clone()) else { return };
-        let (mut known, unknown): (Vec<_>, Vec<_>) = locked.into_iter().partition(|locked| !locked.products.is_empty());
+        let (mut known, unknown): (Vec<_>, Vec<_>) = locked.into_iter().partition(Locked::waits_for_products);
         // What the last search did not come to is not mixed with what it found, which would only be found again.
         let (found, not_searched): (Vec<_>, Vec<_>) = unknown.into_iter().partition(|locked| locked.is_cause);
-        let sets = || known.iter().map(|locked| &locked.products);
+        let sets = || known.iter().map(|locked| locked.request.waits_for());
         let next = sets().filter(|set| **set > self.waited_for).min().or_else(|| sets().min());
         let mut wait_for = next.cloned().unwrap_or_default();
         self.waited_for.clone_from(&wait_for);
-        known.sort_by_key(|locked| locked.products != wait_for);
+        known.sort_by_key(|locked| *locked.request.waits_for() != wait_for);
         let requests = |locked: Vec<Locked>| split(locked.into_iter().map(|locked| locked.request).collect());
         for part in [known, not_searched, found].into_iter().flat_map(requests) {
             let mut skip_locked = self.skip_locked().unwrap_or_else(|| SkipLocked::new(failure.clone()));

@@ -90,10 +90,11 @@ impl Changeset {
     }
 }
 
-/// A movement that only one transaction can have written. Its presence proves that the transaction was committed.
+/// What a transaction wrote. Its presence shows that the results hold.
 #[derive(Debug, Clone)]
-pub(crate) struct CommitMarker {
-    pub(crate) product_id: ProductId,
-    pub(crate) version: i64,
-    pub(crate) batch: Uuid,
+pub(crate) enum CommitMarker {
+    /// A movement that only this transaction can have written.
+    Movement { product_id: ProductId, version: i64, batch: Uuid },
+    /// All that a transaction without a movement wrote, such as refusals. The same responses hold whoever stored them.
+    Responses(Vec<Stored<StoredResponse>>),
 }

@@ -1,10 +1,11 @@
 //! Writes the changeset of a batch.
 
+use chassis::idempotency::{self, Claim, Stored};
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::model::{Cause, Changeset, CommitMarker, ProductId, Reason, ReservationState};
+use crate::model::{Cause, Changeset, CommitMarker, ProductId, Reason, ReservationState, StoredResponse};
 
 /// Writes the movements of locked products, the counters they lead to, new reservations, and the sums of expiries. The
 /// first movement carries the batch's id.
@@ -159,10 +160,34 @@ pub(crate) async fn end_reservations(connection: &mut PgConnection, changeset: &
     Ok(())
 }
 
-/// Checks whether a transaction was committed. First waits for it to end by locking a product that it has locked; one
-/// is enough because a transaction releases all its locks together.
+/// Checks whether a transaction was committed. First waits for it to end by locking a row that it has locked; one is
+/// enough because a transaction releases all its locks together.
 pub(crate) async fn was_committed(connection: &mut PgConnection, marker: &CommitMarker) -> Result<bool, sqlx::Error> {
-    let product_id: &ProductId = &marker.product_id;
+    match marker {
+        CommitMarker::Movement { product_id, version, batch } => {
+            has_movement(connection, product_id, *version, *batch).await
+        }
+        CommitMarker::Responses(responses) => has_responses(connection, responses).await,
+    }
+}
+
+async fn has_responses(
+    connection: &mut PgConnection,
+    responses: &[Stored<StoredResponse>],
+) -> Result<bool, sqlx::Error> {
+    let claims: Vec<&Claim> = responses.iter().map(|stored| &stored.claim).collect();
+    let mut transaction = connection.begin().await?;
+    let stored = idempotency::claim::<StoredResponse>(&mut transaction, &claims).await?;
+    transaction.rollback().await?;
+    Ok(responses.iter().all(|response| stored.get(&response.claim.id) == Some(response)))
+}
+
+async fn has_movement(
+    connection: &mut PgConnection,
+    product_id: &ProductId,
+    version: i64,
+    batch: Uuid,
+) -> Result<bool, sqlx::Error> {
     sqlx::query!("SELECT FROM stock WHERE product_id = $1 FOR UPDATE", product_id.as_str())
         .fetch_optional(&mut *connection)
         .await?;
@@ -170,8 +195,8 @@ pub(crate) async fn was_committed(connection: &mut PgConnection, marker: &Commit
     let found = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM movement WHERE product_id = $1 AND version = $2 AND batch = $3) AS "found!""#,
         product_id.as_str(),
-        marker.version,
-        marker.batch,
+        version,
+        batch,
     );
     found.fetch_one(connection).await
 }

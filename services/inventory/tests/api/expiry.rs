@@ -12,7 +12,7 @@ use test_support::{
 
 use crate::{
     adjust, audit, counters,
-    held_up::waits_for_a_lock,
+    held_up::{close_gate, waits_for_a_lock},
     ledger,
     reservations::{end, location, reserve},
     set, start,
@@ -246,50 +246,45 @@ async fn a_reservation_committed_in_time_is_not_read_as_expired(pool: PgPool) {
 
 /// A commit is decided just before the hold expires, and ends after that. Until then, readers find that the hold has
 /// expired. That must not be the version that the commit leads to.
+///
+/// The commit waits for the gate after it has been decided. A lock on the reservation would not do: the writer waits for
+/// it for a moment only, and then decides anew. The hold expires because its time is moved, not because time passes.
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
 async fn a_commit_and_the_expiry_before_it_have_different_etags(pool: PgPool) {
     let app = start(&pool).await;
-    set(&app, "a", 10).await.json(201);
-    for attempt in 1.. {
-        let items = json!([{"product_id": "a", "quantity": 3}]);
-        let hold = app.post("/reservations", &json!({"items": items, "ttl_seconds": 1})).await;
-        let path = location(&hold);
-        let mut other = pool.begin().await.expect("a transaction");
-        // The commit writes the reservation after it has been decided.
-        sqlx::query("SELECT FROM reservation WHERE state = 'held' FOR UPDATE")
-            .execute(&mut *other)
+    set(&app, "gate", 10).await.json(201);
+    let path = location(&reserve(&app, &[("gate", 3)]).await);
+    // It is a lower bound for the expiry. It cannot be moved while the commit holds the product.
+    let bound = "UPDATE stock SET next_expiry = next_expiry - interval '1 day'";
+    sqlx::query(bound).execute(&pool).await.expect("changed");
+    let gate = close_gate(&pool, "gate").await;
+    let read = async {
+        waits_for_a_lock(&pool).await;
+        sqlx::query("UPDATE expiry SET expires_at = expires_at - interval '1 day'")
+            .execute(&pool)
             .await
-            .expect("locked");
-        until_the_hold_expires_in(&pool, "0.5 s").await;
-        let read = async {
-            until_the_hold_expires_in(&pool, "0 s").await;
-            let read = app.get("/inventory/a").await;
-            other.rollback().await.expect("unlocked");
-            read
-        };
-        let (committed, read) = tokio::join!(end(&app, &path, "commit"), read);
-        if committed.status == 409 && attempt < 10 {
-            continue; // It was decided too late.
-        }
-        committed.json(200);
-        let after = app.get("/inventory/a").await;
-        assert_eq!((read.json(200)["on_hand"].clone(), after.json(200)["on_hand"].clone()), (json!(10), json!(7)));
-        assert_ne!(read.etag(), after.etag());
-        let change = app.request(Method::PUT, "/inventory/a").header("if-match", read.etag());
-        app.send(change.json(&json!({"stock": 10}))).await.problem(412);
-        audit(&pool).await;
-        return;
-    }
-}
-
-/// Waits until the last hold expires within this interval.
-async fn until_the_hold_expires_in(pool: &PgPool, interval: &str) {
-    let is_soon = "SELECT max(expires_at) <= clock_timestamp() + $1::interval FROM reservation";
-    eventually("the hold expires", TIMEOUT, async || {
-        let is_soon: bool = sqlx::query_scalar(is_soon).bind(interval).fetch_one(pool).await.expect("a time");
-        is_soon.then_some(())
-    })
-    .await;
+            .expect("expired");
+        let read = app.get("/inventory/gate").await;
+        sqlx::query("UPDATE expiry SET expires_at = expires_at + interval '1 day'")
+            .execute(&pool)
+            .await
+            .expect("as it was");
+        gate.rollback().await.expect("opened");
+        read
+    };
+    let (committed, read) = tokio::join!(end(&app, &path, "commit"), read);
+    assert_eq!(committed.json(200)["state"], "committed");
+    assert_eq!(
+        read.json(200),
+        json!({"product_id": "gate", "stock": 10, "on_hand": 10, "reserved": 0}),
+        "it has expired"
+    );
+    let after = app.get("/inventory/gate").await;
+    assert_eq!(after.json(200), json!({"product_id": "gate", "stock": 7, "on_hand": 7, "reserved": 0}));
+    assert_ne!(read.etag(), after.etag());
+    let change = app.request(Method::PUT, "/inventory/gate").header("if-match", read.etag());
+    app.send(change.json(&json!({"stock": 10}))).await.problem(412);
+    audit(&pool).await;
 }
 
 /// The clock of the database was ahead when one product was settled. The holds of other products are not concerned,

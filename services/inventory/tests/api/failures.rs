@@ -2,8 +2,13 @@
 
 use std::time::Instant;
 
+use reqwest::Method;
+use serde_json::json;
 use sqlx::{AssertSqlSafe, PgPool};
-use test_support::process::{TIMEOUT, eventually};
+use test_support::{
+    app::{App, Response},
+    process::{TIMEOUT, eventually},
+};
 
 use crate::{
     adjust, audit, counters,
@@ -104,6 +109,62 @@ async fn a_panic_after_the_commit_is_an_unknown_outcome(pool: PgPool) {
     let reserved: i64 = sqlx::query_scalar("SELECT reserved FROM stock").fetch_one(&pool).await.expect("a number");
     assert_eq!(reserved, 1, "it took effect");
     adjust(&app, "q", 1).await.json(200);
+}
+
+/// The disk is full, as far as one product is concerned. Nobody can tell that it fails only one change.
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_stored_refusal_does_not_fail_with_its_batch(pool: PgPool) {
+    let app = start(&pool).await;
+    for product in ["gate", "bad"] {
+        set(&app, product, 5).await.json(201);
+    }
+    let refused_before = adjust_once(&app, "k", "p", -1).await.problem(409);
+    let fail = "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE SQLSTATE '53100' USING MESSAGE = 'disk full'; END $$;
+         CREATE TRIGGER fail BEFORE INSERT ON movement FOR EACH ROW WHEN (NEW.product_id = 'bad') EXECUTE FUNCTION fail()";
+    sqlx::raw_sql(fail).execute(&pool).await.expect("a trigger");
+
+    let gate = close_gate(&pool, "gate").await;
+    let waiting = async {
+        waits_for_a_lock(&pool).await;
+        tokio::join!(adjust(&app, "bad", 1), adjust_once(&app, "k", "p", -1), adjust_once(&app, "k", "p", -2))
+    };
+    let open = async {
+        in_flight(&app, 4).await;
+        gate.rollback().await.expect("unlocked");
+    };
+    let (first, (bad, refused, reused), ()) = tokio::join!(adjust(&app, "gate", 1), waiting, open);
+    first.json(200);
+    bad.problem(503);
+    assert_eq!(refused.problem(409), refused_before);
+    reused.problem(422);
+    audit(&pool).await;
+}
+
+/// Adjusts the quantity on hand with an idempotency key.
+async fn adjust_once(app: &App, key: &str, product: &str, delta: i64) -> Response {
+    let request = app.request(Method::PATCH, &format!("/inventory/{product}")).header("idempotency-key", key);
+    app.send(request.json(&json!({"delta": delta}))).await
+}
+
+/// As when a statement waits for several locks and takes too long in all.
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_cancelled_statement_has_no_effect(pool: PgPool) {
+    let app = start(&pool).await;
+    set(&app, "p", 5).await.json(201);
+    for with_key in [false, true] {
+        fail_transactions(&pool, "57014", 2).await;
+        let adjusted = if with_key { adjust_once(&app, "k", "p", 1).await } else { adjust(&app, "p", 1).await };
+        for response in [adjusted, reserve(&app, &[("p", 1)]).await] {
+            assert_eq!(response.problem(503)["type"], "about:blank");
+            assert_eq!(response.header("x-outcome"), None);
+            assert!(response.header("retry-after").is_some());
+        }
+        assert_eq!(tries(&pool).await, 2, "nothing was tried again");
+    }
+    assert_eq!(counters(&app, "p").await, (5, 5, 0));
+    adjust_once(&app, "k", "p", 1).await.json(200);
+    audit(&pool).await;
 }
 
 /// Makes this many of the next transactions that write the ledger fail with a SQLSTATE.

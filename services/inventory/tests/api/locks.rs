@@ -346,6 +346,85 @@ async fn a_stored_response_is_sent_although_its_product_is_locked(pool: PgPool) 
     assert_eq!(counters(&app, "p").await, (6, 6, 0));
 }
 
+/// The statement that is waiting for a lock: its session, and when it began.
+async fn waiting_statement(pool: &PgPool) -> Option<(i32, String)> {
+    let waiting = "SELECT pid, query_start::text FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    sqlx::query_as(waiting).fetch_optional(pool).await.expect("the sessions")
+}
+
+/// Waits until a statement is waiting for a lock, and returns it with the products that its session has not locked.
+async fn waiting_with_free_products(pool: &PgPool) -> ((i32, String), Vec<String>) {
+    eventually("the writer waits for a lock", TIMEOUT, async || {
+        let waiting = waiting_statement(pool).await?;
+        let free = sqlx::query_scalar("SELECT product_id FROM stock ORDER BY product_id FOR UPDATE SKIP LOCKED");
+        let free: Vec<String> = free.fetch_all(pool).await.expect("products");
+        // It has not stopped waiting meanwhile.
+        (waiting_statement(pool).await.as_ref() == Some(&waiting)).then_some((waiting, free))
+    })
+    .await
+}
+
+/// Sends a request again until it is not refused because of a lock.
+async fn until_unlocked(send: impl AsyncFn() -> Response) -> Response {
+    loop {
+        let response = send().await;
+        if response.status != 503 {
+            return response;
+        }
+    }
+}
+
+/// Both products of a basket are locked. One is soon free, the other one stays locked for longer than requests wait.
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn a_basket_that_waits_for_a_product_holds_no_other(pool: PgPool) {
+    let app = &start(&pool).await;
+    for product in ["a", "m"] {
+        set(app, product, 5).await.json(201);
+    }
+    let (soon, late) = (hold_up(&pool, "a").await, hold_up(&pool, "m").await);
+    let basket = until_unlocked(async || reserve(app, &[("a", 1), ("m", 1)]).await);
+    let check = async {
+        waits_for_a_lock(&pool).await;
+        adjust(app, "other", 1).await.json(200);
+        soon.rollback().await.expect("unlocked");
+        eventually("the basket waits for one product only", TIMEOUT, async || {
+            let (_, free) = waiting_with_free_products(&pool).await;
+            free.contains(&"a".to_owned()).then_some(())
+        })
+        .await;
+        // It has been set aside since, so from now on there is always a request that waits for the product.
+        let one = until_unlocked(async || adjust(app, "m", 1).await);
+        let others = async {
+            let again = hold_up(&pool, "a").await;
+            let unlock = async {
+                in_flight(app, 3).await;
+                waits_for_a_lock(&pool).await;
+                again.rollback().await.expect("unlocked");
+            };
+            let (adjusted, ()) = tokio::join!(adjust(app, "a", 1), unlock);
+            adjusted.json(200);
+            let mut seen = Vec::new();
+            while seen.len() < 3 {
+                let (statement, free) = waiting_with_free_products(&pool).await;
+                assert!(free.contains(&"a".to_owned()), "wait {}: only {free:?} are free", seen.len());
+                if !seen.contains(&statement) {
+                    seen.push(statement);
+                }
+                adjust(app, "a", 1).await.json(200);
+            }
+            late.rollback().await.expect("unlocked");
+            seen.len()
+        };
+        let (adjusted, _) = tokio::join!(one, others);
+        adjusted.json(200);
+    };
+    let (held, ()) = tokio::join!(basket, check);
+    held.json(201);
+    assert_eq!(counters(app, "m").await, (5, 6, 1));
+    audit(&pool).await;
+}
+
 /// Every transaction holds its locks for longer than another one waits for them.
 #[sqlx::test(migrator = "inventory::MIGRATIONS")]
 async fn slow_replicas_take_turns_at_the_same_products(pool: PgPool) {

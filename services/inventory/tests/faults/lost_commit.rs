@@ -164,6 +164,21 @@ async fn a_stored_refusal_survives_a_lost_commit(pool: PgPool) {
     scenario.check().await;
 }
 
+/// The refusal is all that the transaction writes. It may be stored, so the response must not say that nothing happened.
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn the_unknown_outcome_of_a_stored_refusal_is_reported(pool: PgPool) {
+    let scenario = Scenario::new(pool, Cut::After).await;
+    assert_eq!(scenario.send(Method::POST, "/inventory/p", json!({"stock": 1})).await.status(), 201);
+    scenario.proxy.close_after_the_next_cut();
+    let body = json!({"items": [{"product_id": "p", "quantity": 3}]});
+    let request = scenario.client.post(scenario.service.url("/reservations")).header("idempotency-key", "k");
+    let problem = unavailable(request.json(&body).send().await.expect("a response")).await;
+    assert_eq!(problem["type"], "https://hedgerow.dev/problems/outcome-unknown");
+    let stored = "SELECT count(*) FROM idempotency WHERE answer IS NOT NULL";
+    let stored: i64 = sqlx::query_scalar(stored).fetch_one(&scenario.pool).await.expect("a count");
+    assert_eq!(stored, 1);
+}
+
 async fn keyed_set(pool: PgPool, cut: Cut) {
     let scenario = Scenario::new(pool, cut).await;
     for method in [Method::PUT, Method::POST] {

@@ -97,6 +97,37 @@ async fn an_unknown_stored_response_fails_only_its_own_requests(pool: PgPool) {
     assert_eq!(count(&pool).await, 1 + 100);
 }
 
+/// The disk is full, as far as one user is concerned. Nobody can tell that it fails only one request.
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn a_repetition_does_not_fail_with_its_batch(pool: PgPool) {
+    let app = start(&pool).await;
+    create_with_key(&app, "k", "key@example.com").await.json(201);
+    let fail = "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE SQLSTATE '53100' USING MESSAGE = 'disk full'; END $$;
+         CREATE TRIGGER fail BEFORE INSERT ON users FOR EACH ROW WHEN (NEW.email = 'bad@example.com')
+             EXECUTE FUNCTION fail()";
+    raw_sql(fail).execute(&pool).await.expect("a trigger");
+    for _ in 0..3 {
+        let lock =
+            hold(&pool, "INSERT INTO users (id, name, email) VALUES (gen_random_uuid(), 'Eve', 'new@example.com')")
+                .await;
+        // While the writer waits for the email, the others are queued, and share the next batch.
+        let (first, second) =
+            (json!({"name": "Ada", "email": "new@example.com"}), json!({"name": "Ada", "email": "bad@example.com"}));
+        let together = async {
+            writer_waits(&pool).await;
+            let (bad, repeated) =
+                tokio::join!(app.post("/users", &second), create_with_key(&app, "k", "key@example.com"));
+            lock.commit().await.expect("unlocked");
+            (bad, repeated)
+        };
+        let (_, (bad, repeated)) = tokio::join!(app.post("/users", &first), together);
+        bad.problem(503);
+        repeated.json(201);
+        raw_sql("DELETE FROM users WHERE name = 'Eve'").execute(&pool).await.expect("deleted");
+    }
+}
+
 #[sqlx::test(migrator = "users::MIGRATIONS")]
 async fn changes_of_a_locked_row_leave_connections_for_reads(pool: PgPool) {
     let app = start(&pool).await;
