@@ -80,7 +80,7 @@ impl Database {
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, DatabaseError> {
         let permit = time::timeout(ACQUIRE_TIMEOUT, self.changes.acquire()).await;
-        let _permit = permit.map_err(|_| DatabaseError::NotBegun(sqlx::Error::PoolTimedOut))?;
+        let _permit = permit.map_err(|_| DatabaseError::NoConnection(sqlx::Error::PoolTimedOut))?;
         self.run(work).await
     }
 
