@@ -2,8 +2,10 @@
 
 use super::*;
 
+/// Starts a server that does not close idle connections by itself.
 async fn limited(max: u32) -> Server {
-    server_of(super::super::Server::default().limit_connections(max, 100)).await
+    let timeouts = Timeouts { request_head_timeout: TIMEOUT * 2, ..Timeouts::default() };
+    server_of(super::super::Server { timeouts, ..Default::default() }.limit_connections(max, 100)).await
 }
 
 /// Connects until a request is served: a connection must have been idle for a moment before it makes room.
