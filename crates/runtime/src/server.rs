@@ -138,7 +138,8 @@ impl Server {
     }
 
     /// Limits the number of connections that are served at once, and of those of one client: an IPv4 address or an IPv6
-    /// /64. An HTTP/2 connection counts as eight of its client. Any more are reset.
+    /// /64. An HTTP/2 connection counts as eight of its client. Any more are reset, but beyond the limit of all, the
+    /// connection that has been idle longest is closed instead, if there is an idle one.
     #[must_use]
     pub fn limit_connections(mut self, max: u32, max_per_client: u32) -> Self {
         self.max_connections = Some((max, max_per_client));
@@ -216,7 +217,7 @@ async fn handle(
     timeouts: Timeouts,
     Mode { strict, is_shared }: Mode,
 ) {
-    let accepted = lifecycle.phase();
+    let (accepted, activity) = (lifecycle.phase(), slot.activity());
     // A failure to set these only costs latency, or memory.
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT);
@@ -232,6 +233,7 @@ async fn handle(
         biased;
         sniffed = time::timeout(timeouts.request_head_timeout, connection.sniff()) => sniffed,
         () = &mut grace_over => return,
+        () = activity.closing() => return,
     };
     let Ok(Ok(version)) = sniffed else { return };
     if version == Version::HTTP_2 && !connection.count_as_http_2() {
@@ -243,9 +245,11 @@ async fn handle(
     }
     let streams = (version == Version::HTTP_2).then(|| Streams::new(timeouts.write_timeout));
     let service = service_fn({
-        let lifecycle = lifecycle.clone();
+        let (lifecycle, activity) = (lifecycle.clone(), activity.clone());
         move |request: Request<Incoming>| {
-            let (app, lifecycle, progress) = (app.clone(), lifecycle.clone(), progress.clone());
+            let active = activity.begin();
+            let (app, lifecycle, progress, activity) =
+                (app.clone(), lifecycle.clone(), progress.clone(), activity.clone());
             let (upgraded, deadline) = (upgraded.clone(), deadline.clone());
             let version = request.version();
             async move {
@@ -261,9 +265,10 @@ async fn handle(
                 let has_unchecked = progress.respond();
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     upgraded.set();
+                    activity.set_upgraded();
                 // hyper closes the connection if the body was not read to its end, but does not announce it.
                 } else if version < Version::HTTP_2
-                    && (lifecycle.phase() > Phase::Serving || !ended.get() || has_unchecked)
+                    && (lifecycle.phase() > Phase::Serving || activity.is_closing() || !ended.get() || has_unchecked)
                 {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
@@ -273,7 +278,7 @@ async fn handle(
                     (Some(_), None) => {}
                     (None, read_by) => deadline.set(read_by),
                 }
-                Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, stream)))
+                Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, stream, active)))
             }
         }
     });
@@ -295,6 +300,7 @@ async fn handle(
             biased;
             _ = connection.as_mut() => return,
             () = goaway => connection.as_mut().graceful_shutdown(),
+            () = activity.closing() => connection.as_mut().graceful_shutdown(),
             () = streams.flooded(), if strict => connection.as_mut().graceful_shutdown(),
         }
         select! {
@@ -311,6 +317,7 @@ async fn handle(
             biased;
             _ = connection.as_mut() => return,
             () = grace_over => connection.as_mut().graceful_shutdown(),
+            () = activity.closing() => connection.as_mut().graceful_shutdown(),
         }
         let _ = connection.await;
     }

@@ -76,7 +76,9 @@ pub(crate) struct ProxyArgs {
     /// quarter of all]
     #[arg(long, env, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_in_flight_per_client: Option<u32>,
-    /// Maximum number of connections of clients; any more are reset. WebSocket connections count too
+    /// Maximum number of connections of clients. One more closes the connection that has been idle longest, or is reset
+    /// if none is idle. WebSocket connections count too, and may be three quarters of them; any more are refused with
+    /// 503
     #[arg(long, env, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: u32,
     /// Maximum number of connections from one client; any more are reset. A client is an IPv4 address or an IPv6 /64,
@@ -109,6 +111,8 @@ impl ProxyArgs {
             timeouts,
             max_in_flight: self.max_in_flight,
             max_in_flight_per_client: self.max_in_flight_per_client.unwrap_or(self.max_in_flight.div_ceil(4)),
+            // The rest of the connections is left for requests.
+            max_tunnels: self.max_connections - self.max_connections / 4,
             max_tunnels_per_client: self.of_client(),
             body_limit: self.body_limit,
         }

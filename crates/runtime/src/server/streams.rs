@@ -26,6 +26,7 @@ use tokio::{
     time::{self, Instant},
 };
 
+use super::connection_limit::ActiveRequest;
 use crate::timer::ReusableTimer;
 
 /// How much of a response is given to hyper at once, in bytes, and how much of it hyper buffers before it waits for the
@@ -197,22 +198,23 @@ impl<F: Future<Output = ()>> Future for StreamTask<F> {
 }
 
 pin_project! {
-    /// The body of a response, with its stream. HTTP/1.1 has no stream.
+    /// The body of a response, with its stream and its request. HTTP/1.1 has no stream.
     pub(super) struct ResponseBody<B> {
         #[pin]
         body: B,
         stream: Option<Arc<Stream>>,
         // The part of the last frame that was not given to hyper yet.
         rest: Bytes,
+        _request: ActiveRequest,
     }
 }
 
 impl<B: Body> ResponseBody<B> {
-    pub(super) fn new(body: B, stream: Option<Arc<Stream>>) -> Self {
+    pub(super) fn new(body: B, stream: Option<Arc<Stream>>, request: ActiveRequest) -> Self {
         if let Some(stream) = stream.as_ref().filter(|_| body.is_end_stream()) {
             stream.complete();
         }
-        Self { body, stream, rest: Bytes::new() }
+        Self { body, stream, rest: Bytes::new(), _request: request }
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::{
 };
 
 mod closing;
+mod connection_limit;
 mod framing;
 mod http_1;
 mod http_2;

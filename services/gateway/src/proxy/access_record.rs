@@ -116,7 +116,7 @@ impl AccessRecord {
         self.complete = true;
     }
 
-    /// Refuses a request that may become a tunnel if its client has too many of them.
+    /// Refuses a request that may become a tunnel if there are too many of them.
     pub(super) fn check_tunnel(&mut self) -> Result<(), Problem> {
         self.in_flight.as_mut().map_or(Ok(()), |counted| self.proxy.in_flight.check_tunnel(counted))
     }

@@ -13,7 +13,7 @@ use runtime::{
     request::{REQUEST_ID, request_id},
     server::{MAX_HEADERS, Peer, ReadDeadline, RequestBody},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     access_record::{AccessRecord, MAX_METHOD, RecordedBody},
@@ -110,7 +110,12 @@ impl Exchange {
             if let Some(preflight) = self.admit(parts, "gateway", own)? {
                 return Ok(Filtered::Respond(preflight));
             }
-            let response = self.proxy.api_docs.respond(parts, self.context.accepts_gzip()).await;
+            // It may wait for services, and for requests that came before.
+            let deadline = Instant::from_std(self.record.started()) + self.proxy.timeouts.total;
+            let response = self.proxy.api_docs.respond(parts, self.context.accepts_gzip());
+            let response = timeout_at(deadline, response).await.map_err(|_| {
+                Problem::unavailable("the API documents of the services are not merged yet; try again in a moment")
+            })?;
             return Ok(Filtered::Respond(response.map(ResponseBody::Own)));
         }
         let route = self.proxy.routes.load().find(parts.uri.path()).cloned();

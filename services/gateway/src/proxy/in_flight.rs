@@ -1,9 +1,12 @@
-//! Counts the requests in flight, all of them and those of each client, and the tunnels of each client.
+//! Counts the requests in flight and the tunnels: all of them, and those of each client.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
     hash::BuildHasher,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
 };
 
 use http::StatusCode;
@@ -26,6 +29,9 @@ pub(super) struct InFlight {
     shed: IntCounter,
     max: i64,
     max_per_client: u32,
+    /// All tunnels, and requests that may become one.
+    tunnels: AtomicU32,
+    max_tunnels: u32,
     max_tunnels_per_client: u32,
     /// How much of all requests is unread.
     unread: Arc<AtomicUsize>,
@@ -73,9 +79,18 @@ pub(super) struct Refusal {
 
 impl InFlight {
     pub(super) fn new(all: IntGauge, shed: IntCounter, limits: &Limits) -> Self {
-        let &Limits { max_in_flight, max_in_flight_per_client: max_per_client, max_tunnels_per_client, .. } = limits;
-        let (unread, hasher, clients) = (Arc::default(), RandomState::new(), Default::default());
-        Self { all, shed, max: max_in_flight.into(), max_per_client, max_tunnels_per_client, unread, hasher, clients }
+        Self {
+            all,
+            shed,
+            max: limits.max_in_flight.into(),
+            max_per_client: limits.max_in_flight_per_client,
+            tunnels: AtomicU32::new(0),
+            max_tunnels: limits.max_tunnels,
+            max_tunnels_per_client: limits.max_tunnels_per_client,
+            unread: Arc::default(),
+            hasher: RandomState::new(),
+            clients: Default::default(),
+        }
     }
 
     /// Counts a request until it is passed to [`Self::leave`].
@@ -107,14 +122,19 @@ impl InFlight {
         Err(Refusal { problem, has_content: counts.unread_refusals <= MAX_UNREAD_REFUSALS })
     }
 
-    /// Refuses a request that may become a tunnel if its client has too many of them. They may last for hours, and
-    /// behind a proxy nothing else limits them. Otherwise the request counts as a tunnel, too, until it leaves.
+    /// Refuses a request that may become a tunnel if its client, or all clients together, have too many of them. They
+    /// may last for hours, and must leave connections for requests. Otherwise the request counts as a tunnel, too,
+    /// until it leaves.
     pub(super) fn check_tunnel(&self, counted: &mut Counted) -> Result<(), Problem> {
         let mut clients = self.shard(counted.network);
         let counts = clients.entry(counted.network).or_default();
         if counts.tunnels >= self.max_tunnels_per_client {
             let detail = "too many WebSocket connections from this address are open; close some of them";
-            return Err(Problem::with_kind(StatusCode::TOO_MANY_REQUESTS, "rate-limited", detail));
+            return Err(too_many(detail));
+        }
+        if self.tunnels.fetch_add(1, Ordering::Relaxed) >= self.max_tunnels {
+            self.tunnels.fetch_sub(1, Ordering::Relaxed);
+            return Err(Problem::unavailable("too many WebSocket connections are open; try again in a moment"));
         }
         counts.tunnels += 1;
         counted.may_be_tunnel = true;
@@ -138,6 +158,9 @@ impl InFlight {
     pub(super) fn leave(&self, counted: &Counted) {
         if counted.counts_as == Kind::InFlight {
             self.all.dec();
+        }
+        if counted.may_be_tunnel {
+            self.tunnels.fetch_sub(1, Ordering::Relaxed);
         }
         let mut clients = self.shard(counted.network);
         if let Some(counts) = clients.get_mut(&counted.network) {

@@ -38,6 +38,7 @@ pub(crate) struct Limits {
     pub(crate) timeouts: Timeouts,
     pub(crate) max_in_flight: u32,
     pub(crate) max_in_flight_per_client: u32,
+    pub(crate) max_tunnels: u32,
     pub(crate) max_tunnels_per_client: u32,
     pub(crate) body_limit: u64,
 }

@@ -188,18 +188,26 @@ async fn streams_that_are_reset_at_once_cost_no_connections() {
     assert!(connections < 20, "{connections} connections for {STREAMS} streams");
 }
 
+type Client = conn::http1::SendRequest<Full<Bytes>>;
+
 /// Sends a request on a connection, which then stays open; `None` if it is refused.
-async fn served(stream: io::Result<TcpStream>) -> Option<conn::http1::SendRequest<Full<Bytes>>> {
+async fn served(stream: io::Result<TcpStream>) -> Option<(Client, Response<Incoming>)> {
     let (mut sender, connection) = conn::http1::handshake(TokioIo::new(stream.ok()?)).await.ok()?;
     tokio::spawn(connection);
     let response = sender.send_request(request(Method::GET, "/test", "")).await.ok()?;
-    assert_eq!(TestResponse::read(response).await.ok()?.status, 200);
-    Some(sender)
+    assert_eq!(response.status(), 200);
+    Some((sender, response))
 }
 
 #[tokio::test]
 async fn connections_beyond_the_limits_are_reset() {
-    let stub = Stub::text("hello").await;
+    // The responses do not end, so that no connection is idle.
+    let stub = Stub::raw(async |mut stream, _| {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n").await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
     let flags = ["--max-connections=10", "--max-connections-per-client=8"];
     let gateway = TestGateway::with(&flags, &[&stub]);
     let connect = || TcpStream::connect(gateway.address);
@@ -222,6 +230,22 @@ async fn connections_beyond_the_limits_are_reset() {
         held.push(served(TcpStream::connect(gateway.address).await).await.expect("a response"));
     }
     assert!(served(TcpStream::connect(gateway.address).await).await.is_none(), "too many in total");
+}
+
+#[tokio::test]
+async fn idle_connections_make_room_for_those_of_other_clients() {
+    let stub = Stub::text("hello").await;
+    let gateway = TestGateway::with(&["--max-connections=10", "--max-connections-per-client=10"], &[&stub]);
+    let mut idle = Vec::new();
+    for _ in 0..10 {
+        let (client, response) = served(TcpStream::connect(gateway.address).await).await.expect("a response");
+        assert_eq!(TestResponse::read(response).await.expect("a complete response").text(), "hello");
+        idle.push(client);
+    }
+    let what = "a connection of another client is served";
+    let _held = eventually(what, TIMEOUT, async || served(from_elsewhere(&gateway).await).await).await;
+    eventually("the oldest connection is closed", TIMEOUT, async || idle[0].is_closed().then_some(())).await;
+    assert!(idle[1..].iter().all(|client| !client.is_closed()), "only one is closed");
 }
 
 /// A client may have as many streams on a few of them as on many of HTTP/1.1.

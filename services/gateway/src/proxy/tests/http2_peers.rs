@@ -144,6 +144,24 @@ async fn a_connection_that_allows_no_more_streams_is_closed() {
     eventually("the connections are closed", TIMEOUT, async || (open.load(Ordering::SeqCst) <= 1).then_some(())).await;
 }
 
+/// Each connection has room for one call, and takes a while to open. The calls of a client wait for one after the other.
+#[tokio::test]
+async fn calls_wait_for_a_stream_for_a_limited_time() {
+    let stub = Stub::raw(async |mut stream, _| {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let _ = stream.write_all(&settings(1)).await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let pool = Pool::default();
+    let calls = (0..6).map(|_| pool.stream(1, stub.address, Duration::from_secs(1)));
+    let (with, without): (Vec<_>, Vec<_>) =
+        futures_util::future::join_all(calls).await.into_iter().partition(Result::is_ok);
+    assert!(!with.is_empty() && !without.is_empty(), "{} {}", with.len(), without.len());
+    let errors = without.into_iter().filter_map(Result::err);
+    assert!(errors.map(|error| error.kind()).all(|kind| kind == io::ErrorKind::TimedOut));
+}
+
 /// The limit was lowered after the stream was reserved, so hyper waits.
 #[tokio::test]
 async fn a_call_that_gets_no_stream_fails_in_time() {

@@ -220,6 +220,18 @@ async fn each_route_has_its_own_quota_as_do_the_documents() {
     assert_eq!(stub.requests(), 2 + 1, "including one for its API document");
 }
 
+/// Each waits for those before, and for the services.
+#[tokio::test]
+async fn requests_for_the_api_document_wait_for_a_limited_time() {
+    let stub = silent().await;
+    let gateway = TestGateway::with(&["--total-timeout=300ms"], &[&stub]);
+    for response in futures_util::future::join_all((0..3).map(|_| gateway.get("/openapi.json"))).await {
+        assert_eq!((response.problem(), response.header("retry-after")), ((503, "about:blank".to_owned()), Some("1")));
+    }
+    let merged = async || (gateway.get("/openapi.json").await.status == 200).then_some(());
+    eventually("the document is merged nevertheless", TIMEOUT, merged).await;
+}
+
 #[tokio::test]
 async fn a_response_that_is_read_too_slowly_is_cut_off() {
     let stub = Stub::raw(async |mut stream, _| {

@@ -194,19 +194,66 @@ async fn a_tunnel_counts_as_a_connection() {
     .await;
 }
 
+/// Even if it has been silent for longer than any other connection.
+#[tokio::test]
+async fn a_tunnel_makes_no_room_for_another_connection() {
+    let stub = echo().await;
+    let gateway = TestGateway::with(&["--max-connections=2"], &[&stub]);
+    let mut tunnel = upgraded(&gateway).await;
+    let get = async || {
+        let mut raw = Raw::connect(gateway.address).await.ok()?;
+        raw.send(raw::get("/none")).await.ok()?;
+        raw.response().await.ok()?;
+        Some(raw)
+    };
+    let mut idle = get().await.expect("a response");
+    let _new = eventually("the idle connection makes room", TIMEOUT, get).await;
+    idle.closed().await.expect("closed");
+    tunnel.write_all(b"still").await.expect("sent");
+    let mut echo = [0; 5];
+    timeout(TIMEOUT, tunnel.read_exact(&mut echo)).await.expect("in time").expect("an echo");
+    assert_eq!(&echo, b"still");
+}
+
+/// Sends an upgrade request for a client behind a proxy.
+async fn ask_for(gateway: &TestGateway, client: &str) -> (Raw, raw::Response) {
+    let mut raw = Raw::connect(gateway.address).await.expect("a connection");
+    let request = UPGRADE.replace("\r\n\r\n", &format!("\r\nx-forwarded-for: {client}\r\n\r\n"));
+    raw.send(request).await.expect("sent");
+    let response = raw.response().await.expect("a response");
+    (raw, response)
+}
+
+/// Other requests need connections too.
+#[tokio::test]
+async fn all_clients_together_may_have_only_a_share_of_the_tunnels() {
+    let stub = echo().await;
+    let gateway = TestGateway::with(&["--trusted-hops=1", "--max-connections=8"], &[&stub]);
+    let mut tunnels = Vec::new();
+    for client in 1..=6 {
+        let (raw, response) = ask_for(&gateway, &format!("192.0.2.{client}")).await;
+        tunnels.push(opened(raw, &response).await);
+    }
+    let (_, refused) = ask_for(&gateway, "192.0.2.7").await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.head);
+    assert_eq!(refused.header("content-type"), Some("application/problem+json"), "{}", refused.head);
+    assert_eq!(stub.connections(), 6, "the service does not hear of it");
+    let mut raw = Raw::connect(gateway.address).await.expect("a connection");
+    raw.send(raw::get("/none")).await.expect("sent");
+    assert_eq!(raw.response().await.expect("a response").status, 404);
+    // One that ends makes room for another.
+    drop(tunnels.pop());
+    let free = async || (ask_for(&gateway, "192.0.2.7").await.1.status == 101).then_some(());
+    eventually("a tunnel is free", TIMEOUT, free).await;
+}
+
 /// Behind proxies nothing else limits them.
 #[tokio::test]
 async fn a_client_may_have_only_a_share_of_the_tunnels() {
     let stub = echo().await;
     let flags = ["--trusted-hops=1", "--max-connections=40", "--max-connections-per-client=8"];
     let gateway = TestGateway::with(&flags, &[&stub]);
-    let ask = async |client: &str| {
-        let mut raw = Raw::connect(gateway.address).await.expect("a connection");
-        let request = UPGRADE.replace("\r\n\r\n", &format!("\r\nx-forwarded-for: {client}\r\n\r\n"));
-        raw.send(request).await.expect("sent");
-        let response = raw.response().await.expect("a response");
-        (raw, response)
-    };
+    let ask = async |client: &str| ask_for(&gateway, client).await;
     let mut tunnels = Vec::new();
     for _ in 0..8 {
         let (raw, response) = ask("192.0.2.1").await;
