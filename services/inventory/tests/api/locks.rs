@@ -383,8 +383,8 @@ async fn a_basket_that_waits_for_a_product_holds_no_other(pool: PgPool) {
         set(app, product, 5).await.json(201);
     }
     let (soon, late) = (hold_up(&pool, "a").await, hold_up(&pool, "m").await);
-    let basket = until_unlocked(async || reserve(app, &[("a", 1), ("m", 1)]).await);
-    let check = async {
+    let mut basket = Box::pin(reserve(app, &[("a", 1), ("m", 1)]));
+    let waits = async {
         waits_for_a_lock(&pool).await;
         adjust(app, "other", 1).await.json(200);
         soon.rollback().await.expect("unlocked");
@@ -393,34 +393,43 @@ async fn a_basket_that_waits_for_a_product_holds_no_other(pool: PgPool) {
             free.contains(&"a".to_owned()).then_some(())
         })
         .await;
-        // It has been set aside since, so from now on there is always a request that waits for the product.
-        let one = until_unlocked(async || adjust(app, "m", 1).await);
-        let others = async {
-            let again = hold_up(&pool, "a").await;
-            let unlock = async {
-                in_flight(app, 3).await;
-                waits_for_a_lock(&pool).await;
-                again.rollback().await.expect("unlocked");
-            };
-            let (adjusted, ()) = tokio::join!(adjust(app, "a", 1), unlock);
-            adjusted.json(200);
-            let mut seen = Vec::new();
-            while seen.len() < 3 {
-                let (statement, free) = waiting_with_free_products(&pool).await;
-                assert!(free.contains(&"a".to_owned()), "wait {}: only {free:?} are free", seen.len());
-                if !seen.contains(&statement) {
-                    seen.push(statement);
-                }
-                adjust(app, "a", 1).await.json(200);
-            }
-            late.rollback().await.expect("unlocked");
-            seen.len()
-        };
-        let (adjusted, _) = tokio::join!(one, others);
-        adjusted.json(200);
     };
-    let (held, ()) = tokio::join!(basket, check);
+    tokio::select! {
+        response = &mut basket => panic!("{response:?}"),
+        () = waits => {}
+    }
+    // Another one arrives later and waits for the product, too. So from now on there is always one that does.
+    let basket = async {
+        let response = basket.await;
+        if response.status == 503 {
+            return until_unlocked(async || reserve(app, &[("a", 1), ("m", 1)]).await).await;
+        }
+        response
+    };
+    let others = async {
+        let again = hold_up(&pool, "a").await;
+        let unlock = async {
+            in_flight(app, 3).await;
+            waits_for_a_lock(&pool).await;
+            again.rollback().await.expect("unlocked");
+        };
+        let (adjusted, ()) = tokio::join!(adjust(app, "a", 1), unlock);
+        adjusted.json(200);
+        let mut seen = Vec::new();
+        while seen.len() < 3 {
+            let (statement, free) = waiting_with_free_products(&pool).await;
+            assert!(free.contains(&"a".to_owned()), "wait {}: only {free:?} are free", seen.len());
+            if !seen.contains(&statement) {
+                seen.push(statement);
+            }
+            adjust(app, "a", 1).await.json(200);
+        }
+        late.rollback().await.expect("unlocked");
+    };
+    let one = until_unlocked(async || adjust(app, "m", 1).await);
+    let (held, adjusted, ()) = tokio::join!(basket, one, others);
     held.json(201);
+    adjusted.json(200);
     assert_eq!(counters(app, "m").await, (5, 6, 1));
     audit(&pool).await;
 }
