@@ -91,6 +91,13 @@ impl ApiServer {
         self.state().objects.get(path).cloned()
     }
 
+    /// The objects of a collection.
+    #[must_use]
+    pub fn list(&self, path: &str) -> Vec<Value> {
+        let state = self.state();
+        state.objects.iter().filter(|(key, _)| collection(key) == path).map(|(_, object)| object.clone()).collect()
+    }
+
     /// Deletes the object at a path.
     pub fn delete(&self, path: &str) {
         self.state().delete(path);
@@ -167,7 +174,7 @@ impl State {
     fn respond(&mut self, method: &Method, path: &str, query: &str, body: Value) -> (StatusCode, Value) {
         let path = path.trim_end_matches("/status");
         match *method {
-            Method::GET if is_collection(path) => (StatusCode::OK, self.list(path, query)),
+            Method::GET if is_collection(path) => (StatusCode::OK, self.page(path, query)),
             Method::GET => match self.objects.get(path) {
                 Some(object) => (StatusCode::OK, object.clone()),
                 None => error(StatusCode::NOT_FOUND, "not found"),
@@ -192,8 +199,8 @@ impl State {
                 let before = before.unwrap_or_default();
                 let mut object = body;
                 if method == Method::PATCH {
-                    let patch = std::mem::replace(&mut object, before.clone());
-                    if let Err(failure) = apply(&mut object, patch) {
+                    let changes = std::mem::replace(&mut object, before.clone());
+                    if let Err(failure) = apply(&mut object, changes) {
                         return error(StatusCode::UNPROCESSABLE_ENTITY, &failure);
                     }
                 } else {
@@ -214,7 +221,7 @@ impl State {
     }
 
     /// A page of a collection. The continue token is the number of preceding items.
-    fn list(&self, path: &str, query: &str) -> Value {
+    fn page(&self, path: &str, query: &str) -> Value {
         let number = |name| parameter(query, name).and_then(|text| text.parse::<usize>().ok());
         let begin = number("continue").unwrap_or(0);
         let size = number("limit").unwrap_or(usize::MAX);
@@ -270,11 +277,11 @@ impl State {
 }
 
 /// Applies a merge patch (RFC 7396), or a JSON Patch (RFC 6902) that only tests values and adds members.
-fn apply(object: &mut Value, patch: Value) -> Result<(), String> {
-    let operations = match patch {
+fn apply(object: &mut Value, changes: Value) -> Result<(), String> {
+    let operations = match changes {
         Value::Array(operations) => operations,
-        patch => {
-            merge(object, patch);
+        changes => {
+            merge(object, changes);
             return Ok(());
         }
     };

@@ -116,7 +116,7 @@ impl Controller {
             watches::secrets(&context).boxed(),
             watches::pod_monitors(&context, pod_monitors_found).boxed(),
         ]);
-        let changes = changes.for_each(|object| future::ready(context.triggered(&object)));
+        let changes = changes.for_each(async |object| context.triggered(&object));
         let bundled = future::join(database::ensure_bundled_secret(&context), bundled::replace_stuck_pods(&context));
         let bundled = bundled.then(|_| future::pending::<()>());
         tokio::select! {

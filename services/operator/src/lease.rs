@@ -131,19 +131,16 @@ impl Election {
 
     async fn try_acquire_or_renew(&mut self) -> Result<bool, kube::Error> {
         loop {
-            let written = match self.api.get_opt(NAME).await? {
-                Some(lease) => {
-                    let spec = lease.spec.clone().unwrap_or_default();
-                    if spec.holder_identity.as_ref() != Some(&self.identity) && !self.is_free(&lease, &spec) {
-                        return Ok(false);
-                    }
-                    self.write(&lease, self.held_spec(Some(spec))).await
+            let written = if let Some(lease) = self.api.get_opt(NAME).await? {
+                let spec = lease.spec.clone().unwrap_or_default();
+                if spec.holder_identity.as_ref() != Some(&self.identity) && !self.is_free(&lease, &spec) {
+                    return Ok(false);
                 }
-                None => {
-                    let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
-                    let lease = Lease { metadata, spec: Some(self.held_spec(None)) };
-                    self.api.create(&PostParams::default(), &lease).await.map(drop)
-                }
+                self.write(&lease, self.held_spec(Some(spec))).await
+            } else {
+                let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
+                let lease = Lease { metadata, spec: Some(self.held_spec(None)) };
+                self.api.create(&PostParams::default(), &lease).await.map(drop)
             };
             match written {
                 // Another replica was faster, or an earlier renewal has arrived late.

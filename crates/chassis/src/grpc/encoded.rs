@@ -14,15 +14,15 @@ use hyper::body::{Frame, SizeHint};
 
 /// The body of such a response.
 pub(super) struct Encoded {
-    /// The first frame, or the end of the body, if there was one.
-    first: Option<Option<Result<Frame<Bytes>, axum::Error>>>,
+    /// The first frame, if there was one.
+    first: Option<Result<Frame<Bytes>, axum::Error>>,
     body: Body,
 }
 
 impl Encoded {
     /// Encodes the first message. A stream may not have one yet.
     pub(super) fn new(mut body: Body) -> Self {
-        let first = if body.is_end_stream() { None } else { body.frame().now_or_never() };
+        let first = if body.is_end_stream() { None } else { body.frame().now_or_never().flatten() };
         Self { first, body }
     }
 }
@@ -36,7 +36,7 @@ impl HttpBody for Encoded {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         match self.first.take() {
-            Some(first) => Poll::Ready(first),
+            Some(first) => Poll::Ready(Some(first)),
             None => Pin::new(&mut self.body).poll_frame(cx),
         }
     }
@@ -48,7 +48,7 @@ impl HttpBody for Encoded {
     /// At least the first message.
     fn size_hint(&self) -> SizeHint {
         let mut hint = SizeHint::new();
-        if let Some(Some(Ok(frame))) = &self.first {
+        if let Some(Ok(frame)) = &self.first {
             hint.set_lower(frame.data_ref().map_or(0, Bytes::len) as u64);
         }
         hint

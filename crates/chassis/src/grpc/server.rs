@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use axum::Router;
 use prometheus::Registry;
 use prost::Message;
-use prost_types::{FileDescriptorSet, MethodDescriptorProto, method_options::IdempotencyLevel};
+use prost_types::{FileDescriptorSet, MethodDescriptorProto, MethodOptions, method_options::IdempotencyLevel};
 use tonic::service::{Routes, RoutesBuilder};
 use tonic_health::{
     ServingStatus,
@@ -96,6 +96,6 @@ fn methods(descriptors: &[u8]) -> Result<HashMap<String, KnownMethod>, prost::De
 
 /// Whether a call changes nothing: the method says so, or is one that every server has.
 fn is_read(service: &str, method: &MethodDescriptorProto) -> bool {
-    let level = method.options.as_ref().map(|options| options.idempotency_level());
+    let level = method.options.as_ref().map(MethodOptions::idempotency_level);
     level == Some(IdempotencyLevel::NoSideEffects) || service.starts_with(COMMON)
 }

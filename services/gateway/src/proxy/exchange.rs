@@ -54,7 +54,7 @@ pub(super) struct Exchange {
 /// What `request_filter` decides.
 enum Filtered {
     Forward(Arc<Route>),
-    Respond(Response<ResponseBody>),
+    Respond(Box<Response<ResponseBody>>),
 }
 
 /// What goes back to the client.
@@ -79,7 +79,7 @@ impl Exchange {
     pub(super) async fn run(mut self, mut parts: Parts, body: RequestBody) -> Response<ExchangeBody> {
         let reply = match self.request_filter(&mut parts).await {
             Ok(Filtered::Forward(route)) => self.upstream_request(&route, parts, body).await,
-            Ok(Filtered::Respond(response)) => Ok(Reply::Response(response)),
+            Ok(Filtered::Respond(response)) => Ok(Reply::Response(*response)),
             Err(problem) => Err(problem),
         };
         self.response_filter(reply)
@@ -104,11 +104,11 @@ impl Exchange {
         }
         if let Some(response) = max_forwards::respond(parts) {
             self.count("gateway", "*")?;
-            return Ok(Filtered::Respond(response));
+            return Ok(Filtered::Respond(Box::new(response)));
         }
         if let Some(own) = self.proxy.api_docs.route(parts.uri.path()) {
             if let Some(preflight) = self.admit(parts, "gateway", own)? {
-                return Ok(Filtered::Respond(preflight));
+                return Ok(Filtered::Respond(Box::new(preflight)));
             }
             // It may wait for services, and for requests that came before.
             let deadline = Instant::from_std(self.record.started()) + self.proxy.timeouts.total;
@@ -116,13 +116,13 @@ impl Exchange {
             let response = timeout_at(deadline, response).await.map_err(|_| {
                 Problem::unavailable("the API documents of the services are not merged yet; try again in a moment")
             })?;
-            return Ok(Filtered::Respond(response.map(ResponseBody::Own)));
+            return Ok(Filtered::Respond(Box::new(response.map(ResponseBody::Own))));
         }
         let route = self.proxy.routes.load().find(parts.uri.path()).cloned();
         let route = route.ok_or_else(|| Problem::not_found("no service serves this path"))?;
         self.record.route = Some(route.clone());
         Ok(match self.admit(parts, &route.upstream.name, &route.path)? {
-            Some(preflight) => Filtered::Respond(preflight),
+            Some(preflight) => Filtered::Respond(Box::new(preflight)),
             None => Filtered::Forward(route),
         })
     }

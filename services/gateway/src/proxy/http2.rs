@@ -93,10 +93,8 @@ impl Pool {
         self.lock().retain(|pooled| {
             let is_expired = now.duration_since(pooled.used) >= CLIENT_IDLE_TIMEOUT;
             let is_open = !is_expired || pooled.is_connecting() || pooled.load.calls.load(Ordering::Relaxed) > 0;
-            if !is_open {
-                if let State::Open(open) = &*pooled.state.borrow() {
-                    open.close();
-                }
+            if !is_open && let State::Open(open) = &*pooled.state.borrow() {
+                open.close();
             }
             is_open
         });

@@ -118,6 +118,7 @@ impl InFlight {
         counted.counts_as = Kind::Refused;
         let mut clients = self.shard(counted.network);
         let counts = clients.entry(counted.network).or_default();
+        counts.in_flight -= 1;
         counts.unread_refusals += 1;
         Err(Refusal { problem, has_content: counts.unread_refusals <= MAX_UNREAD_REFUSALS })
     }

@@ -155,7 +155,7 @@ mod tests {
     }
 
     /// What the requests wait for that were set aside.
-    fn waits(skip_locked: SkipLocked) -> Vec<BTreeSet<ProductId>> {
+    fn waits(skip_locked: &SkipLocked) -> Vec<BTreeSet<ProductId>> {
         skip_locked.locked.iter().map(|locked| locked.request.waits_for().clone()).collect()
     }
 
@@ -164,7 +164,7 @@ mod tests {
         let (mut skip_locked, mut batch) = (skip_locked(), vec![basket(["a", "b", "c"]), basket(["d"])]);
         skip_locked.take(&mut batch, products(["a", "c"]), &HashMap::new());
         assert_eq!(batch.len(), 1);
-        assert_eq!(waits(skip_locked), [products(["a", "c"])]);
+        assert_eq!(waits(&skip_locked), [products(["a", "c"])]);
     }
 
     /// The first request has waited for the two products that were obtained, the second one has not.
@@ -174,7 +174,7 @@ mod tests {
         one.set_waits_for(products(["a", "b"]));
         skip_locked.wait_for = products(["a", "b"]);
         skip_locked.take(&mut vec![one, basket(["a", "c"])], products(["c"]), &HashMap::new());
-        assert_eq!(waits(skip_locked), [products(["a", "b", "c"]), products(["c"])]);
+        assert_eq!(waits(&skip_locked), [products(["a", "b", "c"]), products(["c"])]);
     }
 
     /// "m" is locked for long, "a" now and then.
@@ -188,17 +188,17 @@ mod tests {
         // Both are tried, and locked.
         let mut tried = skip_locked();
         tried.take(&mut vec![request()], products(["a", "m"]), &HashMap::new());
-        assert_eq!(waits(tried), [products(["m"])]);
+        assert_eq!(waits(&tried), [products(["m"])]);
         // Others have waited for "a", which is free now.
         let mut obtained = skip_locked();
         obtained.wait_for = products(["a"]);
         obtained.take(&mut vec![request()], products(["m"]), &HashMap::new());
-        assert_eq!(waits(obtained), [products(["m"])]);
+        assert_eq!(waits(&obtained), [products(["m"])]);
         // It is not tried, because others wait for "a".
         let mut not_tried = skip_locked();
         not_tried.unavailable = products(["a"]);
         not_tried.take_known(&mut vec![request()]);
-        assert_eq!(waits(not_tried), [products(["m"])]);
+        assert_eq!(waits(&not_tried), [products(["m"])]);
     }
 
     /// "m" is locked for long, and "a" just now.
@@ -209,7 +209,7 @@ mod tests {
         let mut batch = vec![basket(["a", "m"]), basket(["a"]), basket(["b"])];
         skip_locked.take(&mut batch, products(["a"]), &HashMap::new());
         assert_eq!(batch.len(), 1);
-        assert_eq!(waits(skip_locked), [products(["m"]), products(["a"])]);
+        assert_eq!(waits(&skip_locked), [products(["m"]), products(["a"])]);
     }
 
     #[test]
@@ -224,6 +224,6 @@ mod tests {
         let mut batch = vec![one, other];
         skip_locked.take_known(&mut batch);
         assert_eq!(batch.len(), 1);
-        assert_eq!(waits(skip_locked), [products(["m"])]);
+        assert_eq!(waits(&skip_locked), [products(["m"])]);
     }
 }

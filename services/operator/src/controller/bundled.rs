@@ -1,6 +1,6 @@
 //! Replaces the pod of the bundled Postgres that a failed upgrade left behind.
 //!
-//! A StatefulSet does not replace a pod that never became ready, such as one whose image does not exist, even after a
+//! A `StatefulSet` does not replace a pod that never became ready, such as one whose image does not exist, even after a
 //! rollback. It is used nevertheless: it never starts a second pod while the first one may still write to the volume.
 
 use std::time::Duration;
@@ -21,7 +21,7 @@ use super::{
     error::{Error, with_timeout},
 };
 
-/// The name of the StatefulSet in the chart.
+/// The name of the `StatefulSet` in the chart.
 const STATEFUL_SET: &str = "hedgerow-postgres";
 /// The name of its only pod.
 const POD: &str = "hedgerow-postgres-0";
@@ -51,7 +51,7 @@ pub(crate) async fn replace_stuck_pods(context: &Context) {
     }
 }
 
-/// Deletes the pod if it is of an old revision and does not run. The StatefulSet then creates it anew.
+/// Deletes the pod if it is of an old revision and does not run. The `StatefulSet` then creates it anew.
 async fn replace(context: &Context, set: &StatefulSet) -> Result<(), Error> {
     let status = set.status.clone().unwrap_or_default();
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &context.settings.namespace);

@@ -7,7 +7,7 @@ use kube::{
     Client,
     runtime::reflector::{ObjectRef, Store},
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{
     backoff::Backoff,
@@ -65,7 +65,10 @@ pub(crate) struct Context {
     pub(crate) queue: Queue,
     /// The kinds of children that have been listed.
     pub(crate) listed: watch::Sender<BTreeSet<String>>,
+    /// Whether the kind `PodMonitor` is installed.
     pub(crate) pod_monitors: watch::Receiver<bool>,
+    /// Notified when a watch fails that shows whether it still is.
+    pub(crate) pod_monitors_lost: Notify,
 }
 
 impl Context {
@@ -96,6 +99,7 @@ impl Context {
             objects,
             metrics,
             pod_monitors,
+            pod_monitors_lost: Notify::default(),
         }
     }
 

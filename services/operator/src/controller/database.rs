@@ -178,45 +178,44 @@ async fn try_ensure(
     };
     let known = context.databases.get(&uid).filter(|verified| verified.spec == hash);
     let is_unchanged = known.is_some();
-    let verified = match known.filter(is_current) {
-        Some(verified) => verified,
-        None => {
-            let _permit = match target.access.enter(server, &object.name_any()).await {
-                Ok(permit) => permit,
-                Err(Refusal::Failing(result)) => return Err(Failure::Unverified(result)),
-                Err(Refusal::Waiting(result)) => {
-                    let message = before::message(object, before.as_ref(), is_unchanged);
-                    return message.zip(usable.take()).ok_or(Failure::Refused(result));
-                }
-            };
-            let mut admin = target.open(&name).await?;
-            let identifier = admin.system_identifier().unwrap_or(UNKNOWN).to_owned();
-            let claim = admin.check(&desired).await.inspect_err(|error| target.access.interrupted(error));
-            let exists = claim.as_ref().map_or(true, Claim::exists);
-            if let Some(changed) = server_changed(stored.as_ref(), before.as_ref(), &identifier, exists)
-                && object.annotations().get(annotations::ACCEPT_SERVER) != Some(&identifier)
-            {
-                return Err(Failure::Refused(ConditionResult::stalled("ServerChanged", changed)));
+    let verified = if let Some(verified) = known.filter(is_current) {
+        verified
+    } else {
+        let _permit = match target.access.enter(server, &object.name_any()).await {
+            Ok(permit) => permit,
+            Err(Refusal::Failing(result)) => return Err(Failure::Unverified(result)),
+            Err(Refusal::Waiting(result)) => {
+                let message = before::message(object, before.as_ref(), is_unchanged);
+                return message.zip(usable.take()).ok_or(Failure::Refused(result));
             }
-            let claim = claim?;
-            // Up to here nothing was written, neither to the Secret nor to the server.
-            context.secrets.store(stored.as_ref(), &credentials(&identifier)).await?;
-            let ensured = admin.ensure(&desired, &claim).await;
-            let report = ensured.inspect_err(|error| target.access.interrupted(error))?;
-            record_events(context, object, before.as_ref(), is_new, &report).await;
-            let warnings = report.warnings.iter().map(|warning| format!("; {warning}"));
-            let verified = VerifiedDatabase {
-                spec: hash,
-                at: Instant::now(),
-                verified_at: Timestamp::now(),
-                schema_version: report.schema_version,
-                is_exhausted: report.warnings.contains(&Warning::Exhausted),
-                system_identifier: identifier,
-                message: format!("database {name} on {server}{}", warnings.collect::<String>()),
-            };
-            context.databases.insert(&uid, verified.clone());
-            verified
+        };
+        let mut admin = target.open(&name).await?;
+        let identifier = admin.system_identifier().unwrap_or(UNKNOWN).to_owned();
+        let claim = admin.check(&desired).await.inspect_err(|error| target.access.interrupted(error));
+        let exists = claim.as_ref().map_or(true, Claim::exists);
+        if let Some(changed) = server_changed(stored.as_ref(), before.as_ref(), &identifier, exists)
+            && object.annotations().get(annotations::ACCEPT_SERVER) != Some(&identifier)
+        {
+            return Err(Failure::Refused(ConditionResult::stalled("ServerChanged", changed)));
         }
+        let claim = claim?;
+        // Up to here nothing was written, neither to the Secret nor to the server.
+        context.secrets.store(stored.as_ref(), &credentials(&identifier)).await?;
+        let ensured = admin.ensure(&desired, &claim).await;
+        let report = ensured.inspect_err(|error| target.access.interrupted(error))?;
+        record_events(context, object, before.as_ref(), is_new, &report).await;
+        let warnings = report.warnings.iter().map(|warning| format!("; {warning}"));
+        let verified = VerifiedDatabase {
+            spec: hash,
+            at: Instant::now(),
+            verified_at: Timestamp::now(),
+            schema_version: report.schema_version,
+            is_exhausted: report.warnings.contains(&Warning::Exhausted),
+            system_identifier: identifier,
+            message: format!("database {name} on {server}{}", warnings.collect::<String>()),
+        };
+        context.databases.insert(&uid, verified.clone());
+        verified
     };
     let database = ReadyDatabase {
         credentials_digest: digest,
@@ -271,7 +270,9 @@ async fn record_events(
     is_new: bool,
     report: &EnsureReport,
 ) {
-    if is_new && before.is_some_and(|status| status.database.is_some()) {
+    let was_ready = before
+        .is_some_and(|status| status.database.as_ref().is_some_and(|database| database.system_identifier.is_some()));
+    if is_new && was_ready {
         let note = format!(
             "Secret {} was missing; created it with a new password, and the pods will be replaced",
             names::database_secret(object)

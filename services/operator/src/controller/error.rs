@@ -60,6 +60,10 @@ impl Error {
             Self::Leftover { .. } => ConditionResult::pending("WaitingForDeletion", text),
             Self::Kube { source: kube::Error::Api(status), .. } => match status.code {
                 403 if text.contains("exceeded quota") => ConditionResult::pending("QuotaExceeded", text),
+                // The kind is being uninstalled.
+                403 if text.contains("custom resource definition is terminating") => {
+                    ConditionResult::pending("Retrying", text)
+                }
                 400 | 403 | 422 => ConditionResult::stalled("Refused", text),
                 _ => ConditionResult::pending("Retrying", text),
             },

@@ -55,7 +55,7 @@ struct Fixture {
     server: ApiServer,
     context: Arc<Context>,
     store: reflector::store::Writer<Microservice>,
-    _pod_monitors: watch::Sender<bool>,
+    pod_monitors_found: watch::Sender<bool>,
 }
 
 impl Fixture {
@@ -71,7 +71,7 @@ impl Fixture {
         store.apply_watcher_event(&watcher::Event::InitDone);
         let metrics = Metrics::new(prometheus::Registry::new()).expect("metrics");
         let context = Context::new(server.client(), settings(), "test".to_owned(), metrics, objects, pod_monitors);
-        let mut fixture = Self { server, context: Arc::new(context), store, _pod_monitors: pod_monitors_found };
+        let mut fixture = Self { server, context: Arc::new(context), store, pod_monitors_found };
         fixture.apply(spec, 1);
         fixture
     }

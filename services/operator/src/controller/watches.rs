@@ -151,7 +151,7 @@ pub(crate) fn pod_monitors(
     found: watch::Sender<bool>,
 ) -> impl Stream<Item = Trigger> + Send + use<> {
     let (watching, mut known) = (context.clone(), context.pod_monitors.clone());
-    // Starts once the kind is installed. If it is removed again, the watch retries with backoff.
+    // Starts once the kind is installed. If it is removed again, the watch fails, and retries with backoff.
     let watched = stream::once(async move { known.wait_for(|found| *found).await.map(drop) })
         .flat_map(move |_| changes(watching.clone(), pod_monitor::resource()));
     let discovering = context.clone();
@@ -164,7 +164,8 @@ pub(crate) fn pod_monitors(
             let all: Vec<_> = objects.iter().map(|object| ObjectRef::from_obj(&**object)).collect();
             return Some((stream::iter(all), (found, context)));
         }
-        time::sleep(if served.is_some() { context.settings.resync } else { DISCOVERY_RETRY }).await;
+        let pause = if served.is_some() { context.settings.resync } else { DISCOVERY_RETRY };
+        let _ = time::timeout(pause, context.pod_monitors_lost.notified()).await;
         Some((stream::iter(Vec::new()), (found, context)))
     });
     stream::select(watched, discovered.flatten())
@@ -200,7 +201,12 @@ fn changes(context: Arc<Context>, kind: ApiResource) -> impl Stream<Item = Trigg
                 context.observed.forget(&kind.kind, &object.name_any());
                 context.children.observe(&kind, &object, false)
             }
-            Err(_) => Vec::new(),
+            Err(_) => {
+                if kind.kind == pod_monitor::resource().kind && *context.pod_monitors.borrow() {
+                    context.pod_monitors_lost.notify_one();
+                }
+                Vec::new()
+            }
         };
         let trigger = |owner: String| ObjectRef::new(&owner).within(&context.settings.namespace);
         stream::iter(owners.into_iter().map(trigger).collect::<Vec<_>>())

@@ -89,10 +89,10 @@ impl<'a> AdminSession<'a> {
             Err(refused) => refused,
         };
         if let Error::OwnedByOther { owner, .. } = &refused
-            && *owner == spec.owner.without_cluster()
+            && **owner == spec.owner.without_cluster()
             && self.knows_password(spec).await?
         {
-            let adoption = Adoption::OwnedBy(owner.clone());
+            let adoption = Adoption::OwnedBy(Owner::clone(owner));
             return plan::check_ownership(&state, &self.name, &spec.owner, &adoption)
                 .map(|()| Claim { adoption, exists });
         }

@@ -77,7 +77,7 @@ pub enum Error {
         /// The role or database.
         what: String,
         /// Its owner.
-        owner: Owner,
+        owner: Box<Owner>,
         /// How to adopt it.
         adopt: String,
     },
@@ -174,7 +174,7 @@ impl Peer {
 
     /// Classifies an error that occurred in a read.
     pub(super) fn classify_read(&self, error: &sqlx::Error, action: &str) -> Error {
-        let code = error.as_database_error().and_then(|error| error.code());
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
         // Waiting for a lock, or the statement, took too long.
         if self.is_admin && matches!(code.as_deref(), Some("55P03" | "57014")) {
             let reason = self.classify(error, action).to_string();

@@ -57,7 +57,7 @@ pub(super) fn check_ownership(
             }
             Some(Ownership::Other(owner)) => {
                 let adopt = adopt(&owner.to_string());
-                return Err(Error::OwnedByOther { what: format!("the {what} {name}"), owner, adopt });
+                return Err(Error::OwnedByOther { what: format!("the {what} {name}"), owner: Box::new(owner), adopt });
             }
             _ => {}
         }

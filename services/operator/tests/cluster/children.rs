@@ -99,7 +99,11 @@ pub async fn a_restart_by_kubectl_replaces_the_pods(on: Arc<Installation>) {
     on.ready("restarted").await;
     let names = async || on.pods("restarted").await.iter().map(ResourceExt::name_any).collect::<HashSet<_>>();
     let (before, deployments) = (names().await, on.api::<Deployment>());
-    deployments.restart("restarted").await.expect("restarting succeeds");
+    // As `kubectl rollout restart` does.
+    let annotations = json!({ "kubectl.kubernetes.io/restartedAt": "now" });
+    let patch = Patch::Merge(json!({ "spec": { "template": { "metadata": { "annotations": annotations } } } }));
+    let parameters = PatchParams { field_manager: Some("kubectl-rollout".to_owned()), ..PatchParams::default() };
+    deployments.patch("restarted", &parameters, &patch).await.expect("patching succeeds");
     eventually("new pods", SOON, async || {
         let now = names().await;
         !now.is_empty() && now.is_disjoint(&before)

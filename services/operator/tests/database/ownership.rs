@@ -64,7 +64,7 @@ async fn the_second_object_learns_who_owns_the_name() {
         Owner::new("away", "here", "shop", "inventory").unwrap(),
     ] {
         let error = refuses(&postgres, &DatabaseSpec { owner: second, ..spec("inventory") }).await;
-        assert!(matches!(&error, Error::OwnedByOther { owner: taken, .. } if *taken == owner("inventory")));
+        assert!(matches!(&error, Error::OwnedByOther { owner: taken, .. } if **taken == owner("inventory")));
         let text = r#"the role "inventory" belongs to shop/inventory of installation here in cluster home"#;
         assert!(error.to_string().starts_with(text), "{error}");
     }

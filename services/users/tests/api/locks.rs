@@ -135,7 +135,7 @@ async fn changes_of_a_locked_row_leave_connections_for_reads(pool: PgPool) {
     let lock = hold(&pool, "SELECT FROM users WHERE name = 'Ada' FOR UPDATE").await;
     let change = |number: usize| {
         let request = app.request(Method::PATCH, &path(&ada));
-        let request = if number % 2 == 0 { request.header("idempotency-key", "k") } else { request };
+        let request = if number.is_multiple_of(2) { request.header("idempotency-key", "k") } else { request };
         app.send(request.json(&json!({"name": "A"})))
     };
     let changes = join_all((0..20).map(change));

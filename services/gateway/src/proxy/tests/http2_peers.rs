@@ -191,7 +191,7 @@ async fn a_call_that_gets_no_stream_fails_in_time() {
     .await;
     let request = Request::post("http://shop.example/").body(ReplayableBody::default().attempt()).expect("a request");
     let failed = tokio::time::timeout(TIMEOUT, reserved.send(request)).await.expect("a result in time");
-    let error = failed.err().expect("an error");
+    let error = failed.expect_err("an error");
     assert_eq!((error.kind, error.is_unsent), (UpstreamError::Timeout, false), "{}", error.reason);
 }
 

@@ -91,8 +91,8 @@ async fn no_object_starves_at_a_busy_server() {
     for name in &names {
         queue.add(name);
     }
-    let served = Mutex::new(HashMap::<String, u32>::new());
-    let (uses, access, server) = (&served, &access, &server);
+    let counts = Mutex::new(HashMap::<String, u32>::new());
+    let (uses, access, server) = (&counts, &access, &server);
     let turns = stream::unfold((), |()| async { Some((queue.next().await, ())) });
     let reconciled = turns.for_each_concurrent(4, |turn| async move {
         let entered = access.enter(server, turn.object()).await;
@@ -108,9 +108,9 @@ async fn no_object_starves_at_a_busy_server() {
     });
     // Enough for 500 uses of the server.
     assert!(time::timeout(Duration::from_secs(5), reconciled).await.is_err());
-    let served = served.into_inner().expect("no panic");
-    assert!(names.iter().all(|name| served.get(name).is_some_and(|times| *times >= 10)), "{served:?}");
-    assert!(served.values().sum::<u32>() > 400, "the server is in use all the time: {served:?}");
+    let counts = counts.into_inner().expect("no panic");
+    assert!(names.iter().all(|name| counts.get(name).is_some_and(|times| *times >= 10)), "{counts:?}");
+    assert!(counts.values().sum::<u32>() > 400, "the server is in use all the time: {counts:?}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::{super::bundled, Fixture};
 const STATEFUL_SET: &str = "/apis/apps/v1/namespaces/default/statefulsets/hedgerow-postgres";
 const POD: &str = "/api/v1/namespaces/default/pods/hedgerow-postgres-0";
 
-/// A release whose StatefulSet is at the revision `good`.
+/// A release whose `StatefulSet` is at the revision `good`.
 fn rolled_back(revision: &str, state: &Value) -> Fixture {
     let mut fixture = Fixture::new(super::plain());
     Arc::get_mut(&mut fixture.context).expect("nobody else has it").settings.bundled_server =

@@ -184,6 +184,26 @@ async fn the_superuser_secret_of_cloudnativepg_works() {
     assert_eq!(state(&postgres).await.len(), 2);
 }
 
+/// The first reconcile fails, and its status names the database.
+#[tokio::test]
+async fn only_a_lost_secret_is_renewed() {
+    let postgres = postgres();
+    let mut fixture = Fixture::new(spec("1"));
+    fixture.reconcile().await;
+    fixture.serve(&postgres, "");
+    fixture.roll_out().await;
+    let renewed = |fixture: &Fixture| {
+        let events = fixture.server.list("/apis/events.k8s.io/v1/namespaces/default/events");
+        assert!(!events.is_empty());
+        events.iter().any(|event| event["reason"] == "SecretRenewed")
+    };
+    assert!(!renewed(&fixture), "the Secret is new");
+    fixture.server.delete(CREDENTIALS);
+    fixture.context.databases.forget("the-uid");
+    fixture.reconcile().await;
+    assert!(renewed(&fixture));
+}
+
 #[tokio::test]
 async fn a_secret_is_read_again_only_if_it_has_changed() {
     let postgres = postgres();

@@ -58,9 +58,9 @@ async fn env_names_no_admin_and_no_other_services_secret() {
         fixture.server.put(&path, content);
     }
     // No object uses this server.
-    let (path, mut content) = secret("spare-postgres", &Value::Null, "password");
-    content["metadata"]["labels"] = json!({ "hedgerow.dev/server": "true" });
-    fixture.server.put(&path, content);
+    let (path, mut spare) = secret("spare-postgres", &Value::Null, "password");
+    spare["metadata"]["labels"] = json!({ "hedgerow.dev/server": "true" });
+    fixture.server.put(&path, spare);
     let context = &fixture.context;
     let admins = ["hedgerow-postgres", "another-postgres", "spare-postgres"];
     for refused in admins.into_iter().chain(["users-database", "retained-database", "missing-database"]) {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
+use http::{Method, StatusCode};
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 use serde_json::{Value, json};
@@ -155,6 +156,29 @@ async fn only_a_status_of_someone_else_triggers_its_object() {
     context.own_statuses.end(&read(), &written);
     write(json!({ "observedGeneration": -1 }));
     until(&mut triggers, "orders").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_uninstalled_kind_is_noticed_at_once() {
+    let Fixture { server, context, store, pod_monitors_found, .. } = Fixture::new(super::plain());
+    let mut objects = Box::pin(watches::objects(&context, store));
+    until(&mut objects, "orders").await;
+    let group = "/apis/monitoring.coreos.com/v1";
+    let resource = json!({
+        "name": "podmonitors", "singularName": "podmonitor", "namespaced": true, "kind": "PodMonitor", "verbs": [],
+    });
+    server.put(group, json!({ "groupVersion": "monitoring.coreos.com/v1", "resources": [resource] }));
+    let mut triggers = Box::pin(watches::pod_monitors(&context, pod_monitors_found));
+    until(&mut triggers, "orders").await;
+    assert!(*context.pod_monitors.borrow());
+    assert!(time::timeout(LIMIT, triggers.next()).await.is_err(), "it is watched");
+
+    server.delete(group);
+    server.refuse(Method::GET, "/podmonitors", StatusCode::NOT_FOUND, "404 page not found");
+    server.break_watches();
+    assert!(LIMIT < context.settings.resync);
+    until(&mut triggers, "orders").await;
+    assert!(!*context.pod_monitors.borrow());
 }
 
 #[tokio::test(start_paused = true)]
