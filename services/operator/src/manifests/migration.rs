@@ -47,7 +47,7 @@ pub fn selector(object: &Microservice) -> String {
     labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 
-/// The names of the Job that [`build`] returns and of those that try the same migration again. A number of one digit
+/// The names of the Job of a migration and of those that try the same migration again. A number of one digit
 /// leaves room for the suffix of a pod's name.
 pub fn attempts(first: &str) -> impl Iterator<Item = String> {
     iter::once(first.to_owned()).chain((2..=9).map(move |attempt| format!("{first}-{attempt}")))
