@@ -11,6 +11,7 @@
 //! use axum::extract::State;
 //! use chassis::{
 //!     Database, Problem,
+//!     database::DatabaseError,
 //!     idempotency::{Claim, IdempotencyKey},
 //! };
 //! use http::{Method, StatusCode};
@@ -28,7 +29,7 @@
 //!         let insert = sqlx::query_scalar("INSERT INTO notes (text) VALUES ($1) RETURNING id").bind(&text);
 //!         insert.fetch_one(connection).await.map(Ok)
 //!     };
-//!     let id: i64 = database.once(claim.as_ref(), insert).await.map_err(Problem::from).flatten()?;
+//!     let id: i64 = database.once(claim.as_ref(), insert).await.map_err(DatabaseError::into_change_problem).flatten()?;
 //!     Ok((StatusCode::CREATED, format!("/notes/{id}")))
 //! }
 //! # let _: axum::Router<Database> = axum::Router::new().route("/notes", axum::routing::post(create));

@@ -74,11 +74,18 @@ impl Unsent {
 }
 
 impl Share {
-    /// Counts a frame of a stream. The connection holds one at a time, so the longest one counts.
+    /// Counts a frame of a stream. The connection holds one at a time, so the longest one since the client last waited
+    /// counts.
     fn count_frame(&mut self, length: usize) {
         let more = length.saturating_add(OVERHEAD).saturating_sub(self.bytes);
         self.held.fetch_add(more, Ordering::Relaxed);
         self.bytes += more;
+    }
+
+    /// Counts nothing: the client has read all frames that there are.
+    fn clear(&mut self) {
+        self.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.bytes = 0;
     }
 }
 
@@ -113,6 +120,11 @@ impl HttpBody for Held {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.get_mut();
         let frame = Pin::new(&mut this.body).poll_frame(cx);
+        if frame.is_pending()
+            && let Some(share) = &mut this.share
+        {
+            share.clear();
+        }
         frame.map_ok(|frame| {
             if let (Some(data), Some(share)) = (frame.data_ref(), &mut this.share) {
                 share.count_frame(data.len());

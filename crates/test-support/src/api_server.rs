@@ -290,7 +290,7 @@ fn apply(object: &mut Value, changes: Value) -> Result<(), String> {
         let (parent, member) = path.rsplit_once('/').unwrap_or_default();
         match operation["op"].as_str() {
             Some("test") if object.pointer(path) == Some(&operation["value"]) => {}
-            Some("test") => return Err(format!("testing value {path} failed: test failed")),
+            Some("test") => return Err("the server rejected our request due to an error in our request".to_owned()),
             Some("add") if object.pointer(parent).is_some_and(Value::is_object) => {
                 object.pointer_mut(parent).expect("it exists")[member] = operation["value"].clone();
             }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use axum::extract::{OriginalUri, State};
 use chassis::{
     Database, Fields, FromFields, Json, Limit, Page, Problem, Query, Service,
+    database::DatabaseError,
     idempotency::{self, Claim, IdempotencyKey},
 };
 use http::{Method, StatusCode};
@@ -88,7 +89,7 @@ async fn create(
         let insert = sqlx::query_as("INSERT INTO notes (text) VALUES ($1) RETURNING id, text").bind(&new.text);
         insert.fetch_one(connection).await.map(Ok)
     };
-    let note = database.once(claim.as_ref(), insert).await.map_err(Problem::from).flatten()?;
+    let note = database.once(claim.as_ref(), insert).await.map_err(DatabaseError::into_change_problem).flatten()?;
     Ok((StatusCode::CREATED, axum::Json(note)))
 }
 

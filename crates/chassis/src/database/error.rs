@@ -78,6 +78,12 @@ impl DatabaseError {
         }
     }
 
+    /// Builds the problem for work that changes data: `outcome-unknown` if it may have had its effect.
+    #[must_use]
+    pub fn into_change_problem(self) -> Problem {
+        if self.may_have_effect() { Problem::outcome_unknown().caused_by(self) } else { self.into() }
+    }
+
     /// Classifies an error by whether it is Postgres's reply to the statement.
     fn classify(error: sqlx::Error) -> Self {
         let is_about_the_statement = error.as_database_error().is_some()

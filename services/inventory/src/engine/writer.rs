@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, mem, time::Duration};
 use chassis::{
     Database,
     batch::{Arrivals, BatchError, Batcher, OpenHandler},
-    database::{DatabaseError, DedicatedConnection, is_lock_timeout, sql_state},
+    database::{DatabaseError, DedicatedConnection, concerns_one_request, is_lock_timeout},
 };
 use tokio::{select, time::Instant};
 
@@ -194,18 +194,14 @@ fn divide(part: &mut Vec<Request>) -> Vec<Request> {
 }
 
 /// Whether the error may concern one change and not the batch: a data exception or a violated constraint (SQLSTATE
-/// class 22 or 23), a panic, or a lock that another transaction holds. The search for many such changes ends with the
+/// class 22 or 23), a stored response that cannot be decoded, a panic, or a lock that another transaction holds. The search for many such changes ends with the
 /// time.
 fn may_concern_one_change(error: &Error, search_since: &mut Option<Instant>) -> bool {
     let Error::Database(failure) = error else { return false };
     let limit = match **failure {
         _ if is_lock_timeout(failure.error()) => LOCK_TIMEOUT,
         DatabaseError::Panicked(_) => RETRY_PERIOD,
-        DatabaseError::Refused(_) => {
-            let code = sql_state(failure.error()).unwrap_or_default();
-            return code.starts_with("22") || code.starts_with("23");
-        }
-        _ => return false,
+        _ => return concerns_one_request(failure),
     };
     search_since.get_or_insert_with(Instant::now).elapsed() < limit
 }

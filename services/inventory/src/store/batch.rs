@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
+use super::insert_products;
 use crate::model::{Cause, Changeset, CommitMarker, ProductId, Reason, ReservationState, StoredResponse};
 
 /// Writes the movements of locked products, the counters they lead to, new reservations, and the sums of expiries. The
@@ -188,8 +189,11 @@ async fn has_movement(
     version: i64,
     batch: Uuid,
 ) -> Result<bool, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    // The row of a new product cannot be seen, and locked, before its transaction ends. Inserting it waits for that.
+    insert_products(&mut transaction, &[product_id.as_str()]).await?;
     sqlx::query!("SELECT FROM stock WHERE product_id = $1 FOR UPDATE", product_id.as_str())
-        .fetch_optional(&mut *connection)
+        .fetch_optional(&mut *transaction)
         .await?;
     // A separate statement: the previous one does not see rows committed while it waited.
     let found = sqlx::query_scalar!(
@@ -198,5 +202,42 @@ async fn has_movement(
         version,
         batch,
     );
-    found.fetch_one(connection).await
+    let found = found.fetch_one(&mut *transaction).await?;
+    transaction.rollback().await?;
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::PgPool;
+    use test_support::process::{TIMEOUT, eventually};
+
+    use super::*;
+
+    /// The connection of a writer is lost while its COMMIT is in progress.
+    #[sqlx::test(migrator = "crate::MIGRATIONS")]
+    async fn the_outcome_of_a_new_product_waits_for_its_insert(pool: PgPool) {
+        for is_committed in [true, false] {
+            let product_id = ProductId::try_from(format!("new-{is_committed}")).expect("a valid id");
+            let batch = Uuid::from_u128(7);
+            let mut writer = pool.begin().await.expect("a transaction");
+            insert_products(&mut writer, &[product_id.as_str()]).await.expect("inserted");
+            let movement = "INSERT INTO movement (product_id, version, kind, on_hand_delta, reserved_delta, on_hand,
+                                                  reserved, batch) VALUES ($1, 1, 'set', 5, 0, 5, 0, $2)";
+            sqlx::query(movement).bind(product_id.as_str()).bind(batch).execute(&mut *writer).await.expect("inserted");
+
+            let mut connection = pool.acquire().await.expect("a connection");
+            let marker = CommitMarker::Movement { product_id, version: 1, batch };
+            let outcome = tokio::spawn(async move { was_committed(&mut connection, &marker).await });
+            let waiting = "SELECT count(*) FROM pg_stat_activity
+                           WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            eventually("the outcome is waited for", TIMEOUT, async || {
+                let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&pool).await.ok()?;
+                (waiting == 1).then_some(())
+            })
+            .await;
+            if is_committed { writer.commit().await } else { writer.rollback().await }.expect("ended");
+            assert_eq!(outcome.await.expect("no panic").expect("a response"), is_committed);
+        }
+    }
 }

@@ -10,9 +10,28 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use tokio::time::Instant;
 
-/// The databases that were verified.
+use super::conditions::ConditionResult;
+
+/// What is known of the databases.
 #[derive(Default)]
-pub(crate) struct DatabaseCache(Mutex<HashMap<String, VerifiedDatabase>>);
+pub(crate) struct DatabaseCache(Mutex<HashMap<String, KnownDatabase>>);
+
+#[derive(Default)]
+struct KnownDatabase {
+    verified: Option<VerifiedDatabase>,
+    /// The last attempt since then, if it failed.
+    failed: Option<FailedDatabase>,
+}
+
+/// A database that was not as specified, or could not be verified.
+#[derive(Clone)]
+pub(crate) struct FailedDatabase {
+    /// A hash of the specification.
+    pub(crate) spec: u64,
+    pub(crate) result: ConditionResult,
+    /// Whether the service must not use it.
+    pub(crate) is_refused: bool,
+}
 
 /// A database that was as specified.
 #[derive(Clone)]
@@ -32,11 +51,23 @@ pub(crate) struct VerifiedDatabase {
 
 impl DatabaseCache {
     pub(crate) fn get(&self, uid: &str) -> Option<VerifiedDatabase> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid)?.verified.clone()
     }
 
     pub(crate) fn insert(&self, uid: &str, verified: VerifiedDatabase) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), verified);
+        let known = KnownDatabase { verified: Some(verified), failed: None };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), known);
+    }
+
+    /// The last attempt, if it was for this specification and failed.
+    pub(crate) fn failed(&self, uid: &str, spec: u64) -> Option<FailedDatabase> {
+        let databases = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        databases.get(uid)?.failed.as_ref().filter(|failed| failed.spec == spec).cloned()
+    }
+
+    pub(crate) fn insert_failed(&self, uid: &str, failed: FailedDatabase) {
+        let mut databases = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        databases.entry(uid.to_owned()).or_default().failed = Some(failed);
     }
 
     /// Makes the next reconcile verify the database again.

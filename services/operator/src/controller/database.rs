@@ -14,7 +14,7 @@ use kube::ResourceExt;
 use tokio::time::{self, Instant};
 
 use super::{
-    cache::VerifiedDatabase,
+    cache::{FailedDatabase, VerifiedDatabase},
     conditions::ConditionResult,
     context::Context,
     secrets::{self, Credentials},
@@ -35,6 +35,9 @@ const UNREADY_TRUST: Duration = Duration::from_secs(30);
 
 /// How many idle sessions are ended for a migration: it needs one connection, and the service may take one again.
 const MIGRATION_CONNECTIONS: i64 = 2;
+
+/// The reason of a database that was on another server.
+const SERVER_CHANGED: &str = "ServerChanged";
 
 /// What stands for the system identifier of a server that does not reveal it.
 const UNKNOWN: &str = "unknown";
@@ -77,12 +80,25 @@ pub(crate) async fn ensure(
     object: &Microservice,
     spec: &Database,
 ) -> (ConditionResult, Option<ReadyDatabase>) {
-    let mut usable = None;
-    match try_ensure(context, object, spec, &mut usable).await {
-        Ok((message, database)) => (ConditionResult::ready("DatabaseReady", message), Some(database)),
-        Err(Failure::Unverified(result)) => (result, usable),
-        Err(Failure::Refused(result)) => (result, None),
+    let mut attempt = Attempt::default();
+    let uid = object.uid().unwrap_or_default();
+    let (result, is_refused) = match try_ensure(context, object, spec, &mut attempt).await {
+        Ok((message, database)) => return (ConditionResult::ready("DatabaseReady", message), Some(database)),
+        Err(Failure::Unverified(result)) => (result, false),
+        Err(Failure::Refused(result)) => (result, true),
+        Err(Failure::Waiting(result)) => {
+            // What is known stays. After a change of leaders, that is only what the status says.
+            return match attempt.spec.and_then(|spec| context.databases.failed(&uid, spec)) {
+                Some(failed) => (failed.result, attempt.usable.filter(|_| !failed.is_refused)),
+                None if before::was_refused(context.statuses.last(object).as_ref()) => (result, None),
+                None => (result, attempt.usable),
+            };
+        }
+    };
+    if let Some(spec) = attempt.spec {
+        context.databases.insert_failed(&uid, FailedDatabase { spec, result: result.clone(), is_refused });
     }
+    (result, attempt.usable.filter(|_| !is_refused))
 }
 
 /// Makes room for a migration if the service uses all connections of its role. Otherwise a version that leaks
@@ -144,18 +160,26 @@ pub(crate) async fn remove(
     }
 }
 
-/// Sets `usable` to the database as it was before, if it was ready.
+/// What an attempt to ensure a database finds out, even if it fails.
+#[derive(Default)]
+struct Attempt {
+    /// The database as it was before, if it was ready.
+    usable: Option<ReadyDatabase>,
+    /// A hash of the specification, with the server and the credentials.
+    spec: Option<u64>,
+}
+
 async fn try_ensure(
     context: &Context,
     object: &Microservice,
     spec: &Database,
-    usable: &mut Option<ReadyDatabase>,
+    attempt: &mut Attempt,
 ) -> Result<(String, ReadyDatabase), Failure> {
     let uid = object.uid().unwrap_or_default();
     let before = context.statuses.last(object);
     let (name, owner) = (names::database(object, spec), owner(context, object).await?);
     let stored = context.secrets.find(object, &owner).await?;
-    *usable = stored.as_ref().and_then(|stored| before::database(stored, before.as_ref()));
+    attempt.usable = stored.as_ref().and_then(|stored| before::database(stored, before.as_ref()));
 
     let target = target::find(context, spec).await.map_err(Failure::Unverified)?;
     let password = stored.as_ref().and_then(Credentials::password);
@@ -172,12 +196,13 @@ async fn try_ensure(
         |identifier: &str| secrets::credentials(object, &desired.owner, server, identifier, (&name, &desired.password));
     let digest = secrets::digest(server.host(), &server.port().to_string(), &desired.password);
     let hash = hash(&desired, &digest);
+    attempt.spec = Some(hash);
     let is_current = |verified: &VerifiedDatabase| {
         verified.at.elapsed() < trust(context, before.as_ref())
             && stored.as_ref().is_some_and(|stored| stored.is(&credentials(&verified.system_identifier)))
     };
     let known = context.databases.get(&uid).filter(|verified| verified.spec == hash);
-    let is_unchanged = known.is_some();
+    let verified_before = known.as_ref().map(|verified| verified.message.clone());
     let verified = if let Some(verified) = known.filter(is_current) {
         verified
     } else {
@@ -185,8 +210,13 @@ async fn try_ensure(
             Ok(permit) => permit,
             Err(Refusal::Failing(result)) => return Err(Failure::Unverified(result)),
             Err(Refusal::Waiting(result)) => {
-                let message = before::message(object, before.as_ref(), is_unchanged);
-                return message.zip(usable.take()).ok_or(Failure::Refused(result));
+                // The Secret has the same server and password.
+                let is_same = stored.as_ref().and_then(Credentials::digest).as_ref() == Some(&digest);
+                let is_kept = is_same && context.databases.failed(&uid, hash).is_none();
+                let message = verified_before.or_else(|| before::message(object, before.as_ref()));
+                let message = message.filter(|_| is_kept);
+                let Some(message) = message else { return Err(Failure::Waiting(result)) };
+                return attempt.usable.take().map(|usable| (message, usable)).ok_or(Failure::Waiting(result));
             }
         };
         let mut admin = target.open(&name).await?;
@@ -196,9 +226,14 @@ async fn try_ensure(
         if let Some(changed) = server_changed(stored.as_ref(), before.as_ref(), &identifier, exists)
             && object.annotations().get(annotations::ACCEPT_SERVER) != Some(&identifier)
         {
-            return Err(Failure::Refused(ConditionResult::stalled("ServerChanged", changed)));
+            return Err(Failure::Refused(ConditionResult::stalled(SERVER_CHANGED, changed)));
         }
         let claim = claim?;
+        // A server that stops revealing its identifier is still the same one.
+        let identifier = match known_identifier(stored.as_ref(), before.as_ref()) {
+            Some(known) if identifier == UNKNOWN => known.to_owned(),
+            _ => identifier,
+        };
         // Up to here nothing was written, neither to the Secret nor to the server.
         context.secrets.store(stored.as_ref(), &credentials(&identifier)).await?;
         let ensured = admin.ensure(&desired, &claim).await;
@@ -245,7 +280,7 @@ fn server_changed(
     exists: bool,
 ) -> Option<String> {
     let in_status = before.and_then(|status| status.database.as_ref()?.system_identifier.as_deref());
-    let known = stored.and_then(Credentials::system_identifier).or(in_status);
+    let known = known_identifier(stored, before);
     let is_same = match known {
         Some(known) if known != UNKNOWN && identifier != UNKNOWN => known == identifier,
         // A database that was ready before must at least be there.
@@ -260,6 +295,12 @@ fn server_changed(
             annotations::ACCEPT_SERVER
         )
     })
+}
+
+/// The system identifier of the server that the database was on.
+fn known_identifier<'a>(stored: Option<&'a Credentials>, before: Option<&'a MicroserviceStatus>) -> Option<&'a str> {
+    let in_status = before.and_then(|status| status.database.as_ref()?.system_identifier.as_deref());
+    stored.and_then(Credentials::system_identifier).or(in_status)
 }
 
 /// Records events for the changes.

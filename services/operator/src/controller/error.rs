@@ -39,7 +39,7 @@ impl Error {
     /// Whether a JSON Patch was refused because the object of that name has another uid.
     pub(crate) fn is_of_another_object(&self) -> bool {
         matches!(self, Self::Kube { source: kube::Error::Api(status), .. }
-            if status.code == 422 && status.message.contains("/metadata/uid"))
+            if status.code == 422 && status.message == TEST_FAILED)
     }
 
     /// Whether an object of that name does not belong to the `Microservice`.
@@ -71,6 +71,9 @@ impl Error {
         }
     }
 }
+
+/// What the API server says of a JSON Patch whose test failed. That of an invalid object names the object.
+const TEST_FAILED: &str = "the server rejected our request due to an error in our request";
 
 /// Runs one request to the API server with [`STEP_TIMEOUT`]. `step` is a verb phrase for errors.
 pub(crate) async fn with_timeout<T>(

@@ -67,6 +67,12 @@ impl SecretChange {
         before.object.as_deref().filter(|_| is_changed)
     }
 
+    /// Whether its data may be new: it was created, changed or deleted.
+    pub(crate) fn is_changed(&self) -> bool {
+        let version = |metadata: &Option<Metadata>| metadata.as_ref().and_then(|metadata| metadata.version.clone());
+        version(&self.before) != version(&self.now)
+    }
+
     /// Whether it got or lost the label of a database server.
     pub(crate) fn is_relabeled(&self) -> bool {
         let is_server = |metadata: Option<&Metadata>| metadata.is_some_and(|metadata| metadata.is_server);

@@ -49,7 +49,7 @@ impl Servers {
     /// Objects of one server take at most a third of the reconciles that may run concurrently, so that two servers that
     /// hang leave some to the others.
     pub(crate) fn new(concurrency: u16, queue: Queue) -> Self {
-        Self { access: Mutex::default(), limit: usize::from(concurrency.div_ceil(3)), queue }
+        Self { access: Mutex::default(), limit: usize::from((concurrency / 3).max(1)), queue }
     }
 
     /// The access to the server that the data of a Secret describe.

@@ -106,8 +106,8 @@ pub(crate) fn children(context: &Arc<Context>) -> impl Stream<Item = Trigger> + 
     stream::select_all(children::kinds().map(|kind| changes(context.clone(), kind).boxed()))
 }
 
-/// Triggers for the objects whose credentials were changed or deleted, and for those whose variables name a Secret that
-/// got or lost the label of a database server. An `Api` of `PartialObjectMeta` transfers only metadata.
+/// Triggers for the objects whose credentials were changed or deleted, for those of a database server whose Secret was
+/// changed, and for those whose variables name a Secret that got or lost the label of a database server. An `Api` of `PartialObjectMeta` transfers only metadata.
 pub(crate) fn secrets(context: &Arc<Context>) -> impl Stream<Item = Trigger> + Send + use<> {
     let context = context.clone();
     let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(context.client.clone(), &context.settings.namespace);
@@ -137,8 +137,16 @@ pub(crate) fn secrets(context: &Arc<Context>) -> impl Stream<Item = Trigger> + S
 fn concerned(context: &Context, change: &SecretChange) -> Vec<Trigger> {
     let owner = change.credentials_of().map(|object| ObjectRef::new(object).within(&context.settings.namespace));
     let mut concerned: Vec<Trigger> = owner.into_iter().collect();
+    let objects = context.objects.state();
+    if change.is_changed() {
+        let default = &context.settings.database_server;
+        let is_on = |object: &&Arc<Microservice>| {
+            let database = object.spec.database.as_ref();
+            database.is_some_and(|database| *database.server.as_ref().unwrap_or(default) == change.name)
+        };
+        concerned.extend(objects.iter().filter(is_on).map(|object| ObjectRef::from_obj(&**object)));
+    }
     if change.is_relabeled() {
-        let objects = context.objects.state();
         let naming = objects.iter().filter(|object| secret_references::names(object).any(|name| name == change.name));
         concerned.extend(naming.map(|object| ObjectRef::from_obj(&**object)));
     }

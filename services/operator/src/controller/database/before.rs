@@ -1,8 +1,8 @@
 //! What the last status says of a database that cannot be verified now.
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 
-use super::{super::secrets::Credentials, ReadyDatabase};
+use super::{super::secrets::Credentials, ReadyDatabase, SERVER_CHANGED};
 use api::{Microservice, MicroserviceStatus};
 
 /// The database by its Secret alone, if the last status shows that it was ready.
@@ -22,14 +22,19 @@ pub(super) fn database(stored: &Credentials, before: Option<&MicroserviceStatus>
     })
 }
 
-/// The message of the condition `DatabaseReady`, if that is true of the current specification. While the object waits for
-/// others that use the server, that stays so: nothing new is known.
-pub(super) fn message(
-    object: &Microservice,
-    before: Option<&MicroserviceStatus>,
-    is_unchanged: bool,
-) -> Option<String> {
-    let known = before?.conditions.iter().find(|condition| condition.type_ == "DatabaseReady")?;
-    let is_current = is_unchanged || known.observed_generation == object.metadata.generation;
-    (known.status == "True" && is_current).then(|| known.message.clone())
+/// The message of the condition `DatabaseReady`, if that was true of this generation of the object.
+pub(super) fn message(object: &Microservice, before: Option<&MicroserviceStatus>) -> Option<String> {
+    let known = condition(before)?;
+    let is_true = known.status == "True" && known.observed_generation == object.metadata.generation;
+    is_true.then(|| known.message.clone())
+}
+
+/// Whether the last status shows that the service must not use the database.
+pub(super) fn was_refused(before: Option<&MicroserviceStatus>) -> bool {
+    const REASONS: [&str; 4] = ["DatabaseTaken", "DatabaseNotOurs", "InvalidName", SERVER_CHANGED];
+    condition(before).is_some_and(|known| REASONS.contains(&known.reason.as_str()))
+}
+
+fn condition(before: Option<&MicroserviceStatus>) -> Option<&Condition> {
+    before?.conditions.iter().find(|condition| condition.type_ == "DatabaseReady")
 }

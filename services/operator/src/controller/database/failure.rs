@@ -9,6 +9,8 @@ pub(super) enum Failure {
     Unverified(ConditionResult),
     /// The service must not use it, or not yet.
     Refused(ConditionResult),
+    /// Nothing new is known: the object waits for others that use the server, or the server has not responded yet.
+    Waiting(ConditionResult),
 }
 
 impl From<database::Error> for Failure {
@@ -35,7 +37,7 @@ impl From<Error> for Failure {
 impl From<Failure> for ConditionResult {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Unverified(result) | Failure::Refused(result) => result,
+            Failure::Unverified(result) | Failure::Refused(result) | Failure::Waiting(result) => result,
         }
     }
 }

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 
-use super::super::{conditions::ConditionResult, context::Context, servers::Access};
+use super::super::{conditions::ConditionResult, context::Context, secrets::Secrets, servers::Access};
 use crate::database::{self, AdminSession, Adoption, Invalid, Owner, Server};
 use api::{Database, Microservice, annotations};
 
 /// A server, as its Secret describes it.
-pub(super) struct Target {
+pub(super) struct Target<'a> {
+    secret: &'a str,
+    secrets: &'a Secrets,
     pub(super) server: Server,
     pub(super) access: Arc<Access>,
     /// The entries of the key `adopt`.
@@ -17,7 +19,7 @@ pub(super) struct Target {
 }
 
 /// The server of the object's database.
-pub(super) async fn find(context: &Context, spec: &Database) -> Result<Target, ConditionResult> {
+pub(super) async fn find<'a>(context: &'a Context, spec: &'a Database) -> Result<Target<'a>, ConditionResult> {
     let name = spec.server.as_ref().unwrap_or(&context.settings.database_server);
     let data = match &context.settings.bundled_server {
         Some(address) if *name == context.settings.database_server => {
@@ -37,14 +39,18 @@ pub(super) async fn find(context: &Context, spec: &Database) -> Result<Target, C
     let server = Server::new(url, data.get("ca.crt").map(|ca| ca.0.as_slice()))
         .map_err(|error| ConditionResult::stalled("ServerSecretInvalid", format!("Secret {name}: {error}")))?;
     let adopt = text("adopt").unwrap_or_default().to_owned();
-    Ok(Target { server, access: context.servers.access(&data), adopt })
+    Ok(Target { secret: name, secrets: &context.secrets, server, access: context.servers.access(&data), adopt })
 }
 
-impl Target {
+impl Target<'_> {
     /// Logs in as the admin. A failure is remembered for all objects of the server.
     pub(super) async fn open(&self, database: &str) -> Result<AdminSession<'_>, database::Error> {
         let opened = AdminSession::open(&self.server, database).await;
-        opened.inspect_err(|error| self.access.login_failed(error))
+        opened.inspect_err(|error| {
+            self.access.login_failed(error);
+            // The watch may not have reported a new password.
+            self.secrets.known.forget(self.secret);
+        })
     }
 
     /// What the object may adopt. Its annotation alone has no effect: whoever may write an object could take any

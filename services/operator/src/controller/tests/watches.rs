@@ -211,6 +211,24 @@ async fn a_changed_or_deleted_secret_triggers_its_object() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_changed_secret_of_a_server_triggers_the_objects_on_it() {
+    let Fixture { server, context, store, .. } = Fixture::new(json!({ "image": "localhost/orders:1", "database": {} }));
+    let mut objects = Box::pin(watches::objects(&context, store));
+    until(&mut objects, "orders").await;
+    let mut triggers = Box::pin(watches::secrets(&context));
+    let put = |name: &str, url: &str| {
+        let path = format!("/api/v1/namespaces/default/secrets/{name}");
+        server.put(&path, json!({ "metadata": { "name": name }, "data": { "url": url } }));
+    };
+    put("another-postgres", "b25l");
+    assert!(time::timeout(LIMIT, triggers.next()).await.is_err(), "it is not that of its server");
+    for url in ["b25l", "dHdv"] {
+        put("hedgerow-postgres", url);
+        until(&mut triggers, "orders").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_label_on_a_secret_triggers_the_objects_whose_variables_name_it() {
     let source = json!({ "secretKeyRef": { "name": "spare-postgres", "key": "url" } });
     let env = json!([{ "name": "TOKEN", "valueFrom": source }]);

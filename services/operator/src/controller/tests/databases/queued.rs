@@ -5,16 +5,17 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use http::Method;
 use k8s_openapi::ByteString;
 use serde_json::{Value, json};
-use test_support::process::TIMEOUT;
+use sqlx::{Connection, PgConnection, raw_sql};
+use test_support::process::{TIMEOUT, eventually};
 use tokio::{net::TcpListener, time};
 
 use super::{
-    super::{super::finalize, Fixture, OBJECT, reconcile},
+    super::{super::finalize, DEPLOYMENT, Fixture, OBJECT, reconcile},
     ADMIN, admin_secret, assert_condition, list, postgres,
 };
 use crate::{
     controller::servers::Access,
-    database::{Adoption, DatabaseSpec, Owner, Server},
+    database::{Adoption, DatabaseSpec, Error, Owner, Server},
 };
 use api::{Microservice, finalizers};
 
@@ -91,13 +92,62 @@ async fn ready_stays_until_the_server_is_known_to_fail() {
     let mut fixture = Fixture::with_server(&postgres);
     fixture.roll_out().await;
     let before = fixture.reconcile().await;
+    let mut lock = PgConnection::connect(&postgres.superuser_url("postgres")).await.expect("a connection");
+    raw_sql("BEGIN; LOCK TABLE pg_shdescription IN ACCESS EXCLUSIVE MODE").execute(&mut lock).await.expect("locked");
+    fixture.access().1.interrupted(&Error::Sql { action: "read".to_owned(), reason: "test".to_owned() });
+    fixture.context.databases.forget("the-uid");
+    assert_eq!(fixture.reconcile().await, before, "nothing is known yet");
+    fixture.until("DatabaseReady", ("False", "ServerUnreachable")).await;
+}
+
+#[tokio::test]
+async fn another_server_that_has_not_responded_is_not_ready() {
+    let postgres = postgres();
+    let mut fixture = Fixture::with_server(&postgres);
+    fixture.roll_out().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
     fixture.server.put(ADMIN, admin_secret(&format!("postgres://admin:x@127.0.0.1:{port}/postgres"), ""));
+    let status = fixture.reconcile().await;
+    let message = assert_condition(&status, "DatabaseReady", ("False", "ServerUnreachable"));
+    assert!(message.ends_with("has not responded yet"), "{message}");
+}
+
+#[tokio::test]
+async fn a_queue_at_the_server_does_not_change_a_failure() {
+    let postgres = postgres();
+    Fixture::with_server(&postgres).roll_out().await;
+    let mut staging = Fixture::with_server(&postgres);
+    let uid = json!({ "metadata": { "name": "kube-system", "uid": "another-cluster" } });
+    staging.server.put("/api/v1/namespaces/kube-system", uid);
+    let before = staging.reconcile().await;
+    assert_condition(&before, "Stalled", ("True", "DatabaseTaken"));
+    let (server, access) = staging.access();
+    let _permit = access.enter(&server, "users").await.expect("the only permit");
+    assert_eq!(staging.reconcile().await, before);
+    staging.context.databases.forget("the-uid");
+    assert_eq!(staging.reconcile().await["conditions"][0]["status"], "False");
+    assert!(staging.server.get(DEPLOYMENT).is_none(), "a new leader starts no pods either");
+}
+
+#[tokio::test]
+async fn a_queue_at_the_server_does_not_hold_up_a_rollback() {
+    let postgres = postgres();
+    let mut fixture = Fixture::with_server(&postgres);
+    fixture.roll_out().await;
     fixture.context.databases.forget("the-uid");
-    assert_eq!(fixture.reconcile().await, before, "nothing is known yet");
-    let message = fixture.until("DatabaseReady", ("False", "ServerUnreachable")).await;
-    assert!(message.ends_with("no response within 5 s"), "{message}");
+    let (server, access) = fixture.access();
+    access.login_failed(&Error::Unreachable { server: "localhost".to_owned(), reason: "test".to_owned() });
+    let status = fixture.reconcile().await;
+    assert_condition(&status, "DatabaseReady", ("False", "ServerUnreachable"));
+    let what = "the server is tried again";
+    let _permit = eventually(what, TIMEOUT, async || access.enter(&server, "users").await.ok()).await;
+    fixture.apply(super::spec("2"), 2);
+    let status = fixture.reconcile().await;
+    assert_condition(&status, "DatabaseReady", ("False", "ServerUnreachable"));
+    fixture.complete_migration();
+    fixture.reconcile().await;
+    assert_eq!(fixture.image(), "localhost/orders:2");
 }
 
 #[tokio::test]
