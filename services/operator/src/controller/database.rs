@@ -195,8 +195,11 @@ async fn try_ensure(
     let credentials =
         |identifier: &str| secrets::credentials(object, &desired.owner, server, identifier, (&name, &desired.password));
     let digest = secrets::digest(server.host(), &server.port().to_string(), &desired.password);
+    // Until a password is stored, each attempt has another one.
+    let stored_password = if is_new { "" } else { &desired.password };
+    let attempted = hash(&desired, &secrets::digest(server.host(), &server.port().to_string(), stored_password));
+    attempt.spec = Some(attempted);
     let hash = hash(&desired, &digest);
-    attempt.spec = Some(hash);
     let is_current = |verified: &VerifiedDatabase| {
         verified.at.elapsed() < trust(context, before.as_ref())
             && stored.as_ref().is_some_and(|stored| stored.is(&credentials(&verified.system_identifier)))
@@ -212,7 +215,7 @@ async fn try_ensure(
             Err(Refusal::Waiting(result)) => {
                 // The Secret has the same server and password.
                 let is_same = stored.as_ref().and_then(Credentials::digest).as_ref() == Some(&digest);
-                let is_kept = is_same && context.databases.failed(&uid, hash).is_none();
+                let is_kept = is_same && context.databases.failed(&uid, attempted).is_none();
                 let message = verified_before.or_else(|| before::message(object, before.as_ref()));
                 let message = message.filter(|_| is_kept);
                 let Some(message) = message else { return Err(Failure::Waiting(result)) };

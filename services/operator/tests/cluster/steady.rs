@@ -37,6 +37,10 @@ pub async fn settled_objects_cause_no_requests_except_the_lease(on: Arc<Installa
             on.delete(name).await;
         }
     }
+    // The objects left say how the connection limits of all add up, once they have verified their databases again.
+    let deleted = reconciles(&on).await;
+    let again = (2 * names.len()) as u64;
+    eventually("each object was reconciled again", SOON, async || reconciles(&on).await >= deleted + again).await;
     // A reconcile that has written a status may still send its event.
     eventually("no reconcile is running", SOON, async || is_idle(&on).await).await;
     let before = requests(&on).await;
@@ -49,6 +53,16 @@ pub async fn settled_objects_cause_no_requests_except_the_lease(on: Arc<Installa
     let unexpected: Vec<_> =
         sent.iter().filter(|(what, _)| !EXPECTED.iter().any(|expected| what.contains(expected))).collect();
     assert!(unexpected.is_empty(), "{unexpected:?}");
+}
+
+/// How many reconciles have ended.
+async fn reconciles(on: &Installation) -> u64 {
+    let mut all = 0;
+    for (_, metrics) in metrics(on).await {
+        let count = metrics.lines().find_map(|line| line.strip_prefix("operator_reconciles_total "));
+        all += count.expect("the metric").parse::<u64>().expect("a number");
+    }
+    all
 }
 
 /// The operator's requests, by pod, resource and verb.
