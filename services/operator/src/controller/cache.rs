@@ -106,7 +106,7 @@ impl StatusCache {
 }
 
 /// Kubernetes guarantees that resource versions of one kind can be compared (KEP-5504).
-fn resource_version(object: &Microservice) -> u64 {
+pub(super) fn resource_version(object: &Microservice) -> u64 {
     object.resource_version().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 

@@ -169,6 +169,8 @@ struct Attempt {
     spec: Option<u64>,
 }
 
+/// Verifies the database unless that was done recently, and makes it as specified. What it finds out on the way is in
+/// `attempt`.
 async fn try_ensure(
     context: &Context,
     object: &Microservice,

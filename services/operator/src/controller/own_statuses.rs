@@ -9,6 +9,8 @@ use std::{
 use api::{Microservice, MicroserviceStatus};
 use kube::ResourceExt;
 
+use super::cache::resource_version;
+
 /// Hashes of the statuses last written, by uid of the object.
 #[derive(Default)]
 pub(crate) struct OwnStatuses(Mutex<HashMap<String, Written>>);
@@ -26,20 +28,20 @@ impl OwnStatuses {
     /// Records the status that is about to be written.
     pub(crate) fn begin(&self, object: &Microservice, status: &MicroserviceStatus) {
         let mut statuses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = Written { version: version(object), status: hash(object.status.as_ref()), next: None };
+        let before = Written { version: resource_version(object), status: hash(object.status.as_ref()), next: None };
         statuses.entry(object.uid().unwrap_or_default()).or_insert(before).next = Some(hash(Some(status)));
     }
 
     /// Records the status that was written; `object` is the response to the write.
     pub(crate) fn end(&self, object: &Microservice, status: &MicroserviceStatus) {
-        let written = Written { version: version(object), status: hash(Some(status)), next: None };
+        let written = Written { version: resource_version(object), status: hash(Some(status)), next: None };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(object.uid().unwrap_or_default(), written);
     }
 
     /// Records a status that did not have to be written, unless a later one is known.
     pub(crate) fn confirm(&self, object: &Microservice, status: &MicroserviceStatus) {
         let mut statuses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = Written { version: version(object), status: hash(Some(status)), next: None };
+        let found = Written { version: resource_version(object), status: hash(Some(status)), next: None };
         statuses.entry(object.uid().unwrap_or_default()).or_insert(found);
     }
 
@@ -49,7 +51,7 @@ impl OwnStatuses {
         let written = object.uid().and_then(|uid| statuses.get(&uid));
         let now = hash(object.status.as_ref());
         written.is_some_and(|written| {
-            version(object) >= written.version && now != written.status && Some(now) != written.next
+            resource_version(object) >= written.version && now != written.status && Some(now) != written.next
         })
     }
 
@@ -64,11 +66,6 @@ fn hash(status: Option<&MicroserviceStatus>) -> u64 {
     let mut hasher = DefaultHasher::new();
     serde_json::to_string(&status).unwrap_or_default().hash(&mut hasher);
     hasher.finish()
-}
-
-/// Kubernetes guarantees that resource versions of one kind can be compared (KEP-5504).
-fn version(object: &Microservice) -> u64 {
-    object.resource_version().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
