@@ -35,6 +35,7 @@ pub struct Problem {
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
     extensions: Map<String, Value>,
+    headers: Vec<(HeaderName, HeaderValue)>,
     cause: Option<Cause>,
 }
 
@@ -84,7 +85,15 @@ pub struct ProblemBody {
 impl Problem {
     /// Creates a problem that its status describes well enough (`type` is `about:blank`).
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, kind: None, detail: detail.into(), errors: Vec::new(), extensions: Map::new(), cause: None }
+        Self {
+            status,
+            kind: None,
+            detail: detail.into(),
+            errors: Vec::new(),
+            extensions: Map::new(),
+            headers: Vec::new(),
+            cause: None,
+        }
     }
 
     /// Creates a problem with its own type: `kind` is in kebab case, such as `email-taken`.
@@ -165,6 +174,13 @@ impl Problem {
         self
     }
 
+    /// Adds a header to the response, such as `WWW-Authenticate` to a 401. It replaces one of the same name.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
     /// Adds a cause for the log.
     #[must_use]
     pub fn caused_by(mut self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
@@ -232,6 +248,7 @@ impl Problem {
         } else if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
+        headers.extend(self.headers);
         if let Some(cause) = self.cause {
             response.extensions_mut().insert(cause);
         }
