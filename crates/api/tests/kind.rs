@@ -77,6 +77,11 @@ fn route_paths_must_be_canonical() {
 }
 
 #[test]
+fn auth_rules_are_closed_and_below_the_route() {
+    check(cases::auth);
+}
+
+#[test]
 fn peer_is_a_name_or_labels() {
     check(cases::allow_from);
 }

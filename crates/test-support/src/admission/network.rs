@@ -54,6 +54,38 @@ pub fn route() -> Vec<Case> {
     ]
 }
 
+/// Who may send which requests to a route.
+pub fn auth() -> Vec<Case> {
+    let auth = |auth: Value| json!({ "route": { "paths": ["/orders", "/v1/carts"], "auth": auth } });
+    let rule = |rule: Value| auth(json!({ "rules": [rule] }));
+    let below = "the paths of a rule in auth.rules must be below paths of the route";
+    let field = "spec.route.auth";
+    vec![
+        accepted(auth(json!({}))),
+        accepted(auth(json!({ "mode": "none", "forward": "headers", "rules": [] }))),
+        accepted(auth(json!({ "mode": "required", "scopes": ["orders:read", "https://x.example/a"] }))),
+        accepted(auth(json!({ "scopes": ["orders:read"], "rules": [{ "mode": "optional" }] }))),
+        accepted(rule(json!({ "methods": ["GET", "M-SEARCH"], "paths": ["/orders/public", "/v1"], "mode": "none" }))),
+        accepted(rule(json!({ "paths": ["/"], "mode": "required", "scopes": ["a"] }))),
+        accepted(json!({ "route": { "paths": ["/"], "auth": { "rules": [{ "paths": ["/any"] }] } } })),
+        refused(auth(json!("required")), field),
+        refused(auth(json!({ "mode": "Required" })), "spec.route.auth.mode"),
+        refused(auth(json!({ "forward": "jwt" })), "spec.route.auth.forward"),
+        refused(auth(json!({ "scope": ["a"] })), "unknown field scope"),
+        refused(auth(json!({ "scopes": ["a b"] })), "spec.route.auth.scopes[0]"),
+        refused(auth(json!({ "scopes": ["a", "a"] })), "spec.route.auth.scopes"),
+        refused(auth(json!({ "mode": "optional", "scopes": ["a"] })), "auth.scopes must not be set"),
+        refused(auth(json!({ "mode": "none", "scopes": ["a"] })), "auth.scopes must not be set"),
+        refused(auth(json!({ "rules": vec![json!({}); 51] })), "spec.route.auth.rules"),
+        refused(rule(json!({ "claims": {} })), "unknown field claims"),
+        refused(rule(json!({ "methods": ["get"] })), "spec.route.auth.rules[0].methods[0]"),
+        refused(rule(json!({ "paths": ["/orders/*"] })), "a path must be / or have the form /orders"),
+        refused(rule(json!({ "paths": ["/oders/public"] })), below),
+        refused(rule(json!({ "paths": ["/orders-old"] })), below),
+        refused(rule(json!({ "mode": "none", "scopes": ["a"] })), "scopes of a rule must not be set"),
+    ]
+}
+
 /// Peers in `network.allowFrom`.
 pub fn allow_from() -> Vec<Case> {
     let from = |peers: Value| json!({ "network": { "allowFrom": peers } });

@@ -50,6 +50,7 @@ fn route(object: &Microservice, inputs: &RenderInputs) -> Option<BTreeMap<String
         grpc: route.grpc,
         paths: inputs.accepted_paths.clone(),
         idempotency_keys: route.idempotency_keys.clone(),
+        auth: route.auth.clone(),
     };
     Some([(annotations::ROUTE.to_owned(), serde_json::json!(route).to_string())].into())
 }
