@@ -13,13 +13,14 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
+use identity::Caller;
 use runtime::{Problem, TRACEPARENT, request};
 use tracing::Span;
 
 use super::{
     endpoint::Endpoint, in_flight::Counted, replayable_body::ReplayableBody, route_table::Route, state::Proxy,
 };
-use crate::{access_log::write_string, policy::Client};
+use crate::{access_log::write_string, auth::Denial, policy::Client};
 
 /// The status that is logged if the client goes away before the response starts, as in nginx.
 const CLIENT_CLOSED: u16 = 499;
@@ -41,6 +42,10 @@ pub(super) struct AccessRecord {
     traceparent: Option<HeaderValue>,
     span: Span,
     pub(super) route: Option<Arc<Route>>,
+    /// Who sent the request, as a verified token says.
+    pub(super) caller: Option<Arc<Caller>>,
+    /// Why the request was not let in.
+    pub(super) denial: Option<Denial>,
     /// The endpoint of the last attempt, or of the response.
     pub(super) endpoint: Option<Arc<Endpoint>>,
     pub(super) retries: u32,
@@ -72,6 +77,8 @@ impl AccessRecord {
             traceparent: None,
             span: Span::none(),
             route: None,
+            caller: None,
+            denial: None,
             endpoint: None,
             retries: 0,
             status: None,
@@ -189,6 +196,12 @@ impl AccessRecord {
         if let Some(route) = &self.route {
             text(line, ",\"service\":", route.upstream.name.as_bytes());
             text(line, ",\"route\":", route.path.as_bytes());
+        }
+        if let Some(caller) = &self.caller {
+            text(line, ",\"subject\":", caller.subject().as_bytes());
+        }
+        if let Some(denial) = &self.denial {
+            text(line, ",\"denial\":", denial.to_string().as_bytes());
         }
         if let Some(endpoint) = &self.endpoint {
             text(line, ",\"upstream\":", endpoint.label.as_bytes());

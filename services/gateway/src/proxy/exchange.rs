@@ -27,6 +27,7 @@ use super::{
     tunnel::Tunnel,
 };
 use crate::{
+    auth::Grant,
     policy::{self, Client, Quota, ResponseContext},
     protocol::Protocol,
 };
@@ -47,6 +48,10 @@ pub(super) struct Exchange {
     context: ResponseContext,
     /// The client's quota, if the request was counted against one.
     quota: Option<Quota>,
+    /// The caller's quota, if the request was counted against one.
+    subject_quota: Option<Quota>,
+    /// What was decided about the caller.
+    grant: Grant,
     /// Route, endpoint and everything else that is logged.
     record: Box<AccessRecord>,
 }
@@ -72,7 +77,7 @@ impl Exchange {
         let request_id = request_id(&parts.headers);
         parts.headers.insert(REQUEST_ID, request_id.clone());
         let record = AccessRecord::begin(proxy.clone(), peer.worker, parts, &client, request_id);
-        Self { proxy, client, protocol: Protocol::of(parts), context, quota: None, record }
+        Self { proxy, client, protocol: Protocol::of(parts), context, quota: None, subject_quota: None, grant: Grant::default(), record }
     }
 
     /// Runs the phases.
@@ -121,10 +126,26 @@ impl Exchange {
         let route = self.proxy.routes.load().find(parts.uri.path()).cloned();
         let route = route.ok_or_else(|| Problem::not_found("no service serves this path"))?;
         self.record.route = Some(route.clone());
-        Ok(match self.admit(parts, &route.upstream.name, &route.path)? {
-            Some(preflight) => Filtered::Respond(Box::new(preflight)),
-            None => Filtered::Forward(route),
-        })
+        if let Some(preflight) = self.admit(parts, &route.upstream.name, &route.path)? {
+            return Ok(Filtered::Respond(Box::new(preflight)));
+        }
+        self.authenticate(parts, &route).await?;
+        Ok(Filtered::Forward(route))
+    }
+
+    /// Authenticates a request, applies the rules of its route, and counts it against its caller's quota. It comes
+    /// after the limit by address, which protects it from floods of bad tokens.
+    async fn authenticate(&mut self, parts: &Parts, route: &Route) -> Result<(), Problem> {
+        let granted = self.proxy.authenticator.authenticate(parts, &route.upstream.access()).await;
+        self.grant = granted.map_err(|denial| {
+            let problem = denial.problem();
+            self.record.denial = Some(denial);
+            problem
+        })?;
+        let Some(caller) = &self.grant.caller else { return Ok(()) };
+        self.record.caller = Some(caller.clone());
+        self.subject_quota = self.proxy.policy.limit_subject(&route.upstream.name, &route.path, caller);
+        check_quota(self.subject_quota.as_ref())
     }
 
     /// Counts a request against its client's quota. Returns the response if it is a CORS preflight.
@@ -136,7 +157,7 @@ impl Exchange {
     /// Counts a request against its client's quota, and refuses it if the quota is used up.
     fn count(&mut self, service: &str, route: &str) -> Result<(), Problem> {
         self.quota = self.proxy.policy.limit(service, route, &self.client);
-        self.quota.as_ref().filter(|quota| !quota.allowed).map_or(Ok(()), |quota| Err(quota.problem()))
+        check_quota(self.quota.as_ref())
     }
 
     /// Prepares the request for its service, and sends it until an endpoint responds or no further attempt is allowed.
@@ -151,7 +172,7 @@ impl Exchange {
             self.record.check_tunnel()?;
         }
         self.record.trace(&mut parts.headers);
-        self.proxy.policy.to_upstream(&mut parts, &self.client);
+        self.proxy.policy.to_upstream(&mut parts, &self.client, &self.grant)?;
         if is_grpc {
             host::move_to_target(&mut parts)?;
         } else {
@@ -225,11 +246,13 @@ impl Exchange {
         // The version that the endpoint speaks says nothing about this connection.
         *response.version_mut() = Version::HTTP_11;
         response.headers_mut().insert(REQUEST_ID, self.record.request_id.clone());
-        if let Some(quota) = &self.quota {
-            quota.insert_headers(response.headers_mut());
-        }
+        Quota::insert_headers(self.quota.iter().chain(&self.subject_quota), response.headers_mut());
         response
     }
+}
+
+fn check_quota(quota: Option<&Quota>) -> Result<(), Problem> {
+    quota.filter(|quota| !quota.allowed).map_or(Ok(()), |quota| Err(quota.problem()))
 }
 
 /// Refuses a request with too many header fields, such as a service of Hedgerow would refuse.
