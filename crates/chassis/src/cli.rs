@@ -3,6 +3,7 @@
 use std::{fmt, net::SocketAddr, str::FromStr};
 
 use clap::{Arg, Args, FromArgMatches, Parser, Subcommand};
+use identity::AuthArgs;
 use runtime::process::ProcessArgs;
 use sqlx::postgres::PgConnectOptions;
 
@@ -42,6 +43,9 @@ pub struct ServeArgs<A: Args = ()> {
     /// Maximum number of database connections, not counting the readiness check's
     #[arg(long, env, global = true, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(3..=1000))]
     pub database_pool_size: u32,
+    /// Who may send requests
+    #[command(flatten)]
+    pub auth: AuthArgs,
     /// The service's own settings
     #[command(flatten)]
     pub settings: A,

@@ -17,7 +17,8 @@ pub struct IssuerConfig {
     /// Discovery 1.0, RFC 8414).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwks_url: Option<String>,
-    /// The audiences that are accepted: a token must name one of them. If empty, the process's own.
+    /// The audiences that are accepted: a token must name one of them. If empty, the process's own. A token of a service
+    /// may always name the process itself: that is what it is for if the one calls the other.
     #[serde(default, skip_serializing_if = "OneOrMany::is_empty")]
     pub audience: OneOrMany,
     /// The algorithms that its keys may have. A key that names none has the first of these that fits it.
@@ -116,7 +117,7 @@ impl IssuerConfig {
 ///
 /// # Errors
 /// Returns an error if the list is not valid JSON, has unknown members or names an issuer twice.
-pub(crate) fn parse(text: &str, audience: &str) -> anyhow::Result<Vec<IssuerConfig>> {
+pub fn parse(text: &str, audience: &str) -> anyhow::Result<Vec<IssuerConfig>> {
     let mut issuers: Vec<IssuerConfig> = serde_json::from_str(text)?;
     let mut names = BTreeSet::new();
     for config in &mut issuers {
@@ -137,7 +138,8 @@ impl IssuerConfig {
             }
             None => ensure!(is_http(&self.issuer), "jwks_url is needed, because the issuer is not an http(s) URL"),
         }
-        if self.audience.is_empty() {
+        let is_own_missing = !self.audience.0.iter().any(|accepted| accepted == audience);
+        if self.audience.is_empty() || self.kind == Kind::Service && is_own_missing {
             self.audience.0.push(audience.to_owned());
         }
         ensure!(self.audience.0.iter().all(|audience| !audience.is_empty()), "an audience must not be empty");

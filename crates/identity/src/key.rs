@@ -1,6 +1,9 @@
 //! The public keys of an issuer (JSON Web Keys, RFC 7517).
 
-use std::{collections::HashMap, fmt};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    fmt,
+};
 
 use aws_lc_rs::{
     rsa::PublicKeyComponents,
@@ -123,13 +126,14 @@ impl KeySet {
                 (None, kid) => tracing::debug!(kid, "key skipped"),
                 (Some(key), None) => set.nameless.push(key),
                 // Of several keys with one id the first counts: which is meant must not be up to the token.
-                (Some(key), Some(kid)) => {
-                    if set.keys.contains_key(&kid) {
-                        tracing::warn!(kid, "several keys have this id; only the first is used");
-                    } else {
-                        set.keys.insert(kid, key);
+                (Some(key), Some(kid)) => match set.keys.entry(kid) {
+                    Entry::Vacant(entry) => {
+                        entry.insert(key);
                     }
-                }
+                    Entry::Occupied(entry) => {
+                        tracing::warn!(kid = entry.key(), "several keys have this id; only the first is used");
+                    }
+                },
             }
         }
         if set.len() == 0 { Err(KeySetError::Empty) } else { Ok(set) }

@@ -41,7 +41,7 @@ mod verifier;
 
 pub use args::{AuthArgs, DEFAULT_AUDIENCE, Mode};
 pub use caller::{ADMIN, Caller, Identity, Scopes, USER, role_scopes};
-pub use config::{IssuerConfig, Kind, Mapping, OneOrMany};
+pub use config::{IssuerConfig, Kind, Mapping, OneOrMany, parse as parse_issuers};
 pub use key::Algorithm;
 pub use refusal::{Reason, Refusal};
 pub use verifier::Verifier;

@@ -88,11 +88,14 @@ impl Metrics {
     }
 }
 
+/// The name of an issuer, and when its keys were last read; it goes away with the issuer.
+type WeakIssuer = (Box<str>, Weak<Mutex<Instant>>);
+
 /// Computes the ages when they are asked for.
 #[derive(Clone)]
 struct Ages {
     age: GaugeVec,
-    issuers: Arc<Mutex<Vec<(Box<str>, Weak<Mutex<Instant>>)>>>,
+    issuers: Arc<Mutex<Vec<WeakIssuer>>>,
 }
 
 impl Collector for Ages {

@@ -57,16 +57,16 @@ pub(crate) struct Claims<'a> {
     pub(crate) azp: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     pub(crate) sid: Option<Cow<'a, str>>,
-    #[serde(default, deserialize_with = "present")]
-    nonce: bool,
-    #[serde(default, deserialize_with = "present")]
-    at_hash: bool,
-    #[serde(default, deserialize_with = "present")]
-    c_hash: bool,
-    #[serde(default, deserialize_with = "present")]
-    s_hash: bool,
-    #[serde(default, deserialize_with = "present")]
-    events: bool,
+    #[serde(default)]
+    nonce: Option<IgnoredAny>,
+    #[serde(default)]
+    at_hash: Option<IgnoredAny>,
+    #[serde(default)]
+    c_hash: Option<IgnoredAny>,
+    #[serde(default)]
+    s_hash: Option<IgnoredAny>,
+    #[serde(default)]
+    events: Option<IgnoredAny>,
 }
 
 impl<'a> Parts<'a> {
@@ -121,11 +121,11 @@ impl Claims<'_> {
     /// Whether these are the claims of an ID token (OpenID Connect Core 1.0, sections 2 and 3.3.2.11) or of a security
     /// event such as a logout token (RFC 8417), which are no access tokens.
     pub(crate) fn are_of_id_token(&self) -> bool {
-        self.nonce || self.at_hash || self.c_hash || self.s_hash
+        [self.nonce, self.at_hash, self.c_hash, self.s_hash].iter().any(Option::is_some)
     }
 
     pub(crate) fn are_of_event(&self) -> bool {
-        self.events
+        self.events.is_some()
     }
 }
 

@@ -12,6 +12,7 @@ use axum::{
 };
 use futures_util::FutureExt;
 use http::{HeaderMap, StatusCode};
+use identity::Refusal;
 use runtime::{
     Problem, grpc,
     metrics::InFlight,
@@ -31,6 +32,7 @@ use super::{
     timeout,
 };
 use crate::{
+    authenticate::{Authenticator, log_refusal},
     limits::{MAX_IN_FLIGHT, REQUEST_TIMEOUT},
     unsent::Unsent,
 };
@@ -48,6 +50,7 @@ pub(super) struct KnownMethod {
 
 struct Server {
     metrics: ServerMetrics,
+    authenticator: Authenticator,
     unsent: Unsent,
     /// The methods, by their paths.
     methods: HashMap<String, KnownMethod>,
@@ -58,15 +61,16 @@ struct Server {
 pub(super) fn layer(
     routes: Router,
     metrics: ServerMetrics,
+    authenticator: Authenticator,
     unsent: Unsent,
     methods: HashMap<String, KnownMethod>,
 ) -> Router {
     let unmatched = KnownMethod { method: Method::new("unmatched", "unmatched"), is_read: true };
-    let server = Arc::new(Server { metrics, unsent, methods, unmatched });
+    let server = Arc::new(Server { metrics, authenticator, unsent, methods, unmatched });
     routes.layer(middleware::from_fn_with_state(server, observe))
 }
 
-async fn observe(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+async fn observe(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
     if !grpc::is_call(request.version(), request.headers()) {
         let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "this port only serves gRPC over HTTP/2");
         return problem.into_response();
@@ -84,6 +88,9 @@ async fn observe(State(server): State<Arc<Server>>, request: Request, next: Next
         Err(status(Problem::unavailable("too many calls are in flight; try again in a moment")))
     } else if server.unsent.is_full() {
         Err(status(Unsent::refusal()))
+    } else if let Err(refusal) = authenticate(&server.authenticator, &record.method, &mut request).await {
+        log_refusal(&refusal, &record.method.name, request_id.to_str().unwrap_or_default());
+        Err(status(refusal.into()))
     } else {
         respond(request, is_read, |request| context.scope(next.run(request).instrument(span))).await
     };
@@ -104,6 +111,17 @@ async fn observe(State(server): State<Arc<Server>>, request: Request, next: Next
         return response;
     }
     response.map(|body| Body::new(Recorded::new(body, record)))
+}
+
+/// Identifies the caller, except of the methods that every server has: probes have no token.
+async fn authenticate(authenticator: &Authenticator, method: &Method, request: &mut Request) -> Result<(), Refusal> {
+    if method.service.starts_with(COMMON) {
+        return Ok(());
+    }
+    match authenticator.authenticate(request) {
+        Some(result) => result,
+        None => authenticator.authenticate_later(request).await,
+    }
 }
 
 /// Runs the method until its response starts, within the caller's timeout and the server's.

@@ -13,8 +13,12 @@ use axum::{
     extract::{MatchedPath, Request},
     response::{IntoResponse, Response},
 };
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Either},
+};
 use http::{HeaderValue, Method, StatusCode, Uri};
+use identity::Refusal;
 use runtime::{
     Cause, Problem,
     metrics::InFlight,
@@ -30,19 +34,26 @@ use tracing::Instrument;
 
 use super::{conditional::Preconditions, metrics::Metrics, query::KnownParameters};
 use crate::{
+    authenticate::{Authenticator, log_refusal},
     limits::{MAX_IN_FLIGHT, REQUEST_TIMEOUT},
     unsent::Unsent,
 };
 
 /// Adds the layer to the routes of a service, with problems for unknown paths, methods and query parameters.
-pub(crate) fn layer(routes: Router, metrics: Metrics, parameters: KnownParameters, unsent: Unsent) -> Router {
+pub(crate) fn layer(
+    routes: Router,
+    metrics: Metrics,
+    authenticator: Authenticator,
+    parameters: KnownParameters,
+    unsent: Unsent,
+) -> Router {
     routes
         .fallback(async |uri: Uri| not_found(&uri))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; see the Allow header")
         })
         // A single layer, because axum boxes the handler once per layer.
-        .layer((Observe { metrics: Arc::new(metrics), unsent }, parameters))
+        .layer((Observe { metrics: Arc::new(metrics), authenticator, unsent }, parameters))
 }
 
 fn not_found(uri: &Uri) -> Problem {
@@ -58,6 +69,7 @@ fn not_found(uri: &Uri) -> Problem {
 #[derive(Clone)]
 struct Observe {
     metrics: Arc<Metrics>,
+    authenticator: Authenticator,
     unsent: Unsent,
 }
 
@@ -65,7 +77,12 @@ impl<S> Layer<S> for Observe {
     type Service = Observed<S>;
 
     fn layer(&self, handler: S) -> Observed<S> {
-        Observed { handler, metrics: self.metrics.clone(), unsent: self.unsent.clone() }
+        Observed {
+            handler,
+            metrics: self.metrics.clone(),
+            authenticator: self.authenticator.clone(),
+            unsent: self.unsent.clone(),
+        }
     }
 }
 
@@ -73,12 +90,13 @@ impl<S> Layer<S> for Observe {
 struct Observed<S> {
     handler: S,
     metrics: Arc<Metrics>,
+    authenticator: Authenticator,
     unsent: Unsent,
 }
 
 impl<S> Service<Request> for Observed<S>
 where
-    S: Service<Request, Response = Response, Error = Infallible>,
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Response;
@@ -89,7 +107,7 @@ where
         self.handler.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, mut request: Request) -> Self::Future {
         let started = Instant::now();
         let (metrics, unsent) = (self.metrics.clone(), self.unsent.clone());
         let in_flight = InFlight::enter(&metrics.in_flight);
@@ -108,7 +126,11 @@ where
         let (handler, preconditions) = match preconditions {
             _ if metrics.handling.get() > MAX_IN_FLIGHT => (Err(overloaded()), None),
             _ if unsent.is_full() => (Err(Unsent::refusal()), None),
-            Ok(preconditions) => (Ok(self.handler.call(request)), preconditions),
+            Ok(preconditions) => match self.authenticator.authenticate(&mut request) {
+                Some(Ok(())) => (Ok(Either::Left(self.handler.call(request))), preconditions),
+                Some(Err(refusal)) => (Err(refused(refusal, route, &request_id)), None),
+                None => (Ok(Either::Right(self.call_later(request, &request_id).boxed())), preconditions),
+            },
             Err(malformed) => (Err(malformed), None),
         };
 
@@ -136,6 +158,33 @@ where
             Ok(response)
         })
     }
+}
+
+impl<S> Observed<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    /// Runs the handler when the keys that the request's token needs have been read.
+    fn call_later(
+        &self,
+        mut request: Request,
+        request_id: &HeaderValue,
+    ) -> impl Future<Output = Result<Response, Infallible>> + Send + 'static {
+        let (mut handler, authenticator, request_id) =
+            (self.handler.clone(), self.authenticator.clone(), request_id.clone());
+        async move {
+            match authenticator.authenticate_later(&mut request).await {
+                Ok(()) => handler.call(request).await,
+                Err(refusal) => Ok(refused(refusal, request.uri().path(), &request_id).into_response()),
+            }
+        }
+    }
+}
+
+fn refused(refusal: Refusal, operation: &str, request_id: &HeaderValue) -> Problem {
+    log_refusal(&refusal, operation, request_id.to_str().unwrap_or_default());
+    refusal.into()
 }
 
 fn overloaded() -> Problem {

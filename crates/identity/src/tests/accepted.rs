@@ -31,7 +31,7 @@ async fn clocks_may_differ_by_30_seconds() {
         assert!(verify(&token(&claims_with(&changes))).await.is_ok(), "{changes}");
     }
     // RFC 7519 allows fractions.
-    for exp in [json!(now() as f64 + 60.5), json!(1e18)] {
+    for exp in [json!(32_503_680_000.5), json!(1e18)] {
         assert!(verify(&token(&claims_with(&json!({ "exp": exp })))).await.is_ok(), "{exp}");
     }
 }

@@ -41,7 +41,16 @@ fn an_issuer_that_is_written_is_read_as_the_same() {
     }]);
     let issuers: Vec<IssuerConfig> = parse(&text.to_string(), "hedgerow").expect("issuers");
     let written = serde_json::to_string(&issuers).expect("JSON");
-    assert_eq!(parse(&written, "other").expect("issuers"), issuers);
+    assert_eq!(parse(&written, "hedgerow").expect("issuers"), issuers);
+}
+
+#[test]
+fn only_a_services_token_may_always_name_the_process() {
+    let issuer = |name: &str, kind: &str| json!({ "issuer": name, "jwks_url": "file:///x", "audience": "hedgerow", "kind": kind });
+    let text = json!([issuer("people", "user"), issuer("cluster", "service")]).to_string();
+    let audiences = |process: &str| parse(&text, process).expect("issuers").into_iter().map(|issuer| issuer.audience.0);
+    assert_eq!(audiences("inventory").collect::<Vec<_>>(), [vec!["hedgerow"], vec!["hedgerow", "inventory"]]);
+    assert_eq!(audiences("hedgerow").collect::<Vec<_>>(), [["hedgerow"], ["hedgerow"]]);
 }
 
 async fn is_accepted(verifier: &Verifier, issuer: &str) -> bool {
