@@ -7,12 +7,14 @@ mod template;
 
 use std::{
     collections::HashMap,
+    fs,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use clap::Args;
-use http::uri::Authority;
+use http::{HeaderValue, uri::Authority};
 use humantime::parse_duration;
 use tokio::{
     task::JoinSet,
@@ -45,6 +47,9 @@ pub struct Load {
     /// Send a unique `Idempotency-Key` with each POST
     #[arg(long, requires = "post")]
     pub idempotency_keys: bool,
+    /// A file with a token to send with each request
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// Connections per host, which limit the requests in flight
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub connections: u32,
@@ -63,7 +68,7 @@ impl Load {
     /// The requests to send in turn.
     ///
     /// # Errors
-    /// Returns an error if a body is missing, superfluous, or not a JSON object.
+    /// Returns an error if a body is missing, superfluous, or not a JSON object, or if the token cannot be read.
     pub fn templates(&self) -> Result<Vec<Template>, String> {
         if self.post.len() != self.body.len() {
             return Err(format!(
@@ -77,7 +82,18 @@ impl Load {
             .iter()
             .zip(&self.body)
             .map(|(url, body)| Template::post(url.clone(), body, self.idempotency_keys));
-        self.get.iter().map(|url| Ok(Template::get(url.clone()))).chain(posts).collect()
+        let authorization = self.authorization()?;
+        let all = self.get.iter().map(|url| Ok(Template::get(url.clone()))).chain(posts);
+        all.map(|template| Ok(template?.with_authorization(authorization.clone()))).collect()
+    }
+
+    fn authorization(&self) -> Result<Option<HeaderValue>, String> {
+        let Some(file) = &self.token_file else { return Ok(None) };
+        let token = fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+        let header = HeaderValue::try_from(format!("Bearer {}", token.trim()));
+        let mut header = header.map_err(|_| format!("{} has no token", file.display()))?;
+        header.set_sensitive(true);
+        Ok(Some(header))
     }
 }
 

@@ -33,6 +33,56 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
+{{/* Whether services verify tokens: true, or empty. */}}
+{{- define "hedgerow.verifies" -}}
+{{- if or (eq .Values.auth.mode "required") .Values.auth.issuers }}true{{ end }}
+{{- end }}
+
+{{/* The variables of the operator that say who may call services. None if everyone may. */}}
+{{- define "hedgerow.authentication" -}}
+{{- if include "hedgerow.verifies" . }}
+- {name: AUTH, value: {{ .Values.auth.mode }}}
+{{- with .Values.auth.issuers }}
+- {name: AUTH_ISSUERS, value: {{ toJson . | quote }}}
+{{- end }}
+{{- if .Values.services.users }}
+- {name: AUTH_ISSUER, value: users}
+- {name: AUTH_ISSUER_URL, value: {{ include "hedgerow.url" . | quote }}}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The URL of the gateway as clients see it: auth.url, or the first host in the values, or that of its Service. */}}
+{{- define "hedgerow.url" -}}
+{{- $ingress := .Values.ingress -}}
+{{- $route := .Values.httpRoute -}}
+{{- if .Values.auth.url -}}
+{{ .Values.auth.url }}
+{{- else if and $ingress.enabled $ingress.host (not (hasPrefix "*" $ingress.host)) -}}
+{{ $ingress.tlsSecret | empty | ternary "http" "https" }}://{{ $ingress.host }}
+{{- else if and $route.enabled $route.hostnames (not (hasPrefix "*" (first $route.hostnames))) -}}
+https://{{ first $route.hostnames }}
+{{- else -}}
+{{- $service := .Values.services.gateway | empty | ternary "users" "gateway" -}}
+http://{{ $service }}.{{ .Release.Namespace }}.svc:{{ dig "ports" "http" 8080 (get .Values.services $service) }}
+{{- end -}}
+{{- end }}
+
+{{/* The ways from outside the cluster to the services of the project, as a JSON list of texts. */}}
+{{- define "hedgerow.exposed" -}}
+{{- $exposed := list -}}
+{{- $own := include "hedgerow.ownServices" . | fromJsonArray -}}
+{{- range $name, $spec := .Values.services -}}
+{{- $type := dig "service" "type" "ClusterIP" ($spec | default dict) -}}
+{{- if and (has $name $own) (ne $type "ClusterIP") -}}
+{{- $exposed = append $exposed (printf "services.%s.service.type=%s" $name $type) -}}
+{{- end -}}
+{{- end -}}
+{{- if .Values.ingress.enabled -}}{{- $exposed = append $exposed "ingress.enabled=true" -}}{{- end -}}
+{{- if .Values.httpRoute.enabled -}}{{- $exposed = append $exposed "httpRoute.enabled=true" -}}{{- end -}}
+{{ toJson $exposed }}
+{{- end }}
+
 {{/* What the `restricted` Pod Security Standard requires of a pod, and the user of the images. */}}
 {{- define "hedgerow.podSecurity" -}}
 runAsNonRoot: true

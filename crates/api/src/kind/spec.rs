@@ -129,7 +129,8 @@ pub struct MicroserviceSpec {
     /// The names of the Microservices that this one calls over gRPC. For each, the operator sets the environment
     /// variable NAME_GRPC_URL (ORDER_HISTORY_GRPC_URL for order-history) to http://NAME-headless:PORT, and the callee's
     /// network policy admits this service. PORT is ports.grpc of the callee, or 50051 if the callee does not exist yet
-    /// or does not set it.
+    /// or does not set it. If services verify tokens, the pods also get a token for each callee, in the file NAME of the
+    /// folder AUTH_TOKEN_DIR.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::calls")]
     #[x_kube(merge_strategy = ListMerge::Set)]

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use http::{
-    Method, Request, Response, StatusCode,
-    header::{CONTENT_TYPE, HOST},
+    HeaderValue, Method, Request, Response, StatusCode,
+    header::{AUTHORIZATION, CONTENT_TYPE, HOST},
     uri::Authority,
 };
 use http_body_util::Full;
@@ -24,6 +24,8 @@ pub struct Template {
     body: Option<String>,
     /// Whether each request has an `Idempotency-Key`.
     keyed: bool,
+    /// The `Authorization` header, which is marked as sensitive.
+    authorization: Option<HeaderValue>,
 }
 
 /// The fields of a request's body.
@@ -33,7 +35,7 @@ impl Template {
     /// A `GET` request.
     #[must_use]
     pub fn get(url: Url) -> Self {
-        Self { method: Method::GET, url, body: None, keyed: false }
+        Self { method: Method::GET, url, body: None, keyed: false, authorization: None }
     }
 
     /// A `POST` request with a JSON object. If `keyed`, each request has a new `Idempotency-Key`.
@@ -42,7 +44,13 @@ impl Template {
     /// Returns an error if the body is not a JSON object.
     pub fn post(url: Url, body: &str, keyed: bool) -> Result<Self, String> {
         serde_json::from_str::<Sent>(body).map_err(|error| format!("--body is not a JSON object: {error}"))?;
-        Ok(Self { method: Method::POST, url, body: Some(body.to_owned()), keyed })
+        Ok(Self { method: Method::POST, url, body: Some(body.to_owned()), keyed, authorization: None })
+    }
+
+    /// The same with a token in each request, or with none.
+    #[must_use]
+    pub fn with_authorization(self, authorization: Option<HeaderValue>) -> Self {
+        Self { authorization, ..self }
     }
 
     pub(super) fn authority(&self) -> &Authority {
@@ -68,7 +76,10 @@ impl Template {
             request.headers_mut().insert(HOST, host);
         }
         if self.body.is_some() {
-            request.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        if let Some(authorization) = &self.authorization {
+            request.headers_mut().insert(AUTHORIZATION, authorization.clone());
         }
         if self.keyed
             && let Ok(key) = uuid.parse()

@@ -92,8 +92,9 @@ async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
     }
     // A database that was ready before can be used even if it could not be verified now.
     let has_database = object.spec.database.is_none() || ready_database.is_some();
+    let trusted = context.trust.check(&context.settings);
     let is_migrated = migrated.as_ref().is_none_or(ConditionResult::is_ready);
-    let may_roll_out = permitted.is_ok() && pods_may_start && has_database && is_migrated;
+    let may_roll_out = permitted.is_ok() && trusted.is_ok() && pods_may_start && has_database && is_migrated;
     let written = match &found {
         Ok(_) if may_roll_out => deploy::roll_out(context, object, &manifests.deployment).await,
         Ok(Some(live)) => deploy::hold(context, object, live).await,
@@ -128,7 +129,7 @@ async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
         migrated,
         children: applied.err().unwrap_or_else(|| ConditionResult::ready("Applied", "")),
         available: observed.available,
-        rollout: permitted.err().unwrap_or(observed.rollout),
+        rollout: permitted.and(trusted).err().unwrap_or(observed.rollout),
         scaling,
         route: object.spec.route.as_ref().map(|_| route_result(&route)),
     };

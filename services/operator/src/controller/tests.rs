@@ -11,6 +11,7 @@ mod replica;
 mod rollouts;
 mod secret_references;
 mod steady;
+mod trust;
 mod watches;
 
 use std::{sync::Arc, time::Duration};
@@ -45,6 +46,7 @@ fn settings() -> Settings {
         database_server: "hedgerow-postgres".to_owned(),
         bundled_server: None,
         inputs: RenderInputs::default(),
+        issuers: Vec::new(),
         resync: Duration::from_mins(5),
         concurrency: 1,
     }
@@ -60,6 +62,10 @@ struct Fixture {
 
 impl Fixture {
     fn new(spec: Value) -> Self {
+        Self::with(spec, settings())
+    }
+
+    fn with(spec: Value, settings: Settings) -> Self {
         let server = ApiServer::default();
         server.put(
             "/api/v1/namespaces/kube-system",
@@ -70,7 +76,7 @@ impl Fixture {
         store.apply_watcher_event(&watcher::Event::Init);
         store.apply_watcher_event(&watcher::Event::InitDone);
         let metrics = Metrics::new(prometheus::Registry::new()).expect("metrics");
-        let context = Context::new(server.client(), settings(), "test".to_owned(), metrics, objects, pod_monitors);
+        let context = Context::new(server.client(), settings, "test".to_owned(), metrics, objects, pod_monitors);
         let mut fixture = Self { server, context: Arc::new(context), store, pod_monitors_found };
         fixture.apply(spec, 1);
         fixture
