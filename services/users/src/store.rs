@@ -1,5 +1,12 @@
 //! All SQL of users.
 
+pub(crate) mod client;
+pub(crate) mod credential;
+pub(crate) mod key;
+pub(crate) mod revoked;
+pub(crate) mod role;
+pub(crate) mod session;
+pub(crate) mod throttle;
 pub(crate) mod wishlist;
 
 use chassis::Preconditions;
@@ -124,23 +131,29 @@ pub(crate) async fn update(
     .await
 }
 
-/// Deletes a user. Returns false if it does not exist or the preconditions refuse its version.
+/// Deletes a user and ends its sessions. Returns false if it does not exist or the preconditions refuse its version.
 pub(crate) async fn delete(
     connection: &mut PgConnection,
     id: UserId,
     preconditions: &Preconditions,
 ) -> Result<bool, sqlx::Error> {
     let (allowed, refused) = (preconditions.allowed_versions(), preconditions.refused_versions());
-    let deleted = sqlx::query!(
-        "DELETE FROM users
-         WHERE id = $1 AND ($2::bigint[] IS NULL OR version = ANY ($2)) AND version <> ALL ($3::bigint[])",
+    sqlx::query_scalar!(
+        r#"WITH deleted AS (
+               DELETE FROM users
+               WHERE id = $1 AND ($2::bigint[] IS NULL OR version = ANY ($2)) AND version <> ALL ($3::bigint[])
+               RETURNING id
+           ), ended AS (
+               UPDATE session SET revoked_at = now(), revoked_in = pg_current_xact_id()
+               WHERE user_id IN (SELECT id FROM deleted) AND revoked_at IS NULL
+           )
+           SELECT EXISTS (SELECT FROM deleted) AS "is_deleted!""#,
         id.0,
         allowed.as_deref(),
         &refused,
     )
-    .execute(connection)
-    .await?;
-    Ok(deleted.rows_affected() > 0)
+    .fetch_one(connection)
+    .await
 }
 
 /// Whether the error means that another user has the email.

@@ -2,7 +2,7 @@
 
 use axum::{extract::State, response::IntoResponse};
 use chassis::{
-    Fields, FromFields, Json,
+    Fields, FromFields, Identity, Json,
     batch::BatchError,
     idempotency::{Claim, IdempotencyKey},
 };
@@ -10,6 +10,7 @@ use http::{Method, StatusCode, header};
 use tokio::sync::oneshot;
 
 use crate::{
+    access::WRITE,
     error::Error,
     model::{CreatedUser, NewUser, ProductId},
     state::Users,
@@ -31,6 +32,7 @@ impl FromFields for NewUser {
     path = "/users",
     operation_id = "createUser",
     tag = "users",
+    security(("bearer" = ["users:write"])),
     params(IdempotencyKey),
     request_body = NewUser,
     responses(
@@ -43,9 +45,11 @@ impl FromFields for NewUser {
 )]
 pub(super) async fn create(
     State(users): State<Users>,
+    identity: Identity,
     key: Option<IdempotencyKey>,
     Json(new): Json<NewUser>,
 ) -> Result<impl IntoResponse, Error> {
+    identity.require_scope(WRITE)?;
     let claim = key.map(|key| Claim::new(&key, &Method::POST, "/users", content(&new)));
     // Fetched before the change, so that it is part of the stored response.
     let stocks = match &new.wishlist {

@@ -1,12 +1,13 @@
 //! `GET /users`.
 
 use axum::extract::{OriginalUri, State};
-use chassis::{Limit, Page, Problem, Query};
+use chassis::{Identity, Limit, Page, Problem, Query};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::{
+    access::READ,
     model::{Email, User},
     state::Users,
     store,
@@ -34,6 +35,7 @@ pub(super) struct ListUsers {
     path = "/users",
     operation_id = "listUsers",
     tag = "users",
+    security(("bearer" = ["users:read"])),
     params(ListUsers),
     responses((status = OK, description = "A page of users.", body = Vec<User>, headers(
         ("link" = Option<String>, description = "The next page (`rel=\"next\"`), if there is one."),
@@ -41,9 +43,11 @@ pub(super) struct ListUsers {
 )]
 pub(super) async fn list(
     State(users): State<Users>,
+    identity: Identity,
     OriginalUri(uri): OriginalUri,
     Query(query): Query<ListUsers>,
 ) -> Result<Page<User>, Problem> {
+    identity.require_scope(READ)?;
     let (limit, email) = (query.limit.with_lookahead(), query.email.as_ref());
     let users = users.database.run(async |connection| store::list(connection, query.after, email, limit).await).await?;
     Page::new(users, query.limit, &uri, |user| user.id.to_string())

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use chassis::{
-    Fields, FromFields, Json, Path, Preconditions, Tagged,
+    Fields, FromFields, Identity, Json, Path, Preconditions, Tagged,
     idempotency::{Claim, IdempotencyKey},
 };
 use http::{Method, StatusCode};
@@ -10,6 +10,7 @@ use sqlx::PgConnection;
 use utoipa::ToSchema;
 
 use crate::{
+    access::{READ, WRITE},
     error::Error,
     model::{Email, Name, User, UserId},
     state::Users,
@@ -41,14 +42,20 @@ impl FromFields for UserPatch {
     path = "/users/{id}",
     operation_id = "getUser",
     tag = "users",
+    security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The user's id.")),
     responses(
         (status = OK, description = "The user.", body = User, headers(("etag" = String, description = "The version of the user."))),
         (status = NOT_FOUND, description = "The user does not exist."),
     ),
 )]
-pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> Result<Tagged<User>, Error> {
+pub(super) async fn get(
+    State(users): State<Users>,
+    identity: Identity,
+    Path(id): Path<String>,
+) -> Result<Tagged<User>, Error> {
     let id = id.parse()?;
+    users.require_self_or(&identity, id, READ)?;
     let user = users.database.run(async |connection| store::get(connection, id).await).await?;
     let user = user.ok_or(Error::NotFound)?;
     Ok(Tagged { version: user.version, body: user })
@@ -60,6 +67,7 @@ pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> R
     path = "/users/{id}",
     operation_id = "patchUser",
     tag = "users",
+    security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The user's id."), Preconditions, IdempotencyKey),
     request_body(
         description = "The attributes to change; omitted ones keep their values.",
@@ -75,12 +83,14 @@ pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> R
 )]
 pub(super) async fn patch(
     State(users): State<Users>,
+    identity: Identity,
     Path(id): Path<String>,
     preconditions: Preconditions,
     key: Option<IdempotencyKey>,
     Json(patch): Json<UserPatch>,
 ) -> Result<Tagged<User>, Error> {
     let id: UserId = id.parse()?;
+    users.require_self_or(&identity, id, WRITE)?;
     let claim = key.map(|key| Claim::new(&key, &Method::PATCH, &format!("/users/{id}"), content(&patch)));
     let UserPatch { name, email } = &patch;
     let update = async |connection: &mut PgConnection| {
@@ -108,6 +118,7 @@ fn content(UserPatch { name, email }: &UserPatch) -> Vec<&str> {
     path = "/users/{id}",
     operation_id = "deleteUser",
     tag = "users",
+    security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The user's id."), Preconditions),
     responses(
         (status = NO_CONTENT, description = "The user was deleted."),
@@ -116,10 +127,12 @@ fn content(UserPatch { name, email }: &UserPatch) -> Vec<&str> {
 )]
 pub(super) async fn delete(
     State(users): State<Users>,
+    identity: Identity,
     Path(id): Path<String>,
     preconditions: Preconditions,
 ) -> Result<StatusCode, Error> {
     let id = id.parse()?;
+    users.require_self_or(&identity, id, WRITE)?;
     let deleted = users.database.change(async |connection| store::delete(connection, id, &preconditions).await).await;
     if deleted.map_err(Error::from_write)? {
         Ok(StatusCode::NO_CONTENT)

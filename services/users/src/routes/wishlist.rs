@@ -1,10 +1,11 @@
 //! `GET /users/{id}/wishlist`, `PUT` and `DELETE /users/{id}/wishlist/{product_id}`.
 
 use axum::extract::State;
-use chassis::{FieldError, Path, Problem};
+use chassis::{FieldError, Identity, Path, Problem};
 use http::StatusCode;
 
 use crate::{
+    access::{READ, WRITE},
     error::Error,
     model::{ProductId, UserId, Wishlist},
     state::Users,
@@ -27,14 +28,20 @@ fn parse((id, product_id): (String, String)) -> Result<(UserId, ProductId), Prob
     path = "/users/{id}/wishlist",
     operation_id = "getWishlist",
     tag = "wishlist",
+    security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The user's id.")),
     responses(
         (status = OK, description = "The wishlist.", body = Wishlist),
         (status = NOT_FOUND, description = "The user does not exist."),
     ),
 )]
-pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> Result<axum::Json<Wishlist>, Error> {
+pub(super) async fn get(
+    State(users): State<Users>,
+    identity: Identity,
+    Path(id): Path<String>,
+) -> Result<axum::Json<Wishlist>, Error> {
     let id = id.parse()?;
+    users.require_self_or(&identity, id, READ)?;
     let wishes = users.database.run(async |connection| store::wishlist::get(connection, id).await).await?;
     let wishes = wishes.ok_or(Error::NotFound)?;
     Ok(axum::Json(users.with_stocks(wishes).await))
@@ -46,6 +53,7 @@ pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> R
     path = "/users/{id}/wishlist/{product_id}",
     operation_id = "addToWishlist",
     tag = "wishlist",
+    security(("bearer" = [])),
     params(
         ("id" = Uuid, Path, description = "The user's id."),
         ("product_id" = inline(ProductId), Path, description = "The product's id."),
@@ -56,8 +64,13 @@ pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> R
         (status = CONFLICT, description = "The wishlist is full: it has 200 other products."),
     ),
 )]
-pub(super) async fn put(State(users): State<Users>, Path(path): Path<(String, String)>) -> Result<StatusCode, Problem> {
+pub(super) async fn put(
+    State(users): State<Users>,
+    identity: Identity,
+    Path(path): Path<(String, String)>,
+) -> Result<StatusCode, Problem> {
     let (id, product_id) = parse(path)?;
+    users.require_self_or(&identity, id, WRITE)?;
     let added = users.database.change(async |connection| store::wishlist::add(connection, id, &product_id).await).await;
     match added.map_err(Error::from_write)? {
         Some(true) => Ok(StatusCode::NO_CONTENT),
@@ -72,6 +85,7 @@ pub(super) async fn put(State(users): State<Users>, Path(path): Path<(String, St
     path = "/users/{id}/wishlist/{product_id}",
     operation_id = "removeFromWishlist",
     tag = "wishlist",
+    security(("bearer" = [])),
     params(
         ("id" = Uuid, Path, description = "The user's id."),
         ("product_id" = inline(ProductId), Path, description = "The product's id."),
@@ -83,9 +97,11 @@ pub(super) async fn put(State(users): State<Users>, Path(path): Path<(String, St
 )]
 pub(super) async fn delete(
     State(users): State<Users>,
+    identity: Identity,
     Path(path): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let (id, product_id) = parse(path)?;
+    users.require_self_or(&identity, id, WRITE)?;
     let removed =
         users.database.change(async |connection| store::wishlist::remove(connection, id, &product_id).await).await;
     if removed.map_err(Error::from_write)? { Ok(StatusCode::NO_CONTENT) } else { Err(Error::NotFound.into()) }

@@ -1,20 +1,29 @@
 //! The users API over a real socket and a real database, one module for each topic.
 
+mod access;
+mod attempts;
 mod bodies;
+mod clients;
 mod conditional;
 mod create;
 mod documents;
 mod email;
 mod idempotency;
 mod ids;
+mod issuer;
+mod keys;
 mod list;
 mod locks;
+mod login;
 mod observed;
 mod outage;
 mod panics;
 mod parameters;
 mod patch;
+mod passwords;
 mod plans;
+mod refresh;
+mod revoked;
 mod wire;
 mod wishlist;
 

@@ -1,0 +1,117 @@
+//! All SQL of the limits on attempts to log in.
+
+use sqlx::PgConnection;
+
+/// The keys of an attempt. They sort in the order in which they are locked.
+pub(crate) struct Keys {
+    pub(crate) address: Vec<u8>,
+    pub(crate) pair: Vec<u8>,
+    pub(crate) account: Vec<u8>,
+}
+
+impl Keys {
+    /// The keys in the order in which they are locked.
+    pub(crate) fn ordered(&self) -> [&[u8]; 3] {
+        [&self.address, &self.pair, &self.account]
+    }
+}
+
+/// How often attempts may fail, and in which periods, in seconds.
+pub(crate) struct Limit {
+    pub(crate) count: i32,
+    pub(crate) period: f64,
+}
+
+/// The limits of attempts.
+pub(crate) struct Limits {
+    pub(crate) address: Limit,
+    pub(crate) pair: Limit,
+    pub(crate) account: Limit,
+}
+
+/// Counts an attempt in advance. Returns how many seconds it must wait, or `None` if it is allowed.
+///
+/// An attempt that one limit refuses does not count against the next one: whoever guesses from one network cannot
+/// exhaust an account's limit for everybody. A network in which the user is logged in is not subject to that limit.
+pub(crate) async fn reserve(
+    connection: &mut PgConnection,
+    keys: &Keys,
+    limits: &Limits,
+    email: &str,
+    network: Option<&str>,
+) -> Result<Option<f64>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"WITH by_address AS (
+               INSERT INTO throttle AS t (key, failures, until) VALUES ($1, 1, now() + $5 * interval '1 s')
+               ON CONFLICT (key) DO UPDATE SET
+                   failures = CASE WHEN t.until > now() THEN t.failures + 1 ELSE 1 END,
+                   until = CASE WHEN t.until > now() THEN t.until ELSE excluded.until END
+               RETURNING failures <= $4 AS is_allowed, until
+           ), by_pair AS (
+               INSERT INTO throttle AS t (key, failures, until)
+               SELECT $2, 1, now() + $7 * interval '1 s' FROM by_address WHERE is_allowed
+               ON CONFLICT (key) DO UPDATE SET
+                   failures = CASE WHEN t.until > now() THEN t.failures + 1 ELSE 1 END,
+                   until = CASE WHEN t.until > now() THEN t.until ELSE excluded.until END
+               RETURNING failures <= $6 AS is_allowed, until
+           ), by_account AS (
+               INSERT INTO throttle AS t (key, failures, until)
+               SELECT $3, 1, now() + $9 * interval '1 s' FROM by_pair WHERE is_allowed
+               ON CONFLICT (key) DO UPDATE SET
+                   failures = CASE WHEN t.until > now() THEN t.failures + 1 ELSE 1 END,
+                   until = CASE WHEN t.until > now() THEN t.until ELSE excluded.until END
+               RETURNING failures <= $8 OR EXISTS (
+                   SELECT FROM users JOIN session ON user_id = users.id
+                   WHERE lower(email COLLATE "C") = lower($10 COLLATE "C") AND network = $11 AND revoked_at IS NULL
+               ) AS is_allowed, until
+           ), refused AS (
+               SELECT until FROM by_address WHERE NOT is_allowed
+               UNION ALL SELECT until FROM by_pair WHERE NOT is_allowed
+               UNION ALL SELECT until FROM by_account WHERE NOT is_allowed
+           )
+           SELECT extract(epoch FROM max(until) - now())::float8 FROM refused"#,
+        keys.address,
+        keys.pair,
+        keys.account,
+        limits.address.count,
+        limits.address.period,
+        limits.pair.count,
+        limits.pair.period,
+        limits.account.count,
+        limits.account.period,
+        email,
+        network,
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// Takes an attempt that succeeded out of the counts, and with it the earlier failures of this account in this network.
+pub(crate) async fn release(connection: &mut PgConnection, keys: &Keys) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE throttle SET failures = CASE WHEN key = $2 THEN 0 ELSE greatest(failures - 1, 0) END
+         WHERE key = ANY ($1::bytea[])",
+        &keys.ordered() as &[&[u8]],
+        keys.pair,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Forgets the failed attempts on an account in all networks but those that have a limit of their own.
+pub(crate) async fn forget(connection: &mut PgConnection, account: &[u8]) -> Result<(), sqlx::Error> {
+    sqlx::query!("DELETE FROM throttle WHERE key = $1", account).execute(connection).await?;
+    Ok(())
+}
+
+/// Deletes up to `limit` counts whose periods are over. Returns how many. It skips locked rows, so it never waits.
+pub(crate) async fn prune(connection: &mut PgConnection, limit: i64) -> Result<u64, sqlx::Error> {
+    let pruned = sqlx::query!(
+        "DELETE FROM throttle WHERE key = ANY (ARRAY(
+             SELECT key FROM throttle WHERE until < now() LIMIT $1 FOR UPDATE SKIP LOCKED
+         ))",
+        limit,
+    );
+    Ok(pruned.execute(connection).await?.rows_affected())
+}

@@ -1,0 +1,107 @@
+//! The limits on attempts to guess passwords.
+
+use reqwest::Method;
+use serde_json::json;
+use sqlx::PgPool;
+use test_support::app::join_all;
+
+use crate::issuer::{Issuer, PASSWORD, start_issuer, tokens};
+
+const WRONG: &str = "a small heron waits";
+
+/// The number of responses with a status.
+async fn guess(issuer: &Issuer, address: &str, email: &str, count: usize, status: u16) -> usize {
+    let responses = join_all((0..count).map(|_| issuer.log_in_from(address, email, WRONG))).await;
+    responses.iter().filter(|response| response.status == status).count()
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn parallel_guesses_cannot_pass_the_limit(pool: PgPool) {
+    let issuer = start_issuer(&pool).await;
+    issuer.user("ada@example.com").await;
+    let responses = join_all((0..40).map(|_| issuer.log_in_from("203.0.113.1", "ada@example.com", WRONG))).await;
+    let count = |status| responses.iter().filter(|response| response.status == status).count();
+    assert_eq!((count(401), count(429)), (10, 30));
+    let refused = responses.iter().find(|response| response.status == 429).expect("one");
+    assert_eq!(refused.problem(429)["type"], "https://hedgerow.dev/problems/too-many-attempts");
+    let wait: u64 = refused.header("retry-after").expect("a time").parse().expect("seconds");
+    assert!((1..=900).contains(&wait), "{wait}");
+    // Now even the right password is refused here, but not elsewhere.
+    issuer.log_in_from("203.0.113.1", "ada@example.com", PASSWORD).await.problem(429);
+    tokens(&issuer.log_in_from("203.0.113.2", "ada@example.com", PASSWORD).await);
+    let metrics = issuer.app.admin("/metrics").await.text();
+    assert!(metrics.contains("\nauth_logins_total{outcome=\"limited\"} 31\n"), "{metrics}");
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn unknown_emails_are_limited_alike(pool: PgPool) {
+    let issuer = start_issuer(&pool).await;
+    assert_eq!(guess(&issuer, "203.0.113.1", "bob@example.com", 15, 401).await, 10);
+    issuer.log_in_from("203.0.113.1", "BOB@example.com", WRONG).await.problem(429);
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn a_network_is_a_64_bit_prefix(pool: PgPool) {
+    let issuer = start_issuer(&pool).await;
+    let guesses = join_all((0..15).map(|number| {
+        let (issuer, address) = (&issuer, format!("2001:db8:1:2::{number:x}"));
+        async move { issuer.log_in_from(&address, "ada@example.com", WRONG).await.status }
+    }));
+    assert_eq!(guesses.await.iter().filter(|status| **status == 401).count(), 10);
+    issuer.log_in_from("2001:db8:1:3::1", "ada@example.com", WRONG).await.problem(401);
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn a_client_is_limited_over_all_accounts(pool: PgPool) {
+    let issuer = start_issuer(&pool).await;
+    let guesses = join_all((0..64).map(|number| {
+        let (issuer, email) = (&issuer, format!("user{number}@example.com"));
+        async move { issuer.log_in_from("203.0.113.1", &email, WRONG).await.status }
+    }));
+    let statuses = guesses.await;
+    let count = |status: u16| statuses.iter().filter(|other| **other == status).count();
+    assert_eq!((count(401), count(429)), (60, 4), "{statuses:?}");
+}
+
+/// Whoever guesses from many networks must not lock the user out where the user is at home.
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn nobody_can_lock_a_user_out(pool: PgPool) {
+    let issuer = start_issuer(&pool).await;
+    issuer.user("ada@example.com").await;
+    let (_, refresh) = tokens(&issuer.log_in_from("198.51.100.7", "ada@example.com", PASSWORD).await);
+    for network in 0..11 {
+        guess(&issuer, &format!("203.0.113.{network}"), "ada@example.com", 10, 401).await;
+    }
+    issuer.log_in_from("192.0.2.1", "ada@example.com", PASSWORD).await.problem(429);
+    tokens(&issuer.log_in_from("198.51.100.7", "ada@example.com", PASSWORD).await);
+    tokens(&issuer.refresh(&refresh).await);
+    // The period ends, whatever the guesser does.
+    sqlx::query("UPDATE throttle SET until = now()").execute(&pool).await.expect("changed");
+    tokens(&issuer.log_in_from("192.0.2.1", "ada@example.com", PASSWORD).await);
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn successful_logins_do_not_count(pool: PgPool) {
+    let issuer = start_issuer(&pool).await;
+    issuer.user("ada@example.com").await;
+    for _ in 0..7 {
+        for _ in 0..3 {
+            issuer.log_in_from("203.0.113.1", "ada@example.com", WRONG).await.problem(401);
+        }
+        tokens(&issuer.log_in_from("203.0.113.1", "ada@example.com", PASSWORD).await);
+    }
+    let totals: Vec<i32> =
+        sqlx::query_scalar("SELECT failures FROM throttle ORDER BY key").fetch_all(&pool).await.expect("counts");
+    assert_eq!(totals, [21, 0, 21], "of the client, of the client on the account, of the account");
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn the_current_password_cannot_be_guessed_with_a_token(pool: PgPool) {
+    let issuer = start_issuer(&pool).await;
+    issuer.user("ada@example.com").await;
+    let (access, _) = issuer.tokens("ada@example.com").await;
+    let body = json!({"current": WRONG, "new": "another heron waits"});
+    let guesses = join_all((0..15).map(|_| issuer.send(Method::PUT, "/auth/password", &access, Some(&body)))).await;
+    let count = |status| guesses.iter().filter(|response| response.status == status).count();
+    assert_eq!((count(401), count(429)), (10, 5));
+}
