@@ -16,16 +16,19 @@ use crate::{Identity, limits::REFUSAL_LOG_INTERVAL};
 
 /// Puts the [`Identity`] of a request into its extensions.
 #[derive(Clone)]
-pub(crate) struct Authenticator {
+pub(crate) struct Authenticator(Arc<Inner>);
+
+struct Inner {
     verifier: Verifier,
     /// The operations that never look at tokens, by their paths.
-    public: Arc<HashMap<String, Vec<Method>>>,
+    public: HashMap<String, Vec<Method>>,
 }
 
 impl Authenticator {
     pub(crate) fn new(verifier: Verifier, document: &OpenApi) -> Self {
         let paths = document.paths.paths.iter().map(|(path, item)| (path.clone(), public_methods(item)));
-        Self { verifier, public: Arc::new(paths.filter(|(_, methods)| !methods.is_empty()).collect()) }
+        let public = paths.filter(|(_, methods)| !methods.is_empty()).collect();
+        Self(Arc::new(Inner { verifier, public }))
     }
 
     /// Identifies the caller at once, or returns `None` if that takes a request for keys: see
@@ -34,28 +37,28 @@ impl Authenticator {
         let identity = if self.is_public(request) {
             Ok(identity::Identity::Anonymous)
         } else {
-            self.verifier.try_identify(request.headers())?
+            self.0.verifier.try_identify(request.headers())?
         };
         Some(identity.map(|identity| self.insert(request, identity)))
     }
 
     /// Identifies the caller, with a request for keys if necessary.
     pub(crate) async fn authenticate_later(&self, request: &mut Request) -> Result<(), Refusal> {
-        let identity = self.verifier.identify(request.headers()).await?;
+        let identity = self.0.verifier.identify(request.headers()).await?;
         self.insert(request, identity);
         Ok(())
     }
 
     fn insert(&self, request: &mut Request, identity: identity::Identity) {
-        request.extensions_mut().insert(Identity::new(self.verifier.mode(), identity));
+        request.extensions_mut().insert(Identity::new(self.0.verifier.mode(), identity));
     }
 
     /// Whether the request is for an operation that never looks at tokens.
     fn is_public(&self, request: &Request) -> bool {
-        if self.public.is_empty() || !request.headers().contains_key(header::AUTHORIZATION) {
+        if self.0.public.is_empty() || !request.headers().contains_key(header::AUTHORIZATION) {
             return false;
         }
-        let path = request.extensions().get::<MatchedPath>().and_then(|path| self.public.get(path.as_str()));
+        let path = request.extensions().get::<MatchedPath>().and_then(|path| self.0.public.get(path.as_str()));
         let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
         path.is_some_and(|methods| methods.contains(method))
     }

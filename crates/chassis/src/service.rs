@@ -8,8 +8,8 @@ use std::{
 };
 
 use clap::Args;
-use prometheus::Registry;
 use identity::Verifier;
+use prometheus::Registry;
 use runtime::{
     Checks, listener, metrics,
     process::{self, Bound, ProcessArgs, Running, usage},
@@ -149,7 +149,8 @@ impl<S: Clone + Send + Sync + 'static, A: Args> Service<S, A> {
             let _on = requests.enter();
             Peers::connect(self.peers, &args.peers, &registry)?
         };
-        let state = (self.state)(&Context { database, requests, settings: args.settings, registry: registry.clone(), peers });
+        let state =
+            (self.state)(&Context { database, requests, settings: args.settings, registry: registry.clone(), peers });
         let (routes, _) = (self.api)().with_state(state.clone()).split_for_parts();
         let document = self.document();
         let parameters = KnownParameters::from_document(&document);
@@ -166,7 +167,11 @@ impl<S: Clone + Send + Sync + 'static, A: Args> Service<S, A> {
         let health = Health::watch(bound.lifecycle().clone(), options, self.migrations);
         if let Some((grpc, listener)) = grpc_listener {
             let server = Server::default().on(workers.clone());
-            bound.serve_grpc(listener, server, grpc::app(grpc, state, health.clone(), &registry, authenticator, unsent)?)?;
+            bound.serve_grpc(
+                listener,
+                server,
+                grpc::app(grpc, state, health.clone(), &registry, authenticator, unsent)?,
+            )?;
         }
         let checks = Checks { live: Arc::new(|| Ok(())), ready: Arc::new(move || health.ready()) };
         Ok(bound.start(Server::default().on(workers), app, checks, registry))

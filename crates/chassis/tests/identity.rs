@@ -112,16 +112,19 @@ async fn send(app: &App, method: &str, path: &str, authorization: Option<&str>) 
 #[tokio::test]
 async fn the_mode_decides_what_a_request_without_token_may() {
     let issuer = Issuer::new();
-    let (user, writer) = (issuer.authorization(&json!({})), issuer.authorization(&json!({ "scope": "inventory:write" })));
+    let (user, writer) =
+        (issuer.authorization(&json!({})), issuer.authorization(&json!({ "scope": "inventory:write" })));
     let expired = issuer.authorization(&json!({ "exp": 1 }));
     let ok = |body: &str| (200, String::new(), body.to_owned());
     let bad = (401, r#"Bearer error="invalid_token""#.to_owned(), "invalid-token expired".to_owned());
-    let lacking =
-        (403, r#"Bearer error="insufficient_scope", scope="inventory:write""#.to_owned(), "insufficient-scope".to_owned());
+    let lacking = (
+        403,
+        r#"Bearer error="insufficient_scope", scope="inventory:write""#.to_owned(),
+        "insufficient-scope".to_owned(),
+    );
     for mode in [None, Some(identity::Mode::Open)] {
         let app = start(AuthArgs { auth: mode, ..issuer.args() }).await;
-        let nobody =
-            if mode.is_none() { (401, "Bearer".to_owned(), "about:blank".to_owned()) } else { ok("") };
+        let nobody = if mode.is_none() { (401, "Bearer".to_owned(), "about:blank".to_owned()) } else { ok("") };
         for (method, path, authorization, expected) in [
             ("GET", "/anyone", None, &ok("")),
             ("GET", "/anyone", Some(&user), &ok("ada")),
@@ -190,7 +193,8 @@ async fn call(app: &App, path: &str, authorization: Option<&str>) -> String {
 #[tokio::test]
 async fn grpc_calls_follow_the_same_rules() {
     let issuer = Issuer::new();
-    let (user, writer) = (issuer.authorization(&json!({})), issuer.authorization(&json!({ "scope": "inventory:write" })));
+    let (user, writer) =
+        (issuer.authorization(&json!({})), issuer.authorization(&json!({ "scope": "inventory:write" })));
     let app = start(issuer.args()).await;
     assert_eq!(call(&app, "/test.Who/Am", Some(&writer)).await, "0");
     assert_eq!(call(&app, "/test.Who/Am", Some(&user)).await, "7", "PERMISSION_DENIED");

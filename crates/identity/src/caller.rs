@@ -13,10 +13,8 @@ pub const ADMIN: &str = "admin";
 pub const USER: &str = "user";
 
 /// The scopes of each role. A token's scopes are those it names and those of its roles.
-const ROLE_SCOPES: [(&str, &[&str]); 2] = [
-    (ADMIN, &["inventory:write", "reservations:write", "users:read", "users:write"]),
-    (USER, &["reservations:write"]),
-];
+const ROLE_SCOPES: [(&str, &[&str]); 2] =
+    [(ADMIN, &["inventory:write", "reservations:write", "users:read", "users:write"]), (USER, &["reservations:write"])];
 
 /// Returns the scopes of a role; none for an unknown role.
 #[must_use]

@@ -80,9 +80,10 @@ fn texts(
     let Some(Mapping { claim, map }) = mapping else { return Ok(Vec::new()) };
     let texts = match parts.claim(claim)? {
         Some(Value::String(text)) => split(text),
-        Some(Value::Array(list)) => {
-            list.into_iter().filter_map(|value| if let Value::String(text) = value { Some(text) } else { None }).collect()
-        }
+        Some(Value::Array(list)) => list
+            .into_iter()
+            .filter_map(|value| if let Value::String(text) = value { Some(text) } else { None })
+            .collect(),
         _ => Vec::new(),
     };
     Ok(match map {

@@ -134,7 +134,10 @@ impl IssuerConfig {
         let is_http = |url: &str| url.starts_with("http://") || url.starts_with("https://");
         match &self.jwks_url {
             Some(url) => {
-                ensure!(is_http(url) || url.starts_with("file:///"), "jwks_url must be an http, https or file:///PATH URL");
+                ensure!(
+                    is_http(url) || url.starts_with("file:///"),
+                    "jwks_url must be an http, https or file:///PATH URL"
+                );
             }
             None => ensure!(is_http(&self.issuer), "jwks_url is needed, because the issuer is not an http(s) URL"),
         }

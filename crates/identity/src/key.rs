@@ -171,7 +171,8 @@ impl Jwk {
             Some(name) => Some(Algorithm::from_name(name)?),
             None => None,
         };
-        let mut candidates = algorithms.iter().copied().filter(|algorithm| named.is_none_or(|named| named == *algorithm));
+        let mut candidates =
+            algorithms.iter().copied().filter(|algorithm| named.is_none_or(|named| named == *algorithm));
         let algorithm = candidates.find(fits)?;
         let public = match algorithm {
             Algorithm::Rs256 => self.rsa(&RSA_PKCS1_2048_8192_SHA256)?,
@@ -188,7 +189,10 @@ impl Jwk {
 
     fn rsa(&self, parameters: &'static RsaParameters) -> Option<ParsedPublicKey> {
         let (n, e) = (integer(self.n.as_deref())?, integer(self.e.as_deref())?);
-        if n.len() < MIN_MODULUS || n.len() == MIN_MODULUS && n[0] < 0x80 {
+        let is_short = n.len() < MIN_MODULUS || n.len() == MIN_MODULUS && n[0] < 0x80;
+        // With the exponent 1, which aws-lc-rs accepts, anybody could sign.
+        let is_exponent = e != [1] && e.last().is_some_and(|byte| byte % 2 == 1);
+        if is_short || !is_exponent {
             return None;
         }
         PublicKeyComponents { n, e }.to_parsed_public_key(parameters).ok()
@@ -266,7 +270,8 @@ mod tests {
     fn keys_that_cannot_be_used_are_skipped() {
         let jwk = SigningKey::generate().expect("a key").jwk();
         let n = jwk["n"].as_str().expect("a modulus");
-        let padded = BASE64_URL_SAFE_NO_PAD.encode([[0].as_slice(), &BASE64_URL_SAFE_NO_PAD.decode(n).expect("bytes")].concat());
+        let padded =
+            BASE64_URL_SAFE_NO_PAD.encode([[0].as_slice(), &BASE64_URL_SAFE_NO_PAD.decode(n).expect("bytes")].concat());
         for (changes, is_usable) in [
             (json!({ "use": null }), true),
             (json!({ "n": padded }), true),

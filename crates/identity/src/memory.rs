@@ -118,5 +118,4 @@ impl Hasher for Prefix {
             self.0 = u64::from_ne_bytes(*prefix);
         }
     }
-
 }

@@ -116,7 +116,10 @@ impl SigningKey {
 fn components(pair: &KeyPair) -> (String, String) {
     let public = pair.public_key();
     let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
-    (encode(public.modulus().big_endian_without_leading_zero()), encode(public.exponent().big_endian_without_leading_zero()))
+    (
+        encode(public.modulus().big_endian_without_leading_zero()),
+        encode(public.exponent().big_endian_without_leading_zero()),
+    )
 }
 
 /// Joins public keys to a JSON Web Key Set.

@@ -125,9 +125,7 @@ impl Verifier {
     /// Returns whether requests need a token where a caller is asked for.
     #[must_use]
     pub fn mode(&self) -> Mode {
-        self.0.mode.unwrap_or_else(|| {
-            if self.0.required.load(Ordering::Relaxed) { Mode::Required } else { Mode::Open }
-        })
+        self.0.mode.unwrap_or_else(|| if self.0.required.load(Ordering::Relaxed) { Mode::Required } else { Mode::Open })
     }
 
     /// Returns the identity of a request from its `Authorization` header, or `None` if the keys of the token's issuer
@@ -270,4 +268,3 @@ fn bearer<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a [u
     let (scheme, token) = value.split_at(scheme);
     Ok(scheme.eq_ignore_ascii_case(b"Bearer").then(|| token.trim_ascii()))
 }
-

@@ -27,7 +27,8 @@ pub(crate) fn document(mut document: OpenApi, name: &str, about: &str, version: 
     components.schemas.insert("Problem".to_owned(), <ProblemBody as utoipa::PartialSchema>::schema());
     components.schemas.insert("FieldError".to_owned(), <FieldError as utoipa::PartialSchema>::schema());
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT");
-    let bearer = bearer.description(Some("An access token. Where `AUTH` is `open`, requests may leave it out.")).build();
+    let bearer =
+        bearer.description(Some("An access token. Where `AUTH` is `open`, requests may leave it out.")).build();
     components.security_schemes.insert(BEARER.to_owned(), SecurityScheme::Http(bearer).into());
     let mut bodies = Vec::new();
     for item in document.paths.paths.values_mut() {

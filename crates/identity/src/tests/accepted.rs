@@ -2,9 +2,7 @@
 
 use aws_lc_rs::{
     rand::SystemRandom,
-    signature::{
-        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PSS_SHA256, RsaKeyPair,
-    },
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PSS_SHA256, RsaKeyPair},
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use prometheus::Registry;
@@ -175,10 +173,16 @@ fn refusals_follow_rfc_6750() {
     assert_eq!((status, challenge.as_str(), &body["type"]), (401, "Bearer", &json!("about:blank")));
     let (status, challenge, body) = shown(Refusal::InvalidToken(Reason::Expired));
     assert_eq!((status, challenge.as_str()), (401, r#"Bearer error="invalid_token""#));
-    assert_eq!((&body["type"], &body["reason"]), (&json!("https://hedgerow.dev/problems/invalid-token"), &json!("expired")));
+    assert_eq!(
+        (&body["type"], &body["reason"]),
+        (&json!("https://hedgerow.dev/problems/invalid-token"), &json!("expired"))
+    );
     let (status, challenge, body) = shown(Refusal::insufficient_scope("b a"));
     assert_eq!((status, challenge.as_str()), (403, r#"Bearer error="insufficient_scope", scope="a b""#));
-    assert_eq!((&body["type"], &body["scope"]), (&json!("https://hedgerow.dev/problems/insufficient-scope"), &json!("a b")));
+    assert_eq!(
+        (&body["type"], &body["scope"]),
+        (&json!("https://hedgerow.dev/problems/insufficient-scope"), &json!("a b"))
+    );
     assert_eq!(shown(Refusal::SeveralTokens).0, 400);
     assert_eq!((shown(Refusal::KeysUnavailable).0, shown(Refusal::KeysUnavailable).1), (503, String::new()));
     assert_eq!(Refusal::Forbidden.status(), StatusCode::FORBIDDEN);

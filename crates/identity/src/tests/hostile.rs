@@ -195,7 +195,8 @@ async fn parts_are_strict() {
 async fn a_member_that_appears_twice_is_refused() {
     let header = format!(r#"{{"alg":"none",{}"#, &header_with(&json!({}))[1..]);
     assert_refused(&verify(&token_of_text(&header, &claims().to_string())).await, Malformed, "alg");
-    for twice in [r#""exp":1"#, r#""iss":"x""#, r#""aud":"x""#, r#""sub":"x""#, r#""scope":"x""#, r#""roles":"admin""#] {
+    for twice in [r#""exp":1"#, r#""iss":"x""#, r#""aud":"x""#, r#""sub":"x""#, r#""scope":"x""#, r#""roles":"admin""#]
+    {
         let claims = format!("{{{twice},{}", &claims().to_string()[1..]);
         assert_refused(&verify(&token_of_text(&header_with(&json!({})), &claims)).await, InvalidClaims, twice);
     }
