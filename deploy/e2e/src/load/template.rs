@@ -106,3 +106,17 @@ impl Template {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_request_has_the_token_if_there_is_one() {
+        let url: Url = "http://gateway/users".parse().expect("a URL");
+        let plain = Template::get(url);
+        assert!(!plain.fill().0.headers().contains_key(AUTHORIZATION));
+        let token = plain.with_authorization(Some(HeaderValue::from_static("Bearer a.b.c")));
+        assert_eq!(token.fill().0.headers()[AUTHORIZATION], "Bearer a.b.c");
+    }
+}

@@ -180,3 +180,14 @@ fn each_post_needs_a_body() {
     args.body.push("[]".to_owned());
     assert!(args.templates().expect_err("not an object").starts_with("--body is not a JSON object"));
 }
+
+#[test]
+fn the_token_comes_from_a_file_and_is_not_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut args = args("127.0.0.1:1");
+    args.token_file = Some(folder.path().join("token"));
+    assert!(args.templates().expect_err("there is no file").starts_with("cannot read"));
+    std::fs::write(folder.path().join("token"), "a.b.c\n").expect("the file is written");
+    let shown = format!("{:?}", args.templates().expect("templates"));
+    assert!(shown.contains("Sensitive") && !shown.contains("a.b.c"), "{shown}");
+}

@@ -96,15 +96,15 @@ pub(crate) async fn keep_published(context: &Context) {
 
 /// Publishes the issuers once, and creates the key of the issuer if there is none.
 pub(crate) async fn publish(context: &Context, authentication: &Authentication) -> Result<(), Error> {
+    if authentication.issuer.is_some() {
+        context.secrets.ensure_kek().await?;
+    }
     let namespace = &context.settings.namespace;
     let maps: Api<ConfigMap> = Api::namespaced(context.client.clone(), namespace);
     let existing = with_timeout("read the published issuers", maps.get_opt(names::TRUST)).await?;
     let existing = existing.map(|map| (map.data.unwrap_or_default(), map.metadata.resource_version));
     if existing.as_ref().is_some_and(|(data, _)| data.contains_key(names::ISSUERS_FILE)) {
         context.trust.succeed();
-    }
-    if authentication.issuer.is_some() {
-        context.secrets.ensure_kek().await?;
     }
     let data = bundle(context, authentication, &Cluster::read(&context.client).await?);
     let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
