@@ -109,9 +109,8 @@ impl Requirement {
 impl Rule {
     fn matches(&self, method: &Method, path: &str) -> bool {
         let is_method = |own: &Method| own == method || (*own == Method::GET && *method == Method::HEAD);
-        let is_under = |prefix: &str| {
-            path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
+        let is_under =
+            |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         (self.methods.is_empty() || self.methods.iter().any(is_method))
             && (self.paths.is_empty() || self.paths.iter().any(|prefix| is_under(prefix)))
     }

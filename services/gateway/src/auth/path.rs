@@ -17,7 +17,9 @@ pub(super) fn is_ambiguous(path: &str) -> bool {
     while let Some(&byte) = bytes.get(at) {
         let byte = match bytes.get(at + 1..at + 3) {
             Some(digits) if byte == b'%' => match decode(digits) {
-                Some(decoded) if is_unreserved(decoded) || decoded.is_ascii_control() || decoded == b'/' => return true,
+                Some(decoded) if is_unreserved(decoded) || decoded.is_ascii_control() || decoded == b'/' => {
+                    return true;
+                }
                 Some(decoded) => {
                     at += 2;
                     decoded
@@ -101,7 +103,9 @@ mod tests {
         fn a_lenient_service_finds_the_same_prefix(
             path in r"(/|%2[fF]|%5[cC]|\\|;|%3[bB]|%61|%|%25|a|b|%C3%A9|\PC){0,12}",
         ) {
-            prop_assume!(!is_ambiguous(&path));
+            if is_ambiguous(&path) {
+                return Ok(());
+            }
             let decoded = percent_decode_str(&path).decode_utf8().expect("UTF-8");
             let segments = |text: &str| {
                 let is_plain = |segment: &&str| segment.bytes().all(is_unreserved);

@@ -206,18 +206,19 @@ impl Known {
         }
         let is_too_old = |(learned, _): &mut (Instant, Uuid)| now.duration_since(*learned) > KEEP;
         let mut has_overflowed = false;
-        while let Some((_, session)) =
-            self.order.pop_front_if(|entry| is_too_old(entry)).or_else(|| {
-                let oldest = (self.sessions.len() > MAX_SESSIONS).then(|| self.order.pop_front()).flatten();
-                has_overflowed |= oldest.is_some();
-                oldest
-            })
-        {
+        while let Some((_, session)) = self.order.pop_front_if(|entry| is_too_old(entry)).or_else(|| {
+            let oldest = (self.sessions.len() > MAX_SESSIONS).then(|| self.order.pop_front()).flatten();
+            has_overflowed |= oldest.is_some();
+            oldest
+        }) {
             self.sessions.remove(&session);
             has_changed = true;
         }
         if has_overflowed {
-            tracing::warn!(MAX_SESSIONS, "too many sessions have ended; tokens of the oldest are valid until they expire");
+            tracing::warn!(
+                MAX_SESSIONS,
+                "too many sessions have ended; tokens of the oldest are valid until they expire"
+            );
         }
         has_changed
     }

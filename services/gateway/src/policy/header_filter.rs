@@ -7,8 +7,8 @@ use std::str::FromStr;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use known::{
-    END_TO_END, END_TO_END_PREFIXES, HOP_BY_HOP, METHOD_OVERRIDES, OWN_PREFIXES, is_end_to_end, is_forbidden_trailer, is_hop_by_hop, is_identity,
-    may_be_listed,
+    END_TO_END, END_TO_END_PREFIXES, HOP_BY_HOP, METHOD_OVERRIDES, OWN_PREFIXES, is_end_to_end, is_forbidden_trailer,
+    is_hop_by_hop, is_identity, may_be_listed,
 };
 
 /// Exceptions to the built-in lists of headers.

@@ -77,7 +77,16 @@ impl Exchange {
         let request_id = request_id(&parts.headers);
         parts.headers.insert(REQUEST_ID, request_id.clone());
         let record = AccessRecord::begin(proxy.clone(), peer.worker, parts, &client, request_id);
-        Self { proxy, client, protocol: Protocol::of(parts), context, quota: None, subject_quota: None, grant: Grant::default(), record }
+        Self {
+            proxy,
+            client,
+            protocol: Protocol::of(parts),
+            context,
+            quota: None,
+            subject_quota: None,
+            grant: Grant::default(),
+            record,
+        }
     }
 
     /// Runs the phases.

@@ -53,7 +53,7 @@ use tokio::{net::TcpStream, sync::watch};
 use super::{Gateway, ProxyDeps};
 use crate::{
     access_log::{AccessLog, Writer},
-    auth::{Authenticator, AuthenticatorArgs},
+    auth::{Access, Authenticator, AuthenticatorArgs},
     cli::ProxyArgs,
     discovery::Service,
     metrics::Metrics,
@@ -157,7 +157,8 @@ impl TestGateway {
     async fn apply(&self, mut services: Vec<Service>) {
         static MARKERS: AtomicUsize = AtomicUsize::new(0);
         let marker = format!("/marker-{}", MARKERS.fetch_add(1, Ordering::Relaxed));
-        services.push(service("~marker", &[&marker], &[]));
+        let access = Arc::new(Access::new(Some(&serde_json::json!({ "mode": "none" }))));
+        services.push(Service { access, ..service("~marker", &[&marker], &[]) });
         self.publish(services);
         let what = "the services are applied";
         eventually(what, TIMEOUT, async || (self.get(&marker).await.status == 503).then_some(())).await;

@@ -159,6 +159,7 @@ async fn rules_belong_to_a_service_with_a_route() {
     let discovery = start(r#"{"orders": {"mode": "required"}}"#).expect("started");
     let mut services = discovery.services.clone();
     let services = services.wait_for(|services| services.len() == 2).await.expect("services").clone();
-    let modes = services.iter().map(|service| service.access.find(&http::Method::GET, "/").and_then(|found| found.mode));
+    let modes =
+        services.iter().map(|service| service.access.find(&http::Method::GET, "/").and_then(|found| found.mode));
     assert_eq!(modes.collect::<Vec<_>>(), [Some(api::AuthMode::Required), None]);
 }

@@ -31,12 +31,12 @@ impl<'a> Security<'a> {
     /// Adds the scheme of access tokens to a document if it is missing.
     pub(super) fn new(access: &'a Access, default_mode: AuthMode, document: &mut Value) -> Self {
         let is_bearer = |scheme: &Value| {
-            scheme["type"] == "http" && scheme["scheme"].as_str().is_some_and(|name| name.eq_ignore_ascii_case("bearer"))
+            scheme["type"] == "http"
+                && scheme["scheme"].as_str().is_some_and(|name| name.eq_ignore_ascii_case("bearer"))
         };
         let schemes = &document["components"]["securitySchemes"];
-        let takes_tokens = |scheme: &Value| {
-            is_bearer(scheme) || matches!(scheme["type"].as_str(), Some("oauth2" | "openIdConnect"))
-        };
+        let takes_tokens =
+            |scheme: &Value| is_bearer(scheme) || matches!(scheme["type"].as_str(), Some("oauth2" | "openIdConnect"));
         let token_schemes = schemes.as_object().into_iter().flatten().filter(|(_, scheme)| takes_tokens(scheme));
         let token_schemes = token_schemes.map(|(name, _)| name.clone()).collect();
         let scheme = match schemes.get(BEARER) {

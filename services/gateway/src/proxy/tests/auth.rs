@@ -14,7 +14,6 @@ use identity::sign::{ACCESS_TOKEN, SigningKey, key_set};
 use serde_json::json;
 
 use super::{stub::full_body, *};
-use crate::auth::Access;
 
 const ISSUER: &str = "https://issuer.example";
 

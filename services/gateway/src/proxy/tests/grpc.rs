@@ -77,7 +77,9 @@ pub(super) fn status(response: &TestResponse) -> Option<&str> {
         "0" => "OK",
         "12" => "UNIMPLEMENTED",
         "14" => "UNAVAILABLE",
+        "16" => "UNAUTHENTICATED",
         "5" => "NOT_FOUND",
+        "7" => "PERMISSION_DENIED",
         "2" => "UNKNOWN",
         _ => "another",
     })

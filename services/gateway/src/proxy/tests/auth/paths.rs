@@ -69,7 +69,9 @@ async fn a_method_with_rules_cannot_be_overridden() {
     let gateway = issuer.gateway(&[], &json!({ "mode": "optional", "rules": rules }), &stub);
     let overriding = || {
         let mut request = request(Method::GET, "/test", "");
-        for name in ["x-http-method-override", "x_http_method_override", "x-http-method", "X-Method-Override", "x-http.method"] {
+        for name in
+            ["x-http-method-override", "x_http_method_override", "x-http-method", "X-Method-Override", "x-http.method"]
+        {
             let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
             request.headers_mut().insert(name, HeaderValue::from_static("POST"));
         }
