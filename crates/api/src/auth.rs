@@ -127,7 +127,8 @@ impl RouteAuth {
         if let Some(bad) = std::iter::once(auth).chain(rules).find(|value| value.is_array()) {
             return Err(format!("invalid type: {bad} is a list"));
         }
-        let auth: Option<Self> = Deserialize::deserialize(auth).map_err(|error: serde_json::Error| error.to_string())?;
+        let auth: Option<Self> =
+            Deserialize::deserialize(auth).map_err(|error: serde_json::Error| error.to_string())?;
         let auth = auth.unwrap_or_default();
         check(auth.mode, &auth.scopes)?;
         if auth.rules.len() > MAX_RULES {
@@ -143,8 +144,9 @@ impl RouteAuth {
 impl AuthRule {
     fn check(&self) -> Result<(), String> {
         check(self.mode, &self.scopes)?;
-        let is_method =
-            |method: &&String| !method.is_empty() && method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+        let is_method = |method: &&String| {
+            !method.is_empty() && method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-')
+        };
         if let Some(bad) = self.methods.iter().find(|method| !is_method(method)) {
             return Err(format!("invalid method {bad:?}; expected upper-case letters"));
         }
