@@ -44,7 +44,11 @@ impl Users {
             return Err(Refusal::Forbidden.into());
         };
         let owner = self.database.run(async |connection| store::session::owner(connection, session).await).await?;
-        if owner == Some(id.0) { Ok(Myself { id, session }) } else { Err(Refusal::InvalidToken(Reason::Revoked).into()) }
+        if owner == Some(id.0) {
+            Ok(Myself { id, session })
+        } else {
+            Err(Refusal::InvalidToken(Reason::Revoked).into())
+        }
     }
 }
 

@@ -25,7 +25,8 @@ pub(crate) struct Origin {
 
 impl Origin {
     pub(crate) fn new(headers: &HeaderMap) -> Self {
-        let address = headers.get(FORWARDED_FOR).and_then(|value| parse(value.to_str().ok()?.split(',').next()?.trim()));
+        let address =
+            headers.get(FORWARDED_FOR).and_then(|value| parse(value.to_str().ok()?.split(',').next()?.trim()));
         let agent = headers.get(header::USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()));
         let agent = agent.iter().flat_map(|agent| agent.chars()).filter(|c| !c.is_control()).take(MAX_AGENT).collect();
         Self { address, agent }

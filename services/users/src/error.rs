@@ -85,10 +85,8 @@ impl From<Error> for Problem {
             Error::NoKeys | Error::Busy(_) => Self::unavailable(detail),
             Error::InvalidCredentials => Self::with_kind(StatusCode::UNAUTHORIZED, "invalid-credentials", detail)
                 .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
-            Error::TooManyAttempts(wait) => {
-                Self::with_kind(StatusCode::TOO_MANY_REQUESTS, "too-many-attempts", detail)
-                    .with_header(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1))
-            }
+            Error::TooManyAttempts(wait) => Self::with_kind(StatusCode::TOO_MANY_REQUESTS, "too-many-attempts", detail)
+                .with_header(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1)),
             Error::Sign(error) => Self::internal(error),
             Error::NoRandomness => Self::internal(detail),
             Error::Refused(refusal) => refusal.into(),

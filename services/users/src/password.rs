@@ -174,7 +174,9 @@ mod tests {
 
     #[test]
     fn passwords_that_are_guessed_first_are_refused() {
-        for common in ["passwordpassword", "PasswordPassword", "1q2w3e4r5t6y7u8i", "123123123123123", "aaaaaaaaaaaaaaaa"] {
+        for common in
+            ["passwordpassword", "PasswordPassword", "1q2w3e4r5t6y7u8i", "123123123123123", "aaaaaaaaaaaaaaaa"]
+        {
             assert!(check(common).is_err(), "{common}");
         }
         assert!(check("passwordpassworf").is_ok());

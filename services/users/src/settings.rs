@@ -105,8 +105,11 @@ mod tests {
     #[test]
     fn a_key_is_32_bytes_raw_or_in_base64() {
         let raw = [7; 32];
-        for good in [raw.to_vec(), BASE64_STANDARD.encode(raw).into_bytes(), format!("{}\n", BASE64_STANDARD.encode(raw)).into()]
-        {
+        for good in [
+            raw.to_vec(),
+            BASE64_STANDARD.encode(raw).into_bytes(),
+            format!("{}\n", BASE64_STANDARD.encode(raw)).into(),
+        ] {
             assert!(Kek::parse(&good).is_ok());
         }
         for bad in [&b""[..], b"secret", &[7; 31], &[7; 33], BASE64_STANDARD.encode([7; 31]).as_bytes()] {
@@ -121,7 +124,8 @@ mod tests {
         for good in ["https://shop.example", "http://127.0.0.1:8080", "https://shop.example/auth"] {
             assert!(issuer_url(good).is_ok(), "{good}");
         }
-        for bad in ["", "shop.example", "https://", "https:///x", "https://x/", "https://x?y", "https://x#y", "ftp://x"] {
+        for bad in ["", "shop.example", "https://", "https:///x", "https://x/", "https://x?y", "https://x#y", "ftp://x"]
+        {
             assert!(issuer_url(bad).is_err(), "{bad}");
         }
     }

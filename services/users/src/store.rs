@@ -145,7 +145,7 @@ pub(crate) async fn delete(
                RETURNING id
            ), ended AS (
                UPDATE session SET revoked_at = now(), revoked_in = pg_current_xact_id()
-               WHERE user_id IN (SELECT id FROM deleted) AND revoked_at IS NULL
+               WHERE user_id = (SELECT id FROM deleted) AND revoked_at IS NULL
            )
            SELECT EXISTS (SELECT FROM deleted) AS "is_deleted!""#,
         id.0,

@@ -60,11 +60,7 @@ pub(crate) async fn forget(database: &Database, email: &str) -> Result<(), Error
 /// The keys of an attempt. Requests whose address is unknown share one.
 fn keys(email: &str, network: Option<&str>) -> Keys {
     let (email, network) = (email.to_ascii_lowercase(), network.unwrap_or("unknown"));
-    Keys {
-        address: digest(b'1', &[network]),
-        pair: digest(b'2', &[network, &email]),
-        account: digest(b'3', &[&email]),
-    }
+    Keys { address: digest(b'1', &[network]), pair: digest(b'2', &[network, &email]), account: digest(b'3', &[&email]) }
 }
 
 /// The kind, then SHA-256 of the parts. Rows are locked in the order of their kinds.

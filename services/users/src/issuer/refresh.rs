@@ -42,10 +42,7 @@ impl RefreshToken {
         let (content, mac) = bytes.split_at(CONTENT);
         hmac::verify(key, content, mac).ok()?;
         let (session, counter) = content.split_at(16);
-        Some(Self {
-            session: Uuid::from_slice(session).ok()?,
-            counter: i64::from_be_bytes(counter.try_into().ok()?),
-        })
+        Some(Self { session: Uuid::from_slice(session).ok()?, counter: i64::from_be_bytes(counter.try_into().ok()?) })
     }
 }
 

@@ -60,7 +60,8 @@ impl StoredHash {
 
 /// Hashes a password with a new salt.
 pub(super) fn hash(password: &Password, memory: &mut [Block]) -> Option<String> {
-    let (params, salt, mut computed) = (Params::new(MEMORY, PASSES, 1, Some(LENGTH)).ok()?, Salt::generate(), [0; LENGTH]);
+    let (params, salt, mut computed) =
+        (Params::new(MEMORY, PASSES, 1, Some(LENGTH)).ok()?, Salt::generate(), [0; LENGTH]);
     if !is_computed(&params, &salt, password, &mut computed, memory) {
         return None;
     }
@@ -75,7 +76,9 @@ pub(super) fn hash(password: &Password, memory: &mut [Block]) -> Option<String> 
 }
 
 fn is_computed(params: &Params, salt: &Salt, password: &Password, out: &mut [u8], memory: &mut [Block]) -> bool {
-    let Ok(params) = Params::new(params.m_cost(), params.t_cost(), params.p_cost(), Some(out.len())) else { return false };
+    let Ok(params) = Params::new(params.m_cost(), params.t_cost(), params.p_cost(), Some(out.len())) else {
+        return false;
+    };
     let memory = &mut memory[..params.block_count()];
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
     argon2.hash_password_into_with_memory(password.as_bytes(), salt.as_ref(), out, memory).is_ok()

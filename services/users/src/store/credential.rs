@@ -22,10 +22,11 @@ pub(crate) struct Login {
 pub(crate) async fn by_email(connection: &mut PgConnection, email: &Email) -> Result<Option<Login>, sqlx::Error> {
     sqlx::query_as!(
         Login,
-        r#"SELECT users.id AS user_id, phc AS "phc?", changed_at AS "changed_at?",
+        r#"SELECT users.id AS user_id,
+                  (SELECT phc FROM credential WHERE user_id = users.id),
+                  (SELECT changed_at FROM credential WHERE user_id = users.id),
                   ARRAY(SELECT role FROM role_grant WHERE user_id = users.id) AS "roles!"
-           FROM users LEFT JOIN credential ON user_id = users.id
-           WHERE lower(email COLLATE "C") = lower($1 COLLATE "C")"#,
+           FROM users WHERE lower(email COLLATE "C") = lower($1 COLLATE "C")"#,
         email.as_str(),
     )
     .fetch_optional(connection)
@@ -34,7 +35,10 @@ pub(crate) async fn by_email(connection: &mut PgConnection, email: &Email) -> Re
 
 /// Reads the hash of a user's password and the user's email. Returns `None` if the user has no password.
 pub(crate) async fn get(connection: &mut PgConnection, id: UserId) -> Result<Option<(String, String)>, sqlx::Error> {
-    let row = sqlx::query!("SELECT phc, email FROM credential JOIN users ON id = user_id WHERE user_id = $1", id.0);
+    let row = sqlx::query!(
+        r#"SELECT phc, (SELECT email FROM users WHERE id = user_id) AS "email!" FROM credential WHERE user_id = $1"#,
+        id.0
+    );
     Ok(row.fetch_optional(connection).await?.map(|row| (row.phc, row.email)))
 }
 
@@ -66,12 +70,7 @@ pub(crate) async fn set(
 }
 
 /// Replaces the hash of the same password, unless the password has changed in the meantime.
-pub(crate) async fn rehash(
-    connection: &mut PgConnection,
-    id: UserId,
-    old: &str,
-    new: &str,
-) -> Result<(), sqlx::Error> {
+pub(crate) async fn rehash(connection: &mut PgConnection, id: UserId, old: &str, new: &str) -> Result<(), sqlx::Error> {
     sqlx::query!("UPDATE credential SET phc = $3 WHERE user_id = $1 AND phc = $2", id.0, old, new)
         .execute(connection)
         .await?;

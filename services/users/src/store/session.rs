@@ -28,7 +28,8 @@ pub(crate) struct Refreshed {
     pub(crate) roles: Vec<String>,
 }
 
-/// Starts a session of a user, for at most 90 days, and takes the attempt out of the counts. Returns false if the user does not exist, or if the password was
+/// Starts a session of a user, for at most 90 days, and takes the attempt out of the counts, with the earlier
+/// failures of this account in this network. Returns false if the user does not exist, or if the password was
 /// changed after this time.
 pub(crate) async fn start(
     connection: &mut PgConnection,
@@ -89,7 +90,7 @@ pub(crate) async fn refresh(
            SELECT user_id AS "user_id!", counter AS "counter!", refreshed.created_at AS "created_at!",
                   revoked_at IS NOT NULL AS "is_ended!",
                   ARRAY(SELECT role FROM role_grant WHERE user_id = refreshed.user_id) AS "roles!"
-           FROM refreshed JOIN users ON users.id = user_id"#,
+           FROM refreshed WHERE (SELECT id FROM users WHERE id = user_id) IS NOT NULL"#,
         id,
         counter,
         origin.address(),
@@ -103,8 +104,9 @@ pub(crate) async fn refresh(
 /// Reads whose session this is. Returns `None` if it has ended or its user is deleted.
 pub(crate) async fn owner(connection: &mut PgConnection, id: Uuid) -> Result<Option<Uuid>, sqlx::Error> {
     sqlx::query_scalar!(
-        "SELECT user_id FROM session JOIN users ON users.id = user_id
-         WHERE session.id = $1 AND revoked_at IS NULL AND expires_at > now()",
+        "SELECT user_id FROM session
+         WHERE id = $1 AND revoked_at IS NULL AND expires_at > now()
+             AND (SELECT id FROM users WHERE id = user_id) IS NOT NULL",
         id,
     )
     .fetch_optional(connection)
@@ -121,9 +123,9 @@ pub(crate) async fn list(
     sqlx::query_as!(
         Session,
         "SELECT id, created_at, used_at, address, agent FROM session
-         WHERE user_id = $1 AND id > $2 AND revoked_at IS NULL AND expires_at > now()
+         WHERE user_id = $1 AND uuid_send(id) > uuid_send($2) AND revoked_at IS NULL AND expires_at > now()
              AND used_at > now() - interval '14 days'
-         ORDER BY id LIMIT $3",
+         ORDER BY uuid_send(id) LIMIT $3",
         user_id.0,
         after.unwrap_or_default(),
         limit,

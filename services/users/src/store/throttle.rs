@@ -61,8 +61,9 @@ pub(crate) async fn reserve(
                    failures = CASE WHEN t.until > now() THEN t.failures + 1 ELSE 1 END,
                    until = CASE WHEN t.until > now() THEN t.until ELSE excluded.until END
                RETURNING failures <= $8 OR EXISTS (
-                   SELECT FROM users JOIN session ON user_id = users.id
-                   WHERE lower(email COLLATE "C") = lower($10 COLLATE "C") AND network = $11 AND revoked_at IS NULL
+                   SELECT FROM session
+                   WHERE user_id = (SELECT id FROM users WHERE lower(email COLLATE "C") = lower($10 COLLATE "C"))
+                       AND network = $11 AND revoked_at IS NULL
                ) AS is_allowed, until
            ), refused AS (
                SELECT until FROM by_address WHERE NOT is_allowed
@@ -86,13 +87,11 @@ pub(crate) async fn reserve(
     .await
 }
 
-/// Takes an attempt that succeeded out of the counts, and with it the earlier failures of this account in this network.
+/// Takes an attempt that was not judged, or succeeded, out of the counts.
 pub(crate) async fn release(connection: &mut PgConnection, keys: &Keys) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "UPDATE throttle SET failures = CASE WHEN key = $2 THEN 0 ELSE greatest(failures - 1, 0) END
-         WHERE key = ANY ($1::bytea[])",
+        "UPDATE throttle SET failures = greatest(failures - 1, 0) WHERE key = ANY ($1::bytea[])",
         &keys.ordered() as &[&[u8]],
-        keys.pair,
     )
     .execute(connection)
     .await?;

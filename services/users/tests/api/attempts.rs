@@ -9,6 +9,13 @@ use crate::issuer::{Issuer, PASSWORD, start_issuer, tokens};
 
 const WRONG: &str = "a small heron waits";
 
+/// Sets the counts of one kind: `1` of a client, `2` of a client on an account, `3` of an account.
+async fn set_counts(pool: &PgPool, kind: char, failures: i32) {
+    let set = "UPDATE throttle SET failures = $2 WHERE get_byte(key, 0) = ascii($1)";
+    let set = sqlx::query(set).bind(kind.to_string()).bind(failures).execute(pool).await.expect("changed");
+    assert_eq!(set.rows_affected(), 1);
+}
+
 /// The number of responses with a status.
 async fn guess(issuer: &Issuer, address: &str, email: &str, count: usize, status: u16) -> usize {
     let responses = join_all((0..count).map(|_| issuer.log_in_from(address, email, WRONG))).await;
@@ -54,13 +61,15 @@ async fn a_network_is_a_64_bit_prefix(pool: PgPool) {
 #[sqlx::test(migrator = "users::MIGRATIONS")]
 async fn a_client_is_limited_over_all_accounts(pool: PgPool) {
     let issuer = start_issuer(&pool).await;
-    let guesses = join_all((0..64).map(|number| {
+    assert_eq!(guess(&issuer, "203.0.113.1", "user@example.com", 1, 401).await, 1);
+    set_counts(&pool, '1', 57).await;
+    let guesses = join_all((0..7).map(|number| {
         let (issuer, email) = (&issuer, format!("user{number}@example.com"));
         async move { issuer.log_in_from("203.0.113.1", &email, WRONG).await.status }
     }));
     let statuses = guesses.await;
     let count = |status: u16| statuses.iter().filter(|other| **other == status).count();
-    assert_eq!((count(401), count(429)), (60, 4), "{statuses:?}");
+    assert_eq!((count(401), count(429)), (3, 4), "{statuses:?}");
 }
 
 /// Whoever guesses from many networks must not lock the user out where the user is at home.
@@ -69,9 +78,8 @@ async fn nobody_can_lock_a_user_out(pool: PgPool) {
     let issuer = start_issuer(&pool).await;
     issuer.user("ada@example.com").await;
     let (_, refresh) = tokens(&issuer.log_in_from("198.51.100.7", "ada@example.com", PASSWORD).await);
-    for network in 0..11 {
-        guess(&issuer, &format!("203.0.113.{network}"), "ada@example.com", 10, 401).await;
-    }
+    assert_eq!(guess(&issuer, "203.0.113.1", "ada@example.com", 1, 401).await, 1);
+    set_counts(&pool, '3', 100).await;
     issuer.log_in_from("192.0.2.1", "ada@example.com", PASSWORD).await.problem(429);
     tokens(&issuer.log_in_from("198.51.100.7", "ada@example.com", PASSWORD).await);
     tokens(&issuer.refresh(&refresh).await);

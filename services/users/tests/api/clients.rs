@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use crate::issuer::{Issuer, assert_oauth_error, claims, start_issuer};
+use crate::issuer::{Issuer, assert_oauth_error, claims, start_issuer, with_form};
 
 async fn create(issuer: &Issuer, scopes: &[&str]) -> (String, String) {
     let body = json!({"name": "warehouse", "scopes": scopes});
@@ -23,7 +23,7 @@ async fn a_client_gets_tokens_with_basic_and_with_post(pool: PgPool) {
     let form = [("grant_type", "client_credentials"), ("client_id", &*id), ("client_secret", &*secret)];
     let post = issuer.token_form(&form).await;
     let request = issuer.app.request(Method::POST, "/oauth2/token").basic_auth(&id, Some(&secret));
-    let basic = issuer.app.send(request.form(&form[..1])).await;
+    let basic = issuer.app.send(with_form(request, &form[..1])).await;
     for response in [post, basic] {
         let body = response.json(200);
         assert_eq!(body["scope"], "inventory:write orders:write");
@@ -45,7 +45,8 @@ async fn wrong_credentials_are_refused(pool: PgPool) {
     let issuer = start_issuer(&pool).await;
     let (id, secret) = create(&issuer, &[]).await;
     let other = create(&issuer, &[]).await.1;
-    for (id, secret) in [(&*id, &*other), (&id, "x"), ("x", &secret), ("00000000-0000-0000-0000-000000000000", &secret)] {
+    for (id, secret) in [(&*id, &*other), (&id, "x"), ("x", &secret), ("00000000-0000-0000-0000-000000000000", &secret)]
+    {
         let form = [("grant_type", "client_credentials"), ("client_id", id), ("client_secret", secret)];
         let response = issuer.token_form(&form).await;
         assert_oauth_error(&response, 401, "invalid_client");
@@ -53,13 +54,13 @@ async fn wrong_credentials_are_refused(pool: PgPool) {
     }
     for header in ["Basic !", "Bearer x", &format!("Basic {}", BASE64_STANDARD.encode("x"))] {
         let request = issuer.app.request(Method::POST, "/oauth2/token").header("authorization", header);
-        let response = issuer.app.send(request.form(&[("grant_type", "client_credentials")])).await;
+        let response = issuer.app.send(with_form(request, &[("grant_type", "client_credentials")])).await;
         assert_oauth_error(&response, 401, "invalid_client");
     }
     // In both ways at once.
     let request = issuer.app.request(Method::POST, "/oauth2/token").basic_auth(&id, Some(&secret));
     let form = [("grant_type", "client_credentials"), ("client_secret", &*secret)];
-    assert_oauth_error(&issuer.app.send(request.form(&form)).await, 400, "invalid_request");
+    assert_oauth_error(&issuer.app.send(with_form(request, &form)).await, 400, "invalid_request");
 }
 
 #[sqlx::test(migrator = "users::MIGRATIONS")]

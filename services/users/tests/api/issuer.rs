@@ -60,7 +60,8 @@ impl Issuer {
             {"issuer": ROOT, "jwks_url": url("root.json")},
         ]);
         fs::write(directory.path().join("root.json"), key_set([root.jwk()]).to_string()).expect("written");
-        let auth = AuthArgs { auth: Some(Mode::Required), auth_issuers: Some(issuers.to_string()), ..AuthArgs::default() };
+        let auth =
+            AuthArgs { auth: Some(Mode::Required), auth_issuers: Some(issuers.to_string()), ..AuthArgs::default() };
         let database = database_url(&pool.connect_options());
         let app = App::start_with_args(&users::SERVICE, database, settings, |args| args.auth = auth).await;
         Self { app, root, directory }
@@ -143,13 +144,19 @@ impl Issuer {
 
     /// Sends a form to `/oauth2/token`.
     pub async fn token_form(&self, form: &[(&str, &str)]) -> Response {
-        self.app.send(self.app.request(Method::POST, "/oauth2/token").form(form)).await
+        self.app.send(with_form(self.app.request(Method::POST, "/oauth2/token"), form)).await
     }
 
     /// Exchanges a refresh token.
     pub async fn refresh(&self, token: &str) -> Response {
         self.token_form(&[("grant_type", "refresh_token"), ("refresh_token", token)]).await
     }
+}
+
+/// Adds a form to a request.
+pub fn with_form(request: RequestBuilder, form: &[(&str, &str)]) -> RequestBuilder {
+    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+    request.header("content-type", "application/x-www-form-urlencoded").body(body)
 }
 
 /// The access token and the refresh token of a response.

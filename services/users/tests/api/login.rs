@@ -6,7 +6,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::{
-    issuer::{PASSWORD, URL, claims, start_issuer, tokens},
+    issuer::{PASSWORD, URL, claims, start_issuer, tokens, with_form},
     start,
 };
 
@@ -97,7 +97,7 @@ async fn without_settings_nothing_is_issued(pool: PgPool) {
     let login = json!({"email": "ada@example.com", "password": PASSWORD});
     let no_issuer = "https://hedgerow.dev/problems/no-issuer";
     assert_eq!(app.post("/auth/login", &login).await.problem(404)["type"], no_issuer);
-    let form = app.request(Method::POST, "/oauth2/token").form(&[("grant_type", "refresh_token")]);
+    let form = with_form(app.request(Method::POST, "/oauth2/token"), &[("grant_type", "refresh_token")]);
     assert_eq!(app.send(form).await.problem(404)["type"], no_issuer);
     for path in ["/.well-known/jwks.json", "/.well-known/openid-configuration", "/auth/revoked"] {
         assert_eq!(app.get(path).await.problem(404)["type"], no_issuer, "{path}");

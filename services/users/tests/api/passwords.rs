@@ -63,7 +63,10 @@ async fn a_change_ends_all_other_sessions(pool: PgPool) {
     let change = async |current: &str, new: &str| {
         issuer.send(Method::PUT, "/auth/password", &ada, Some(&json!({"current": current, "new": new}))).await
     };
-    assert_eq!(change("a wrong heron waits", new).await.problem(401)["type"], "https://hedgerow.dev/problems/invalid-credentials");
+    assert_eq!(
+        change("a wrong heron waits", new).await.problem(401)["type"],
+        "https://hedgerow.dev/problems/invalid-credentials"
+    );
     assert_eq!(change(PASSWORD, "short").await.errors(), ["#/new"]);
     assert_eq!(change(PASSWORD, new).await.status, 204);
     assert_oauth_error(&issuer.refresh(&other).await, 400, "invalid_grant");

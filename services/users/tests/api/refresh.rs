@@ -8,7 +8,7 @@ use sqlx::PgPool;
 use test_support::app::join_all;
 use uuid::Uuid;
 
-use crate::issuer::{PASSWORD, assert_oauth_error, claims, start_issuer, tokens};
+use crate::issuer::{PASSWORD, assert_oauth_error, claims, start_issuer, tokens, with_form};
 
 /// Moves the last use of all sessions into the past.
 async fn age(pool: &PgPool, seconds: i32) {
@@ -119,7 +119,10 @@ async fn the_session_of_a_deleted_user_ends(pool: PgPool) {
     assert_eq!(deleted.status, 204, "{}", deleted.text());
     assert_oauth_error(&issuer.refresh(&refresh).await, 400, "invalid_grant");
     let problem = issuer.send(Method::GET, "/auth/sessions", &access, None).await.problem(401);
-    assert_eq!((&problem["type"], &problem["reason"]), (&json!("https://hedgerow.dev/problems/invalid-token"), &json!("revoked")));
+    assert_eq!(
+        (&problem["type"], &problem["reason"]),
+        (&json!("https://hedgerow.dev/problems/invalid-token"), &json!("revoked"))
+    );
     let revoked = issuer.app.get("/auth/revoked").await.json(200);
     assert_eq!(revoked["sessions"], json!([claims(&access)["sid"]]));
     issuer.log_in("ada@example.com", PASSWORD).await.problem(401);
@@ -159,8 +162,8 @@ async fn a_revoked_token_ends_its_session(pool: PgPool) {
     issuer.user("ada@example.com").await;
     let (access, refresh) = tokens(&issuer.log_in("ada@example.com", PASSWORD).await);
     let revoke = async |token: &str| {
-        let request = issuer.app.request(Method::POST, "/oauth2/revoke").form(&[("token", token)]);
-        issuer.app.send(request).await
+        let request = issuer.app.request(Method::POST, "/oauth2/revoke");
+        issuer.app.send(with_form(request, &[("token", token)])).await
     };
     assert_eq!(revoke("unknown").await.status, 200);
     assert_oauth_error(&revoke(&access).await, 400, "unsupported_token_type");

@@ -84,9 +84,8 @@ pub(in crate::routes) async fn change(
         }
     }
     let phc = issuer.hasher.hash(issuer.hasher.enter()?, change.new.into_password()).await?;
-    let work = async |connection: &mut sqlx::PgConnection| {
-        credential::set(connection, me.id, &phc, Some(me.session)).await
-    };
+    let work =
+        async |connection: &mut sqlx::PgConnection| credential::set(connection, me.id, &phc, Some(me.session)).await;
     users.database.change(work).await.map_err(Error::from_write)?.ok_or(Error::NotFound)?;
     issuer.audit.change("password_changed", &actor(&identity), me.id, &origin);
     Ok(StatusCode::NO_CONTENT)

@@ -79,10 +79,14 @@ mod tests {
 
     #[test]
     fn a_cursor_survives_its_text() {
-        for cursor in [Cursor { began: 7, last: None }, Cursor { began: u64::MAX, last: Some((u64::MAX, Uuid::now_v7())) }] {
+        for cursor in
+            [Cursor { began: 7, last: None }, Cursor { began: u64::MAX, last: Some((u64::MAX, Uuid::now_v7())) }]
+        {
             let text = write(cursor);
             assert_eq!(parse(&text), Some(cursor));
-            assert!(text.len() <= 200 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)));
+            assert!(
+                text.len() <= 200 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+            );
         }
         for bad in ["", "x", "1_2", "1_2_3", "-1", "1_2_00000000-0000-0000-0000-000000000000_3"] {
             assert_eq!(parse(bad), None, "{bad}");

@@ -8,14 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use crate::{
-    access::actor,
-    client_address::Origin,
-    error::Error,
-    model::UserId,
-    state::Users,
-    store::session,
-};
+use crate::{access::actor, client_address::Origin, error::Error, model::UserId, state::Users, store::session};
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]

@@ -101,10 +101,8 @@ async fn refresh(
         record(Some(refreshed.user_id), Outcome::Reused);
         return Err(OAuthError::InvalidGrant);
     }
-    let grant_session = GrantSession {
-        refresh: RefreshToken { session, counter: refreshed.counter },
-        since: refreshed.created_at,
-    };
+    let grant_session =
+        GrantSession { refresh: RefreshToken { session, counter: refreshed.counter }, since: refreshed.created_at };
     let grant = Grant::of_user(refreshed.user_id, &refreshed.roles, grant_session);
     let grant = narrow(grant, form)?;
     let tokens = issuer.issue(&grant)?;
