@@ -162,6 +162,7 @@ async fn the_page_has_all_its_files_and_shows_the_document() {
     let (_, _, script) = get(&docs, "/docs/swagger-initializer.js", &[]).await;
     let script = String::from_utf8_lossy(&script).into_owned();
     assert!(script.contains("\"url\": \"/openapi.json\"") && script.contains("\"validatorUrl\": \"none\""), "{script}");
+    assert!(script.contains("\"persistAuthorization\": true"), "{script}");
     assert_eq!(get(&docs, "/docs/missing.js", &[]).await.0, StatusCode::NOT_FOUND);
 }
 
