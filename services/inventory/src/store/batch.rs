@@ -67,8 +67,8 @@ pub(crate) async fn write_movements(
                      settled_until = excluded.settled_until
          ), held AS (
              -- The items of all reservations are two arrays, of which each reservation takes a slice.
-             INSERT INTO reservation (id, subject, state, expires_at, product_ids, quantities)
-             SELECT id, subject, 'held', expires_at, ($13::text[])[first:last], ($14::bigint[])[first:last]
+             INSERT INTO reservation (id, state, expires_at, product_ids, quantities, subject)
+             SELECT id, 'held', expires_at, ($13::text[])[first:last], ($14::bigint[])[first:last], subject
              FROM unnest($8::uuid[], $9::text[], $10::timestamptz[], $11::integer[], $12::integer[])
                       AS hold (id, subject, expires_at, first, last)
          ), expiring AS (

@@ -129,8 +129,8 @@ pub(crate) async fn hold(
                              clock_timestamp() + make_interval(secs => $4::bigint + 0.999999::double precision),
                              settled_until + make_interval(secs => 1))) AS expires_at
            ), held AS (
-               INSERT INTO reservation (id, subject, state, expires_at, product_ids, quantities)
-               SELECT $1, $5, 'held', expires_at, ARRAY[product_id], ARRAY[$3] FROM product
+               INSERT INTO reservation (id, state, expires_at, product_ids, quantities, subject)
+               SELECT $1, 'held', expires_at, ARRAY[product_id], ARRAY[$3], $5 FROM product
            ), expiring AS (
                INSERT INTO expiry (product_id, expires_at, quantity, holds) SELECT product_id, expires_at, $3, 1 FROM product
                ON CONFLICT (product_id, expires_at) DO UPDATE
