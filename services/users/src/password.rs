@@ -16,7 +16,7 @@ use utoipa::{
     },
 };
 
-pub(crate) use hasher::{Busy, Hasher, Place, Verdict};
+pub(crate) use hasher::{Busy, Hasher, Verdict};
 
 /// The minimum length, in code points (NIST SP 800-63B-4, section 3.1.1.2, for passwords as the only factor).
 const MIN_LENGTH: usize = 15;

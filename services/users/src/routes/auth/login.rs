@@ -2,15 +2,18 @@
 
 use axum::extract::State;
 use chassis::{Fields, FromFields, Json};
+use chrono::Utc;
+use sqlx::PgConnection;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::{
     audit::Outcome,
     client_address::Origin,
     error::Error,
-    issuer::{Attempt, Grant, GrantSession, Issuer, PASSWORD_CLIENT, RefreshToken, TokenResponse, new_id},
+    issuer::{Attempt, Grant, GrantSession, PASSWORD_CLIENT, RefreshToken, TokenResponse, new_id},
     model::{Email, UserId},
-    password::{Password, Place, Verdict},
+    password::{Busy, Password, Verdict},
     state::Users,
     store::{credential, session},
 };
@@ -54,56 +57,62 @@ pub(in crate::routes) async fn login(
 ) -> Result<TokenResponse, Error> {
     let issuer = users.issuer()?;
     let record = |subject, outcome| issuer.audit.login("login", subject, Some(PASSWORD_CLIENT), &origin, outcome);
-    let result = check(&users, issuer, &origin, login).await;
-    match &result {
-        Ok((subject, _)) => record(Some(*subject), Outcome::Success),
-        Err(Error::InvalidCredentials) => record(None, Outcome::InvalidCredentials),
-        Err(Error::TooManyAttempts(_)) => record(None, Outcome::Limited),
-        Err(Error::Busy(_)) => record(None, Outcome::Busy),
-        Err(_) => {}
-    }
-    result.map(|(_, tokens)| tokens)
-}
-
-async fn check(
-    users: &Users,
-    issuer: &Issuer,
-    origin: &Origin,
-    login: Login,
-) -> Result<(uuid::Uuid, TokenResponse), Error> {
     // First what costs nothing: a login that cannot succeed must not occupy a thread.
     issuer.keys()?;
-    let place = issuer.hasher.enter()?;
-    let attempt = Attempt::reserve(&users.database, &login.email, origin).await?;
-    let found = users.database.run(async |connection| credential::by_email(connection, &login.email).await).await?;
-    let phc = found.as_ref().and_then(|found| found.phc.as_deref());
-    let verdict = match verify(issuer, place, login.password, phc).await {
-        Err(busy) => {
-            attempt.release(&users.database).await?;
-            return Err(busy);
+    let place = issuer.hasher.enter().inspect_err(|_| record(None, Outcome::Busy))?;
+    let attempt = Attempt::reserve(&users.database, &login.email, &origin).await.inspect_err(|error| {
+        if matches!(error, Error::TooManyAttempts(_)) {
+            record(None, Outcome::Limited);
         }
-        Ok(verdict) => verdict,
+    })?;
+    let found = users.database.run(async |connection| credential::by_email(connection, &login.email).await).await?;
+    let (subject, phc) =
+        (found.as_ref().map(|found| found.user_id), found.as_ref().and_then(|found| found.phc.as_deref()));
+    let Ok(verdict) = issuer.hasher.verify(place, login.password, phc).await else {
+        record(subject, Outcome::Busy);
+        attempt.release(&users.database).await?;
+        return Err(Busy.into());
     };
-    let (Verdict::Right { rehashed }, Some(found)) = (verdict, found) else { return Err(Error::InvalidCredentials) };
-    let Some(changed_at) = found.changed_at else { return Err(Error::InvalidCredentials) };
-    let user_id = UserId(found.user_id);
-    if let (Some(old), Some(new)) = (&found.phc, rehashed) {
-        let work = async |connection: &mut sqlx::PgConnection| credential::rehash(connection, user_id, old, &new).await;
+    let started = match (verdict, found) {
+        (Verdict::Right { rehashed }, Some(found)) => start(&users, &attempt, &origin, found, rehashed).await?,
+        _ => None,
+    };
+    let Some(grant) = started else {
+        record(subject, Outcome::InvalidCredentials);
+        return Err(Error::InvalidCredentials);
+    };
+    let tokens = issuer.issue(&Grant::of_user(grant.user_id, &grant.roles, grant.session))?;
+    record(subject, Outcome::Success);
+    Ok(tokens)
+}
+
+/// What a login was granted.
+struct Started {
+    user_id: Uuid,
+    roles: Vec<String>,
+    session: GrantSession,
+}
+
+/// Starts a session after the right password. Returns `None` if the user was deleted or the password changed meanwhile.
+async fn start(
+    users: &Users,
+    Attempt(attempt): &Attempt,
+    origin: &Origin,
+    found: credential::Login,
+    rehashed: Option<String>,
+) -> Result<Option<Started>, Error> {
+    let credential::Login { user_id, phc: Some(old), changed_at: Some(changed_at), roles } = found else {
+        return Ok(None);
+    };
+    let user = UserId(user_id);
+    if let Some(new) = rehashed {
+        let work = async |connection: &mut PgConnection| credential::rehash(connection, user, &old, &new).await;
         users.database.change(work).await.map_err(Error::from_write)?;
     }
     let id = new_id();
-    let work = async |connection: &mut sqlx::PgConnection| {
-        session::start(connection, id, user_id, changed_at, origin, &attempt.0).await
-    };
-    if !users.database.change(work).await.map_err(Error::from_write)? {
-        // The user was deleted, or the password changed.
-        return Err(Error::InvalidCredentials);
-    }
-    let session = GrantSession { refresh: RefreshToken { session: id, counter: 0 }, since: chrono::Utc::now() };
-    let grant = Grant::of_user(found.user_id, &found.roles, session);
-    Ok((found.user_id, issuer.issue(&grant)?))
-}
-
-async fn verify(issuer: &Issuer, place: Place, password: Password, phc: Option<&str>) -> Result<Verdict, Error> {
-    Ok(issuer.hasher.verify(place, password, phc).await?)
+    let work =
+        async |connection: &mut PgConnection| session::start(connection, id, user, changed_at, origin, attempt).await;
+    let is_started = users.database.change(work).await.map_err(Error::from_write)?;
+    let session = GrantSession { refresh: RefreshToken { session: id, counter: 0 }, since: Utc::now() };
+    Ok(is_started.then_some(Started { user_id, roles, session }))
 }
