@@ -146,7 +146,7 @@ impl Cluster {
 
 async fn get(client: &Client, path: &str) -> Result<Value, Error> {
     let request = http::Request::get(path).body(Vec::new());
-    let request = request.map_err(|error| kube::Error::HttpError(error));
+    let request = request.map_err(kube::Error::HttpError);
     with_timeout("read the keys of the cluster", async { client.request(request?).await }).await
 }
 

@@ -25,7 +25,7 @@ fn authentication() -> Authentication {
     Authentication { mode: Mode::Required, issuer: Some(issuer) }
 }
 
-fn fixture(further: Value) -> Fixture {
+fn fixture(further: &Value) -> Fixture {
     let mut settings = settings();
     settings.inputs.authentication = Some(authentication());
     settings.issuers = identity::parse_issuers(&further.to_string(), "hedgerow").expect("issuers");
@@ -51,7 +51,7 @@ fn file(fixture: &Fixture, name: &str) -> String {
 async fn services_trust_the_issuer_the_cluster_and_those_configured() {
     let further =
         json!([{ "issuer": "https://login.example", "roles": { "claim": "groups", "map": { "ops": "admin" } } }]);
-    let mut fixture = fixture(further);
+    let mut fixture = fixture(&further);
     fixture.apply(json!({ "image": "localhost/orders:1", "ports": { "http": 8081 } }), 2);
     fixture.reconcile().await;
     publish(&fixture).await.expect("it is published");
@@ -85,7 +85,7 @@ fn token(key: &SigningKey, account: &str, audience: &str) -> HeaderMap {
 
 #[tokio::test]
 async fn a_service_accepts_tokens_of_the_cluster_for_itself_and_of_admins() {
-    let (fixture, key) = (fixture(json!([])), SigningKey::generate().expect("a key"));
+    let (fixture, key) = (fixture(&json!([])), SigningKey::generate().expect("a key"));
     fixture.server.put(KEYS, key_set([key.jwk()]));
     publish(&fixture).await.expect("it is published");
     let folder = tempfile::tempdir().expect("a folder");
@@ -110,7 +110,7 @@ async fn a_service_accepts_tokens_of_the_cluster_for_itself_and_of_admins() {
 #[tokio::test]
 async fn an_issuer_that_is_configured_replaces_our_own_entry() {
     let further = json!([{ "issuer": "https://kubernetes.default.svc", "kind": "service" }]);
-    let fixture = fixture(further);
+    let fixture = fixture(&further);
     publish(&fixture).await.expect("it is published");
     let issuers = identity::parse_issuers(&file(&fixture, "issuers.json"), "hedgerow").expect("none is listed twice");
     assert_eq!(issuers.len(), 2);
@@ -118,7 +118,7 @@ async fn an_issuer_that_is_configured_replaces_our_own_entry() {
 
 #[tokio::test]
 async fn changed_keys_are_published_and_unchanged_ones_are_not_written() {
-    let fixture = fixture(json!([]));
+    let fixture = fixture(&json!([]));
     publish(&fixture).await.expect("it is published");
     drop(fixture.server.take_writes());
     publish(&fixture).await.expect("nothing to do");
@@ -136,7 +136,7 @@ async fn changed_keys_are_published_and_unchanged_ones_are_not_written() {
 
 #[tokio::test]
 async fn the_key_of_the_issuer_is_created_once() {
-    let fixture = fixture(json!([]));
+    let fixture = fixture(&json!([]));
     let (one, two) = tokio::join!(fixture.context.secrets.ensure_kek(), fixture.context.secrets.ensure_kek());
     one.and(two).expect("a Secret, although neither found one");
     let secret = fixture.server.get(KEK).expect("a Secret");
@@ -149,7 +149,7 @@ async fn the_key_of_the_issuer_is_created_once() {
 
 #[tokio::test]
 async fn pods_wait_until_they_can_know_whom_to_trust() {
-    let mut fixture = fixture(json!([]));
+    let mut fixture = fixture(&json!([]));
     fixture.server.delete(KEYS);
     let error = publish(&fixture).await.expect_err("no keys");
     assert!(error.to_string().contains("cannot read the keys of the cluster"), "{error}");
