@@ -147,7 +147,7 @@ impl AccessRecord {
         let checked = self.in_flight.as_mut().map_or(Ok(()), |counted| self.proxy.in_flight.check(counted));
         checked.map_err(|refusal| {
             self.omits_content = !refusal.has_content;
-            refusal.problem
+            *refusal.problem
         })
     }
 
