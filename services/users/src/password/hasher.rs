@@ -63,7 +63,7 @@ struct Job {
 enum Task {
     Hash(oneshot::Sender<Option<String>>),
     /// `None` if there is no hash to compare with: that takes as long.
-    Verify(Option<StoredHash>, oneshot::Sender<Verdict>),
+    Verify(Box<Option<StoredHash>>, oneshot::Sender<Verdict>),
 }
 
 impl Hasher {
@@ -113,7 +113,7 @@ impl Hasher {
             StoredHash::parse(phc).inspect_err(|error| tracing::error!(%error, "a password cannot be checked")).ok()
         });
         let (reply, verdict) = oneshot::channel();
-        self.submit(place, password, Task::Verify(stored, reply))?;
+        self.submit(place, password, Task::Verify(Box::new(stored), reply))?;
         verdict.await.map_err(|_| Busy)
     }
 
@@ -154,7 +154,7 @@ impl Job {
                 let _ = reply.send(phc::hash(&self.password, memory));
             }
             Task::Verify(stored, reply) if !reply.is_closed() => {
-                let _ = reply.send(verify(&self.password, stored.as_ref(), memory));
+                let _ = reply.send(verify(&self.password, (*stored).as_ref(), memory));
             }
             Task::Hash(_) | Task::Verify(..) => {}
         }

@@ -56,7 +56,8 @@ impl FromFields for NewClient {
 /// A machine that gets tokens with client credentials.
 #[derive(Serialize, ToSchema)]
 pub(in crate::routes) struct Client {
-    client_id: Uuid,
+    #[serde(rename = "client_id")]
+    id: Uuid,
     name: String,
     scopes: Vec<String>,
     created_at: DateTime<Utc>,
@@ -72,13 +73,13 @@ pub(in crate::routes) struct CreatedClient {
 
 impl fmt::Debug for CreatedClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CreatedClient").field("client_id", &self.client.client_id).finish_non_exhaustive()
+        f.debug_struct("CreatedClient").field("client_id", &self.client.id).finish_non_exhaustive()
     }
 }
 
 impl From<ClientRow> for Client {
     fn from(ClientRow { id, name, scopes, created_at }: ClientRow) -> Self {
-        Self { client_id: id, name, scopes, created_at }
+        Self { id, name, scopes, created_at }
     }
 }
 
@@ -161,7 +162,7 @@ pub(in crate::routes) async fn list(
     let limit = query.limit.with_lookahead();
     let rows = users.database.run(async |connection| client::list(connection, query.after, limit).await).await?;
     let clients = rows.into_iter().map(Client::from).collect();
-    Page::new(clients, query.limit, &uri, |client| client.client_id.to_string())
+    Page::new(clients, query.limit, &uri, |client| client.id.to_string())
 }
 
 /// Delete a client
