@@ -51,10 +51,7 @@ pub(crate) async fn write_movements(
             Cause::Expiry { holds, until } => (expired_holds[row], expired_until[row]) = (Some(*holds), Some(*until)),
         }
     }
-    let mut batches: Vec<Option<Uuid>> = vec![None; movements.len()];
-    if let Some(first) = batches.first_mut() {
-        *first = Some(batch);
-    }
+    let batches: Vec<Option<Uuid>> = (0..movements.len()).map(|row| (row == 0).then_some(batch)).collect();
     sqlx::query!(
         "WITH product AS (
              -- The rows exist. Unlike a join, this can be planned in one way only.

@@ -24,8 +24,11 @@ pub struct Issuer {
     directory: TempDir,
 }
 
-/// The value of the header `Authorization`; `None` if the caller has no token.
-pub type Token = Option<String>;
+/// The value of the header `Authorization`.
+pub type Token = String;
+
+/// A caller without a token.
+pub const NOBODY: Token = Token::new();
 
 impl Issuer {
     pub fn new() -> Self {
@@ -49,7 +52,7 @@ impl Issuer {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time after 1970").as_secs();
         let mut claims = json!({"iss": ISSUERS[0], "aud": "hedgerow", "sub": subject, "exp": now + 600});
         claims.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
-        Some(format!("Bearer {}", self.key.sign(&claims, ACCESS_TOKEN).expect("a token")))
+        format!("Bearer {}", self.key.sign(&claims, ACCESS_TOKEN).expect("a token"))
     }
 
     /// A person's token.
@@ -78,7 +81,7 @@ pub async fn send_with(
     headers: &[(&str, &str)],
 ) -> Response {
     let mut request = app.request(method.parse::<Method>().expect("a method"), path);
-    if let Some(token) = token {
+    if *token != NOBODY {
         request = request.header(header::AUTHORIZATION, token);
     }
     if let Some(body) = body {
@@ -90,7 +93,7 @@ pub async fn send_with(
 /// A call with a token.
 pub fn call<T>(token: &Token, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    if let Some(token) = token {
+    if *token != NOBODY {
         request.metadata_mut().insert("authorization", token.parse().expect("ASCII"));
     }
     request

@@ -6,7 +6,7 @@ use serde_json::json;
 use sqlx::PgPool;
 use test_support::app::{App, Response};
 
-use super::issuer::{ISSUERS, Issuer, Token, basket, call, reserve, send_with, stock_up};
+use super::issuer::{ISSUERS, Issuer, NOBODY, Token, basket, call, reserve, send_with, stock_up};
 use crate::{audit, counters, grpc};
 
 const KEY: [(&str, &str); 1] = [("idempotency-key", "k")];
@@ -21,7 +21,7 @@ async fn the_same_key_of_several_callers_is_several_keys(pool: PgPool) {
     let app = issuer.start(&pool, Mode::Open).await;
     stock_up(&app, &issuer, "p").await;
     let elsewhere = issuer.token("ada", &json!({"iss": ISSUERS[1], "roles": ["user"]}));
-    let callers = [None, issuer.user("ada"), issuer.user("bob"), elsewhere, issuer.admin()];
+    let callers = [NOBODY, issuer.user("ada"), issuer.user("bob"), elsewhere, issuer.admin()];
     let mut ids = Vec::new();
     for caller in &callers {
         let first = reserve_once(&app, caller).await;
@@ -63,5 +63,5 @@ async fn a_stored_response_needs_the_scope_again(pool: PgPool) {
     stock_up(&app, &issuer, "p").await;
     reserve_once(&app, &issuer.user("ada")).await.json(201);
     reserve_once(&app, &issuer.token("ada", &json!({"scope": "users:read"}))).await.problem(403);
-    reserve_once(&app, &None).await.problem(401);
+    reserve_once(&app, &NOBODY).await.problem(401);
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use test_support::app::App;
 
-use super::issuer::{ISSUERS, Issuer, Token, reserve, send, send_with, stock_up};
+use super::issuer::{ISSUERS, Issuer, NOBODY, Token, reserve, send, send_with, stock_up};
 use crate::{audit, counters};
 
 async fn status(app: &App, token: &Token, path: &str) -> u16 {
@@ -20,7 +20,7 @@ async fn the_owner_is_stored_whichever_statement_inserts_it(pool: PgPool) {
         stock_up(&app, &issuer, product).await;
     }
     let ada = issuer.user("ada");
-    for (token, subject) in [(&ada, format!("{} ada", ISSUERS[0])), (&None, String::new())] {
+    for (token, subject) in [(&ada, format!("{} ada", ISSUERS[0])), (&NOBODY, String::new())] {
         // One item is reserved by a single statement, two are in a transaction.
         for products in [&["a"][..], &["a", "b"][..]] {
             let path = reserve(&app, token, products).await;
@@ -41,12 +41,13 @@ async fn reservations_without_owner_are_for_admins_and_mode_open(pool: PgPool) {
     let issuer = Issuer::new();
     let (open, required) = (issuer.start(&pool, Mode::Open).await, issuer.start(&pool, Mode::Required).await);
     stock_up(&open, &issuer, "a").await;
-    let (of_nobody, of_ada) = (reserve(&open, &None, &["a"]).await, reserve(&open, &issuer.user("ada"), &["a"]).await);
+    let (of_nobody, of_ada) =
+        (reserve(&open, &NOBODY, &["a"]).await, reserve(&open, &issuer.user("ada"), &["a"]).await);
     for (app, without_token) in [(&open, 200), (&required, 401)] {
         assert_eq!(status(app, &issuer.user("ada"), &of_nobody).await, 404);
         assert_eq!(status(app, &issuer.admin(), &of_nobody).await, 200);
         for path in [&of_nobody, &of_ada] {
-            assert_eq!(status(app, &None, path).await, without_token);
+            assert_eq!(status(app, &NOBODY, path).await, without_token);
         }
         assert_eq!(status(app, &issuer.user("ada"), &of_ada).await, 200);
     }

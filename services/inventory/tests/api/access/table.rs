@@ -7,7 +7,7 @@ use sqlx::PgPool;
 use test_support::app::App;
 use tonic::Code;
 
-use super::issuer::{Issuer, Token, basket, call, reserve, send, stock_up};
+use super::issuer::{Issuer, NOBODY, Token, basket, call, reserve, send, stock_up};
 use crate::{audit, grpc};
 
 /// The documentation.
@@ -55,7 +55,7 @@ fn the_documentation_has_the_same_table() {
 fn callers(issuer: &Issuer, path: &str) -> [Token; CALLERS.len()] {
     let scope = if path.starts_with("/inventory") { "inventory:write" } else { "reservations:write" };
     [
-        None,
+        NOBODY,
         issuer.user("ada"),
         issuer.user("bob"),
         issuer.admin(),
@@ -117,7 +117,7 @@ async fn walk(pool: &PgPool, mode: Mode) {
         let callers = callers(&issuer, path);
         let owner = &callers[1];
         for (column, caller) in callers.iter().enumerate() {
-            let allowed = if mode == Mode::Open && caller.is_none() { ADMIN } else { column };
+            let allowed = if mode == Mode::Open && *caller == NOBODY { ADMIN } else { column };
             let (expected, case) =
                 (statuses[allowed], format!("{method} {path}, {grpc}: {} ({mode:?})", CALLERS[column]));
             let target = target(&app, owner, path).await;
@@ -157,7 +157,7 @@ async fn a_caller_is_refused_before_the_request_is_looked_at(pool: PgPool) {
         ("POST", "/reservations/x/commit", "reservations:write"),
     ] {
         let send = async |token: &Token| send(&app, token, method, path, Some(&json!({"unknown": 1}))).await;
-        let refused = send(&None).await;
+        let refused = send(&NOBODY).await;
         refused.problem(401);
         assert_eq!(refused.header("www-authenticate"), Some("Bearer"));
         let refused = send(&issuer.token("eve", &json!({"scope": "users:write"}))).await;
