@@ -28,7 +28,7 @@ use tokio::time;
 use tower::{Layer, Service};
 use tracing::Instrument;
 
-use super::{conditional::Preconditions, metrics::Metrics, query::KnownParameters};
+use super::{awaited::AwaitedBodies, conditional::Preconditions, metrics::Metrics, query::KnownParameters};
 use crate::{
     limits::{MAX_IN_FLIGHT, REQUEST_TIMEOUT},
     unsent::Unsent,
@@ -36,13 +36,14 @@ use crate::{
 
 /// Adds the layer to the routes of a service, with problems for unknown paths, methods and query parameters.
 pub(crate) fn layer(routes: Router, metrics: Metrics, parameters: KnownParameters, unsent: Unsent) -> Router {
+    let bodies = AwaitedBodies::new(metrics.handling.clone());
     routes
         .fallback(async |uri: Uri| not_found(&uri))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; see the Allow header")
         })
         // A single layer, because axum boxes the handler once per layer.
-        .layer((Observe { metrics: Arc::new(metrics), unsent }, parameters))
+        .layer((Observe { metrics: Arc::new(metrics), unsent, bodies }, parameters))
 }
 
 fn not_found(uri: &Uri) -> Problem {
@@ -59,13 +60,15 @@ fn not_found(uri: &Uri) -> Problem {
 struct Observe {
     metrics: Arc<Metrics>,
     unsent: Unsent,
+    bodies: AwaitedBodies,
 }
 
 impl<S> Layer<S> for Observe {
     type Service = Observed<S>;
 
     fn layer(&self, handler: S) -> Observed<S> {
-        Observed { handler, metrics: self.metrics.clone(), unsent: self.unsent.clone() }
+        let (metrics, unsent, bodies) = (self.metrics.clone(), self.unsent.clone(), self.bodies.clone());
+        Observed { handler, metrics, unsent, bodies }
     }
 }
 
@@ -74,6 +77,7 @@ struct Observed<S> {
     handler: S,
     metrics: Arc<Metrics>,
     unsent: Unsent,
+    bodies: AwaitedBodies,
 }
 
 impl<S> Service<Request> for Observed<S>
@@ -108,7 +112,7 @@ where
         let (handler, preconditions) = match preconditions {
             _ if metrics.handling.get() > MAX_IN_FLIGHT => (Err(overloaded()), None),
             _ if unsent.is_full() => (Err(Unsent::refusal()), None),
-            Ok(preconditions) => (Ok(self.handler.call(request)), preconditions),
+            Ok(preconditions) => (Ok(self.handler.call(self.bodies.track(request))), preconditions),
             Err(malformed) => (Err(malformed), None),
         };
 
