@@ -47,6 +47,7 @@ fn settings() -> Settings {
         inputs: RenderInputs::default(),
         resync: Duration::from_mins(5),
         concurrency: 1,
+        configuration: None,
     }
 }
 
