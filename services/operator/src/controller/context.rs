@@ -14,7 +14,6 @@ use super::{
     cache::{DatabaseCache, StatusCache},
     children::Children,
     cluster::Cluster,
-    deploy::HeldDeployments,
     events::Events,
     observed::Observed,
     own_statuses::OwnStatuses,
@@ -56,7 +55,6 @@ pub(crate) struct Context {
     pub(crate) settings: Settings,
     pub(crate) objects: Store<Microservice>,
     pub(crate) children: Children,
-    pub(crate) held: HeldDeployments,
     pub(crate) observed: Observed,
     pub(crate) pull_errors: PullErrors,
     pub(crate) secrets: Secrets,
@@ -93,7 +91,6 @@ impl Context {
             cluster: Cluster::new(client.clone()),
             servers: Servers::new(settings.concurrency, queue.clone()),
             events: Events::new(client.clone(), identity),
-            held: HeldDeployments::default(),
             observed: Observed::default(),
             pull_errors: PullErrors::default(),
             databases: DatabaseCache::default(),
@@ -130,7 +127,6 @@ impl Context {
         self.databases.forget(uid);
         self.statuses.forget(uid);
         self.own_statuses.forget(uid);
-        self.held.forget(uid);
         self.secrets.known.forget(&format!("{name}{CREDENTIALS_SUFFIX}"));
         self.backoff.forget(name);
         self.queue.forget(name);

@@ -23,7 +23,7 @@ use super::{
     error::{Error, with_timeout},
     existing::Claim,
     fields::MANAGER,
-    rollout,
+    pods, rollout,
     status::Running,
 };
 use api::{Microservice, Scaling};
@@ -150,7 +150,7 @@ async fn progress(
     live: &Deployment,
 ) -> Result<(ConditionResult, Option<String>), Error> {
     let scaling = &object.spec.scaling;
-    let finished = rollout::rolled_out(live, scaling, None, &[], Timestamp::now());
+    let finished = rollout::rolled_out(live, scaling, None, None);
     if finished.is_ready() {
         return Ok((finished, rollout::template_image(live)));
     }
@@ -168,7 +168,8 @@ async fn progress(
         pods = with_timeout("list the pods", api.list(&selector)).await?.items;
         pods.retain(|pod| is_part_of(&pod.metadata, &current.metadata));
     }
-    let rollout = rollout::rolled_out(live, scaling, current, &pods, Timestamp::now());
+    let problem = pods::problem(&pods, &context.pull_errors, Timestamp::now());
+    let rollout = rollout::rolled_out(live, scaling, current, problem);
     Ok((rollout, rollout::serving_image(&sets)))
 }
 

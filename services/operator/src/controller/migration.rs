@@ -124,7 +124,7 @@ async fn run(
     if let Some(failure) = failure_before {
         return Ok(ConditionResult::stalled(FAILED, failure).into());
     }
-    Ok(progress(&jobs).into())
+    Ok(progress(context, &jobs).into())
 }
 
 /// The result of a Job that failed. Tries it again once that is due.
@@ -154,9 +154,9 @@ async fn fail(
 }
 
 /// The result of a Job that runs for the first time.
-fn progress(jobs: &Jobs<'_>) -> ConditionResult {
+fn progress(context: &Context, jobs: &Jobs<'_>) -> ConditionResult {
     let unfinished: Vec<Pod> = jobs.pods().filter(|pod| terminated(pod).is_none()).cloned().collect();
-    if let Some(problem) = pods::problem(&unfinished, Timestamp::now()) {
+    if let Some(problem) = pods::problem(&unfinished, &context.pull_errors, Timestamp::now()) {
         return problem;
     }
     match jobs.ended() {

@@ -1,6 +1,10 @@
 //! What the status says of a rollout, at every moment.
 
 use http::{Method, StatusCode};
+use k8s_openapi::{
+    api::core::v1::Pod,
+    jiff::{SignedDuration, Timestamp},
+};
 use serde_json::{Value, json};
 
 use super::{DEPLOYMENT, Fixture, condition, plain};
@@ -67,6 +71,13 @@ async fn the_fix_of_a_broken_release_is_never_stalled() {
     fixture.reconcile().await;
     fixture.replica_set("orders-2", 0, &unpullable());
     fixture.rolling(1, true);
+    let status = fixture.reconcile().await;
+    assert_eq!(condition(&status, "Reconciling")["reason"], "ImagePull", "the pod is old, the error new: {status:#}");
+    let pod = fixture.server.get(&format!("{PODS}/orders-2")).expect("the pod");
+    let pod: Pod = serde_json::from_value(pod).expect("a pod");
+    let noticed = Timestamp::now() - SignedDuration::from_secs(20);
+    fixture.context.pull_errors.forget(&pod, "main");
+    fixture.context.pull_errors.observe(&pod, "main", noticed);
     let status = fixture.reconcile().await;
     assert_eq!(condition(&status, "Stalled")["reason"], "ImagePull", "{status:#}");
     assert_eq!((&status["image"], &status["readyReplicas"]), (&json!("localhost/orders:1"), &json!(3)));
