@@ -14,6 +14,7 @@ use super::{
     cache::{DatabaseCache, StatusCache},
     children::Children,
     cluster::Cluster,
+    deploy::HeldDeployments,
     events::Events,
     observed::Observed,
     own_statuses::OwnStatuses,
@@ -55,6 +56,7 @@ pub(crate) struct Context {
     pub(crate) settings: Settings,
     pub(crate) objects: Store<Microservice>,
     pub(crate) children: Children,
+    pub(crate) held: HeldDeployments,
     pub(crate) observed: Observed,
     pub(crate) pull_errors: PullErrors,
     pub(crate) secrets: Secrets,
@@ -91,6 +93,7 @@ impl Context {
             cluster: Cluster::new(client.clone()),
             servers: Servers::new(settings.concurrency, queue.clone()),
             events: Events::new(client.clone(), identity),
+            held: HeldDeployments::default(),
             observed: Observed::default(),
             pull_errors: PullErrors::default(),
             databases: DatabaseCache::default(),
@@ -127,6 +130,7 @@ impl Context {
         self.databases.forget(uid);
         self.statuses.forget(uid);
         self.own_statuses.forget(uid);
+        self.held.forget(uid);
         self.secrets.known.forget(&format!("{name}{CREDENTIALS_SUFFIX}"));
         self.backoff.forget(name);
         self.queue.forget(name);

@@ -93,8 +93,11 @@ async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
     let may_roll_out = permitted.is_ok() && pods_may_start && has_database && is_migrated;
     let written = match &found {
         Ok(_) if may_roll_out => deploy::roll_out(context, object, &manifests.deployment).await,
-        Ok(Some(live)) => deploy::hold(context, object, live).await,
-        Ok(None) | Err(_) => Ok(None),
+        Ok(live) => {
+            let may_start = pods_may_start && permitted.is_ok();
+            deploy::hold(context, object, &manifests.deployment, live.as_ref(), may_start).await
+        }
+        Err(_) => Ok(None),
     };
     let is_current = may_roll_out && written.is_ok();
     let written = written.unwrap_or_else(|error| {
