@@ -169,6 +169,9 @@ async fn progress(context: &Context, jobs: &Jobs<'_>, last: &Job) -> ConditionRe
     if let Some(problem) = pods::problem(&unfinished, &context.pull_errors, now) {
         return problem;
     }
+    if ended.is_some_and(|ended| ended.exit_code == 0) {
+        return migrating("the migration is finishing");
+    }
     let is_overdue = unfinished.is_empty() && jobs.idle_for(now) >= PODS_AFTER;
     if is_overdue && let Some(message) = jobs.refusal(context).await {
         return pods::refused(&message);

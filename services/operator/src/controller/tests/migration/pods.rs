@@ -88,6 +88,14 @@ async fn a_retry_whose_pod_is_refused_is_reported() {
 }
 
 #[tokio::test]
+async fn a_migration_that_succeeded_is_finishing() {
+    let fixture = Fixture::new(spec("localhost/orders:1"));
+    fixture.migrate().await;
+    fixture.pod(&fixture.job_name(), Some((0, "{\"schemaVersion\":3}")));
+    assert_eq!(fixture.migrate().await, ConditionResult::pending("Migrating", "the migration is finishing"));
+}
+
+#[tokio::test]
 async fn a_migration_whose_pod_was_always_refused_has_not_failed() {
     let fixture = Fixture::new(spec("localhost/orders:1"));
     fixture.migrate().await;
