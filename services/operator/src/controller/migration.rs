@@ -163,6 +163,10 @@ async fn fail(
 /// The result of a Job that runs for the first time.
 async fn progress(context: &Context, jobs: &Jobs<'_>, last: &Job) -> ConditionResult {
     let name = last.name_any();
+    if let Some(field) = jobs::suspension(last) {
+        let message = format!("the migration does not run: {field} of Job {name}. Delete the Job to start it again");
+        return ConditionResult::pending("MigrationSuspended", message);
+    }
     let (now, ended) = (Timestamp::now(), jobs.ended());
     let migrating = |message: &str| ConditionResult::pending("Migrating", message);
     let unfinished: Vec<Pod> = jobs.pods().filter(|pod| terminated(pod).is_none()).cloned().collect();

@@ -180,6 +180,16 @@ pub(super) fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
     containers.into_iter().find_map(|container| container.state.as_ref()?.terminated.as_ref())
 }
 
+/// Why a Job creates no pods, if someone changed it so.
+pub(super) fn suspension(job: &Job) -> Option<&'static str> {
+    let spec = job.spec.as_ref()?;
+    if spec.suspend == Some(true) {
+        Some("spec.suspend is true")
+    } else {
+        (spec.parallelism == Some(0)).then_some("spec.parallelism is 0")
+    }
+}
+
 /// Whether the containers of a pod run.
 pub(super) fn is_running(pod: &Pod) -> bool {
     pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")

@@ -96,6 +96,22 @@ async fn a_migration_that_succeeded_is_finishing() {
 }
 
 #[tokio::test]
+async fn a_suspended_migration_is_not_running() {
+    let fixture = Fixture::new(spec("localhost/orders:1"));
+    fixture.migrate().await;
+    let name = fixture.job_name();
+    for (field, value) in [("suspend", json!(true)), ("parallelism", json!(0))] {
+        fixture.change_job(&name, |job| job["spec"][field] = value.clone());
+        let result = fixture.migrate().await;
+        let text = format!(
+            "the migration does not run: spec.{field} is {value} of Job {name}. Delete the Job to start it again"
+        );
+        assert_eq!(result, ConditionResult::pending("MigrationSuspended", text));
+        fixture.change_job(&name, |job| job["spec"][field] = Value::Null);
+    }
+}
+
+#[tokio::test]
 async fn a_migration_whose_pod_was_always_refused_has_not_failed() {
     let fixture = Fixture::new(spec("localhost/orders:1"));
     fixture.migrate().await;
