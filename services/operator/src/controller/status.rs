@@ -171,7 +171,7 @@ async fn record_event(
         ConditionResult::Ready(..) => context.events.normal(object, now, message).await,
         // Normal progress.
         ConditionResult::Pending(
-            "Migrating" | "NotRolledOut" | "RollingOut" | "PodsNotReady" | "WaitingForDeletion",
+            "Migrating" | "NotRolledOut" | "RollingOut" | "PodsNotReady" | "WaitingForDeletion" | "Deleting",
             _,
         ) => {
             context.events.normal(object, now, message).await;
