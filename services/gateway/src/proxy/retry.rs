@@ -53,11 +53,7 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Headers that make some frameworks execute another method.
-const METHOD_OVERRIDES: [HeaderName; 3] = [
-    HeaderName::from_static("x-http-method"),
-    HeaderName::from_static("x-http-method-override"),
-    HeaderName::from_static("x-method-override"),
-];
+const METHOD_OVERRIDES: [&str; 3] = ["x-http-method", "x-http-method-override", "x-method-override"];
 
 /// Whether a request may be sent twice. A service that ignores a key, takes an empty one for none, or another one of
 /// several, would execute the request twice.
@@ -68,13 +64,20 @@ pub(super) fn is_repeatable(parts: &Parts, upstream: &Upstream) -> bool {
         key.is_some() && keys.next().is_none()
     };
     // What a service executes instead of the method need not be idempotent.
-    if METHOD_OVERRIDES.iter().any(|name| parts.headers.contains_key(name)) {
+    if parts.headers.keys().any(overrides_method) {
         return false;
     }
     parts.method.is_idempotent()
         || (matches!(parts.method, Method::POST | Method::PATCH)
             && has_key()
             && upstream.honors_idempotency_keys(parts.uri.path()))
+}
+
+/// Whether a header overrides the method, also for services that cannot tell `_` in its name from `-`.
+fn overrides_method(name: &HeaderName) -> bool {
+    let canonical = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
+    let name = name.as_str();
+    METHOD_OVERRIDES.iter().any(|own| own.len() == name.len() && name.bytes().map(canonical).eq(own.bytes()))
 }
 
 /// Waits until the client keeps the endpoint waiting for more of the body.
