@@ -16,8 +16,8 @@
 //! The client learns the outcome of all attempts. If something was sent that got no response, or one that says that its
 //! outcome is unknown, the request may have taken effect, whatever followed. Then, unless its method is safe, the
 //! client gets `outcome-unknown` instead of any other 502, 503 or 504, instead of a 412, since the first attempt may have
-//! made the change that the precondition of the second one found, and instead of a 408, 421, 425 or 429, with which the
-//! second endpoint only says that it did nothing itself.
+//! made the change that the precondition of the second one found, instead of a 404 or 410 to a DELETE, for the same
+//! reason, and instead of a 408, 421, 425 or 429, with which the second endpoint only says that it did nothing itself.
 //!
 //! Each retry is paid for out of the service's retry budget. A reused connection that turns out to be closed says
 //! nothing about its endpoint, so sending the request on a new connection to the same endpoint is free. If something
@@ -205,6 +205,10 @@ impl Attempts<'_> {
     /// Passes on a response, unless it says that nothing was done although an earlier attempt may have done it.
     fn pass_on(&self, response: UpstreamResponse) -> Result<UpstreamResponse, Problem> {
         let status = match response.status() {
+            // It may be gone because an earlier attempt has deleted it.
+            StatusCode::NOT_FOUND | StatusCode::GONE if self.request.parts.method == Method::DELETE => {
+                StatusCode::BAD_GATEWAY
+            }
             StatusCode::PRECONDITION_FAILED
             | StatusCode::REQUEST_TIMEOUT
             | StatusCode::MISDIRECTED_REQUEST
