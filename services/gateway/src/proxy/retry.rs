@@ -3,8 +3,9 @@
 //! A request is sent at most three times, and no further attempt starts after the total timeout. It is sent again in
 //! three cases:
 //!
-//! 1. Nothing of it was sent, because no connection could be made or the first write failed. This is safe for every
-//!    method, gRPC included. Another endpoint that has not been tried must exist.
+//! 1. Nothing of it was sent, because no connection could be made or the first write failed, or the endpoint says that
+//!    it has processed nothing (`REFUSED_STREAM`). This is safe for every method, gRPC included. Another endpoint that
+//!    has not been tried must exist, and what was sent must still be buffered (at most 64 KiB).
 //! 2. It was sent, but no response head arrived: the endpoint timed out, closed the connection, or did not speak HTTP.
 //!    The request must be repeatable: its method is idempotent, or it is a POST or PATCH with an `Idempotency-Key`
 //!    where the service says that it honors keys, and it is not gRPC. The part of its body that was read must still be
@@ -41,7 +42,7 @@ use super::{
     access_record::{AccessRecord, too_much_unread},
     attempt::{UpstreamRequest, UpstreamResponse},
     endpoint::Endpoint,
-    outcome::{AttemptError, no_endpoint, problem, record_failure, record_response},
+    outcome::{AttemptError, no_endpoint, problem, record_error, record_response},
     replayable_body::RequestBodyError,
     state::Proxy,
     upstream::{Balancer, Choice, Upstream},
@@ -143,7 +144,7 @@ pub(super) async fn send(
                     return Err(refusal(proxy, fault));
                 }
                 let now = proxy.now();
-                record_failure(upstream, balancer, &endpoint, error.kind, &error.reason, now);
+                record_error(upstream, balancer, &endpoint, &error, now);
                 if !attempts.may_follow(&endpoint, &error, now) {
                     break problem(upstream, &error, attempts.may_have_effects());
                 }
@@ -181,11 +182,15 @@ impl Attempts<'_> {
     /// Whether an attempt may follow one that failed. If so, it is paid for.
     fn may_follow(&mut self, endpoint: &Endpoint, error: &AttemptError, now: Duration) -> bool {
         self.tried.push(endpoint.address);
-        if !error.is_unsent {
+        if !error.had_no_effect() {
             self.request.outcome_unknown.store(true, Ordering::Relaxed);
         }
-        let may_retry =
-            if error.is_unsent { self.balancer.has_untried(&self.tried) } else { self.request.may_repeat() };
+        let may_retry = if error.had_no_effect() {
+            // What was sent of a refused request is needed again.
+            self.balancer.has_untried(&self.tried) && (error.is_unsent || self.request.body.is_replayable())
+        } else {
+            self.request.may_repeat()
+        };
         may_retry && self.may_start(now)
     }
 

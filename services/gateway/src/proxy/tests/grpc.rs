@@ -22,7 +22,7 @@ fn trailers(status: &'static str) -> Frame<Bytes> {
 }
 
 /// Echoes messages, and ends with a status in the trailers.
-async fn echo() -> Stub {
+pub(super) async fn echo() -> Stub {
     Stub::responding(async |request| {
         assert_eq!(request.version(), Version::HTTP_2);
         assert_eq!(request.headers()["te"], "trailers");
