@@ -10,12 +10,18 @@ use std::{
     },
 };
 
+use crate::protocol::Protocol;
+
 /// How much may be unread in all, and of one client, in bytes.
 const MAX: usize = 64 * 1024 * 1024;
 const MAX_PER_CLIENT: usize = MAX / 4;
 
 /// How much may be unread of one request, in bytes.
 const MAX_PER_REQUEST: u64 = 64 * 1024;
+
+/// How much counts of a request over HTTP before any of it is read, in bytes: at the default limits, no client has so
+/// many requests in flight that one is refused. A body is read once there is a connection, which is soon.
+const BEFORE_READ: usize = 16 * 1024;
 
 /// How much may be kept for other attempts in all, and of one client, in bytes.
 const MAX_KEPT: usize = 32 * 1024 * 1024;
@@ -37,24 +43,28 @@ pub(super) struct Unread {
     client: Arc<Held>,
     all: Arc<Held>,
     size: usize,
-    is_counted: bool,
+    counted: usize,
+    is_read: bool,
     kept: usize,
 }
 
 impl Unread {
     /// `client` and `all` are the counts of its client and of all, and `length` is that of the body, if it is known.
-    pub(super) fn new(client: Arc<Held>, all: Arc<Held>, length: Option<u64>) -> Self {
+    pub(super) fn new(client: Arc<Held>, all: Arc<Held>, protocol: Protocol, length: Option<u64>) -> Self {
         let size = length.unwrap_or(MAX_PER_REQUEST).min(MAX_PER_REQUEST);
-        Self { client, all, size: usize::try_from(size).unwrap_or(usize::MAX), is_counted: false, kept: 0 }
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        // Of a call nothing is read as long as the service opens no window.
+        Self { client, all, size, counted: 0, is_read: protocol.is_grpc(), kept: 0 }
     }
 
     /// Counts what may be received now. Returns whether it is not too much.
     pub(super) fn count(&mut self) -> bool {
-        if self.is_counted {
+        if self.counted > 0 {
             return true;
         }
-        self.is_counted = true;
-        let add = |held: &Held| held.unread.fetch_add(self.size, Ordering::Relaxed) + self.size;
+        let size = if self.is_read { self.size } else { self.size.min(BEFORE_READ) };
+        self.counted = size;
+        let add = |held: &Held| held.unread.fetch_add(size, Ordering::Relaxed) + size;
         let (client, all) = (add(&self.client), add(&self.all));
         let fits = client <= MAX_PER_CLIENT && all <= MAX;
         if !fits {
@@ -65,9 +75,11 @@ impl Unread {
 
     /// Records that everything received is read.
     pub(super) fn clear(&mut self) {
-        if mem::take(&mut self.is_counted) {
-            self.client.unread.fetch_sub(self.size, Ordering::Relaxed);
-            self.all.unread.fetch_sub(self.size, Ordering::Relaxed);
+        self.is_read = true;
+        let counted = mem::take(&mut self.counted);
+        if counted > 0 {
+            self.client.unread.fetch_sub(counted, Ordering::Relaxed);
+            self.all.unread.fetch_sub(counted, Ordering::Relaxed);
         }
     }
 
