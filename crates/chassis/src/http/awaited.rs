@@ -2,7 +2,8 @@
 //!
 //! They do nothing but wait, so they do not count against the limit of requests that are handled: otherwise a few
 //! clients that never send their bodies would keep everybody else out. They have a limit of their own. Beyond it, those
-//! that have waited the longest are refused: an honest client sends the body right after the head.
+//! that have waited the longest are refused: an honest client sends the body right after the head. One whose body
+//! arrives while too many requests are handled is refused too.
 
 use std::{
     collections::BTreeMap,
@@ -20,6 +21,8 @@ use axum::{
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use prometheus::IntGauge;
+
+use crate::limits::MAX_IN_FLIGHT;
 
 /// The maximum number of requests that wait for their body.
 const LIMIT: usize = 2048;
@@ -69,12 +72,12 @@ impl Shared {
     }
 }
 
-/// The error of a body that was waited for the longest when too many were.
+/// The error of a body that is not waited for any longer, or that arrives when too many requests are handled.
 #[derive(Debug, thiserror::Error)]
-#[error("too many requests wait for their body")]
+#[error("too many requests are in flight")]
 struct Refused;
 
-/// Returns whether the body could not be read because too many are waited for.
+/// Returns whether the body was not read because too many requests are in flight.
 pub(super) fn is_refused(error: &(dyn Error + 'static)) -> bool {
     iter::successors(Some(error), |&error| error.source()).any(<dyn Error>::is::<Refused>)
 }
@@ -108,14 +111,15 @@ impl Awaited {
         }
     }
 
-    /// Returns whether the request was still waited for.
+    /// Returns whether the request may go on.
     fn resume(&mut self) -> bool {
         if !self.is_waiting {
             return true;
         }
         self.is_waiting = false;
         self.bodies.handling.inc();
-        self.number.is_some_and(|number| self.bodies.waiting().wakers.remove(&number).is_some())
+        let is_awaited = self.number.is_some_and(|number| self.bodies.waiting().wakers.remove(&number).is_some());
+        is_awaited && self.bodies.handling.get() <= MAX_IN_FLIGHT
     }
 }
 

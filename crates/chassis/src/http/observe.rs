@@ -142,7 +142,7 @@ where
     }
 }
 
-fn overloaded() -> Problem {
+pub(super) fn overloaded() -> Problem {
     Problem::unavailable("too many requests are in flight; try again in a moment")
 }
 
