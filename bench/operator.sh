@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Measures the operator in the current kube context, in its own namespace: how long until a service with a database is
-# ready, until a deleted child is back, and what 500 objects cost. Needs kubectl, jq, and the images and postgres:15 on
-# the nodes. The nodes are tainted during the measurement, so that no pod of the 500 objects runs.
+# ready, until a deleted child is back, until a change is acted on beside 100 objects whose server never answers, and what
+# 500 objects cost. Needs kubectl, jq, and the images and postgres:15 on the nodes. The nodes are tainted during the
+# measurement, so that no pod of the 500 objects runs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 OBJECTS=${OBJECTS:-500}
+SILENT=${SILENT:-100}
 ROUNDS=${ROUNDS:-5}
 tag=${IMAGE_TAG:-$(sed -n '0,/^version = / s/^version = "\(.*\)"/\1/p' Cargo.toml)}
 users=${IMAGE_REGISTRY:-localhost/hedgerow}/users:$tag
@@ -95,7 +97,59 @@ for round in $(seq "$ROUNDS"); do
 done
 row "until a deleted child is back, s" "$(printf '%s\n' "${times[@]}" | median)" "${times[*]}"
 
+# A server that accepts connections and never answers: its main process is stopped.
+k apply -f - >/dev/null <<'END'
+apiVersion: v1
+kind: Secret
+metadata: {name: silent}
+stringData: {url: "postgres://postgres:bench@silent:5432/postgres"}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: silent}
+spec: {selector: {app: silent}, ports: [{port: 5432}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: silent, labels: {app: silent}}
+spec:
+  securityContext: {runAsUser: 999, runAsGroup: 999, fsGroup: 999}
+  volumes: [{name: run, emptyDir: {}}]
+  containers:
+  - name: postgres
+    image: postgres:15
+    imagePullPolicy: IfNotPresent
+    command: [bash, -c, 'docker-entrypoint.sh postgres & echo $! >/var/run/postgresql/pid; wait']
+    env: [{name: POSTGRES_PASSWORD, value: bench}]
+    volumeMounts: [{name: run, mountPath: /var/run/postgresql}]
+    readinessProbe: {exec: {command: [test, -e, /var/run/postgresql/pid]}, periodSeconds: 1}
+END
+k wait pod/silent --for=condition=Ready --timeout=120s >/dev/null
+# shellcheck disable=SC2016 # for the shell in the pod
+k exec silent -- bash -c 'until pg_isready -q -h 127.0.0.1; do sleep 0.1; done; kill -STOP "$(cat /var/run/postgresql/pid)"'
+
 kubectl taint nodes --all hedgerow-bench=:NoSchedule --overwrite >/dev/null
+for number in $(seq "$SILENT"); do object "silent-$number" "{image: '$users', database: {server: silent}}"; done |
+    k apply --server-side -f - >/dev/null
+is_reported() {
+    [ "$(k get msvc --output json | jq '[.items[] | select(.metadata.name | startswith("silent-"))
+        | select(.status.conditions // [] | any(.type == "DatabaseReady" and .status == "False"))] | length')" -eq "$SILENT" ]
+}
+wait_until 300 is_reported
+times=()
+for round in $(seq "$ROUNDS"); do
+    begun=$(now)
+    k patch msvc/kept --type merge --patch "{\"spec\": {\"scaling\": {\"min\": $((round + 1)), \"max\": $((round + 1))}}}" >/dev/null
+    is_scaled() { [ "$(k get deployment kept --output jsonpath='{.spec.replicas}')" = $((round + 1)) ]; }
+    wait_until 60 is_scaled
+    times+=("$(since "$begun")")
+done
+row "a changed object beside $SILENT whose server is silent, until its Deployment is changed, s" \
+    "$(printf '%s\n' "${times[@]}" | median)" "${times[*]}"
+k delete msvc --all --wait=false >/dev/null
+no_objects() { [ -z "$(k get msvc --output name)" ]; }
+wait_until 120 no_objects
+
 for number in $(seq "$OBJECTS"); do object "many-$number" "{image: '$users', scaling: {min: 1, max: 1}}"; done >"$many"
 begun=$(now)
 k apply --server-side -f "$many" >/dev/null

@@ -5,7 +5,10 @@ use std::path::Path;
 use std::{env, fs};
 
 fn main() {
-    let services = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../services");
+    // Read at run time: a build folder that several clones share may have this program from another one.
+    println!("cargo:rerun-if-env-changed=CARGO_MANIFEST_DIR");
+    let own = env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
+    let services = Path::new(&own).join("../../services");
     let entries = fs::read_dir(&services).into_iter().flatten().flatten();
     let mut files: Vec<_> =
         entries.map(|entry| entry.path().join("microservice.yaml")).filter(|file| file.is_file()).collect();

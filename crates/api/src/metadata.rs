@@ -74,6 +74,9 @@ pub mod annotations {
     /// A digest of the database password, on pods: they are replaced when it changes. Written by the operator.
     pub const CREDENTIALS_DIGEST: &str = "hedgerow.dev/credentials";
 
+    /// On pods that get the token of their ServiceAccount: the uid of the account, to which the token is bound.
+    pub const ACCOUNT_UID: &str = "hedgerow.dev/service-account-uid";
+
     /// The version of Hedgerow that the `CustomResourceDefinition` comes from. Written and read by `operator crd
     /// --apply`, which never replaces a newer one.
     pub const VERSION: &str = "hedgerow.dev/version";

@@ -1,6 +1,7 @@
 //! The HTTP side of a service: JSON bodies, extractors, paging, conditional requests, OpenAPI, and the layer around
 //! every request.
 
+mod awaited;
 mod body;
 mod conditional;
 mod json;

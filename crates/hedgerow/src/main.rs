@@ -6,6 +6,7 @@ mod data_folder;
 mod databases;
 mod environment;
 mod ephemeral;
+mod group;
 mod health;
 mod manifest;
 mod new;

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use embedded_postgres::{Account, DataDir};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::environment::{self, SHUTDOWN_TIMEOUT, Variables};
+use crate::group::Group;
 use crate::orphans::RUN;
 use crate::output::{self, Relay};
 use crate::service::Service;
@@ -90,10 +90,11 @@ impl Program {
             .envs(self.database_url.iter().map(|url| ("DATABASE_URL", url)))
             .stdin(Stdio::null())
             // Ctrl-C in a terminal must reach only this process, which stops the services in order.
-            .process_group(0)
-            .kill_on_drop(true);
+            .process_group(0);
         let relay = self.prefix.clone().map(|prefix| Relay::attach(&mut command, prefix)).transpose()?;
-        Ok(Process { child: command.spawn()?, relay })
+        let child = command.spawn()?;
+        let group = child.id().map(Group::of);
+        Ok(Process { child, group, is_stopping: false, relay })
     }
 }
 
@@ -125,31 +126,55 @@ fn command(service: &Service, words: &[String]) -> anyhow::Result<(PathBuf, Path
     Ok((folder.clone(), first.into(), arguments.to_vec()))
 }
 
-/// A running process of a service.
+/// A running process of a service, with the processes that it has started.
 pub struct Process {
     child: Child,
+    group: Option<Group>,
+    /// Whether the group was asked to exit.
+    is_stopping: bool,
     relay: Option<Relay>,
 }
 
 impl Process {
-    /// Waits for the exit of the process, and for its last output. Cancel safe.
+    /// Waits for the exit of the process, and for its last output. Ends what it has started and left behind. Cancel safe.
     pub async fn wait(&mut self) -> io::Result<ExitStatus> {
         let status = self.child.wait().await?;
+        if let Some(group) = self.group {
+            if !self.is_stopping {
+                self.is_stopping = true;
+                group.signal(Signal::SIGTERM);
+            }
+            if !group.ended_within(SHUTDOWN_TIMEOUT + GRACE_PERIOD).await {
+                group.signal(Signal::SIGKILL);
+                group.ended_within(GRACE_PERIOD).await;
+            }
+        }
         if let Some(relay) = &self.relay {
             relay.finish().await;
         }
         Ok(status)
     }
 
-    /// Asks the process to exit and waits for it. Kills it if it takes too long.
+    /// Asks the process and what it has started to exit, and waits for that. Kills them if it takes too long.
     pub async fn terminate(&mut self) -> io::Result<ExitStatus> {
-        if let Some(pid) = self.child.id() {
-            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM);
-        }
+        self.is_stopping = true;
+        self.signal(Signal::SIGTERM);
         if let Ok(status) = timeout(SHUTDOWN_TIMEOUT + GRACE_PERIOD, self.wait()).await {
             return status;
         }
-        self.child.kill().await?;
+        self.signal(Signal::SIGKILL);
         self.wait().await
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.group {
+            group.signal(signal);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
     }
 }

@@ -7,6 +7,33 @@
 {{ $values.registry }}/{{ index . 1 }}:{{ $values.tag | default (index . 0).Chart.AppVersion }}
 {{- end }}
 
+{{/* The environment of the operator that decides what it does with an object. */}}
+{{- define "hedgerow.operatorEnv" -}}
+- {name: INSTALLATION, value: {{ .Values.operator.installation | quote }}}
+- {name: DATABASE_SERVER, value: {{ .Values.postgres.adminSecret | quote }}}
+{{- if .Values.postgres.bundled.enabled }}
+- {name: BUNDLED_SERVER, value: "hedgerow-postgres.{{ .Release.Namespace }}.svc:5432"}
+{{- end }}
+{{- with include "hedgerow.authentication" . | trim }}
+{{ . }}
+{{- end }}
+- {name: NETWORK_POLICIES, value: {{ .Values.networkPolicy.enabled | quote }}}
+- {name: SCRAPE_NAMESPACES, value: {{ join "," .Values.networkPolicy.scrapeNamespaces | quote }}}
+- {name: POD_MONITORS, value: {{ .Values.podMonitor.enabled | quote }}}
+{{- with .Values.podMonitor.labels }}
+{{- $labels := list }}
+{{- range $key, $value := . }}{{ $labels = append $labels (printf "%s=%s" $key $value) }}{{ end }}
+- {name: POD_MONITOR_LABELS, value: {{ join "," $labels | quote }}}
+{{- end }}
+- {name: IMAGE_PULL_SECRETS, value: {{ join "," .Values.image.pullSecrets | quote }}}
+{{- end }}
+
+{{/* A digest of that and of the operator's image. Objects carry it, so that `--wait` waits until an operator with this
+     configuration has acted on them. */}}
+{{- define "hedgerow.configuration" -}}
+{{ print (include "hedgerow.image" (list . "operator")) (include "hedgerow.operatorEnv" .) | sha256sum | trunc 16 }}
+{{- end }}
+
 {{/* The labels that select the pods of a component. They must never change. */}}
 {{- define "hedgerow.selector" -}}
 app.kubernetes.io/name: hedgerow-{{ . }}

@@ -140,7 +140,7 @@ fn rules() -> Value {
         // `resourceNames` does not apply to `create`.
         rule("coordination.k8s.io", &["leases"], &["create"]),
         { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": [NAME], "verbs": ["get", "patch"] },
-        rule("events.k8s.io", &["events"], &["create", "patch"]),
+        rule("events.k8s.io", &["events"], &["create", "list", "patch"]),
     ])
 }
 

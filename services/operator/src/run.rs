@@ -63,6 +63,9 @@ pub(crate) struct RunArgs {
     /// Number of objects reconciled concurrently
     #[arg(long, env, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     concurrency: u16,
+    /// Digest of this configuration; objects with another one in spec.configuration wait for another operator
+    #[arg(long, env, value_name = "DIGEST")]
+    configuration: Option<String>,
     /// Address to serve /livez, /readyz and /metrics on
     #[arg(long, env, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
     admin_addr: SocketAddr,
@@ -130,6 +133,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         issuers: args.auth.issuers().to_vec(),
         resync: args.resync,
         concurrency: args.concurrency,
+        configuration: args.configuration.filter(|digest| !digest.is_empty()),
     };
     let leads = leadership.clone();
     let controller = Controller::new(client, settings, identity.clone(), metrics, leadership)?;

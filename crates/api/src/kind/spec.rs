@@ -162,6 +162,12 @@ pub struct MicroserviceSpec {
     /// Who may connect to the service.
     #[serde(default)]
     pub network: Network,
+    /// A digest of the configuration of the operator that this object is meant for. An operator with another one
+    /// reconciles the object too, but reports the generation before in status.observedGeneration, so that helm --wait
+    /// waits for the right one. Set by the chart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub configuration: Option<String>,
 }
 
 /// The number of pods. An autoscaler sets it if min and max differ.

@@ -4,6 +4,7 @@ use std::{error::Error, io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use runtime::{Problem, panic_text};
+use sqlx::postgres::PgDatabaseError;
 use tokio::time;
 
 /// How long work on a connection may take, whatever the server does. Longer than any statement may take.
@@ -160,7 +161,9 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| is_transient(&code)),
+        sqlx::Error::Database(database) => {
+            is_stale_plan(error) || database.code().is_some_and(|code| is_transient(&code))
+        }
         error => error.source().is_some_and(<dyn Error>::is::<io::Error>),
     }
 }
@@ -185,6 +188,13 @@ pub fn is_lock_timeout(error: &sqlx::Error) -> bool {
     sql_state(error).as_deref() == Some(LOCK_TIMEOUT)
 }
 
+/// Returns whether a migration changed the type of a column that the statement, which was prepared before, returns.
+/// Another connection prepares it anew.
+fn is_stale_plan(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    error.is_some_and(|error| error.code() == "0A000" && error.routine() == Some("RevalidateCachedQuery"))
+}
+
 /// Returns the SQLSTATE if the error is a reply of Postgres.
 #[must_use]
 pub fn sql_state(error: &sqlx::Error) -> Option<String> {
@@ -195,7 +205,8 @@ pub fn sql_state(error: &sqlx::Error) -> Option<String> {
 fn is_transient(code: &str) -> bool {
     let class = code.get(..2).unwrap_or_default();
     matches!(class, "08" | "53" | "57" | "58")
-        || matches!(code, "40001" | "40P01" | LOCK_TIMEOUT | "25P03")
+        // 25006: the database is read-only, as a standby is, or one that a managed Postgres has protected from a full disk.
+        || matches!(code, "40001" | "40P01" | LOCK_TIMEOUT | "25006" | "25P03")
         // The login is refused or the database is missing: its role is being created or its password rotated.
         || matches!(code, "28000" | "28P01" | "3D000")
 }
@@ -206,7 +217,7 @@ mod tests {
 
     #[test]
     fn transient_codes_are_worth_a_retry() {
-        for code in ["57P01", "57P03", "57014", "53300", "08006", "40001", "40P01", "55P03"] {
+        for code in ["57P01", "57P03", "57014", "53300", "08006", "25006", "40001", "40P01", "55P03"] {
             assert!(is_transient(code), "{code}");
         }
         for code in ["23505", "22021", "42P01", ""] {

@@ -104,7 +104,11 @@ impl Database {
     /// Dedicates a connection to one task. The pool has room for one fewer.
     #[must_use]
     pub fn dedicate(&self) -> DedicatedConnection {
-        self.pool.resize(self.pool.status().max_size.saturating_sub(1));
+        let size = self.pool.status().max_size.saturating_sub(1);
+        self.pool.resize(size);
+        // Changes must leave a connection for reads of a small pool too.
+        let excess = self.changes.available_permits().saturating_sub(size.saturating_sub(1).max(1));
+        self.changes.forget_permits(excess);
         DedicatedConnection::new(self.pool.manager().clone())
     }
 
@@ -162,5 +166,19 @@ impl Collector for PoolCollector {
             self.connections.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         self.connections.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_leave_a_connection_for_reads() {
+        for (size, expected) in [(3, 1), (4, 2), (8, 4), (9, 5)] {
+            let database = Database::new(PgConnectOptions::new(), size, &Registry::new()).expect("a pool");
+            let _dedicated = database.dedicate();
+            assert_eq!(database.changes.available_permits(), expected, "of {size} connections, one is dedicated");
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use runtime::{FieldError, MAX_ERRORS, Problem};
 
-use super::{json, message::reword};
+use super::{awaited, json, message::reword, observe::overloaded};
 
 /// The maximum length of a request body, in bytes.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -160,6 +160,7 @@ async fn read_body(headers: &HeaderMap, body: axum::body::Body) -> Result<Bytes,
     match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_LIMIT).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) if awaited::is_refused(error.as_ref()) => Err(overloaded()),
         Ok(Err(_)) => Err(Problem::new(StatusCode::BAD_REQUEST, "the body is incomplete")),
         Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
     }

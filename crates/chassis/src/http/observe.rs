@@ -32,7 +32,7 @@ use tokio::time;
 use tower::{Layer, Service};
 use tracing::Instrument;
 
-use super::{conditional::Preconditions, metrics::Metrics, query::KnownParameters};
+use super::{awaited::AwaitedBodies, conditional::Preconditions, metrics::Metrics, query::KnownParameters};
 use crate::{
     authenticate::{Authenticator, log_refusal},
     limits::{MAX_IN_FLIGHT, REQUEST_TIMEOUT},
@@ -47,13 +47,14 @@ pub(crate) fn layer(
     parameters: KnownParameters,
     unsent: Unsent,
 ) -> Router {
+    let bodies = AwaitedBodies::new(metrics.handling.clone());
     routes
         .fallback(async |uri: Uri| not_found(&uri))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; see the Allow header")
         })
         // A single layer, because axum boxes the handler once per layer.
-        .layer((Observe { metrics: Arc::new(metrics), authenticator, unsent }, parameters))
+        .layer((Observe { metrics: Arc::new(metrics), authenticator, unsent, bodies }, parameters))
 }
 
 fn not_found(uri: &Uri) -> Problem {
@@ -71,6 +72,7 @@ struct Observe {
     metrics: Arc<Metrics>,
     authenticator: Authenticator,
     unsent: Unsent,
+    bodies: AwaitedBodies,
 }
 
 impl<S> Layer<S> for Observe {
@@ -82,6 +84,7 @@ impl<S> Layer<S> for Observe {
             metrics: self.metrics.clone(),
             authenticator: self.authenticator.clone(),
             unsent: self.unsent.clone(),
+            bodies: self.bodies.clone(),
         }
     }
 }
@@ -92,6 +95,7 @@ struct Observed<S> {
     metrics: Arc<Metrics>,
     authenticator: Authenticator,
     unsent: Unsent,
+    bodies: AwaitedBodies,
 }
 
 impl<S> Service<Request> for Observed<S>
@@ -127,9 +131,9 @@ where
             _ if metrics.handling.get() > MAX_IN_FLIGHT => (Err(overloaded()), None),
             _ if unsent.is_full() => (Err(Unsent::refusal()), None),
             Ok(preconditions) => match self.authenticator.authenticate(&mut request) {
-                Some(Ok(())) => (Ok(Either::Left(self.handler.call(request))), preconditions),
+                Some(Ok(())) => (Ok(Either::Left(self.handler.call(self.bodies.track(request)))), preconditions),
                 Some(Err(refusal)) => (Err(refused(refusal, route, &request_id)), None),
-                None => (Ok(Either::Right(self.call_later(request, &request_id).boxed())), preconditions),
+                None => (Ok(Either::Right(self.call_later(self.bodies.track(request), &request_id).boxed())), preconditions),
             },
             Err(malformed) => (Err(malformed), None),
         };
@@ -187,7 +191,7 @@ fn refused(refusal: Refusal, operation: &str, request_id: &HeaderValue) -> Probl
     refusal.into()
 }
 
-fn overloaded() -> Problem {
+pub(super) fn overloaded() -> Problem {
     Problem::unavailable("too many requests are in flight; try again in a moment")
 }
 

@@ -1,7 +1,8 @@
 //! What exits is restarted, and a killed run does not block the next one.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -143,6 +144,39 @@ fn services_exit_when_hedgerow_is_killed() {
     let services = ["users", "inventory", GATEWAY].map(|service| sandbox.noted(service, "serving")[0]);
     up.end(Signal::SIGKILL);
     wait_until("the services exit", || !services.into_iter().any(lives));
+}
+
+/// Runs users by a shell that passes no signals on, as many wrappers do.
+fn wrap_users(sandbox: &Sandbox) {
+    let wrapper = "#!/bin/sh\npython3 ./users.py \"$@\" &\nwait $!\n";
+    fs::rename(sandbox.path("users"), sandbox.path("users.py")).unwrap();
+    fs::write(sandbox.path("users"), wrapper).unwrap();
+    fs::set_permissions(sandbox.path("users"), Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn what_a_service_has_started_stops_with_it() {
+    let sandbox = Sandbox::new();
+    wrap_users(&sandbox);
+    let up = sandbox.up();
+    let server = sandbox.noted("users", "serving")[0];
+    assert!(lives(server));
+    assert!(up.end(Signal::SIGTERM).success());
+    assert!(!lives(server));
+    assert_eq!(sandbox.noted("users", "terminated"), [server], "it was asked once");
+}
+
+#[test]
+fn what_a_service_has_started_ends_before_its_restart() {
+    let sandbox = Sandbox::new();
+    wrap_users(&sandbox);
+    let _up = sandbox.up();
+    let server = sandbox.noted("users", "serving")[0];
+    let stat = fs::read_to_string(format!("/proc/{server}/stat")).unwrap();
+    let wrapper = stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap();
+    send(wrapper, Signal::SIGKILL);
+    wait_until("users serves again", || sandbox.noted("users", "serving").len() == 2);
+    assert!(!lives(server));
 }
 
 #[test]

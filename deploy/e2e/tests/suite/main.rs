@@ -60,6 +60,7 @@ fn main() -> ExitCode {
         rollouts::evictions_and_deletions_fail_no_request,
         rollouts::a_failed_migration_leaves_the_old_version_serving,
         rollouts::an_upgrade_without_changes_restarts_nothing,
+        rollouts::an_upgrade_of_the_operator_waits_for_the_services,
         gateway::requests_of_one_connection_reach_every_pod,
         gateway::upgrading_gateway_or_services_fails_no_request,
         gateway::replacing_gateway_or_service_pods_fails_no_request,

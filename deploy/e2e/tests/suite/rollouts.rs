@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
     Api, Client, Config, ResourceExt,
     api::{DeleteParams, EvictParams},
@@ -184,5 +184,20 @@ pub async fn an_upgrade_without_changes_restarts_nothing(on: Arc<Release>) {
     }
     assert_eq!(on.running().await, before);
     println!("{} pods, none restarted", before.len());
+    on.upgrade(&[]).await.expect("an upgrade");
+}
+
+/// The services change although the spec of no service does: the operator gets another configuration.
+pub async fn an_upgrade_of_the_operator_waits_for_the_services(on: Arc<Release>) {
+    on.upgrade(&[r#"image.pullSecrets=["absent"]"#]).await.expect("an upgrade");
+    let deployments: Api<Deployment> = on.api();
+    for name in SERVICES {
+        let deployment = deployments.get(name).await.expect("a Deployment");
+        let pod = deployment.spec.and_then(|spec| spec.template.spec).expect("a pod");
+        assert_eq!(pod.image_pull_secrets.expect("a pull secret")[0].name, "absent", "{name}");
+        let status = deployment.status.expect("a status");
+        assert_eq!(status.observed_generation, deployment.metadata.generation, "{name}");
+        assert_eq!((status.updated_replicas, status.available_replicas), (status.replicas, status.replicas), "{name}");
+    }
     on.upgrade(&[]).await.expect("an upgrade");
 }

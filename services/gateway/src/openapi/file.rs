@@ -4,7 +4,7 @@ use std::{
     borrow::Cow,
     collections::HashMap,
     io::Write as _,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use sha2::{Digest, Sha256};
-use tokio::task::spawn_blocking;
+use tokio::{sync::OnceCell, task::spawn_blocking};
 use utoipa_swagger_ui::Config;
 
 use super::paths::DOCUMENT;
@@ -23,7 +23,7 @@ pub(super) struct File {
     media_type: HeaderValue,
     bytes: Bytes,
     /// The compressed content, once somebody has accepted it; `None` if it is not shorter.
-    gzip: Arc<OnceLock<Option<Bytes>>>,
+    gzip: Arc<OnceCell<Option<Bytes>>>,
     tag: HeaderValue,
 }
 
@@ -62,8 +62,13 @@ impl File {
         if let Some(compressed) = self.gzip.get() {
             return compressed.clone();
         }
-        let file = self.clone();
-        spawn_blocking(move || file.gzip.get_or_init(|| compress(&file.bytes)).clone()).await.ok().flatten()
+        // A task of its own ends even if the client disconnects, so that one thread does it once for all requests.
+        let Self { gzip, bytes, .. } = self.clone();
+        let task = tokio::spawn(async move {
+            let compressed = async || spawn_blocking(move || compress(&bytes)).await.ok().flatten();
+            gzip.get_or_init(compressed).await.clone()
+        });
+        task.await.ok().flatten()
     }
 
     /// Whether a list of tags contains this file's, by weak comparison (RFC 9110, section 13.1.2).
@@ -105,5 +110,31 @@ impl Page {
         let file = File::new(HeaderValue::try_from(file.content_type).ok()?, bytes);
         files.insert(path.to_owned(), file.clone());
         Some(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::future::join_all;
+    use tokio::runtime;
+
+    use super::*;
+
+    #[test]
+    fn concurrent_requests_compress_a_file_on_one_thread() {
+        let threads = Arc::new(AtomicUsize::new(0));
+        let count = threads.clone();
+        let mut builder = runtime::Builder::new_current_thread();
+        builder.on_thread_start(move || _ = count.fetch_add(1, Ordering::SeqCst));
+        builder.build().expect("a runtime").block_on(async {
+            let file = File::new(HeaderValue::from_static("text/plain"), vec![b'x'; 1_000_000].into());
+            let headers = HeaderMap::new();
+            for response in join_all((0..50).map(|_| file.respond(&headers, true))).await {
+                assert_eq!(response.headers()[header::CONTENT_ENCODING], "gzip");
+            }
+        });
+        assert!(threads.load(Ordering::SeqCst) <= 2, "{threads:?}");
     }
 }

@@ -117,8 +117,8 @@ pub(super) fn strip_response(status: StatusCode, headers: &mut HeaderMap) {
         headers.insert(header::UPGRADE, upgrade);
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     }
-    // RFC 9110, section 8.6.
-    if status == StatusCode::NO_CONTENT || status.is_informational() {
+    // RFC 9110, section 8.6. The content of a 205 is dropped.
+    if matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT) || status.is_informational() {
         headers.remove(header::CONTENT_LENGTH);
     }
 }

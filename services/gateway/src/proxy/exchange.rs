@@ -190,8 +190,8 @@ impl Exchange {
         // With what was added above, and two lines for framing and `connection: close`.
         check_fields(parts.headers.len() + 2)?;
         let is_repeatable = !is_grpc && retry::is_repeatable(&parts, &route.upstream);
-        let body = ReplayableBody::new(body, limit, is_repeatable);
-        self.record.count_unread(&body)?;
+        let body = ReplayableBody::new(body, limit, is_repeatable || is_grpc);
+        self.record.count_unread(&body, self.protocol)?;
         let request = UpstreamRequest {
             parts,
             body,

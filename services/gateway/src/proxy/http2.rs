@@ -9,12 +9,14 @@ mod call;
 mod connection;
 
 use std::{
+    error::Error as _,
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
+use h2::Reason;
 use runtime::CLIENT_IDLE_TIMEOUT;
 use tokio::{sync::watch, time};
 
@@ -154,4 +156,29 @@ impl Pooled {
 
 pub(super) fn kind(error: &hyper::Error) -> UpstreamError {
     if error.is_parse() { UpstreamError::Protocol } else { UpstreamError::Reset }
+}
+
+/// Why a stream ended that was reset. The code is that of the peer, if the peer has reset it.
+struct Reset {
+    by_peer: Option<Reason>,
+}
+
+impl Reset {
+    /// `None` if something else has failed, such as the connection.
+    fn of(error: &hyper::Error) -> Option<Self> {
+        let error: &h2::Error = error.source()?.downcast_ref()?;
+        error.is_reset().then(|| Self { by_peer: error.reason().filter(|_| error.is_remote()) })
+    }
+
+    fn is_refusal(&self) -> bool {
+        self.by_peer == Some(Reason::REFUSED_STREAM)
+    }
+
+    /// Whether the peer may have done it although nothing is wrong with it: because of what the client does, or of the
+    /// load. Three such resets must not eject an endpoint.
+    fn is_benign(&self) -> bool {
+        const BENIGN: [Reason; 4] =
+            [Reason::NO_ERROR, Reason::CANCEL, Reason::REFUSED_STREAM, Reason::ENHANCE_YOUR_CALM];
+        self.by_peer.is_some_and(|reason| BENIGN.contains(&reason))
+    }
 }

@@ -5,7 +5,7 @@ use std::{
     hash::BuildHasher,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
 };
 
@@ -13,8 +13,11 @@ use http::StatusCode;
 use prometheus::{IntCounter, IntGauge};
 use runtime::Problem;
 
-use super::{state::Limits, unread::Unread};
-use crate::policy::Client;
+use super::{
+    state::Limits,
+    unread::{Held, Unread},
+};
+use crate::{policy::Client, protocol::Protocol};
 
 /// How many refusals of requests of one client may be unread. Any more have no content, so that nothing of them is kept
 /// for a client that opens no window. A client that reads them seldom has as many.
@@ -33,8 +36,8 @@ pub(super) struct InFlight {
     tunnels: AtomicU32,
     max_tunnels: u32,
     max_tunnels_per_client: u32,
-    /// How much of all requests is unread.
-    unread: Arc<AtomicUsize>,
+    /// What is held of all requests.
+    held: Arc<Held>,
     hasher: RandomState,
     clients: [Mutex<Shard>; SHARDS],
 }
@@ -49,8 +52,8 @@ struct Counts {
     unread_refusals: u32,
     /// Tunnels, and requests that may become one.
     tunnels: u32,
-    /// How much of the client's requests is unread.
-    unread: Arc<AtomicUsize>,
+    /// What is held of the client's requests.
+    held: Arc<Held>,
 }
 
 /// A request that was counted, and as what it counts.
@@ -87,7 +90,7 @@ impl InFlight {
             tunnels: AtomicU32::new(0),
             max_tunnels: limits.max_tunnels,
             max_tunnels_per_client: limits.max_tunnels_per_client,
-            unread: Arc::default(),
+            held: Arc::default(),
             hasher: RandomState::new(),
             clients: Default::default(),
         }
@@ -142,11 +145,11 @@ impl InFlight {
         Ok(())
     }
 
-    /// Counts what is unread of a request whose body has this length.
-    pub(super) fn unread(&self, counted: &Counted, length: Option<u64>) -> Unread {
+    /// Counts what is held of a request whose body has this length.
+    pub(super) fn unread(&self, counted: &Counted, protocol: Protocol, length: Option<u64>) -> Unread {
         let mut clients = self.shard(counted.network);
         let counts = clients.entry(counted.network).or_default();
-        Unread::new(counts.unread.clone(), self.unread.clone(), length)
+        Unread::new(counts.held.clone(), self.held.clone(), protocol, length)
     }
 
     /// Counts a request no longer as in flight, since it has become a tunnel.

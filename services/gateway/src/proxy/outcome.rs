@@ -17,15 +17,25 @@ pub(super) struct AttemptError {
     pub(super) reason: String,
     /// Whether nothing of the request was sent in this attempt.
     pub(super) is_unsent: bool,
+    /// Whether the endpoint says that it has processed nothing of what was sent.
+    pub(super) is_refused: bool,
+    /// Whether it is a failure of the endpoint, and not what its client may have caused or what was counted already.
+    pub(super) is_of_endpoint: bool,
 }
 
 impl AttemptError {
     pub(super) fn new(kind: UpstreamError, error: &dyn Error, is_unsent: bool) -> Self {
-        Self { kind, reason: runtime::request::chain(error), is_unsent }
+        Self { kind, reason: runtime::request::chain(error), is_unsent, is_refused: false, is_of_endpoint: true }
     }
 
     pub(super) fn protocol(reason: &str) -> Self {
-        Self { kind: UpstreamError::Protocol, reason: reason.to_owned(), is_unsent: false }
+        let (kind, reason) = (UpstreamError::Protocol, reason.to_owned());
+        Self { kind, reason, is_unsent: false, is_refused: false, is_of_endpoint: true }
+    }
+
+    /// Whether it is certain that the attempt had no effect.
+    pub(super) fn had_no_effect(&self) -> bool {
+        self.is_unsent || self.is_refused
     }
 }
 
@@ -51,8 +61,25 @@ pub(super) fn record_response(
     }
 }
 
+/// Records an attempt without a response.
+pub(super) fn record_error(
+    upstream: &Upstream,
+    balancer: &Balancer,
+    endpoint: &Endpoint,
+    error: &AttemptError,
+    now: Duration,
+) {
+    let (kind, reason) = (error.kind, &*error.reason);
+    if error.is_of_endpoint {
+        return record_failure(upstream, balancer, endpoint, kind, reason, now);
+    }
+    upstream.metrics.count_error(kind);
+    let (service, address) = (&*upstream.name, endpoint.address);
+    tracing::debug!(service, endpoint = %address, kind = kind.label(), reason, "call failed");
+}
+
 /// Records a failed attempt, after which the endpoint may be ejected.
-pub(super) fn record_failure(
+fn record_failure(
     upstream: &Upstream,
     balancer: &Balancer,
     endpoint: &Endpoint,
@@ -96,7 +123,7 @@ pub(super) fn problem(upstream: &Upstream, error: &AttemptError, may_have_effect
     let problem = match error.kind {
         UpstreamError::Timeout if may_have_effects => Problem::outcome_unknown_as(StatusCode::GATEWAY_TIMEOUT),
         _ if may_have_effects => Problem::outcome_unknown_as(StatusCode::BAD_GATEWAY),
-        _ if error.is_unsent => Problem::unavailable(format!("{name} cannot be reached; try again in a moment")),
+        _ if error.had_no_effect() => Problem::unavailable(format!("{name} cannot be reached; try again in a moment")),
         UpstreamError::Timeout => Problem::new(StatusCode::GATEWAY_TIMEOUT, format!("{name} did not respond in time")),
         _ => Problem::new(StatusCode::BAD_GATEWAY, format!("{name} did not send a valid response")),
     };

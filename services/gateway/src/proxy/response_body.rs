@@ -185,7 +185,10 @@ impl Body for ResponseBody {
             Self::Grpc(body) => {
                 let frame = ready!(Pin::new(&mut body.body).poll_frame(cx));
                 match &frame {
-                    Some(Err(error)) => body.upstream.metrics.count_error(http2::kind(error)),
+                    Some(Err(error)) => {
+                        body.upstream.metrics.count_error(http2::kind(error));
+                        body.stream.fail();
+                    }
                     Some(Ok(frame)) if frame.is_data() && !body.body.is_end_stream() => {}
                     // The end, with trailers or without.
                     Some(Ok(_)) | None => body.stream.complete(),

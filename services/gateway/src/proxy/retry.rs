@@ -3,8 +3,9 @@
 //! A request is sent at most three times, and no further attempt starts after the total timeout. It is sent again in
 //! three cases:
 //!
-//! 1. Nothing of it was sent, because no connection could be made or the first write failed. This is safe for every
-//!    method, gRPC included. Another endpoint that has not been tried must exist.
+//! 1. Nothing of it was sent, because no connection could be made or the first write failed, or the endpoint says that
+//!    it has processed nothing (`REFUSED_STREAM`). This is safe for every method, gRPC included. Another endpoint that
+//!    has not been tried must exist, and what was sent must still be buffered (at most 64 KiB).
 //! 2. It was sent, but no response head arrived: the endpoint timed out, closed the connection, or did not speak HTTP.
 //!    The request must be repeatable: its method is idempotent, or it is a POST or PATCH with an `Idempotency-Key`
 //!    where the service says that it honors keys, and it is not gRPC. The part of its body that was read must still be
@@ -16,8 +17,8 @@
 //! The client learns the outcome of all attempts. If something was sent that got no response, or one that says that its
 //! outcome is unknown, the request may have taken effect, whatever followed. Then, unless its method is safe, the
 //! client gets `outcome-unknown` instead of any other 502, 503 or 504, instead of a 412, since the first attempt may have
-//! made the change that the precondition of the second one found, and instead of a 408, 421, 425 or 429, with which the
-//! second endpoint only says that it did nothing itself.
+//! made the change that the precondition of the second one found, instead of a 404 or 410 to a DELETE, for the same
+//! reason, and instead of a 408, 421, 425 or 429, with which the second endpoint only says that it did nothing itself.
 //!
 //! Each retry is paid for out of the service's retry budget. A reused connection that turns out to be closed says
 //! nothing about its endpoint, so sending the request on a new connection to the same endpoint is free. If something
@@ -41,7 +42,7 @@ use super::{
     access_record::{AccessRecord, too_much_unread},
     attempt::{UpstreamRequest, UpstreamResponse},
     endpoint::Endpoint,
-    outcome::{AttemptError, no_endpoint, problem, record_failure, record_response},
+    outcome::{AttemptError, no_endpoint, problem, record_error, record_response},
     replayable_body::RequestBodyError,
     state::Proxy,
     upstream::{Balancer, Choice, Upstream},
@@ -53,11 +54,7 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Headers that make some frameworks execute another method.
-const METHOD_OVERRIDES: [HeaderName; 3] = [
-    HeaderName::from_static("x-http-method"),
-    HeaderName::from_static("x-http-method-override"),
-    HeaderName::from_static("x-method-override"),
-];
+const METHOD_OVERRIDES: [&str; 3] = ["x-http-method", "x-http-method-override", "x-method-override"];
 
 /// Whether a request may be sent twice. A service that ignores a key, takes an empty one for none, or another one of
 /// several, would execute the request twice.
@@ -68,13 +65,20 @@ pub(super) fn is_repeatable(parts: &Parts, upstream: &Upstream) -> bool {
         key.is_some() && keys.next().is_none()
     };
     // What a service executes instead of the method need not be idempotent.
-    if METHOD_OVERRIDES.iter().any(|name| parts.headers.contains_key(name)) {
+    if parts.headers.keys().any(overrides_method) {
         return false;
     }
     parts.method.is_idempotent()
         || (matches!(parts.method, Method::POST | Method::PATCH)
             && has_key()
             && upstream.honors_idempotency_keys(parts.uri.path()))
+}
+
+/// Whether a header overrides the method, also for services that cannot tell `_` in its name from `-`.
+fn overrides_method(name: &HeaderName) -> bool {
+    let canonical = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
+    let name = name.as_str();
+    METHOD_OVERRIDES.iter().any(|own| own.len() == name.len() && name.bytes().map(canonical).eq(own.bytes()))
 }
 
 /// Waits until the client keeps the endpoint waiting for more of the body.
@@ -140,7 +144,7 @@ pub(super) async fn send(
                     return Err(refusal(proxy, fault));
                 }
                 let now = proxy.now();
-                record_failure(upstream, balancer, &endpoint, error.kind, &error.reason, now);
+                record_error(upstream, balancer, &endpoint, &error, now);
                 if !attempts.may_follow(&endpoint, &error, now) {
                     break problem(upstream, &error, attempts.may_have_effects());
                 }
@@ -178,11 +182,15 @@ impl Attempts<'_> {
     /// Whether an attempt may follow one that failed. If so, it is paid for.
     fn may_follow(&mut self, endpoint: &Endpoint, error: &AttemptError, now: Duration) -> bool {
         self.tried.push(endpoint.address);
-        if !error.is_unsent {
+        if !error.had_no_effect() {
             self.request.outcome_unknown.store(true, Ordering::Relaxed);
         }
-        let may_retry =
-            if error.is_unsent { self.balancer.has_untried(&self.tried) } else { self.request.may_repeat() };
+        let may_retry = if error.had_no_effect() {
+            // What was sent of a refused request is needed again.
+            self.balancer.has_untried(&self.tried) && (error.is_unsent || self.request.body.is_replayable())
+        } else {
+            self.request.may_repeat()
+        };
         may_retry && self.may_start(now)
     }
 
@@ -202,6 +210,10 @@ impl Attempts<'_> {
     /// Passes on a response, unless it says that nothing was done although an earlier attempt may have done it.
     fn pass_on(&self, response: UpstreamResponse) -> Result<UpstreamResponse, Problem> {
         let status = match response.status() {
+            // It may be gone because an earlier attempt has deleted it.
+            StatusCode::NOT_FOUND | StatusCode::GONE if self.request.parts.method == Method::DELETE => {
+                StatusCode::BAD_GATEWAY
+            }
             StatusCode::PRECONDITION_FAILED
             | StatusCode::REQUEST_TIMEOUT
             | StatusCode::MISDIRECTED_REQUEST

@@ -11,6 +11,7 @@ mod ejections;
 mod fallback;
 mod grpc;
 mod hostile;
+mod http2_failures;
 mod http2_peers;
 mod limits;
 mod observing;

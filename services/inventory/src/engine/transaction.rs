@@ -81,7 +81,7 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
     let claims: Vec<&Claim> = batch.iter().filter_map(Request::claim).collect();
     let stored = idempotency::claim(&mut transaction, &claims).await?;
     repeat_stored(batch, stored);
-    let Affected { products_of, mut products, weight } = affected(&mut transaction, batch, attempt.rest).await?;
+    let Affected { products_of, products, weight } = affected(&mut transaction, batch, attempt.rest).await?;
     if !attempt.new.is_empty() {
         // The insert may wait for another transaction that inserts the same product, so nothing is locked before it.
         store::insert_products(&mut transaction, &ids(attempt.new)).await?;
@@ -91,16 +91,17 @@ pub(super) async fn run<H: OpenHandler<Request = Request>>(
         _ if products.is_empty() => Default::default(),
         None => store::lock(&mut transaction, &ids(&products)).await?,
         Some(skip_locked) => {
-            let (free, locked) = lock_free(&mut transaction, &products).await?;
+            let ((mut rows, started_at), locked) = lock_free(&mut transaction, &products).await?;
             skip_locked.take(batch, locked, &products_of);
-            products.retain(|product| !skip_locked.unavailable.contains(product));
-            free
+            // Others wait for these products, so no request joins for one.
+            rows.retain(|product, _| !skip_locked.unavailable.contains(product));
+            (rows, started_at)
         }
     };
     if attempt.rest.is_empty()
         && let Some(arrivals) = arrivals
     {
-        join(batch, weight, arrivals, |request| needs_only(request, &products));
+        join(batch, weight, arrivals, |request| needs_only(request, &rows));
     }
     let known: HashSet<ProductId> = rows.keys().cloned().collect();
     let mut locked = LockedRows { products: rows, ..LockedRows::default() };
@@ -235,10 +236,10 @@ fn repeat_stored(batch: &mut Vec<Request>, responses: HashMap<Digest, Stored<Sto
 }
 
 /// Whether a request needs only the locks on these products. A request with a key also locks the key, and a transition
-/// locks products that are not known yet.
-fn needs_only(request: &Request, products: &BTreeSet<ProductId>) -> bool {
+/// locks products that are not known yet. A product without a row may have been created since the statement began.
+fn needs_only(request: &Request, rows: &HashMap<ProductId, ProductRow>) -> bool {
     let is_transition = matches!(request, Request::Transition { .. });
-    request.claim().is_none() && !is_transition && request.product_ids().all(|product| products.contains(product))
+    request.claim().is_none() && !is_transition && request.product_ids().all(|product| rows.contains_key(product))
 }
 
 /// Sets the time of the decision, and reads what expired until then.

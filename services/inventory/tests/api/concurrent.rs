@@ -1,12 +1,23 @@
 //! Concurrent clients: no change is lost or counted twice, and the ledger agrees.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Instant};
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use test_support::app::{App, Response, join_all};
+use test_support::{
+    app::{App, Response, join_all},
+    process::{TIMEOUT, eventually},
+};
 
-use crate::{MOST, adjust, counts, ledger, no_deadlock, set, start, start_two, stock};
+use crate::{
+    MOST, adjust, audit, counts,
+    held_up::{LOCK_TIMEOUT, hold_up, in_flight, waits_for_a_lock},
+    ledger, no_deadlock,
+    preconditions::send_if,
+    reservations::reserve,
+    set, start, start_two, stock,
+};
 
 fn number(value: &Value, field: &str) -> i64 {
     value[field].as_i64().unwrap_or_else(|| panic!("{field} is not a whole number: {value}"))
@@ -186,4 +197,47 @@ async fn an_acknowledged_change_is_visible_on_all_instances(pool: PgPool) {
         }
     };
     tokio::select! { () = check => {}, () = noise => unreachable!("the noise never ends") }
+}
+
+/// A batch names unknown products and waits for a locked one. Another instance creates the products meanwhile. Then
+/// requests for them arrive.
+#[sqlx::test(migrator = "inventory::MIGRATIONS")]
+async fn requests_that_join_a_batch_see_new_products(pool: PgPool) {
+    let (app, other) = (start(&pool).await, start(&pool).await);
+    set(&app, "locked", 50).await.json(201);
+    let mut rounds = 0;
+    eventually("the product is unlocked before the writer stops to wait for it", TIMEOUT, async || {
+        rounds += 1;
+        let new = ["reserved", "adjusted", "matched"].map(|product| format!("{product}{rounds}"));
+        let [reserved, adjusted, matched] = new.each_ref().map(String::as_str);
+        let lock = hold_up(&pool, "locked").await;
+        let started = Instant::now();
+        let items = [("locked", 1), (reserved, 1), (adjusted, 1), (matched, 1)];
+        let late = async {
+            waits_for_a_lock(&pool).await;
+            let created = join_all(new.iter().map(|product| set(&other, product, 5))).await;
+            let (path, etag) = (format!("/inventory/{matched}"), created[2].etag());
+            let (items, body) = ([(reserved, 1)], json!({"delta": 1}));
+            let unlock = async {
+                in_flight(&app, 4).await;
+                lock.rollback().await.expect("unlocked");
+                started.elapsed() < LOCK_TIMEOUT
+            };
+            tokio::join!(
+                reserve(&app, &items),
+                adjust(&app, adjusted, -1),
+                send_if(&app, Method::PATCH, &path, ("if-match", &etag), &body),
+                unlock
+            )
+        };
+        let (first, (held, taken, changed, in_time)) = tokio::join!(reserve(&app, &items), late);
+        if in_time {
+            let statuses = [first, held, taken, changed].map(|response| response.status);
+            // The first one was sent before the products were created, so its refusal is right.
+            assert_eq!(statuses, [409, 201, 200, 200]);
+        }
+        in_time.then_some(())
+    })
+    .await;
+    audit(&pool).await;
 }

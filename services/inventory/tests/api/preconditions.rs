@@ -8,7 +8,7 @@ use test_support::app::{App, Response, join_all};
 use crate::{adjust, audit, ledger, set, start, stock};
 
 /// Sends a request with one precondition.
-async fn send_if(app: &App, method: Method, path: &str, condition: (&str, &str), body: &Value) -> Response {
+pub async fn send_if(app: &App, method: Method, path: &str, condition: (&str, &str), body: &Value) -> Response {
     app.send(app.request(method, path).header(condition.0, condition.1).json(body)).await
 }
 

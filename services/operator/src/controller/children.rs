@@ -108,6 +108,11 @@ impl Children {
         self.known().existing.get(&(kind.to_owned(), name.to_owned()))?.version
     }
 
+    /// The uid of a child that exists.
+    pub(crate) fn uid(&self, kind: &str, name: &str) -> Option<String> {
+        self.known().existing.get(&(kind.to_owned(), name.to_owned()))?.uid.clone()
+    }
+
     /// Makes a child what its manifest says. Returns the resulting child if anything was written.
     ///
     /// # Errors

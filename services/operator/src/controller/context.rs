@@ -15,9 +15,11 @@ use super::{
     cache::{DatabaseCache, StatusCache},
     children::Children,
     cluster::Cluster,
+    deploy::HeldDeployments,
     events::Events,
     observed::Observed,
     own_statuses::OwnStatuses,
+    pods::PullErrors,
     queue::Queue,
     secrets::Secrets,
     servers::Servers,
@@ -48,6 +50,8 @@ pub(crate) struct Settings {
     pub(crate) resync: Duration,
     /// The number of objects reconciled concurrently.
     pub(crate) concurrency: u16,
+    /// A digest of the configuration, as in the field `configuration` of objects that are meant for it.
+    pub(crate) configuration: Option<String>,
 }
 
 /// The state that all reconciles share.
@@ -56,7 +60,9 @@ pub(crate) struct Context {
     pub(crate) settings: Settings,
     pub(crate) objects: Store<Microservice>,
     pub(crate) children: Children,
+    pub(crate) held: HeldDeployments,
     pub(crate) observed: Observed,
+    pub(crate) pull_errors: PullErrors,
     pub(crate) secrets: Secrets,
     pub(crate) cluster: Cluster,
     pub(crate) servers: Servers,
@@ -93,7 +99,9 @@ impl Context {
             trust: Trust::default(),
             servers: Servers::new(settings.concurrency, queue.clone()),
             events: Events::new(client.clone(), identity),
+            held: HeldDeployments::default(),
             observed: Observed::default(),
+            pull_errors: PullErrors::default(),
             databases: DatabaseCache::default(),
             statuses: StatusCache::default(),
             own_statuses: OwnStatuses::default(),
@@ -128,6 +136,7 @@ impl Context {
         self.databases.forget(uid);
         self.statuses.forget(uid);
         self.own_statuses.forget(uid);
+        self.held.forget(uid);
         self.secrets.known.forget(&format!("{name}{CREDENTIALS_SUFFIX}"));
         self.backoff.forget(name);
         self.queue.forget(name);

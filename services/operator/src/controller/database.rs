@@ -106,7 +106,7 @@ pub(crate) async fn ensure(
 pub(crate) async fn make_room(context: &Context, object: &Microservice, spec: &Database) {
     let ended = async {
         let target = target::find(context, spec).await?;
-        let _permit = target.access.enter(&target.server, &object.name_any()).await?;
+        let _permit = target.enter(object).await?;
         let admin = target.open(&names::database(object, spec)).await?;
         let ended = admin.end_idle_sessions(MIGRATION_CONNECTIONS).await;
         Ok::<_, ConditionResult>(ended.inspect_err(|error| target.access.interrupted(error))?)
@@ -140,11 +140,7 @@ pub(crate) async fn remove(
     };
     let name = names::database(object, spec);
     let owner = owner(context, object).await?;
-    let _permit = if is_last_try {
-        target.access.wait(&target.server).await?
-    } else {
-        target.access.enter(&target.server, &object.name_any()).await?
-    };
+    let _permit = if is_last_try { target.wait().await? } else { target.enter(object).await? };
     let removed = match target.open(&name).await {
         Ok(admin) => admin.remove(&owner).await.inspect_err(|error| target.access.interrupted(error)),
         Err(error) => Err(error),
@@ -211,9 +207,9 @@ async fn try_ensure(
     let verified = if let Some(verified) = known.filter(is_current) {
         verified
     } else {
-        let _permit = match target.access.enter(server, &object.name_any()).await {
+        let _permit = match target.enter(object).await {
             Ok(permit) => permit,
-            Err(Refusal::Failing(result)) => return Err(Failure::Unverified(result)),
+            Err(Refusal::Failed(result) | Refusal::Failing(result)) => return Err(Failure::Unverified(result)),
             Err(Refusal::Waiting(result)) => {
                 // The Secret has the same server and password.
                 let is_same = stored.as_ref().and_then(Credentials::digest).as_ref() == Some(&digest);

@@ -1,6 +1,10 @@
 //! The Deployment: its manifest, its replica count and its progress.
 
-use std::ops::RangeInclusive;
+use std::{
+    collections::HashMap,
+    ops::RangeInclusive,
+    sync::{Mutex, PoisonError},
+};
 
 use k8s_openapi::{
     api::{
@@ -13,8 +17,9 @@ use k8s_openapi::{
 };
 use kube::{
     Api, ResourceExt,
-    api::{ListParams, Patch, PatchParams},
+    api::{ApiResource, DynamicObject, ListParams},
 };
+use serde_json::{Value, json};
 
 use super::{
     child::Child,
@@ -22,8 +27,7 @@ use super::{
     context::Context,
     error::{Error, with_timeout},
     existing::Claim,
-    fields::MANAGER,
-    rollout,
+    pods, rollout,
     status::Running,
 };
 use api::{Microservice, Scaling};
@@ -46,35 +50,69 @@ pub(crate) async fn roll_out(
     object: &Microservice,
     manifest: &Deployment,
 ) -> Result<Option<Deployment>, Error> {
-    let child = Child::typed(manifest)?.with_replicas(replicas(&object.spec.scaling));
-    let made = context.children.apply(object, &child).await?;
-    Ok(made.map(|made| serde_json::from_value(serde_json::to_value(made)?)).transpose()?)
+    let made = apply(context, object, Child::typed(manifest)?).await?;
+    context.held.forget(&object.uid().unwrap_or_default());
+    Ok(made)
 }
 
-/// Keeps what is rolled out, while nothing new may be: only sets the replica count, and resumes a paused rollout.
-/// Returns the resulting Deployment if anything was written.
+/// Keeps what was rolled out last, while nothing new may be: undoes edits, and restores the Deployment if it was deleted
+/// and pods `may_start`. `manifest` is the specified Deployment, of which only the metadata counts. Returns the resulting
+/// Deployment if anything was written.
 pub(crate) async fn hold(
     context: &Context,
     object: &Microservice,
-    live: &Deployment,
+    manifest: &Deployment,
+    live: Option<&Deployment>,
+    may_start: bool,
 ) -> Result<Option<Deployment>, Error> {
-    let allowed = replicas(&object.spec.scaling);
-    let (current, paused) = live.spec.as_ref().map_or((None, None), |spec| (spec.replicas, spec.paused));
-    let current = current.unwrap_or(1);
-    let desired = current.clamp(*allowed.start(), *allowed.end());
-    if current == desired && paused != Some(true) {
-        return Ok(None);
+    let uid = object.uid().unwrap_or_default();
+    let spec = match (context.held.get(&uid), live) {
+        (_, None) if !may_start => None,
+        (Some(held), _) => Some(held),
+        (None, Some(_)) => context.held.read(context, object).await?,
+        (None, None) => None,
+    };
+    let Some(spec) = spec else { return Ok(None) };
+    let held = DynamicObject { types: None, metadata: manifest.metadata.clone(), data: json!({ "spec": spec }) };
+    apply(context, object, Child::new(&held, ApiResource::erase::<Deployment>(&()))?).await
+}
+
+async fn apply(context: &Context, object: &Microservice, child: Child) -> Result<Option<Deployment>, Error> {
+    let made = context.children.apply(object, &child.with_replicas(replicas(&object.spec.scaling))).await?;
+    Ok(made.map(|made| serde_json::from_value(serde_json::to_value(made)?)).transpose()?)
+}
+
+/// The specifications of Deployments while nothing new may be rolled out, by uid of the object. Each is what ran when
+/// that began, or when this replica began to lead.
+#[derive(Default)]
+pub(crate) struct HeldDeployments(Mutex<HashMap<String, Value>>);
+
+impl HeldDeployments {
+    fn get(&self, uid: &str) -> Option<Value> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
     }
-    let patch = serde_json::json!({
-        "metadata": { "resourceVersion": live.metadata.resource_version },
-        "spec": { "replicas": desired, "paused": null },
-    });
-    let parameters = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-    let (api, name, patch) = (api(context), live.name_any(), Patch::Merge(patch));
-    match with_timeout("scale the Deployment", api.patch(&name, &parameters, &patch)).await {
-        // It changed meanwhile, which triggers another reconcile.
-        Err(error) if error.is_gone() => Ok(None),
-        written => written.map(Some),
+
+    /// Reads and remembers the specification of the live Deployment, with the fields that this version does not know.
+    async fn read(&self, context: &Context, object: &Microservice) -> Result<Option<Value>, Error> {
+        let kind = ApiResource::erase::<Deployment>(&());
+        let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &context.settings.namespace, &kind);
+        let found = with_timeout("read the Deployment", api.get_opt(&object.name_any())).await?;
+        let Some(mut found) = found.filter(|found| Claim::of(&found.metadata, object).is_valid()) else {
+            return Ok(None);
+        };
+        let mut spec = found.data["spec"].take();
+        if let Some(fields) = spec.as_object_mut() {
+            fields.remove("replicas");
+            fields.remove("paused");
+        }
+        let uid = object.uid().unwrap_or_default();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, spec.clone());
+        Ok(Some(spec))
+    }
+
+    /// Forgets that of an object that was deleted, or may roll out again.
+    pub(crate) fn forget(&self, uid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 }
 
@@ -150,7 +188,7 @@ async fn progress(
     live: &Deployment,
 ) -> Result<(ConditionResult, Option<String>), Error> {
     let scaling = &object.spec.scaling;
-    let finished = rollout::rolled_out(live, scaling, None, &[], Timestamp::now());
+    let finished = rollout::rolled_out(live, scaling, None, None);
     if finished.is_ready() {
         return Ok((finished, rollout::template_image(live)));
     }
@@ -168,7 +206,8 @@ async fn progress(
         pods = with_timeout("list the pods", api.list(&selector)).await?.items;
         pods.retain(|pod| is_part_of(&pod.metadata, &current.metadata));
     }
-    let rollout = rollout::rolled_out(live, scaling, current, &pods, Timestamp::now());
+    let problem = pods::problem(&pods, &context.pull_errors, Timestamp::now());
+    let rollout = rollout::rolled_out(live, scaling, current, problem);
     Ok((rollout, rollout::serving_image(&sets)))
 }
 

@@ -12,7 +12,9 @@ pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("{kind} {name} already exists and is not owned by this object: delete it or choose another name")]
+    #[error(
+        "{kind} {name} already exists and is not owned by this object: delete it, or create this object with another name"
+    )]
     Conflict { kind: String, name: String },
     #[error("{kind} {name} of a deleted object still exists; it is created again once Kubernetes has deleted it")]
     Leftover { kind: String, name: String },

@@ -54,6 +54,12 @@ pub(crate) async fn prepare(
 /// Drops the database of an object that is being deleted if its policy says so, then removes the finalizer.
 pub(crate) async fn finalize(object: &Microservice, context: &Context) -> Result<Action, Error> {
     if !has_finalizer(object) {
+        if !object.finalizers().is_empty() {
+            let held_by = object.finalizers().join(", ");
+            let message =
+                format!("the object is being deleted, and exists until its finalizers are removed: {held_by}");
+            report(object, context, None, ConditionResult::pending("Deleting", message)).await?;
+        }
         return Ok(Action::await_change());
     }
     if let Err(result) = drop_database(object, context, false).await {
@@ -61,7 +67,7 @@ pub(crate) async fn finalize(object: &Microservice, context: &Context) -> Result
         if !(is_overdue && is_namespace_terminating(context).await) {
             // An object that waits for others gets its turn once they have left the server.
             if result.text().0 != servers::BUSY {
-                report(object, context, result).await?;
+                report_database(object, context, result).await?;
             }
             return Ok(Action::requeue(context.backoff.wait(&object.name_any(), NOT_DROPPED)));
         }
@@ -110,8 +116,8 @@ async fn drop_database(object: &Microservice, context: &Context, is_last_try: bo
     }
 }
 
-/// Says in the status why the object still exists.
-async fn report(object: &Microservice, context: &Context, result: ConditionResult) -> Result<(), Error> {
+/// Says in the status why the database holds the object.
+async fn report_database(object: &Microservice, context: &Context, result: ConditionResult) -> Result<(), Error> {
     let Some(spec) = &object.spec.database else { return Ok(()) };
     let message = format!(
         "database {} cannot be dropped: {}. To delete the object and keep the database, set \
@@ -123,14 +129,24 @@ async fn report(object: &Microservice, context: &Context, result: ConditionResul
         ConditionResult::Stalled(..) => ConditionResult::stalled(NOT_DROPPED, message),
         _ => ConditionResult::pending(NOT_DROPPED, message),
     };
+    report(object, context, Some(found), ConditionResult::ready("RolledOut", "")).await
+}
+
+/// Says in the status why the object still exists.
+async fn report(
+    object: &Microservice,
+    context: &Context,
+    database: Option<ConditionResult>,
+    rollout: ConditionResult,
+) -> Result<(), Error> {
     // The pods run until the object is gone.
     let observed = deploy::observe(context, object, deploy::read(context, object).await, false).await;
     let results = ConditionResults {
-        database: Some(found),
+        database,
         migrated: None,
         children: ConditionResult::ready("Applied", ""),
         available: observed.available,
-        rollout: ConditionResult::ready("RolledOut", ""),
+        rollout,
         scaling: None,
         route: None,
     };

@@ -33,6 +33,9 @@ const RETRY_AFTER: SignedDuration = SignedDuration::from_mins(10);
 /// The same for a migration that could not reach the database or did not start.
 const RETRY_UNSTARTED_AFTER: SignedDuration = SignedDuration::from_mins(2);
 
+/// After this time, it matters why a Job has no pod.
+const PODS_AFTER: SignedDuration = SignedDuration::from_secs(5);
+
 const FAILED: &str = "MigrationFailed";
 
 /// The state of the migration to the specified version.
@@ -119,34 +122,38 @@ async fn run(
     }
     let failure_before = last.annotations().get(annotations::MIGRATION_FAILURE);
     if let Some(failed) = condition(last, "Failed") {
-        return fail(&jobs, job, failed, failure_before).await.map(Migration::from);
+        return fail(context, &jobs, job, failed, failure_before).await.map(Migration::from);
     }
     if let Some(failure) = failure_before {
         return Ok(ConditionResult::stalled(FAILED, failure).into());
     }
-    Ok(progress(&jobs).into())
+    Ok(progress(context, &jobs, last).await.into())
 }
 
 /// The result of a Job that failed. Tries it again once that is due.
 async fn fail(
+    context: &Context,
     jobs: &Jobs<'_>,
     job: &Job,
     failed: &JobCondition,
     failure_before: Option<&String>,
 ) -> Result<ConditionResult, Error> {
     let ended = jobs.ended();
+    let refusal = if ended.is_none() { jobs.refusal(context).await } else { None };
     let cause = ended.map(pods::describe).or_else(|| failed.message.clone()).unwrap_or_default();
     let is_unreachable = ended.is_some_and(|ended| ended.exit_code == i32::from(UNREACHABLE));
-    let failure = if is_unreachable { None } else { Some(format!("the migration failed: {cause}")) };
-    // That the database cannot be reached now is no news of the failure before.
+    let has_run = !is_unreachable && refusal.is_none();
+    let failure = has_run.then(|| format!("the migration failed: {cause}"));
+    // That it could not run now is no news of the failure before.
     let failure = failure.or_else(|| failure_before.cloned());
     let wait = if is_unreachable || ended.is_none() { RETRY_UNSTARTED_AFTER } else { RETRY_AFTER };
     if failed.last_transition_time.as_ref().is_some_and(|time| Timestamp::now().duration_since(time.0) > wait) {
         jobs.start(job, failure.clone()).await?;
     }
-    Ok(match failure {
-        Some(failure) => ConditionResult::stalled(FAILED, failure),
-        None => ConditionResult::pending(
+    Ok(match (failure, refusal) {
+        (Some(failure), _) => ConditionResult::stalled(FAILED, failure),
+        (None, Some(message)) => pods::refused(&message),
+        (None, None) => ConditionResult::pending(
             "ServerUnreachable",
             format!("the migration cannot reach the database and will be retried: {cause}"),
         ),
@@ -154,17 +161,32 @@ async fn fail(
 }
 
 /// The result of a Job that runs for the first time.
-fn progress(jobs: &Jobs<'_>) -> ConditionResult {
+async fn progress(context: &Context, jobs: &Jobs<'_>, last: &Job) -> ConditionResult {
+    let name = last.name_any();
+    if let Some(field) = jobs::suspension(last) {
+        let message = format!("the migration does not run: {field} of Job {name}. Delete the Job to start it again");
+        return ConditionResult::pending("MigrationSuspended", message);
+    }
+    let (now, ended) = (Timestamp::now(), jobs.ended());
+    let migrating = |message: &str| ConditionResult::pending("Migrating", message);
     let unfinished: Vec<Pod> = jobs.pods().filter(|pod| terminated(pod).is_none()).cloned().collect();
-    if let Some(problem) = pods::problem(&unfinished, Timestamp::now()) {
+    if let Some(problem) = pods::problem(&unfinished, &context.pull_errors, now) {
         return problem;
     }
-    match jobs.ended() {
-        Some(ended) => ConditionResult::pending(
-            "Migrating",
-            format!("retrying the migration, which last ended with {}", pods::describe(ended)),
-        ),
-        None => ConditionResult::pending("Migrating", "the migration is running"),
+    if ended.is_some_and(|ended| ended.exit_code == 0) {
+        return migrating("the migration is finishing");
+    }
+    let is_overdue = unfinished.is_empty() && jobs.idle_for(now) >= PODS_AFTER;
+    if is_overdue && let Some(message) = jobs.refusal(context).await {
+        return pods::refused(&message);
+    }
+    match ended {
+        Some(ended) => migrating(&format!("retrying the migration, which last ended with {}", pods::describe(ended))),
+        None if unfinished.iter().any(jobs::is_running) => migrating("the migration is running"),
+        None if is_overdue => {
+            migrating(&format!("Job {name} has no pod yet; `kubectl describe job {name}` shows what it waits for"))
+        }
+        None => migrating("the migration is starting"),
     }
 }
 

@@ -2,17 +2,19 @@
 //!
 //! A failed step becomes a condition in the status. Independent steps continue.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
+use tokio::{sync::oneshot, time};
 
 use super::{
     backoff::jittered,
     child::Child,
     conditions::{ConditionResult, ConditionResults},
     context::Context,
-    database, deploy,
+    database::{self, ReadyDatabase},
+    deploy,
     error::Error,
     finalize,
     migration::{self, Migration},
@@ -22,6 +24,9 @@ use super::{
 };
 use crate::manifests::{self, Manifests, RenderInputs, pod_monitor};
 use api::Microservice;
+
+/// How often the pods are observed while the database step waits for a server.
+const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reconciles one object as far as possible now.
 pub(crate) async fn reconcile(object: Arc<Microservice>, context: Arc<Context>) -> Result<Action, Error> {
@@ -56,22 +61,14 @@ async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
     let permitted = secret_references::check(context, object, &siblings).await;
     let inputs =
         RenderInputs { accepted_paths: route.accepted.clone(), ..context.inputs().with_siblings(object, &siblings) };
-    let ensure_database = async {
-        match &object.spec.database {
-            Some(spec) => {
-                let (result, ready_database) = database::ensure(context, object, spec).await;
-                (Some(result), ready_database)
-            }
-            None => (None, None),
-        }
-    };
     // The children that depend on nothing do not wait for a database server that may not respond.
     let independent = manifests::render(object, &inputs);
     let ((database, ready_database), (mut applied, pods_may_start)) =
-        tokio::join!(ensure_database, apply_independent(context, object, &independent));
+        tokio::join!(ensure_database(context, object), apply_independent(context, object, &independent));
     let inputs = RenderInputs {
         credentials_digest: ready_database.as_ref().map(|database| database.credentials_digest.clone()),
         database_ca: ready_database.as_ref().is_some_and(|database| database.ca),
+        account_uid: context.children.uid("ServiceAccount", &object.name_any()),
         ..inputs
     };
     let manifests = manifests::render(object, &inputs);
@@ -97,8 +94,11 @@ async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
     let may_roll_out = permitted.is_ok() && trusted.is_ok() && pods_may_start && has_database && is_migrated;
     let written = match &found {
         Ok(_) if may_roll_out => deploy::roll_out(context, object, &manifests.deployment).await,
-        Ok(Some(live)) => deploy::hold(context, object, live).await,
-        Ok(None) | Err(_) => Ok(None),
+        Ok(live) => {
+            let may_start = pods_may_start && permitted.is_ok();
+            deploy::hold(context, object, &manifests.deployment, live.as_ref(), may_start).await
+        }
+        Err(_) => Ok(None),
     };
     let is_current = may_roll_out && written.is_ok();
     let written = written.unwrap_or_else(|error| {
@@ -140,6 +140,27 @@ async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
         system_identifier: ready_database.and_then(|database| database.system_identifier),
         port: http_port(&manifests.services[0]),
     }
+}
+
+/// Runs the database step. While it waits for a server, the status follows the pods.
+async fn ensure_database(context: &Context, object: &Microservice) -> (Option<ConditionResult>, Option<ReadyDatabase>) {
+    let Some(spec) = &object.spec.database else { return (None, None) };
+    let (running, mut ended) = oneshot::channel::<()>();
+    let ensure = async {
+        let ensured = database::ensure(context, object, spec).await;
+        drop(running);
+        ensured
+    };
+    let observe = async {
+        while time::timeout(OBSERVE_INTERVAL, &mut ended).await.is_err() {
+            let observed = deploy::observe(context, object, deploy::read(context, object).await, true).await;
+            if let Err(error) = status::write_observed(context, object, observed).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot write what the pods do");
+            }
+        }
+    };
+    let ((result, ready_database), ()) = tokio::join!(ensure, observe);
+    (Some(result), ready_database)
 }
 
 /// Applies the children that depend on nothing, and deletes those that are no longer specified. Also returns whether

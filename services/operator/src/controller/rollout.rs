@@ -1,12 +1,9 @@
 //! The progress of a rollout and the state of the autoscaler.
 
-use k8s_openapi::{
-    api::{
-        apps::v1::{Deployment, ReplicaSet},
-        autoscaling::v2::HorizontalPodAutoscaler,
-        core::v1::{Pod, PodTemplateSpec},
-    },
-    jiff::Timestamp,
+use k8s_openapi::api::{
+    apps::v1::{Deployment, ReplicaSet},
+    autoscaling::v2::HorizontalPodAutoscaler,
+    core::v1::PodTemplateSpec,
 };
 
 use super::{conditions::ConditionResult, pods};
@@ -54,13 +51,12 @@ fn image(template: &PodTemplateSpec) -> Option<String> {
 }
 
 /// Whether only the specified version runs, with enough pods. `set` is the replica set of the current template, and
-/// `pods` are its pods: what is wrong with older ones does not matter.
+/// `problem` that of its pods: what is wrong with older ones does not matter.
 pub(crate) fn rolled_out(
     deployment: &Deployment,
     scaling: &Scaling,
     set: Option<&ReplicaSet>,
-    pods: &[Pod],
-    now: Timestamp,
+    problem: Option<ConditionResult>,
 ) -> ConditionResult {
     let status = deployment.status.clone().unwrap_or_default();
     // Until the Deployment controller has seen the change, the status and the pods are those of what was before.
@@ -80,7 +76,7 @@ pub(crate) fn rolled_out(
     if updated == total && available >= scaling.min {
         return ConditionResult::ready("RolledOut", format!("{available_shown} of {desired} pods are ready"));
     }
-    if let Some(problem) = pods::problem(pods, now) {
+    if let Some(problem) = problem {
         return problem;
     }
     let condition = |kind: &str, status: &str| {
@@ -88,9 +84,7 @@ pub(crate) fn rolled_out(
         all.find(|condition| condition.type_ == kind && condition.status == status)
     };
     if let Some(failure) = condition("ReplicaFailure", "True") {
-        let message = failure.message.clone().unwrap_or_default();
-        let reason = if message.contains("exceeded quota") { "QuotaExceeded" } else { "PodsRefused" };
-        return ConditionResult::pending(reason, message);
+        return pods::refused(failure.message.as_deref().unwrap_or_default());
     }
     let progress =
         format!("{updated_shown} of {desired} pods run the new version, {available_shown} of {desired} are ready");
@@ -133,6 +127,8 @@ pub(crate) fn scaling(autoscaler: Option<&HorizontalPodAutoscaler>) -> Condition
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::jiff::Timestamp;
+
     use super::*;
 
     fn deployment(status: serde_json::Value) -> Deployment {
@@ -145,7 +141,7 @@ mod tests {
     }
 
     fn find(status: serde_json::Value) -> ConditionResult {
-        rolled_out(&deployment(status), &Scaling::default(), None, &[], Timestamp::UNIX_EPOCH)
+        rolled_out(&deployment(status), &Scaling::default(), None, None)
     }
 
     #[test]
@@ -176,7 +172,7 @@ mod tests {
         });
         let mut deployment = deployment(growing);
         deployment.spec.as_mut().expect("it has one").replicas = Some(6);
-        let found = rolled_out(&deployment, &Scaling::default(), None, &[], Timestamp::UNIX_EPOCH);
+        let found = rolled_out(&deployment, &Scaling::default(), None, None);
         assert_eq!(found, ConditionResult::ready("RolledOut", "2 of 6 pods are ready"));
     }
 
@@ -197,7 +193,7 @@ mod tests {
                 "type": "Progressing", "status": "False", "message": "ReplicaSet \"orders-2\" has timed out progressing.",
             }],
         }));
-        let find = |set| rolled_out(&stuck, &Scaling::default(), Some(&set), &[], Timestamp::UNIX_EPOCH);
+        let find = |set| rolled_out(&stuck, &Scaling::default(), Some(&set), None);
         let text = "the rollout made no progress before its deadline: 1 of 2 pods run the new version, 2 of 2 are ready. \
                     ReplicaSet \"orders-2\" has timed out progressing.";
         assert_eq!(find(set("orders-2", "b", 1, 0)), ConditionResult::stalled("RolloutStuck", text));
@@ -250,12 +246,8 @@ mod tests {
             "observedGeneration": 3, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 0,
             "conditions": [{ "type": "Progressing", "status": "False", "message": "timed out" }],
         });
-        let crashing = serde_json::json!({ "metadata": { "name": "orders-1" }, "status": { "containerStatuses": [{
-            "name": "main", "image": "a", "imageID": "", "ready": false, "restartCount": 9,
-            "state": { "terminated": { "exitCode": 1 } },
-        }] } });
-        let crashing = serde_json::from_value(crashing).expect("a pod");
-        let found = rolled_out(&deployment(stale), &Scaling::default(), None, &[crashing], Timestamp::UNIX_EPOCH);
+        let crashing = ConditionResult::stalled("Crashing", "pod orders-1 crashed");
+        let found = rolled_out(&deployment(stale), &Scaling::default(), None, Some(crashing));
         assert!(matches!(found, ConditionResult::Pending("RollingOut", _)), "{found:?}");
     }
 
@@ -264,7 +256,7 @@ mod tests {
         let empty = serde_json::json!({ "observedGeneration": 4, "replicas": 0, "updatedReplicas": 0 });
         let mut deployment = deployment(empty);
         deployment.spec.as_mut().expect("it has one").replicas = Some(0);
-        let found = rolled_out(&deployment, &Scaling::default(), None, &[], Timestamp::UNIX_EPOCH);
+        let found = rolled_out(&deployment, &Scaling::default(), None, None);
         assert!(matches!(found, ConditionResult::Pending("PodsNotReady", _)), "{found:?}");
     }
 
@@ -275,7 +267,7 @@ mod tests {
         });
         let mut deployment = deployment(done);
         deployment.spec.as_mut().expect("it has one").paused = Some(true);
-        let found = rolled_out(&deployment, &Scaling::default(), None, &[], Timestamp::UNIX_EPOCH);
+        let found = rolled_out(&deployment, &Scaling::default(), None, None);
         assert!(matches!(found, ConditionResult::Pending("Paused", _)), "{found:?}");
     }
 

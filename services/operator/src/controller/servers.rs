@@ -95,7 +95,9 @@ enum Health {
 /// Why an object cannot use a server now.
 #[derive(Debug)]
 pub(crate) enum Refusal {
-    /// The server fails.
+    /// The server failed when this object tried it.
+    Failed(ConditionResult),
+    /// The server failed when another object tried it.
     Failing(ConditionResult),
     /// Others use the server, or it has not responded yet. This says nothing about the database of the object.
     Waiting(ConditionResult),
@@ -104,7 +106,7 @@ pub(crate) enum Refusal {
 impl From<Refusal> for ConditionResult {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Failing(result) | Refusal::Waiting(result) => result,
+            Refusal::Failed(result) | Refusal::Failing(result) | Refusal::Waiting(result) => result,
         }
     }
 }
@@ -171,13 +173,14 @@ impl Access {
     async fn check_health(self: &Arc<Self>, server: &Server, patience: Duration) -> Result<(), Refusal> {
         let mut state = self.state.subscribe();
         let started = self.start_probe(server);
+        let failure = if started { Refusal::Failed } else { Refusal::Failing };
         let (refusal, deadline) = {
             let state = state.borrow_and_update();
             let refusal = match &state.health {
                 Health::Good => return Ok(()),
                 // Only the reconcile that tries again waits for the result.
-                Health::Bad { result, .. } if !started => return Err(Refusal::Failing(result.clone())),
-                Health::Bad { result, .. } => Refusal::Failing(result.clone()),
+                Health::Bad { result, .. } if !started => return Err(failure(result.clone())),
+                Health::Bad { result, .. } => failure(result.clone()),
                 Health::Unknown => {
                     let message = format!("the database server {server} has not responded yet");
                     Refusal::Waiting(ConditionResult::pending("ServerUnreachable", message))
@@ -187,7 +190,7 @@ impl Access {
         };
         match time::timeout_at(deadline, state.wait_for(|state| state.probing.is_none())).await {
             Ok(Ok(state)) => match &state.health {
-                Health::Bad { result, .. } => Err(Refusal::Failing(result.clone())),
+                Health::Bad { result, .. } => Err(failure(result.clone())),
                 _ => Ok(()),
             },
             _ => Err(refusal),

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::{
     conditions::{ConditionResult, ConditionResults},
     context::Context,
+    deploy::Observed,
     error::{Error, with_timeout},
     fields::MANAGER,
 };
@@ -39,11 +40,62 @@ pub(crate) struct Running {
 pub(crate) async fn write(context: &Context, object: &Microservice, outcome: &Outcome) -> Result<(), Error> {
     let before = context.statuses.last(object);
     let summary = outcome.results.summary();
-    let status = status(object, outcome, before.as_ref());
-    if before.as_ref() == Some(&status) {
+    let mut status = status(object, outcome, before.as_ref());
+    if !is_meant_for(object, context.settings.configuration.as_ref()) {
+        status.observed_generation -= 1;
+    }
+    if store(context, object, before.as_ref(), status).await? {
+        record_event(context, object, &summary, before.as_ref()).await;
+    }
+    Ok(())
+}
+
+/// Writes what the pods do, unless that is unchanged, while a reconcile waits for something else. The rest of the status
+/// stays, except that an object whose pods are not ready is no longer ready.
+pub(crate) async fn write_observed(context: &Context, object: &Microservice, observed: Observed) -> Result<(), Error> {
+    let (Some(before), Some(running)) = (context.statuses.last(object), observed.running) else { return Ok(()) };
+    let results = ConditionResults {
+        database: None,
+        migrated: None,
+        children: ConditionResult::ready("Applied", ""),
+        available: observed.available,
+        rollout: observed.rollout,
+        scaling: None,
+        route: None,
+    };
+    let summary = results.summary();
+    let was_ready = before.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    let is_lost = was_ready && !summary.is_ready();
+    let updated: &[&str] = if is_lost { &["Available", "Ready", "Reconciling", "Stalled"] } else { &["Available"] };
+    let found = results.conditions(&before.conditions, before.observed_generation, Timestamp::now());
+    let mut status = MicroserviceStatus {
+        image: running.image,
+        replicas: running.replicas,
+        ready_replicas: running.ready_replicas,
+        ..before.clone()
+    };
+    for found in found.into_iter().filter(|found| updated.contains(&found.type_.as_str())) {
+        if let Some(known) = status.conditions.iter_mut().find(|known| known.type_ == found.type_) {
+            *known = found;
+        }
+    }
+    if store(context, object, Some(&before), status).await? && is_lost {
+        record_event(context, object, &summary, Some(&before)).await;
+    }
+    Ok(())
+}
+
+/// Writes a status if it is not the one before. Returns whether it was written.
+async fn store(
+    context: &Context,
+    object: &Microservice,
+    before: Option<&MicroserviceStatus>,
+    status: MicroserviceStatus,
+) -> Result<bool, Error> {
+    if before == Some(&status) {
         // A new leader has written nothing yet, but must notice that someone changes this status.
         context.own_statuses.confirm(object, &status);
-        return Ok(());
+        return Ok(false);
     }
     let api: Api<Microservice> = Api::namespaced(context.client.clone(), &context.settings.namespace);
     // The object may have been deleted meanwhile, and another one of its name created.
@@ -57,15 +109,20 @@ pub(crate) async fn write(context: &Context, object: &Microservice, outcome: &Ou
     context.own_statuses.begin(object, &status);
     let write = api.patch_status(&name, &parameters, &patch);
     match with_timeout("write the status", write).await {
-        Err(error) if error.is_gone() || error.is_of_another_object() => return Ok(()),
+        Err(error) if error.is_gone() || error.is_of_another_object() => return Ok(false),
         written => {
             let written = written?;
             context.own_statuses.end(&written, &status);
             context.statuses.insert(&written, status);
         }
     }
-    record_event(context, object, &summary, before.as_ref()).await;
-    Ok(())
+    Ok(true)
+}
+
+/// Whether this operator has the configuration that the object waits for. The other one acts on it soon: during an upgrade
+/// of the chart, objects change before the operator is replaced.
+fn is_meant_for(object: &Microservice, configuration: Option<&String>) -> bool {
+    object.spec.configuration.is_none() || object.spec.configuration.as_ref() == configuration
 }
 
 fn status(object: &Microservice, outcome: &Outcome, before: Option<&MicroserviceStatus>) -> MicroserviceStatus {
@@ -114,7 +171,7 @@ async fn record_event(
         ConditionResult::Ready(..) => context.events.normal(object, now, message).await,
         // Normal progress.
         ConditionResult::Pending(
-            "Migrating" | "NotRolledOut" | "RollingOut" | "PodsNotReady" | "WaitingForDeletion",
+            "Migrating" | "NotRolledOut" | "RollingOut" | "PodsNotReady" | "WaitingForDeletion" | "Deleting",
             _,
         ) => {
             context.events.normal(object, now, message).await;

@@ -49,6 +49,7 @@ fn settings() -> Settings {
         issuers: Vec::new(),
         resync: Duration::from_mins(5),
         concurrency: 1,
+        configuration: None,
     }
 }
 

@@ -6,6 +6,9 @@ use sqlx::postgres::PgDatabaseError;
 
 use super::{identifier::Invalid, owner::Owner};
 
+/// What to do if the name of a role or database is taken: the field is immutable.
+pub(super) const OTHER_NAME: &str = "delete the object and create it with another `database.name`";
+
 /// Why a role and its database are not as specified.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -72,7 +75,7 @@ pub enum Error {
     },
 
     /// Another object owns it.
-    #[error("{what} belongs to {}: choose another name, or {adopt}", owner.describe())]
+    #[error("{what} belongs to {}: {OTHER_NAME}, or {adopt}", owner.describe())]
     OwnedByOther {
         /// The role or database.
         what: String,

@@ -7,7 +7,7 @@
 use postgres_protocol::password::scram_sha_256;
 
 use super::{
-    error::Error,
+    error::{Error, OTHER_NAME},
     identifier::{Identifier, literal, quote},
     owner::{Adoption, Owner, Ownership, UNMARKED},
     session::{CREATE, DROP, GRANT, LOCK_SEED, REVOKE, SET, Step},
@@ -30,14 +30,14 @@ pub(super) fn check_ownership(
     adoption: &Adoption,
 ) -> Result<(), Error> {
     if RESERVED.contains(&name.raw()) || name.raw() == state.admin.name || name.raw() == state.admin.home {
-        return Err(Error::NotOwned(format!("the name {name} is reserved by the server: choose another name")));
+        return Err(Error::NotOwned(format!("the name {name} is reserved by the server: {OTHER_NAME}")));
     }
     let ownership = |comment: &Option<String>| Ownership::read(comment.as_deref(), owner, adoption);
     let role = state.role.as_ref().map(|role| ownership(&role.comment));
     let database = state.database.as_ref().map(|database| ownership(&database.comment));
 
     if state.role.as_ref().is_some_and(|role| role.superuser) && role != Some(Ownership::Owned) {
-        return Err(Error::NotOwned(format!("the role {name} is a superuser: choose another name")));
+        return Err(Error::NotOwned(format!("the role {name} is a superuser: {OTHER_NAME}")));
     }
     let role_owns_database = state.database.as_ref().is_some_and(|database| database.owner == name.raw());
     let adopt = |from: &str| {
@@ -51,7 +51,7 @@ pub(super) fn check_ownership(
         match ownership {
             Some(Ownership::Unowned) if !proven => {
                 return Err(Error::NotOwned(format!(
-                    "the {what} {name} was not created by Hedgerow: drop it, choose another name, or {}",
+                    "the {what} {name} was not created by Hedgerow: drop it, {OTHER_NAME}, or {}",
                     adopt(UNMARKED)
                 )));
             }

@@ -95,6 +95,9 @@ fn pod_annotations(object: &Microservice, inputs: &RenderInputs, job: Option<&Jo
     if let Some(digest) = &inputs.credentials_digest {
         all.insert(annotations::CREDENTIALS_DIGEST.to_owned(), digest.clone());
     }
+    if let Some(uid) = inputs.account_uid.as_ref().filter(|_| object.spec.automount_token) {
+        all.insert(annotations::ACCOUNT_UID.to_owned(), uid.clone());
+    }
     all
 }
 

@@ -22,6 +22,9 @@ pub struct RenderInputs {
     pub callee_ports: BTreeMap<String, u16>,
     /// A digest of the database password, so that pods are replaced when it changes; `None` without a database.
     pub credentials_digest: Option<String>,
+    /// The uid of the `ServiceAccount`, if it is known. A token is bound to it, so pods that get one are replaced when it
+    /// changes.
+    pub account_uid: Option<String>,
     /// Whether the Secret holds the CA certificate of the database server (`ca.crt`).
     pub database_ca: bool,
     /// The names of the namespaces that may scrape the admin port; empty for all.

@@ -8,7 +8,7 @@ use std::{
 use embedded_postgres::{Server, Settings};
 use reqwest::Method;
 use serde_json::json;
-use sqlx::{Connection, PgConnection, PgPool, raw_sql};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, raw_sql};
 use test_support::{
     app::{App, Response, join_all},
     process::{TIMEOUT, eventually},
@@ -120,4 +120,31 @@ async fn every_request_is_503_in_time_while_the_database_hangs() {
     app.get("/users").await.json(200);
     let ready = async || (app.admin("/readyz").await.status == 200).then_some(());
     eventually("ready", RECOVERY.saturating_sub(started.elapsed()), ready).await;
+}
+
+/// As on a standby, or where a managed Postgres protects itself from a full disk.
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn changes_of_a_read_only_database_are_503(pool: PgPool) {
+    let name: String = sqlx::query_scalar("SELECT current_database()::text").fetch_one(&pool).await.expect("a name");
+    let read_only = format!("ALTER DATABASE \"{name}\" SET default_transaction_read_only = on");
+    raw_sql(AssertSqlSafe(read_only)).execute(&pool).await.expect("altered");
+    let app = start(&pool).await;
+    for response in changes(&app, "/users/0198f2b4-7a52-7d29-9c5b-6f4f6f4e3a11").await {
+        assert_eq!(response.problem(503)["type"], NOT_DONE, "{}", response.text());
+        assert_eq!(response.header("retry-after"), Some("1"));
+    }
+    assert_eq!(app.get("/users").await.status, 200);
+}
+
+#[sqlx::test(migrator = "users::MIGRATIONS")]
+async fn a_wider_column_fails_no_request_for_good(pool: PgPool) {
+    let app = start(&pool).await;
+    let ada = path(&create(&app, "Ada", "ada@example.com").await);
+    raw_sql("ALTER TABLE users ALTER name TYPE varchar(1000)").execute(&pool).await.expect("altered");
+    eventually("every connection has prepared its statements anew", TIMEOUT, async || {
+        let statuses = [app.get(&ada).await.status, app.get("/users").await.status];
+        assert!(statuses.iter().all(|status| matches!(status, 200 | 503)), "{statuses:?}");
+        (statuses == [200, 200]).then_some(())
+    })
+    .await;
 }

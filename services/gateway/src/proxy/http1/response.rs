@@ -54,8 +54,12 @@ pub(super) fn parse(read: &[u8], method: &Method) -> Result<Option<(ResponseHead
     // The endpoint may send the content that it announces even though there must be none. It would be taken for the
     // next response.
     let announces_content = remaining.is_none()
-        && (headers.contains_key(header::TRANSFER_ENCODING)
-            || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes().iter().any(|b| *b != b'0')));
+        && match headers.get(header::CONTENT_LENGTH) {
+            _ if headers.contains_key(header::TRANSFER_ENCODING) => true,
+            Some(length) => length.as_bytes().iter().any(|b| *b != b'0'),
+            // Its framing is that of any other response, so this one ends with the connection.
+            None => status == StatusCode::RESET_CONTENT,
+        };
     let keep_alive = !remaining.ends_with_connection()
         && !announces_content
         && status != StatusCode::SWITCHING_PROTOCOLS
@@ -90,7 +94,8 @@ fn remaining(status: StatusCode, headers: &HeaderMap, is_1_1: bool, method: &Met
         }
     }
     let has_no_body = status.is_informational()
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        // The last one must have none either, and is not passed on with it (RFC 9110, section 15.3.6).
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::RESET_CONTENT)
         || *method == Method::HEAD;
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next(), length) {

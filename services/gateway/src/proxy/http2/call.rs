@@ -18,7 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use tokio::{select, time};
 
-use super::{SETTINGS_TIMEOUT, kind};
+use super::{Reset, SETTINGS_TIMEOUT, kind};
 use crate::{
     metrics::UpstreamError,
     proxy::{
@@ -36,6 +36,9 @@ pub(super) struct Load {
     pub(super) calls: AtomicUsize,
     /// Whether a call was cut off. The peer may count its reset, and the window that it used, against the connection.
     pub(super) is_spoiled: AtomicBool,
+    /// Whether the loss of the connection says nothing about the peer: a client has cut off a call, for which the peer
+    /// may have closed the connection, or the loss has been counted.
+    is_excused: AtomicBool,
 }
 
 /// A stream of a connection, for one call. When it is dropped, the call has ended, and no more of its request is sent.
@@ -44,6 +47,7 @@ pub(in crate::proxy) struct Stream {
     slot: Arc<Slot>,
     upload: Arc<Upload>,
     is_complete: bool,
+    has_failed: bool,
 }
 
 /// Counts a stream until its call has ended and no more of the request is to be sent.
@@ -70,7 +74,7 @@ impl Stream {
     pub(super) fn new(sender: SendRequest<CallBody>, load: Arc<Load>) -> Self {
         load.streams.fetch_add(1, Ordering::Relaxed);
         load.calls.fetch_add(1, Ordering::Relaxed);
-        Self { sender, slot: Arc::new(Slot(load)), upload: Arc::default(), is_complete: false }
+        Self { sender, slot: Arc::new(Slot(load)), upload: Arc::default(), is_complete: false, has_failed: false }
     }
 
     /// Sends a call and waits for the head of its response.
@@ -92,9 +96,18 @@ impl Stream {
         select! {
             biased;
             sent = self.sender.try_send_request(request) => sent.map_err(|mut error| {
+                self.has_failed = true;
                 let is_unsent = error.take_message().is_some();
                 let error = error.into_error();
-                AttemptError::new(kind(&error), &error, is_unsent)
+                let reset = Reset::of(&error);
+                AttemptError {
+                    is_refused: reset.as_ref().is_some_and(Reset::is_refusal),
+                    is_of_endpoint: match reset {
+                        Some(reset) => !reset.is_benign(),
+                        None => !self.slot.0.is_excused.swap(true, Ordering::Relaxed),
+                    },
+                    ..AttemptError::new(kind(&error), &error, is_unsent)
+                }
             }),
             // The peer has lowered its limit meanwhile. hyper may still send the call later.
             () = not_opened => {
@@ -108,6 +121,11 @@ impl Stream {
     pub(in crate::proxy) fn complete(&mut self) {
         self.is_complete = true;
     }
+
+    /// Records that the peer has not sent the complete response, so that the client has not cut it off.
+    pub(in crate::proxy) fn fail(&mut self) {
+        self.has_failed = true;
+    }
 }
 
 impl Drop for Stream {
@@ -116,6 +134,9 @@ impl Drop for Stream {
         load.calls.fetch_sub(1, Ordering::Relaxed);
         if !self.is_complete {
             load.is_spoiled.store(true, Ordering::Relaxed);
+            if !self.has_failed {
+                load.is_excused.store(true, Ordering::Relaxed);
+            }
         }
         self.upload.end();
     }

@@ -138,3 +138,28 @@ async fn an_endpoint_that_does_not_read_the_body_in_time_is_a_504() {
     assert_eq!(response.problem(), (504, "outcome-unknown".to_owned()));
     assert_eq!(gateway.metric(r#"gateway_upstream_errors_total{kind="timeout",service="test"}"#), 1);
 }
+
+/// Each would be a write of its own. hyper, which counts them here, reads each by itself.
+#[tokio::test]
+async fn tiny_chunks_are_passed_on_together() {
+    const COUNT: usize = 5_000;
+    let stub = Stub::responding(async |request| {
+        let (mut body, mut pieces, mut length) = (request.into_body(), 0, 0);
+        while let Some(Ok(frame)) = body.frame().await {
+            pieces += 1;
+            length += frame.data_ref().map_or(0, Bytes::len);
+        }
+        Response::new(full_body(format!("{pieces} {length}")))
+    })
+    .await;
+    let gateway = TestGateway::with(&[], &[&stub]);
+    for method in ["PUT", "POST"] {
+        let mut raw = Raw::connect(gateway.address).await.expect("a connection");
+        let head = format!("{method} /test HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n");
+        raw.send(head + &"1\r\nx\r\n".repeat(COUNT) + "0\r\n\r\n").await.expect("sent");
+        let response = raw.response().await.expect("a response");
+        let (pieces, length) = response.body.split_once(' ').expect("two numbers");
+        assert_eq!(length, COUNT.to_string());
+        assert!(pieces.parse::<usize>().expect("a number") < COUNT / 20, "{pieces} pieces");
+    }
+}

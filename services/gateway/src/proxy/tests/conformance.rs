@@ -198,6 +198,21 @@ async fn a_malformed_chunk_gets_400() {
     }
 }
 
+/// RFC 9110, section 15.3.6.
+#[tokio::test]
+async fn a_205_has_no_content() {
+    for framing in ["content-length: 5\r\n\r\nhello", "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"] {
+        let stub = Stub::raw(move |mut stream, _| async move {
+            read_head(&mut stream).await;
+            let _ = stream.write_all(format!("HTTP/1.1 205 Reset Content\r\n{framing}").as_bytes()).await;
+        })
+        .await;
+        let response = TestGateway::with(&[], &[&stub]).get("/test").await;
+        assert_eq!((response.status.as_u16(), response.text()), (205, ""), "{framing}");
+        assert!([None, Some("0")].contains(&response.header("content-length")), "{response:?}");
+    }
+}
+
 /// A service that sends the content after all would have it taken for the next response.
 #[tokio::test]
 async fn announced_content_that_is_not_read_ends_the_connection() {
@@ -220,6 +235,9 @@ async fn announced_content_that_is_not_read_ends_the_connection() {
         (Method::GET, "HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n", "another"),
         (Method::GET, "HTTP/1.1 204 No Content\r\ntransfer-encoding: chunked\r\n\r\n", "another"),
         (Method::GET, "HTTP/1.1 204 No Content\r\n\r\n", "the first"),
+        (Method::GET, "HTTP/1.1 205 Reset Content\r\ncontent-length: 5\r\n\r\n", "another"),
+        (Method::GET, "HTTP/1.1 205 Reset Content\r\n\r\n", "another"),
+        (Method::GET, "HTTP/1.1 205 Reset Content\r\ncontent-length: 0\r\n\r\n", "the first"),
         (Method::GET, "HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n", "another"),
         (Method::GET, "HTTP/1.1 304 Not Modified\r\n\r\n", "the first"),
     ] {

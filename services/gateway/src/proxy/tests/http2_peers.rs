@@ -21,8 +21,8 @@ use super::{
 };
 use crate::metrics::UpstreamError;
 
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 
@@ -35,19 +35,19 @@ const CONNECTIONS: usize = 4;
 
 /// A frame that the gateway sent.
 #[derive(Clone, Copy)]
-struct Received {
+pub(super) struct Received {
     /// The number of the connection.
     connection: usize,
-    kind: u8,
-    stream: u32,
+    pub(super) kind: u8,
+    pub(super) stream: u32,
 }
 
 /// A service that responds to each frame with other frames.
-async fn service(respond: impl Fn(Received) -> Vec<u8> + Clone + Send + Sync + 'static) -> Stub {
+pub(super) async fn service(respond: impl Fn(Received) -> Vec<u8> + Clone + Send + Sync + 'static) -> Stub {
     Stub::raw(move |stream, number| serve(stream, number, respond.clone())).await
 }
 
-async fn serve(mut stream: TcpStream, connection: usize, respond: impl Fn(Received) -> Vec<u8> + Send) {
+pub(super) async fn serve(mut stream: TcpStream, connection: usize, respond: impl Fn(Received) -> Vec<u8> + Send) {
     let _ = stream.write_all(&settings(100)).await;
     let _ = stream.read_exact(&mut [0; 24]).await;
     let mut head = [0; 9];

@@ -2,6 +2,9 @@
 
 use std::time::Instant;
 
+use futures_util::stream;
+use http_body::Frame;
+use http_body_util::StreamBody;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket},
@@ -10,6 +13,7 @@ use tokio::{
 };
 
 use super::{
+    hostile::UPSTREAM_IN_FLIGHT,
     stub::{full_body, read_head},
     *,
 };
@@ -84,7 +88,7 @@ async fn the_connect_timeout_is_independent_of_the_header_timeout() {
 }
 
 /// A listener whose queue is full, so that further connections wait. Also returns the connections in the queue.
-async fn full_listener() -> (TcpListener, Vec<TcpStream>) {
+pub(super) async fn full_listener() -> (TcpListener, Vec<TcpStream>) {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     let listener = socket.listen(1).expect("a listener");
@@ -276,4 +280,25 @@ async fn requests_that_end_at_the_gateway_count_for_the_rate_limit() {
         assert_eq!(gateway.send(request).await.status, expected);
     }
     assert_eq!(gateway.get("/test").await.status, 200, "another quota");
+}
+
+/// Little has arrived of them, although their length is not known. None of them is read before there is a connection.
+#[tokio::test]
+async fn a_burst_of_requests_of_unknown_length_is_not_refused() {
+    const REQUESTS: usize = 400;
+    let (listener, _queue) = full_listener().await;
+    let address = listener.local_addr().expect("an address");
+    let gateway = TestGateway::of(&["--connect-timeout=20s"], vec![service("test", &["/test"], &[address])]);
+    let mut requests = JoinSet::new();
+    for _ in 0..2 {
+        let client = http_2(gateway.address).await;
+        for _ in 0..REQUESTS / 2 {
+            let chunk = stream::once(async { Ok::<_, io::Error>(Frame::data(Bytes::from_static(b"0123456789"))) });
+            let post = Request::post("http://shop.example/test").body(StreamBody::new(Box::pin(chunk)));
+            let mut client = client.clone();
+            requests.spawn(async move { client.send_request(post.expect("a request")).await });
+        }
+    }
+    gateway.metric_becomes(UPSTREAM_IN_FLIGHT, REQUESTS).await;
+    assert_eq!(gateway.metric("http_requests_in_flight"), REQUESTS);
 }

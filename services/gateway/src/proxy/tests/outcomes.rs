@@ -110,3 +110,27 @@ async fn the_outcome_is_unknown_if_a_retry_is_refused_for_now() {
         assert_eq!(stub.connections(), 2, "{status}");
     }
 }
+
+/// The first endpoint may have deleted it.
+#[tokio::test]
+async fn the_outcome_of_a_repeated_delete_is_unknown_if_nothing_is_left() {
+    for status in ["404 Not Found", "410 Gone"] {
+        for (method, expected) in [(Method::DELETE, 502), (Method::PUT, status[..3].parse().expect("a status"))] {
+            let stub = Stub::raw(move |mut stream, number| async move {
+                while read_head(&mut stream).await.is_some() && number > 0 {
+                    let response = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+                    let _ = stream.write_all(response.as_bytes()).await;
+                }
+            })
+            .await;
+            let gateway = TestGateway::with(&[], &[&stub]);
+            let response = gateway.send(request(method.clone(), "/test", "")).await;
+            assert_eq!(response.status, expected, "{method} {status}");
+            assert_eq!(Problem::has_unknown_outcome(&response.headers), expected == 502, "{method} {status}");
+            assert_eq!(stub.connections(), 2, "{method} {status}");
+            // What was sent once has the outcome that the response says.
+            let response = gateway.send(request(method.clone(), "/test", "")).await;
+            assert_eq!(response.status.to_string(), *status, "{method}");
+        }
+    }
+}

@@ -308,7 +308,7 @@ async fn a_failed_precondition_of_a_repeated_put_is_unknown() {
 /// A framework may execute a GET or PUT as a POST.
 #[tokio::test]
 async fn a_request_that_overrides_its_method_is_not_repeated() {
-    for name in ["x-http-method", "x-http-method-override", "x-method-override"] {
+    for name in ["x-http-method", "x-http-method-override", "x-method-override", "X_HTTP_Method_Override"] {
         let resets = Arc::default();
         let bad = resetting(&resets).await;
         let gateway = TestGateway::of(&[], both(bad.address, bad.address));

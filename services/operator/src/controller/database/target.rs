@@ -4,7 +4,12 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 
-use super::super::{conditions::ConditionResult, context::Context, secrets::Secrets, servers::Access};
+use super::super::{
+    conditions::ConditionResult,
+    context::Context,
+    secrets::Secrets,
+    servers::{Access, Permit, Refusal},
+};
 use crate::database::{self, AdminSession, Adoption, Invalid, Owner, Server};
 use api::{Database, Microservice, annotations};
 
@@ -43,12 +48,29 @@ pub(super) async fn find<'a>(context: &'a Context, spec: &'a Database) -> Result
 }
 
 impl Target<'_> {
+    /// Lets the object use the server: see [`Access::enter`].
+    pub(super) async fn enter(&self, object: &Microservice) -> Result<Permit<'_>, Refusal> {
+        let entered = self.access.enter(&self.server, &object.name_any()).await;
+        entered.inspect_err(|refusal| self.refused(refusal))
+    }
+
+    /// Waits until the server can be used: see [`Access::wait`].
+    pub(super) async fn wait(&self) -> Result<Permit<'_>, Refusal> {
+        self.access.wait(&self.server).await.inspect_err(|refusal| self.refused(refusal))
+    }
+
+    fn refused(&self, refusal: &Refusal) {
+        if matches!(refusal, Refusal::Failed(_)) {
+            self.secrets.known.forget(self.secret);
+        }
+    }
+
     /// Logs in as the admin. A failure is remembered for all objects of the server.
     pub(super) async fn open(&self, database: &str) -> Result<AdminSession<'_>, database::Error> {
         let opened = AdminSession::open(&self.server, database).await;
         opened.inspect_err(|error| {
             self.access.login_failed(error);
-            // The watch may not have reported a new password.
+            // The watch may not have reported a new URL.
             self.secrets.known.forget(self.secret);
         })
     }

@@ -2,9 +2,13 @@
 
 use std::cmp::Reverse;
 
-use k8s_openapi::api::{
-    batch::v1::{Job, JobCondition},
-    core::v1::{ContainerStateTerminated, Pod},
+use k8s_openapi::{
+    api::{
+        batch::v1::{Job, JobCondition},
+        core::v1::{ContainerStateTerminated, Pod},
+        events::v1::Event,
+    },
+    jiff::{SignedDuration, Timestamp},
 };
 use kube::{
     Api, ResourceExt,
@@ -20,6 +24,9 @@ use super::super::{
 };
 use crate::manifests::migration::{attempts, selector};
 use api::{Microservice, annotations};
+
+/// The reason of the events about pods that the Job controller could not create.
+const REFUSED: &str = "FailedCreate";
 
 /// The Jobs that exist.
 pub(super) struct Jobs<'a> {
@@ -106,6 +113,41 @@ impl<'a> Jobs<'a> {
         self.pods().rev().find_map(terminated)
     }
 
+    /// For how long the last attempt, which has no pod, has had none.
+    pub(super) fn idle_for(&self, now: Timestamp) -> SignedDuration {
+        self.idle_since().map_or(SignedDuration::ZERO, |since| now.duration_since(since))
+    }
+
+    /// Why no pod of the last attempt can be created, if the API server refuses it. The Job controller says that in
+    /// events alone.
+    pub(super) async fn refusal(&self, context: &Context) -> Option<String> {
+        let (uid, since) = (self.last.as_ref()?.uid()?, self.idle_since()?);
+        let api: Api<Event> = Api::namespaced(context.client.clone(), &context.settings.namespace);
+        let of_job = ListParams::default().fields(&format!("regarding.uid={uid},reason={REFUSED}"));
+        let events = match with_timeout("list the events of the migration Job", api.list(&of_job)).await {
+            Ok(events) => events.items,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot tell why a migration has no pod");
+                return None;
+            }
+        };
+        let is_refusal = |event: &Event| {
+            let regarding = event.regarding.as_ref().and_then(|regarding| regarding.uid.as_ref());
+            regarding == Some(&uid) && event.reason.as_deref() == Some(REFUSED)
+        };
+        let refusals = events.iter().filter(|event| is_refusal(event) && last_seen(event) >= Some(since));
+        let note = refusals.max_by_key(|event| last_seen(event))?.note.as_deref().unwrap_or_default();
+        Some(note.strip_prefix("Error creating: ").unwrap_or(note).to_owned())
+    }
+
+    /// Since when the last attempt has had no pod, if it has none.
+    fn idle_since(&self) -> Option<Timestamp> {
+        let last = self.last.as_ref()?;
+        let ended = self.ended().and_then(|ended| ended.finished_at.as_ref());
+        let started = last.status.as_ref().and_then(|status| status.start_time.as_ref());
+        ended.or(started).or(last.metadata.creation_timestamp.as_ref()).map(|time| time.0)
+    }
+
     /// What still runs, apart from the last attempt.
     fn running(&self) -> Option<String> {
         let job = self.others.iter().find(|job| !has_ended(job));
@@ -136,6 +178,28 @@ pub(super) fn condition<'a>(job: &'a Job, kind: &str) -> Option<&'a JobCondition
 pub(super) fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
     let containers = pod.status.as_ref()?.container_statuses.iter().flatten();
     containers.into_iter().find_map(|container| container.state.as_ref()?.terminated.as_ref())
+}
+
+/// Why a Job creates no pods, if someone changed it so.
+pub(super) fn suspension(job: &Job) -> Option<&'static str> {
+    let spec = job.spec.as_ref()?;
+    if spec.suspend == Some(true) {
+        Some("spec.suspend is true")
+    } else {
+        (spec.parallelism == Some(0)).then_some("spec.parallelism is 0")
+    }
+}
+
+/// Whether the containers of a pod run.
+pub(super) fn is_running(pod: &Pod) -> bool {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
+}
+
+/// When the cause of an event was last seen.
+fn last_seen(event: &Event) -> Option<Timestamp> {
+    let series = event.series.as_ref().map(|series| series.last_observed_time.0);
+    let last = event.deprecated_last_timestamp.as_ref().map(|time| time.0);
+    series.or(last).or(event.event_time.as_ref().map(|time| time.0))
 }
 
 fn has_ended(job: &Job) -> bool {

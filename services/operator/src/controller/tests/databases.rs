@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 use embedded_postgres::{Server, Settings};
 use futures_util::{StreamExt, future};
 use http::Method;
-use k8s_openapi::ByteString;
+use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
-use test_support::process::{TIMEOUT, eventually};
+use test_support::{
+    port::Port,
+    process::{TIMEOUT, eventually},
+};
 
 use super::{super::watches, DEPLOYMENT, Fixture, OBJECT, condition};
 use crate::manifests::{self, RenderInputs};
@@ -161,6 +164,20 @@ fn assert_condition(status: &Value, kind: &str, expected: (&str, &str)) -> Strin
     let text = |field: &str| found[field].as_str().unwrap_or_default();
     assert_eq!((text("status"), text("reason")), expected, "{kind}: {status:#}");
     text("message").to_owned()
+}
+
+#[tokio::test]
+async fn a_new_url_is_found_although_the_watch_is_silent() {
+    let postgres = postgres();
+    let mut fixture = Fixture::new(spec("1"));
+    let closed = Port::free();
+    fixture.server.put(ADMIN, admin_secret(&format!("postgres://admin:x@{}/postgres", closed.address), ""));
+    let secret: Secret = serde_json::from_value(fixture.server.get(ADMIN).expect("a Secret")).expect("a Secret");
+    fixture.context.secrets.known.report(&secret.metadata);
+    assert_condition(&fixture.reconcile().await, "DatabaseReady", ("False", "ServerUnreachable"));
+
+    fixture.serve(&postgres, "");
+    fixture.until("DatabaseReady", ("True", "DatabaseReady")).await;
 }
 
 /// The keys are those of `CloudNativePG` 1.27. The superuser is for every database (`*`).

@@ -3,7 +3,7 @@
 use k8s_openapi::{ByteString, jiff::Timestamp};
 use serde_json::{Value, json};
 
-use super::{super::finalize, Fixture, OBJECT, condition};
+use super::{super::finalize, Fixture, OBJECT, condition, plain};
 
 const SECRET: &str = "/api/v1/namespaces/default/secrets/hedgerow-postgres";
 const NAMESPACE: &str = "/api/v1/namespaces/default";
@@ -58,6 +58,23 @@ async fn the_status_says_why_a_deleted_object_still_exists() {
         assert!(message.contains(part), "{message}");
     }
     assert!(fixture.is_held());
+    drop(fixture.server.take_writes());
+    fixture.reconcile().await;
+    assert_eq!(fixture.server.take_writes(), [], "it is said once");
+}
+
+#[tokio::test]
+async fn an_object_that_others_hold_is_not_ready() {
+    let mut fixture = Fixture::new(plain());
+    let status = fixture.settle().await;
+    assert_eq!(condition(&status, "Ready")["status"], "True", "{status:#}");
+    fixture.change(|object| object["metadata"]["finalizers"] = json!(["example.com/theirs"]));
+    fixture.delete_object(0);
+    let status = fixture.reconcile().await;
+    let ready = condition(&status, "Ready");
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("Deleting")), "{status:#}");
+    assert!(ready["message"].as_str().expect("a text").contains("example.com/theirs"), "{ready}");
+    assert_eq!(condition(&status, "Available")["status"], "True", "the pods still run");
     drop(fixture.server.take_writes());
     fixture.reconcile().await;
     assert_eq!(fixture.server.take_writes(), [], "it is said once");

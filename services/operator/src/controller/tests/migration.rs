@@ -1,5 +1,7 @@
 //! Migrations that fail, that are overtaken by another version, and that must run again.
 
+mod pods;
+
 use k8s_openapi::{
     api::{apps::v1::Deployment, batch::v1::Job},
     jiff::Timestamp,

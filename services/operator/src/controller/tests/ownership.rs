@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
+use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::ApiResource;
 use serde_json::{Value, json};
 
@@ -37,7 +38,7 @@ impl Fixture {
     }
 
     /// Deletes a child, and delivers the event.
-    fn delete(&self, kind: &ApiResource, path: &str) {
+    pub(super) fn delete(&self, kind: &ApiResource, path: &str) {
         let child = serde_json::from_value(self.server.get(path).expect("a child")).expect("an object");
         self.server.delete(path);
         self.context.children.observe(kind, &child, false);
@@ -53,6 +54,44 @@ impl Fixture {
         let get = |(kind, path): (ApiResource, String)| Some((kind, path.clone(), self.server.get(&path)?));
         children::kinds().into_iter().flat_map(paths).filter_map(get).collect()
     }
+}
+
+/// The API server refuses tokens that are bound to an account that no longer exists.
+#[tokio::test]
+async fn pods_with_a_token_follow_their_account() {
+    let mut spec = plain();
+    spec["automountToken"] = true.into();
+    let mut fixture = Fixture::new(spec);
+    fixture.settle().await;
+    let annotation = |fixture: &Fixture| {
+        let template = fixture.server.get(DEPLOYMENT).expect("a Deployment")["spec"]["template"].clone();
+        let uid = fixture.server.get(ACCOUNT).expect("an account")["metadata"]["uid"].clone();
+        (template["metadata"]["annotations"]["hedgerow.dev/service-account-uid"].clone(), uid)
+    };
+    let (before, uid) = annotation(&fixture);
+    assert!(before.is_string() && before == uid, "{before}");
+    fixture.delete(&ApiResource::erase::<ServiceAccount>(&()), ACCOUNT);
+    fixture.reconcile().await;
+    let (after, uid) = annotation(&fixture);
+    assert!(after == uid && after != before, "{after}");
+
+    let mut fixture = Fixture::new(plain());
+    fixture.settle().await;
+    assert!(annotation(&fixture).0.is_null(), "pods without a token stay");
+}
+
+/// As during `helm upgrade`: the object is changed before the operator is replaced.
+#[tokio::test]
+async fn only_the_operator_an_object_is_meant_for_reports_it() {
+    let mut spec = plain();
+    spec["configuration"] = "theirs".into();
+    let mut fixture = Fixture::new(spec.clone());
+    let status = fixture.settle().await;
+    assert_eq!(status["observedGeneration"], 0, "{status:#}");
+    assert_eq!(condition(&status, "Ready")["status"], "True", "it is reconciled all the same");
+    spec["configuration"] = Value::Null;
+    fixture.apply(spec, 2);
+    assert_eq!(fixture.reconcile().await["observedGeneration"], 2);
 }
 
 /// The object is deleted and created again while its reconcile is about to write the status.

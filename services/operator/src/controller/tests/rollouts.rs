@@ -1,9 +1,14 @@
 //! What the status says of a rollout, at every moment.
 
 use http::{Method, StatusCode};
+use k8s_openapi::{
+    api::{apps::v1::Deployment, core::v1::Pod},
+    jiff::{SignedDuration, Timestamp},
+};
+use kube::api::ApiResource;
 use serde_json::{Value, json};
 
-use super::{DEPLOYMENT, Fixture, condition, plain};
+use super::{ACCOUNT, DEPLOYMENT, Fixture, condition, plain};
 
 const SETS: &str = "/apis/apps/v1/namespaces/default/replicasets";
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -68,6 +73,13 @@ async fn the_fix_of_a_broken_release_is_never_stalled() {
     fixture.replica_set("orders-2", 0, &unpullable());
     fixture.rolling(1, true);
     let status = fixture.reconcile().await;
+    assert_eq!(condition(&status, "Reconciling")["reason"], "ImagePull", "the pod is old, the error new: {status:#}");
+    let pod = fixture.server.get(&format!("{PODS}/orders-2")).expect("the pod");
+    let pod: Pod = serde_json::from_value(pod).expect("a pod");
+    let noticed = Timestamp::now() - SignedDuration::from_secs(20);
+    fixture.context.pull_errors.forget(&pod, "main");
+    fixture.context.pull_errors.observe(&pod, "main", noticed);
+    let status = fixture.reconcile().await;
     assert_eq!(condition(&status, "Stalled")["reason"], "ImagePull", "{status:#}");
     assert_eq!((&status["image"], &status["readyReplicas"]), (&json!("localhost/orders:1"), &json!(3)));
 
@@ -123,4 +135,64 @@ async fn what_cannot_be_read_is_not_denied() {
         }
         fixture.server.stop_refusing();
     }
+}
+
+/// A version that waits for a database that cannot be created.
+fn waiting(tag: &str) -> Value {
+    let mut spec = version(tag);
+    spec["database"] = json!({});
+    spec
+}
+
+#[tokio::test]
+async fn what_was_rolled_out_last_is_kept_while_nothing_new_may_be() {
+    let mut fixture = Fixture::new(version("1"));
+    fixture.settle().await;
+    let kept = fixture.server.get(DEPLOYMENT).expect("a Deployment")["spec"].clone();
+    fixture.apply(waiting("2"), 2);
+    let status = fixture.reconcile().await;
+    assert_eq!(condition(&status, "Migrated")["reason"], "DatabaseMissing", "{status:#}");
+    fixture.reconcile().await;
+    drop(fixture.server.take_writes());
+    fixture.reconcile().await;
+    assert_eq!(fixture.server.take_writes(), []);
+
+    let edits: [fn(&mut Value); 4] = [
+        |live| live["spec"]["template"]["spec"]["containers"][0]["image"] = "localhost/theirs:1".into(),
+        |live| live["spec"]["template"]["spec"]["containers"][0]["env"] = json!([{ "name": "A", "value": "b" }]),
+        |live| live["spec"]["paused"] = true.into(),
+        |live| live["spec"]["replicas"] = 0.into(),
+    ];
+    for edit in edits {
+        fixture.edit(DEPLOYMENT, edit);
+        fixture.reconcile().await;
+        assert_eq!(fixture.server.get(DEPLOYMENT).expect("a Deployment")["spec"], kept);
+    }
+    fixture.edit(DEPLOYMENT, |live| live["metadata"]["labels"]["theirs"] = "x".into());
+    fixture.reconcile().await;
+    assert_eq!(fixture.server.get(DEPLOYMENT).expect("a Deployment")["metadata"]["labels"]["theirs"], Value::Null);
+
+    fixture.delete(&ApiResource::erase::<Deployment>(&()), DEPLOYMENT);
+    let status = fixture.reconcile().await;
+    assert_eq!(fixture.server.get(DEPLOYMENT).expect("it is back")["spec"], kept);
+    assert_eq!(condition(&status, "Ready")["reason"], "ServerSecretMissing", "{status:#}");
+
+    fixture.apply(version("3"), 3);
+    fixture.reconcile().await;
+    let live = fixture.server.get(DEPLOYMENT).expect("a Deployment");
+    assert_eq!(live["spec"]["template"]["spec"]["containers"][0]["image"], "localhost/orders:3");
+}
+
+#[tokio::test]
+async fn a_deployment_is_not_restored_without_the_account_of_its_pods() {
+    let mut fixture = Fixture::new(version("1"));
+    fixture.settle().await;
+    fixture.edit(ACCOUNT, |account| account["metadata"] = json!({ "name": "orders" }));
+    fixture.reconcile().await;
+    fixture.edit(DEPLOYMENT, |live| live["spec"]["paused"] = true.into());
+    fixture.reconcile().await;
+    assert_eq!(fixture.server.get(DEPLOYMENT).expect("a Deployment")["spec"]["paused"], Value::Null);
+    fixture.delete(&ApiResource::erase::<Deployment>(&()), DEPLOYMENT);
+    fixture.reconcile().await;
+    assert_eq!(fixture.server.get(DEPLOYMENT), None);
 }

@@ -8,7 +8,7 @@ use sqlx::{Connection, PgConnection};
 use test_support::process::{TIMEOUT, eventually};
 
 use super::{
-    super::{DEPLOYMENT, Fixture, OBJECT, Settings, plain, replica::Replica, settings},
+    super::{DEPLOYMENT, Fixture, OBJECT, Settings, condition, plain, replica::Replica, settings},
     ADMIN, CREDENTIALS, admin_secret, assert_condition, decoded, postgres, spec,
 };
 
@@ -40,6 +40,58 @@ async fn a_server_that_hangs_after_the_login_is_remembered() {
     }
     lock.close().await.expect("it closes");
     fixture.until("DatabaseReady", ("True", "DatabaseReady")).await;
+}
+
+#[tokio::test]
+async fn pods_are_reported_while_the_server_hangs() {
+    let postgres = postgres();
+    let mut fixture = Fixture::with_server(&postgres);
+    fixture.roll_out().await;
+    let _lock = hang(&postgres).await;
+    fixture.context.databases.forget("the-uid");
+    fixture.deployed(0);
+    let server = fixture.server.clone();
+    let reported = async {
+        let reported = async || {
+            let status = server.get(OBJECT)?["status"].clone();
+            (condition(&status, "Available")["status"] == "False").then_some(status)
+        };
+        eventually("the pods are reported", TIMEOUT, reported).await
+    };
+    let reconcile = fixture.reconcile();
+    tokio::pin!(reconcile);
+    let status = tokio::select! {
+        status = reported => status,
+        _ = &mut reconcile => panic!("the pods were not reported before the database step ended"),
+    };
+    assert_condition(&status, "Ready", ("False", "PodsNotReady"));
+    assert_condition(&status, "Reconciling", ("True", "PodsNotReady"));
+    assert_condition(&status, "DatabaseReady", ("True", "DatabaseReady"));
+    assert_eq!((&status["replicas"], &status["readyReplicas"]), (&json!(2), &json!(0)));
+    let status = reconcile.await;
+    assert_condition(&status, "Ready", ("False", "ServerUnreachable"));
+    assert_condition(&status, "Available", ("False", "Unavailable"));
+}
+
+#[tokio::test]
+async fn pods_that_stay_ready_cause_no_write_while_the_server_hangs() {
+    let postgres = postgres();
+    let mut fixture = Fixture::with_server(&postgres);
+    fixture.roll_out().await;
+    let _lock = hang(&postgres).await;
+    fixture.context.databases.forget("the-uid");
+    let status = fixture.reconcile().await;
+    assert_condition(&status, "Ready", ("False", "ServerUnreachable"));
+    let ever = fixture.server.states(OBJECT);
+    let unready = ever.iter().filter(|state| {
+        let conditions = state["status"]["conditions"].as_array().into_iter().flatten();
+        conditions.into_iter().any(|found| found["type"] == "DatabaseReady" && found["reason"] == "ServerUnreachable")
+    });
+    assert_eq!(unready.count(), 1);
+    drop(fixture.server.take_writes());
+    fixture.context.databases.forget("the-uid");
+    fixture.reconcile().await;
+    assert_eq!(fixture.server.take_writes(), []);
 }
 
 #[tokio::test]
