@@ -5,6 +5,6 @@ use std::time::Duration;
 /// How long a request or a call may take, including its body.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The maximum number of requests or calls that are handled at a time, not counting requests that wait for their body.
-/// More are refused: they would only wait.
+/// The maximum number of requests, or of calls, that are handled at a time. More are refused: they would only wait. An
+/// HTTP request that waits for its body does not count.
 pub(crate) const MAX_IN_FLIGHT: i64 = 2048;
