@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::time::{Instant, sleep};
 
-/// The process group of a service.
+/// The process group of a service, of which it is the leader.
 #[derive(Clone, Copy)]
 pub struct Group(Pid);
 
@@ -17,17 +17,14 @@ impl Group {
         Self(Pid::from_raw(leader.cast_signed()))
     }
 
-    /// Sends a signal to every process of the group. Nothing happens if there is none.
+    /// Sends a signal to every process of the group, whose leader has not been waited for yet, or which still runs:
+    /// otherwise its id may be another group's by now.
     pub fn signal(self, signal: Signal) {
-        // The id of a group without processes could be given to another one.
-        if self.is_running() {
-            let _ = killpg(self.0, signal);
-        }
+        let _ = killpg(self.0, signal);
     }
 
     /// Waits until no process of the group runs. Returns whether that was in time.
-    pub async fn ended_within(self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
+    pub async fn has_ended_by(self, deadline: Instant) -> bool {
         while self.is_running() {
             if Instant::now() >= deadline {
                 return false;
@@ -37,11 +34,13 @@ impl Group {
         true
     }
 
-    fn is_running(self) -> bool {
+    /// Whether a process of the group runs.
+    pub fn is_running(self) -> bool {
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let mut stats = processes.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+        let mut stats = processes.filter_map(|entry| fs::read(entry.path().join("stat")).ok());
         stats.any(|stat| {
-            // State, parent and group follow the name, which is in parentheses (proc(5)).
+            // State, parent and group follow the name, which is in parentheses (proc(5)) and may be anything.
+            let stat = String::from_utf8_lossy(&stat);
             let Some((_, fields)) = stat.rsplit_once(") ") else { return false };
             let group = fields.split(' ').nth(2).and_then(|group| group.parse().ok());
             group == Some(self.0.as_raw()) && !fields.starts_with(['Z', 'X'])

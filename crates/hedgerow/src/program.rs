@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use embedded_postgres::{Account, DataDir};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::environment::{self, SHUTDOWN_TIMEOUT, Variables};
 use crate::group::Group;
@@ -94,7 +95,7 @@ impl Program {
         let relay = self.prefix.clone().map(|prefix| Relay::attach(&mut command, prefix)).transpose()?;
         let child = command.spawn()?;
         let group = child.id().map(Group::of);
-        Ok(Process { child, group, is_stopping: false, relay })
+        Ok(Process { child, group, deadline: None, relay })
     }
 }
 
@@ -129,9 +130,10 @@ fn command(service: &Service, words: &[String]) -> anyhow::Result<(PathBuf, Path
 /// A running process of a service, with the processes that it has started.
 pub struct Process {
     child: Child,
+    /// Until it has ended.
     group: Option<Group>,
-    /// Whether the group was asked to exit.
-    is_stopping: bool,
+    /// When what the process has left behind is killed, once that was asked to exit.
+    deadline: Option<Instant>,
     relay: Option<Relay>,
 }
 
@@ -139,42 +141,53 @@ impl Process {
     /// Waits for the exit of the process, and for its last output. Ends what it has started and left behind. Cancel safe.
     pub async fn wait(&mut self) -> io::Result<ExitStatus> {
         let status = self.child.wait().await?;
-        if let Some(group) = self.group {
-            if !self.is_stopping {
-                self.is_stopping = true;
-                group.signal(Signal::SIGTERM);
-            }
-            if !group.ended_within(SHUTDOWN_TIMEOUT + GRACE_PERIOD).await {
-                group.signal(Signal::SIGKILL);
-                group.ended_within(GRACE_PERIOD).await;
-            }
-        }
+        self.end_rest().await;
         if let Some(relay) = &self.relay {
             relay.finish().await;
         }
         Ok(status)
     }
 
-    /// Asks the process and what it has started to exit, and waits for that. Kills them if it takes too long.
+    /// Asks the processes that are left to exit, and kills them if that takes too long.
+    async fn end_rest(&mut self) {
+        let Some(group) = self.group.filter(|group| group.is_running()) else {
+            self.group = None;
+            return;
+        };
+        let deadline = *self.deadline.get_or_insert_with(|| {
+            group.signal(Signal::SIGTERM);
+            Instant::now() + SHUTDOWN_TIMEOUT + GRACE_PERIOD
+        });
+        if !group.has_ended_by(deadline).await {
+            group.signal(Signal::SIGKILL);
+            group.has_ended_by(Instant::now() + GRACE_PERIOD).await;
+        }
+        self.group = None;
+    }
+
+    /// Asks the process to exit, and then what it has started, and waits for that. Kills them if it takes too long. Some
+    /// wrappers pass the signal on, so it is not sent to the group: most services stop at once when they get a second one.
     pub async fn terminate(&mut self) -> io::Result<ExitStatus> {
-        self.is_stopping = true;
-        self.signal(Signal::SIGTERM);
+        if let Some(pid) = self.child.id() {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM);
+        }
         if let Ok(status) = timeout(SHUTDOWN_TIMEOUT + GRACE_PERIOD, self.wait()).await {
             return status;
         }
-        self.signal(Signal::SIGKILL);
+        self.kill();
         self.wait().await
     }
 
-    fn signal(&self, signal: Signal) {
-        if let Some(group) = self.group {
-            group.signal(signal);
+    fn kill(&self) {
+        let is_own = |group: &Group| self.child.id().is_some() || group.is_running();
+        if let Some(group) = self.group.filter(is_own) {
+            group.signal(Signal::SIGKILL);
         }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.signal(Signal::SIGKILL);
+        self.kill();
     }
 }

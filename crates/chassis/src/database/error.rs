@@ -16,6 +16,10 @@ const RETRIES: usize = 3;
 /// The SQLSTATE of a lock that was not granted in time because another transaction holds it.
 const LOCK_TIMEOUT: &str = "55P03";
 
+/// The SQLSTATE of a change while the database is read-only, as a standby is, or one that a managed Postgres protects from
+/// a full disk.
+const READ_ONLY: &str = "25006";
+
 /// Why there is no connection, or no reply on one.
 const NO_RESPONSE: &str = "the database does not respond";
 
@@ -72,6 +76,8 @@ impl DatabaseError {
     pub fn into_problem(self: Arc<Self>) -> Problem {
         if is_lock_timeout(self.error()) {
             Problem::unavailable("the data is locked by another transaction; try again in a moment").caused_by(self)
+        } else if sql_state(self.error()).as_deref() == Some(READ_ONLY) {
+            Problem::unavailable("the database is read-only; try again later").caused_by(self)
         } else if self.is_lost() || is_unavailable(self.error()) {
             Problem::unavailable("the database does not respond; try again in a moment").caused_by(self)
         } else {
@@ -205,8 +211,7 @@ pub fn sql_state(error: &sqlx::Error) -> Option<String> {
 fn is_transient(code: &str) -> bool {
     let class = code.get(..2).unwrap_or_default();
     matches!(class, "08" | "53" | "57" | "58")
-        // 25006: the database is read-only, as a standby is, or one that a managed Postgres has protected from a full disk.
-        || matches!(code, "40001" | "40P01" | LOCK_TIMEOUT | "25006" | "25P03")
+        || matches!(code, "40001" | "40P01" | LOCK_TIMEOUT | READ_ONLY | "25P03")
         // The login is refused or the database is missing: its role is being created or its password rotated.
         || matches!(code, "28000" | "28P01" | "3D000")
 }

@@ -62,7 +62,7 @@ impl AwaitedBodies {
             return request;
         }
         let bodies = self.0.clone();
-        request.map(|body| Body::new(Awaited { body, bodies, number: None, is_waiting: false }))
+        request.map(|body| Body::new(Awaited { body, bodies, number: None, is_late: false, is_waiting: false }))
     }
 }
 
@@ -88,6 +88,8 @@ struct Awaited {
     bodies: Arc<Shared>,
     /// Kept while parts of the body arrive, so that a client that sends it slowly does not go to the end of the queue.
     number: Option<u64>,
+    /// Whether the next part was not there when it was first asked for.
+    is_late: bool,
     is_waiting: bool,
 }
 
@@ -133,8 +135,15 @@ impl HttpBody for Awaited {
             return Poll::Ready(Some(Err(axum::Error::new(Refused))));
         }
         let frame = Pin::new(&mut this.body).poll_frame(cx);
-        if frame.is_pending() {
+        if frame.is_ready() {
+            this.is_late = false;
+        } else if this.is_late {
             this.wait(cx.waker());
+        } else {
+            // hyper reads a body only once it is asked for, so one that has arrived is there the next time. The request
+            // keeps its place until then.
+            this.is_late = true;
+            cx.waker().wake_by_ref();
         }
         frame
     }
@@ -176,10 +185,12 @@ mod tests {
         let some = stream::iter([Ok::<_, axum::Error>(Bytes::from_static(b"{"))]);
         let mut second = begin(&bodies, Body::from_stream(some.chain(stream::pending())));
         assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
+        assert_eq!(bodies.0.handling.get(), 2, "their bodies may have arrived");
+        assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
         assert_eq!(bodies.0.handling.get(), 0, "they are not handled");
 
         let mut third = begin(&bodies, never());
-        assert!(poll!(&mut third).is_pending());
+        assert!(poll!(&mut third).is_pending() && poll!(&mut third).is_pending());
         let Poll::Ready(Err(error)) = poll!(&mut first) else { panic!("the first one is not refused") };
         assert!(is_refused(&error), "{error}");
         assert!(poll!(&mut second).is_pending() && poll!(&mut third).is_pending(), "the others wait");

@@ -20,7 +20,7 @@ use tracing::Span;
 use super::{
     endpoint::Endpoint, in_flight::Counted, replayable_body::ReplayableBody, route_table::Route, state::Proxy,
 };
-use crate::{access_log::write_string, auth::Denial, policy::Client, protocol::Protocol};
+use crate::{access_log::write_string, auth::Denial, policy::Client};
 
 /// The status that is logged if the client goes away before the response starts, as in nginx.
 const CLIENT_CLOSED: u16 = 499;
@@ -129,9 +129,9 @@ impl AccessRecord {
     }
 
     /// Counts what is unread of the request's body, and refuses it if too much is unread already.
-    pub(super) fn count_unread(&self, body: &ReplayableBody, protocol: Protocol) -> Result<(), Problem> {
+    pub(super) fn count_unread(&self, body: &ReplayableBody) -> Result<(), Problem> {
         let Some(counted) = &self.in_flight else { return Ok(()) };
-        let fits = body.count_unread(|length| self.proxy.in_flight.unread(counted, protocol, length));
+        let fits = body.count_unread(|length| self.proxy.in_flight.unread(counted, length));
         if fits { Ok(()) } else { Err(too_much_unread()) }
     }
 

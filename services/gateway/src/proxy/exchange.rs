@@ -191,7 +191,7 @@ impl Exchange {
         check_fields(parts.headers.len() + 2)?;
         let is_repeatable = !is_grpc && retry::is_repeatable(&parts, &route.upstream);
         let body = ReplayableBody::new(body, limit, is_repeatable || is_grpc);
-        self.record.count_unread(&body, self.protocol)?;
+        self.record.count_unread(&body)?;
         let request = UpstreamRequest {
             parts,
             body,

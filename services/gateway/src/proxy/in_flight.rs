@@ -17,7 +17,7 @@ use super::{
     state::Limits,
     unread::{Held, Unread},
 };
-use crate::{policy::Client, protocol::Protocol};
+use crate::policy::Client;
 
 /// How many refusals of requests of one client may be unread. Any more have no content, so that nothing of them is kept
 /// for a client that opens no window. A client that reads them seldom has as many.
@@ -146,10 +146,10 @@ impl InFlight {
     }
 
     /// Counts what is held of a request whose body has this length.
-    pub(super) fn unread(&self, counted: &Counted, protocol: Protocol, length: Option<u64>) -> Unread {
+    pub(super) fn unread(&self, counted: &Counted, length: Option<u64>) -> Unread {
         let mut clients = self.shard(counted.network);
         let counts = clients.entry(counted.network).or_default();
-        Unread::new(counts.held.clone(), self.held.clone(), protocol, length)
+        Unread::new(counts.held.clone(), self.held.clone(), length)
     }
 
     /// Counts a request no longer as in flight, since it has become a tunnel.

@@ -10,8 +10,6 @@ use std::{
     },
 };
 
-use crate::protocol::Protocol;
-
 /// How much may be unread in all, and of one client, in bytes.
 const MAX: usize = 64 * 1024 * 1024;
 const MAX_PER_CLIENT: usize = MAX / 4;
@@ -19,8 +17,8 @@ const MAX_PER_CLIENT: usize = MAX / 4;
 /// How much may be unread of one request, in bytes.
 const MAX_PER_REQUEST: u64 = 64 * 1024;
 
-/// How much counts of a request over HTTP before any of it is read, in bytes: at the default limits, no client has so
-/// many requests in flight that one is refused. A body is read once there is a connection, which is soon.
+/// How much counts of a request before any of it is read, in bytes: at the default limits, no client has so many
+/// requests in flight that one is refused. A body is read once there is a connection, which is soon.
 const BEFORE_READ: usize = 16 * 1024;
 
 /// How much may be kept for other attempts in all, and of one client, in bytes.
@@ -50,11 +48,10 @@ pub(super) struct Unread {
 
 impl Unread {
     /// `client` and `all` are the counts of its client and of all, and `length` is that of the body, if it is known.
-    pub(super) fn new(client: Arc<Held>, all: Arc<Held>, protocol: Protocol, length: Option<u64>) -> Self {
+    pub(super) fn new(client: Arc<Held>, all: Arc<Held>, length: Option<u64>) -> Self {
         let size = length.unwrap_or(MAX_PER_REQUEST).min(MAX_PER_REQUEST);
         let size = usize::try_from(size).unwrap_or(usize::MAX);
-        // Of a call nothing is read as long as the service opens no window.
-        Self { client, all, size, counted: 0, is_read: protocol.is_grpc(), kept: 0 }
+        Self { client, all, size, counted: 0, is_read: false, kept: 0 }
     }
 
     /// Counts what may be received now. Returns whether it is not too much.

@@ -50,9 +50,9 @@ pub(crate) async fn roll_out(
     object: &Microservice,
     manifest: &Deployment,
 ) -> Result<Option<Deployment>, Error> {
-    let made = apply(context, object, Child::typed(manifest)?).await?;
+    // Before the write: it may take effect although its response is lost.
     context.held.forget(&object.uid().unwrap_or_default());
-    Ok(made)
+    apply(context, object, Child::typed(manifest)?).await
 }
 
 /// Keeps what was rolled out last, while nothing new may be: undoes edits, and restores the Deployment if it was deleted
@@ -206,9 +206,24 @@ async fn progress(
         pods = with_timeout("list the pods", api.list(&selector)).await?.items;
         pods.retain(|pod| is_part_of(&pod.metadata, &current.metadata));
     }
-    let problem = pods::problem(&pods, &context.pull_errors, Timestamp::now());
+    let problem = match pods::problem(&pods, &context.pull_errors, Timestamp::now()) {
+        // Another leader saw the error long ago.
+        Some(ConditionResult::Pending(pods::IMAGE_PULL, message)) if was_stalled(context, object, pods::IMAGE_PULL) => {
+            Some(ConditionResult::stalled(pods::IMAGE_PULL, message))
+        }
+        problem => problem,
+    };
     let rollout = rollout::rolled_out(live, scaling, current, problem);
     Ok((rollout, rollout::serving_image(&sets)))
+}
+
+/// Whether the last status says that the object is stalled for this reason, as it is specified now.
+fn was_stalled(context: &Context, object: &Microservice, reason: &str) -> bool {
+    let status = context.statuses.last(object);
+    status.iter().flat_map(|status| &status.conditions).any(|condition| {
+        let is_current = condition.observed_generation == object.metadata.generation;
+        condition.type_ == "Stalled" && condition.status == "True" && condition.reason == reason && is_current
+    })
 }
 
 fn is_part_of(part: &ObjectMeta, whole: &ObjectMeta) -> bool {

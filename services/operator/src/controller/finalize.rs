@@ -54,11 +54,15 @@ pub(crate) async fn prepare(
 /// Drops the database of an object that is being deleted if its policy says so, then removes the finalizer.
 pub(crate) async fn finalize(object: &Microservice, context: &Context) -> Result<Action, Error> {
     if !has_finalizer(object) {
-        if !object.finalizers().is_empty() {
-            let held_by = object.finalizers().join(", ");
+        // Those of Kubernetes itself are removed by it.
+        let others =
+            object.finalizers().iter().filter(|name| !["foregroundDeletion", "orphan"].contains(&name.as_str()));
+        let held_by = others.map(String::as_str).collect::<Vec<_>>().join(", ");
+        if !held_by.is_empty() {
             let message =
                 format!("the object is being deleted, and exists until its finalizers are removed: {held_by}");
             report(object, context, None, ConditionResult::pending("Deleting", message)).await?;
+            return Ok(Action::requeue(context.settings.resync));
         }
         return Ok(Action::await_change());
     }

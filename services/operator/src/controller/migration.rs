@@ -139,7 +139,7 @@ async fn fail(
     failure_before: Option<&String>,
 ) -> Result<ConditionResult, Error> {
     let ended = jobs.ended();
-    let refusal = if ended.is_none() { jobs.refusal(context).await } else { None };
+    let refusal = if jobs.has_run() { None } else { jobs.refusal(context).await? };
     let cause = ended.map(pods::describe).or_else(|| failed.message.clone()).unwrap_or_default();
     let is_unreachable = ended.is_some_and(|ended| ended.exit_code == i32::from(UNREACHABLE));
     let has_run = !is_unreachable && refusal.is_none();
@@ -177,8 +177,14 @@ async fn progress(context: &Context, jobs: &Jobs<'_>, last: &Job) -> ConditionRe
         return migrating("the migration is finishing");
     }
     let is_overdue = unfinished.is_empty() && jobs.idle_for(now) >= PODS_AFTER;
-    if is_overdue && let Some(message) = jobs.refusal(context).await {
-        return pods::refused(&message);
+    if is_overdue {
+        match jobs.refusal(context).await {
+            Ok(Some(message)) => return pods::refused(&message),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot tell why a migration has no pod");
+            }
+        }
     }
     match ended {
         Some(ended) => migrating(&format!("retrying the migration, which last ended with {}", pods::describe(ended))),

@@ -12,6 +12,9 @@ use k8s_openapi::{
 
 use super::conditions::ConditionResult;
 
+/// The reason of an image that cannot be pulled.
+pub(super) const IMAGE_PULL: &str = "ImagePull";
+
 /// After this time, an image that cannot be pulled stalls the object.
 const PULL_GRACE_PERIOD: SignedDuration = SignedDuration::from_secs(20);
 /// After this many crashes, a container stalls the object.
@@ -99,9 +102,9 @@ fn container_problem(
             let age = pull_errors.observe(pod, &container.name, now);
             let stalled = age >= PULL_GRACE_PERIOD || reason == "InvalidImageName";
             Some(if stalled {
-                ConditionResult::stalled("ImagePull", text)
+                ConditionResult::stalled(IMAGE_PULL, text)
             } else {
-                ConditionResult::pending("ImagePull", text)
+                ConditionResult::pending(IMAGE_PULL, text)
             })
         }
         "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => Some(ConditionResult::pending(

@@ -95,7 +95,8 @@ async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
     let written = match &found {
         Ok(_) if may_roll_out => deploy::roll_out(context, object, &manifests.deployment).await,
         Ok(live) => {
-            let may_start = pods_may_start && permitted.is_ok();
+            let is_refused = !has_database && matches!(database, Some(ConditionResult::Stalled(..)));
+            let may_start = pods_may_start && permitted.is_ok() && !is_refused;
             deploy::hold(context, object, &manifests.deployment, live.as_ref(), may_start).await
         }
         Err(_) => Ok(None),

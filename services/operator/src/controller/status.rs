@@ -54,12 +54,23 @@ pub(crate) async fn write(context: &Context, object: &Microservice, outcome: &Ou
 /// stays, except that an object whose pods are not ready is no longer ready.
 pub(crate) async fn write_observed(context: &Context, object: &Microservice, observed: Observed) -> Result<(), Error> {
     let (Some(before), Some(running)) = (context.statuses.last(object), observed.running) else { return Ok(()) };
+    // The conditions are of the generation that was last reconciled.
+    let generation = before.conditions.first().and_then(|known| known.observed_generation).unwrap_or(0);
+    let rollout = match (observed.rollout, &observed.available) {
+        // That of a newer one has not begun.
+        (_, Some(available)) if Some(generation) != object.metadata.generation && available.is_ready() => {
+            ConditionResult::ready("RolledOut", "")
+        }
+        // This status may be overtaken by what it waits for.
+        (ConditionResult::Stalled(reason, message), _) => ConditionResult::Pending(reason, message),
+        (rollout, _) => rollout,
+    };
     let results = ConditionResults {
         database: None,
         migrated: None,
         children: ConditionResult::ready("Applied", ""),
         available: observed.available,
-        rollout: observed.rollout,
+        rollout,
         scaling: None,
         route: None,
     };
@@ -67,7 +78,7 @@ pub(crate) async fn write_observed(context: &Context, object: &Microservice, obs
     let was_ready = before.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
     let is_lost = was_ready && !summary.is_ready();
     let updated: &[&str] = if is_lost { &["Available", "Ready", "Reconciling", "Stalled"] } else { &["Available"] };
-    let found = results.conditions(&before.conditions, before.observed_generation, Timestamp::now());
+    let found = results.conditions(&before.conditions, generation, Timestamp::now());
     let mut status = MicroserviceStatus {
         image: running.image,
         replicas: running.replicas,

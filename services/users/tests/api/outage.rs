@@ -130,7 +130,11 @@ async fn changes_of_a_read_only_database_are_503(pool: PgPool) {
     raw_sql(AssertSqlSafe(read_only)).execute(&pool).await.expect("altered");
     let app = start(&pool).await;
     for response in changes(&app, "/users/0198f2b4-7a52-7d29-9c5b-6f4f6f4e3a11").await {
-        assert_eq!(response.problem(503)["type"], NOT_DONE, "{}", response.text());
+        let problem = response.problem(503);
+        assert_eq!(
+            (&problem["type"], &problem["detail"]),
+            (&json!(NOT_DONE), &json!("the database is read-only; try again later"))
+        );
         assert_eq!(response.header("retry-after"), Some("1"));
     }
     assert_eq!(app.get("/users").await.status, 200);

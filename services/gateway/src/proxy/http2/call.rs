@@ -104,7 +104,8 @@ impl Stream {
                     is_refused: reset.as_ref().is_some_and(Reset::is_refusal),
                     is_of_endpoint: match reset {
                         Some(reset) => !reset.is_benign(),
-                        None => !self.slot.0.is_excused.swap(true, Ordering::Relaxed),
+                        // An unsent call is tried again on another connection.
+                        None => is_unsent || !self.slot.0.is_excused.swap(true, Ordering::Relaxed),
                     },
                     ..AttemptError::new(kind(&error), &error, is_unsent)
                 }

@@ -4,7 +4,6 @@ use futures_util::{Stream, StreamExt, stream};
 use http_body_util::{BodyExt, StreamBody};
 
 use super::{super::unread::Held, *};
-use crate::protocol::Protocol;
 
 /// A body whose chunks arrive like this, and which is kept.
 fn arriving(chunks: impl Stream<Item = Bytes> + Unpin) -> ReplayableBody<impl Body<Data = Bytes> + Unpin> {
@@ -103,7 +102,7 @@ async fn a_client_may_have_only_a_share_of_what_is_kept() {
     let (client, other, all) = (Arc::<Held>::default(), Arc::default(), Arc::default());
     let read = async |client: &Arc<Held>| {
         let body = replayable(vec!["x".repeat(30_000); 2]);
-        assert!(body.count_unread(|length| Unread::new(client.clone(), Arc::clone(&all), Protocol::Http, length)));
+        assert!(body.count_unread(|length| Unread::new(client.clone(), Arc::clone(&all), length)));
         assert_eq!(rest(body.attempt()).await.len(), 60_000);
         body
     };

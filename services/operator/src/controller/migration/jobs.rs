@@ -113,6 +113,12 @@ impl<'a> Jobs<'a> {
         self.pods().rev().find_map(terminated)
     }
 
+    /// Whether the last attempt has ever had a pod.
+    pub(super) fn has_run(&self) -> bool {
+        let status = self.last.as_ref().and_then(|last| last.status.as_ref());
+        self.pods().next().is_some() || status.and_then(|status| status.failed).unwrap_or(0) > 0
+    }
+
     /// For how long the last attempt, which has no pod, has had none.
     pub(super) fn idle_for(&self, now: Timestamp) -> SignedDuration {
         self.idle_since().map_or(SignedDuration::ZERO, |since| now.duration_since(since))
@@ -120,24 +126,24 @@ impl<'a> Jobs<'a> {
 
     /// Why no pod of the last attempt can be created, if the API server refuses it. The Job controller says that in
     /// events alone.
-    pub(super) async fn refusal(&self, context: &Context) -> Option<String> {
-        let (uid, since) = (self.last.as_ref()?.uid()?, self.idle_since()?);
+    pub(super) async fn refusal(&self, context: &Context) -> Result<Option<String>, Error> {
+        let (Some(uid), Some(since)) = (self.last.as_ref().and_then(ResourceExt::uid), self.idle_since()) else {
+            return Ok(None);
+        };
         let api: Api<Event> = Api::namespaced(context.client.clone(), &context.settings.namespace);
         let of_job = ListParams::default().fields(&format!("regarding.uid={uid},reason={REFUSED}"));
-        let events = match with_timeout("list the events of the migration Job", api.list(&of_job)).await {
-            Ok(events) => events.items,
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "cannot tell why a migration has no pod");
-                return None;
-            }
-        };
+        let events = with_timeout("list the events of the migration Job", api.list(&of_job)).await?;
         let is_refusal = |event: &Event| {
             let regarding = event.regarding.as_ref().and_then(|regarding| regarding.uid.as_ref());
             regarding == Some(&uid) && event.reason.as_deref() == Some(REFUSED)
         };
         let refusals = events.iter().filter(|event| is_refusal(event) && last_seen(event) >= Some(since));
-        let note = refusals.max_by_key(|event| last_seen(event))?.note.as_deref().unwrap_or_default();
-        Some(note.strip_prefix("Error creating: ").unwrap_or(note).to_owned())
+        let note = refusals.max_by_key(|event| last_seen(event)).map(|event| event.note.as_deref().unwrap_or_default());
+        // Similar events are combined into one.
+        let prefixes = ["(combined from similar events): ", "Error creating: "];
+        Ok(note.map(|note| {
+            prefixes.iter().fold(note, |note, prefix| note.strip_prefix(prefix).unwrap_or(note)).to_owned()
+        }))
     }
 
     /// Since when the last attempt has had no pod, if it has none.
