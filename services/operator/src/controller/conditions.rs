@@ -65,6 +65,12 @@ pub(crate) struct ConditionResults {
 }
 
 impl ConditionResults {
+    /// Those of the pods alone, for a status in which the other parts are not reconciled.
+    pub(crate) fn of_pods(available: Option<ConditionResult>, rollout: ConditionResult) -> Self {
+        let children = ConditionResult::ready("Applied", "");
+        Self { database: None, migrated: None, children, available, rollout, scaling: None, route: None }
+    }
+
     /// The first stalled result, else the first pending one, else ready.
     pub(crate) fn summary(&self) -> ConditionResult {
         let results = [

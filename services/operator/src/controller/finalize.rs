@@ -145,15 +145,7 @@ async fn report(
 ) -> Result<(), Error> {
     // The pods run until the object is gone.
     let observed = deploy::observe(context, object, deploy::read(context, object).await, false).await;
-    let results = ConditionResults {
-        database,
-        migrated: None,
-        children: ConditionResult::ready("Applied", ""),
-        available: observed.available,
-        rollout,
-        scaling: None,
-        route: None,
-    };
+    let results = ConditionResults { database, ..ConditionResults::of_pods(observed.available, rollout) };
     // What else was last known stays.
     let outcome =
         Outcome { results, running: observed.running, schema_version: None, system_identifier: None, port: None };

@@ -65,15 +65,7 @@ pub(crate) async fn write_observed(context: &Context, object: &Microservice, obs
         (ConditionResult::Stalled(reason, message), _) => ConditionResult::Pending(reason, message),
         (rollout, _) => rollout,
     };
-    let results = ConditionResults {
-        database: None,
-        migrated: None,
-        children: ConditionResult::ready("Applied", ""),
-        available: observed.available,
-        rollout,
-        scaling: None,
-        route: None,
-    };
+    let results = ConditionResults::of_pods(observed.available, rollout);
     let summary = results.summary();
     let was_ready = before.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
     let is_lost = was_ready && !summary.is_ready();

@@ -82,6 +82,9 @@ async fn the_fix_of_a_broken_release_is_never_stalled() {
     let status = fixture.reconcile().await;
     assert_eq!(condition(&status, "Stalled")["reason"], "ImagePull", "{status:#}");
     assert_eq!((&status["image"], &status["readyReplicas"]), (&json!("localhost/orders:1"), &json!(3)));
+    fixture.context.pull_errors.forget(&pod, "main");
+    let status = fixture.reconcile().await;
+    assert_eq!(condition(&status, "Stalled")["reason"], "ImagePull", "so it stays under another leader: {status:#}");
 
     fixture.apply(version("3"), 3);
     let before = fixture.ever("Stalled", "True").len();

@@ -126,3 +126,16 @@ async fn a_migration_whose_pod_was_always_refused_has_not_failed() {
     let retry = fixture.job(&format!("{name}-2")).expect("a Job");
     assert_eq!(retry["metadata"]["annotations"]["hedgerow.dev/migration-failure"], Value::Null);
 }
+
+#[tokio::test]
+async fn a_migration_that_ran_has_failed_although_it_was_refused_once() {
+    let fixture = Fixture::new(spec("localhost/orders:1"));
+    fixture.migrate().await;
+    let name = fixture.job_name();
+    fixture.change_job(&name, |job| job["status"]["startTime"] = seconds_ago(700).into());
+    fixture.refuse_pod(&name, 690, "exceeded quota: small");
+    fixture.end(&name, "Failed", 60);
+    fixture.change_job(&name, |job| job["status"]["failed"] = 1.into());
+    let result = fixture.migrate().await;
+    assert!(matches!(result, ConditionResult::Stalled("MigrationFailed", _)), "{result:?}");
+}
