@@ -43,13 +43,30 @@ refused image.tag=latest "image.tag must not be latest"
 refused services.orders.scaling.min=3 "services.orders.image is required"
 refused services.users.database.deletionPolicy=Delete "services.users.database.deletionPolicy must not be Delete"
 refused services.users.databse.poolSize=4 "additional properties 'databse' not allowed"
+# What is reachable from outside is locked, and the error has the line to add.
+for exposed in ingress.enabled=true httpRoute.enabled=true services.gateway.service.type=NodePort \
+    services.users.service.type=LoadBalancer ingress.enabled=true,auth.issuers[0].issuer=https://login.example; do
+    refused "$exposed" "outside the cluster would be let in (${exposed%%,*})"
+    refused "$exposed" "auth: {mode: required}"
+done
+for service in gateway inventory users; do
+    refused "ingress.enabled=true,auth.mode=required,services.$service.env[0].name=AUTH,services.$service.env[0].value=open" \
+        "services.$service.env must not set AUTH"
+done
+refused auth.mode=closed "'/auth/mode'"
+refused auth.issuers[0].issuer=https://login.example,auth.issuers[0].jwks=x "additional properties 'jwks' not allowed"
+refused auth.url=https://shop.example/ "'/auth/url'"
 rendered=$(mktemp -d)
 trap 'rm -rf "$rendered"' EXIT
-outside='ingress.enabled=true,httpRoute.enabled=true,httpRoute.parentRefs[0].name=public,services.users.route.paths[0]=/'
-for values in image.tag= "$outside" services.gateway=null postgres.bundled.enabled=false; do
+outside='auth.mode=required,ingress.enabled=true,httpRoute.enabled=true,httpRoute.parentRefs[0].name=public,services.users.route.paths[0]=/'
+for values in image.tag= "$outside" services.gateway=null services.users=null,auth.mode=required postgres.bundled.enabled=false; do
     helm template hedgerow helm/hedgerow --namespace shop --set "$values" >"$rendered/chart.yaml"
     awk 'BEGIN { RS = "---\n"; ORS = "---\n" } /\nkind: Microservice\n/' "$rendered/chart.yaml" >"$rendered/objects.yaml"
-    "${OPERATOR:-target/debug/operator}" render -f "$rendered/objects.yaml" >"$rendered/children.yaml"
+    authentication=()
+    if grep -q "name: AUTH, value: required" "$rendered/chart.yaml"; then
+        authentication=(--auth required --auth-issuer users --auth-issuer-url https://shop.example)
+    fi
+    "${OPERATOR:-target/debug/operator}" render -f "$rendered/objects.yaml" "${authentication[@]}" >"$rendered/children.yaml"
     # Guards against an empty result.
     grep -q "^kind: Deployment" "$rendered/chart.yaml"
     grep -q "^kind: Deployment" "$rendered/children.yaml"

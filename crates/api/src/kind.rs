@@ -5,7 +5,7 @@ pub mod crd;
 mod database;
 mod file;
 mod network;
-mod schema;
+pub(crate) mod schema;
 mod spec;
 mod status;
 

@@ -27,10 +27,13 @@
 
 #![allow(clippy::doc_markdown, reason = "`kubectl explain` shows backticks as they are")]
 
+mod auth;
+pub mod identity;
 #[cfg(feature = "kind")]
 mod kind;
 mod metadata;
 
+pub use auth::{AuthMode, AuthRule, Forward, MAX_RULES, RouteAuth};
 #[cfg(feature = "kind")]
 pub use kind::*;
 pub use metadata::{DEFAULT_GRPC_PORT, GATEWAY, RouteAnnotation, annotations, finalizers, grpc_url_variable, labels};

@@ -4,6 +4,7 @@
 //! Objects in clusters carry these names, so none of them may change.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// The name of the `Microservice` that routes requests to all others.
 ///
@@ -99,7 +100,7 @@ pub mod finalizers {
 }
 
 /// The value of the annotation [`ROUTE`](annotations::ROUTE). Unknown fields are ignored, as a later version may have
-/// added them.
+/// added them. An unknown part of `auth` is not ignored: it closes the route.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteAnnotation {
     /// Whether the gateway also routes gRPC.
@@ -110,4 +111,7 @@ pub struct RouteAnnotation {
     /// The path prefixes below which the Service honors `Idempotency-Key`.
     #[serde(default, rename = "idempotencyKeys", skip_serializing_if = "Vec::is_empty")]
     pub idempotency_keys: Vec<String>,
+    /// Who may send which requests, for [`RouteAuth::parse`](crate::RouteAuth::parse).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Value>,
 }

@@ -22,6 +22,12 @@ fn name_leaves_room_for_the_names_of_children() {
 }
 
 #[test]
+fn the_reserved_names_are_those_that_the_api_server_refuses() {
+    let refused = cases::name().into_iter().filter(|case| case.refusal == Some("metadata.name must not be hedgerow,"));
+    assert_eq!(refused.map(|case| case.name).collect::<Vec<_>>(), api::identity::RESERVED_NAMES);
+}
+
+#[test]
 fn image_has_a_fixed_tag_or_a_digest() {
     check(cases::image);
 }
@@ -74,6 +80,24 @@ fn scaling_min_must_not_exceed_max() {
 #[test]
 fn route_paths_must_be_canonical() {
     check(cases::route);
+}
+
+#[test]
+fn auth_rules_are_closed_and_below_the_route() {
+    check(cases::auth);
+    check(cases::unknown_auth);
+}
+
+/// Otherwise a rule that is not understood would be stored without what is not understood.
+#[test]
+fn the_api_server_keeps_unknown_parts_of_auth() {
+    let definition = api::crd::document().expect("a definition");
+    let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
+    for part in ["", "/properties/rules/items"] {
+        let path = format!("{spec}/route/properties/auth{part}");
+        let schema = definition.pointer(&path).unwrap_or_else(|| panic!("no schema {path}"));
+        assert_eq!(schema["x-kubernetes-preserve-unknown-fields"], true, "{path}");
+    }
 }
 
 #[test]

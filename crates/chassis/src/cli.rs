@@ -1,12 +1,14 @@
 //! A service's command line; every flag mirrors an environment variable.
 
-use std::{fmt, net::SocketAddr, str::FromStr};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
+use api::identity::{ALLOW_FROM, ANY, TOKEN_DIR};
 use clap::{Arg, Args, FromArgMatches, Parser, Subcommand};
+use identity::AuthArgs;
 use runtime::process::ProcessArgs;
 use sqlx::postgres::PgConnectOptions;
 
-use crate::grpc::PeerUrl;
+use crate::{AllowFrom, grpc::PeerUrl};
 
 #[derive(Debug, Parser)]
 pub(crate) struct Cli<A: Args> {
@@ -42,6 +44,16 @@ pub struct ServeArgs<A: Args = ()> {
     /// Maximum number of database connections, not counting the readiness check's
     #[arg(long, env, global = true, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(3..=1000))]
     pub database_pool_size: u32,
+    /// Who may send requests
+    #[command(flatten)]
+    pub auth: AuthArgs,
+    /// Services that may call this one: the subjects of their tokens, separated by commas, or `any`. Users, machines and
+    /// administrators are not affected
+    #[arg(long, env = ALLOW_FROM, global = true, value_name = "SUBJECTS", default_value = ANY)]
+    pub auth_allow_from: AllowFrom,
+    /// Folder with a token for each peer, in a file of its name, which is read again when it changes
+    #[arg(long, env = TOKEN_DIR, global = true, value_name = "FOLDER")]
+    pub auth_token_dir: Option<PathBuf>,
     /// The service's own settings
     #[command(flatten)]
     pub settings: A,

@@ -10,17 +10,25 @@
 //!
 //! What every process needs, whether or not it is a service, is in `runtime`.
 
+mod allow_from;
+mod authenticate;
 pub mod batch;
 mod cli;
 pub mod database;
 pub mod grpc;
 pub mod http;
 pub mod idempotency;
+mod identity;
 mod limits;
+mod on_behalf;
+mod refusals;
 mod service;
 mod unsent;
 
 pub use self::http::{Fields, FromFields, Json, Limit, Page, Path, Preconditions, Query, Tagged};
+pub use self::identity::Identity;
+pub use ::identity::{AuthArgs, Caller, Refusal};
+pub use allow_from::AllowFrom;
 pub use cli::{DatabaseUrl, ServeArgs};
 pub use database::Database;
 pub use runtime::{

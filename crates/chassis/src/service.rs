@@ -8,6 +8,8 @@ use std::{
 };
 
 use clap::Args;
+use identity::Verifier;
+use prometheus::Registry;
 use runtime::{
     Checks, listener, metrics,
     process::{self, Bound, ProcessArgs, Running, usage},
@@ -19,10 +21,12 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
+    authenticate::Authenticator,
     cli::{Cli, Command, ServeArgs},
     database::{Database, Health, migrations},
     grpc::{self, Channel, Grpc, Peers},
     http::{metrics::Metrics, observe, openapi, query::KnownParameters},
+    refusals::Refusals,
     unsent::Unsent,
 };
 
@@ -58,6 +62,8 @@ pub struct Context<A = ()> {
     pub requests: Handle,
     /// The service's own settings.
     pub settings: A,
+    /// The metrics that the admin port shows, for those that only this service has.
+    pub registry: Registry,
     peers: Peers,
 }
 
@@ -135,25 +141,41 @@ impl<S: Clone + Send + Sync + 'static, A: Args> Service<S, A> {
 
         let registry = metrics::registry(self.version)?;
         let metrics = Metrics::new(&registry)?;
+        let verifier = Verifier::new(&args.auth, &registry)?;
         let database = Database::new(options.clone(), args.database_pool_size, &registry)?;
         let workers = Workers::start(1)?;
         let requests = workers.first();
         // Replies of peers then wake the thread that serves requests.
         let peers = {
             let _on = requests.enter();
-            Peers::connect(self.peers, &args.peers, &registry)?
+            Peers::connect(self.peers, &args.peers, args.auth_token_dir.as_deref(), &registry)?
         };
-        let state = (self.state)(&Context { database, requests, settings: args.settings, peers });
+        let state =
+            (self.state)(&Context { database, requests, settings: args.settings, registry: registry.clone(), peers });
         let (routes, _) = (self.api)().with_state(state.clone()).split_for_parts();
         let document = self.document();
         let parameters = KnownParameters::from_document(&document);
         let unsent = Unsent::default();
-        let app = observe::layer(routes.merge(openapi::routes(document)), metrics, parameters, unsent.clone());
+        let makes_calls = args.auth_token_dir.is_some() && !self.peers.is_empty();
+        let authenticator = Authenticator::new(verifier, args.auth_allow_from, makes_calls, &document);
+        let refusals = Refusals::new(&registry)?;
+        let app = observe::layer(
+            routes.merge(openapi::routes(document)),
+            metrics,
+            authenticator.clone(),
+            refusals.clone(),
+            parameters,
+            unsent.clone(),
+        );
 
         let health = Health::watch(bound.lifecycle().clone(), options, self.migrations);
         if let Some((grpc, listener)) = grpc_listener {
             let server = Server::default().on(workers.clone());
-            bound.serve_grpc(listener, server, grpc::app(grpc, state, health.clone(), &registry, unsent)?)?;
+            bound.serve_grpc(
+                listener,
+                server,
+                grpc::app(grpc, state, health.clone(), &registry, authenticator, refusals, unsent)?,
+            )?;
         }
         let checks = Checks { live: Arc::new(|| Ok(())), ready: Arc::new(move || health.ready()) };
         Ok(bound.start(Server::default().on(workers), app, checks, registry))

@@ -8,6 +8,8 @@
 //! DIR/run/          the socket, unless its path would be too long
 //! ```
 //!
+//! Whoever runs the server can keep secrets in further folders: see [`DataDir::private_folder`].
+//!
 //! All files belong to that account, and only it and root can open them: whoever can open the lock can hold it.
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -17,7 +19,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::folder::Folder;
-use crate::{Account, CLUSTER, Error};
+use crate::{Account, CLUSTER, Error, PrivateFolder};
 
 /// A data folder locked by this process. Dropping it releases the lock.
 #[derive(Debug)]
@@ -90,6 +92,14 @@ impl DataDir {
     #[must_use]
     pub fn account(&self) -> &Account {
         &self.account
+    }
+
+    /// Opens a folder in it for secrets, which it creates if it is missing.
+    ///
+    /// # Errors
+    /// Returns an error if the folder cannot be created, or its mode cannot be set.
+    pub fn private_folder(&self, name: &str) -> Result<PrivateFolder, Error> {
+        PrivateFolder::create(&self.folder, name, &self.account)
     }
 
     /// The folder of the cluster. The owner of the data folder may have made it a symbolic link, to another disk.

@@ -122,6 +122,23 @@ impl Folder {
         }
     }
 
+    /// Creates a folder in it that only `account` and root can open, unless there is one, and opens it. One that exists
+    /// keeps its owner: see [`open_or_create`](Self::open_or_create).
+    pub fn create_private(&self, name: &str, account: &Account) -> Result<Self, Error> {
+        const MODE: u32 = 0o700;
+        let is_new = match DirBuilder::new().mode(MODE).create(self.at(name)) {
+            Ok(()) => true,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(Error::io(format!("create {}", self.path.join(name).display()))(error)),
+        };
+        let folder = self.enter(name)?;
+        if is_new && account.is_different() {
+            folder.set_owner(account)?;
+        }
+        folder.set_mode(MODE)?;
+        Ok(folder)
+    }
+
     /// Opens a file in it, which must not be a symbolic link. Nor does a named pipe block.
     pub fn open_file(&self, name: &str, options: &mut OpenOptions) -> io::Result<File> {
         options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(self.at(name))

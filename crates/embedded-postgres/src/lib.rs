@@ -22,6 +22,7 @@ mod folder;
 mod installation;
 mod log;
 mod pdeathsig;
+mod private;
 mod process;
 mod server;
 mod socket;
@@ -31,6 +32,7 @@ pub use account::Account;
 pub use data_dir::DataDir;
 pub use error::Error;
 pub use pdeathsig::with_pdeathsig;
+pub use private::PrivateFolder;
 pub use server::{Frozen, Server, Settings};
 
 /// The superuser that `initdb` creates. It needs no password: only the server's account can reach the socket.

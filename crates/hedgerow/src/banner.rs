@@ -1,14 +1,18 @@
 //! What the user sees once everything runs: the addresses, and requests to try.
 
 use std::borrow::Cow;
+use std::env;
+use std::path::Path;
 
 use embedded_postgres::{SUPERUSER, Server};
 
+use crate::authentication;
 use crate::manifest::Example;
 use crate::service::{Service, reachable};
 
 /// Addresses and first requests. The services are in the order in which they start, so callees come before callers.
-pub fn text(services: &[Service], server: &Server) -> String {
+/// `with_token` says whether requests need a token; then the first lines to try get one.
+pub fn text(services: &[Service], server: &Server, with_token: bool) -> String {
     let socket = server.socket_dir().to_string_lossy();
     let socket = quoted(&socket);
     let mut lines = vec![format!("\nHedgerow is up; Ctrl-C stops it. Data: {}\n", server.data_dir().path().display())];
@@ -33,9 +37,13 @@ pub fn text(services: &[Service], server: &Server) -> String {
     let examples = others.iter().flat_map(|service| {
         let gateway = gateways.first().filter(|_| !service.paths().is_empty());
         let address = reachable(gateway.map_or(service.http, |gateway| gateway.http));
-        service.manifest.examples.iter().map(move |example| curl(&format!("http://{address}"), example))
+        service.manifest.examples.iter().map(move |example| curl(&format!("http://{address}"), example, with_token))
     });
     let examples: Vec<_> = examples.map(|line| format!("  {line}")).collect();
+    if with_token {
+        lines.push("\nRequests need a token. Log in as an administrator, for an hour:\n".to_owned());
+        lines.extend(login(services, server.data_dir().path()).map(|line| format!("  {line}")));
+    }
     if !examples.is_empty() {
         lines.push("\nTry:\n".to_owned());
         lines.extend(examples);
@@ -43,12 +51,26 @@ pub fn text(services: &[Service], server: &Server) -> String {
     lines.join("\n") + "\n\n"
 }
 
-fn curl(base: &str, example: &Example) -> String {
+/// The commands that put a token of an administrator into the variable of [`BEARER`], and show whose it is.
+fn login(services: &[Service], data: &Path) -> impl Iterator<Item = String> {
+    let program = env::current_exe().unwrap_or_else(|_| "hedgerow".into());
+    let [program, data] = [&program, data].map(|path| quoted(&path.to_string_lossy()).into_owned());
+    let token = format!("TOKEN=$({program} token --admin --data-dir {data})");
+    let issuer = authentication::issuer(services);
+    let me = issuer.map(|(_, url)| format!("curl -sS {}{BEARER}", quoted(&format!("{url}/auth/me"))));
+    [Some(token), me].into_iter().flatten()
+}
+
+/// The header with the token.
+const BEARER: &str = " -H \"authorization: Bearer $TOKEN\"";
+
+fn curl(base: &str, example: &Example, with_token: bool) -> String {
     let Example { method, path, body } = example;
     let implied = if body.is_some() { "POST" } else { "GET" };
     let method = if method == implied { String::new() } else { format!(" -X {method}") };
+    let token = if with_token { BEARER } else { "" };
     let body = body.as_ref().map(|body| format!(" -H 'content-type: application/json' -d {}", quoted(body)));
-    format!("curl -sS{method} {}{}", quoted(&format!("{base}{path}")), body.unwrap_or_default())
+    format!("curl -sS{method} {}{token}{}", quoted(&format!("{base}{path}")), body.unwrap_or_default())
 }
 
 /// One word of a shell command.
@@ -69,7 +91,10 @@ mod tests {
             ("PUT", Some("1"), "curl -sS -X PUT http://h:1/p -H 'content-type: application/json' -d 1"),
         ] {
             let example = Example { method: method.to_owned(), path: "/p".to_owned(), body: body.map(str::to_owned) };
-            assert_eq!(curl("http://h:1", &example), expected);
+            assert_eq!(curl("http://h:1", &example, false), expected);
+            let (start, rest) = expected.split_once("/p").unwrap();
+            let with_token = format!("{start}/p -H \"authorization: Bearer $TOKEN\"{rest}");
+            assert_eq!(curl("http://h:1", &example, true), with_token);
         }
         for word in [r#"{"a": "it's"}"#, "/p?a=1&b=$x", "a b", "/a/b-c_1.d"] {
             assert_eq!(shlex::split(&quoted(word)).unwrap(), [word]);

@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::ensure;
-use clap::{Arg, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, value_parser};
+use clap::{Arg, ArgGroup, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, value_parser};
 
 use crate::service::{self, Purpose, Service, variable};
 use crate::{manifest, ports};
@@ -25,6 +26,11 @@ pub enum Cli {
     Postgres(Postgres),
     /// Create a small service with an API, a database and tests in services/NAME
     New(New),
+    /// Print an access token for the services of `up --auth`, valid for an hour
+    ///
+    /// It is signed with the key in the data folder, whether `up` is running or not. Send it as `Authorization: Bearer
+    /// TOKEN`.
+    Token(Token),
 }
 
 #[derive(Debug, Args)]
@@ -37,6 +43,17 @@ pub struct Up {
     /// The folder for the data
     #[arg(long, env = "HEDGEROW_DATA_DIR", value_name = "FOLDER", default_value = ".hedgerow")]
     pub data_dir: PathBuf,
+    /// Require a token for requests, as in production; `hedgerow token` prints one
+    ///
+    /// The services get keys and tokens to recognize each other, and the service `users` issues tokens to users.
+    /// Issuers in `AUTH_ISSUERS` are trusted as well. Without this flag requests need no token unless `AUTH` says so, and
+    /// addresses that others may reach are refused unless `AUTH` is set.
+    #[arg(long)]
+    pub auth: bool,
+    /// Lifetime of the tokens of services. Only tests change it
+    #[arg(long, hide = true, env = "HEDGEROW_TOKEN_LIFETIME", value_name = "TIME", default_value = "1h")]
+    #[arg(value_parser = lifetime)]
+    pub token_lifetime: Duration,
     /// What `files` describe. Each service has a flag for each of its addresses.
     #[arg(skip)]
     pub services: Vec<Service>,
@@ -60,6 +77,48 @@ pub struct New {
     /// Generate it in Python, using only the standard library and no database
     #[arg(long)]
     pub python: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("holder").required(true))]
+pub struct Token {
+    /// A token of an administrator
+    #[arg(long, group = "holder")]
+    pub admin: bool,
+    /// A token with this scope and no role, such as inventory:write; can be repeated
+    #[arg(long = "scope", group = "holder", value_name = "SCOPE", value_parser = scope)]
+    pub scopes: Vec<String>,
+    /// A token of this service
+    #[arg(long, group = "holder", value_name = "NAME", value_parser = name)]
+    pub service: Option<String>,
+    /// The only service that accepts the token of `--service`, as in calls from one to the other
+    /// [default: the gateway and all services]
+    #[arg(long = "for", value_name = "NAME", value_parser = name, requires = "service")]
+    #[arg(conflicts_with_all = ["admin", "scopes"])]
+    pub callee: Option<String>,
+    /// The data folder of `up --auth`
+    #[arg(long, env = "HEDGEROW_DATA_DIR", value_name = "FOLDER", default_value = ".hedgerow")]
+    pub data_dir: PathBuf,
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let allowed = Duration::from_secs(1)..=Duration::from_hours(24);
+    if allowed.contains(&lifetime) { Ok(lifetime) } else { Err("must be 1s to 24h".to_owned()) }
+}
+
+/// One scope (RFC 6749, section 3.3).
+fn scope(text: &str) -> Result<String, &'static str> {
+    let is_allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
+    let is_scope = !text.is_empty() && text.bytes().all(is_allowed);
+    if is_scope { Ok(text.to_owned()) } else { Err("must be one scope, such as inventory:write") }
+}
+
+/// The name of a service.
+fn name(text: &str) -> Result<String, &'static str> {
+    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let is_name = !text.is_empty() && text.bytes().all(is_allowed);
+    if is_name { Ok(text.to_owned()) } else { Err("must be the name of a service, such as inventory") }
 }
 
 impl Cli {

@@ -27,6 +27,15 @@ pub fn open(requested: &Path) -> anyhow::Result<DataDir> {
     Ok(DataDir::open(&folder)?)
 }
 
+/// Finds the folder that [`open`] opens. Creates and locks nothing.
+pub fn find(requested: &Path) -> anyhow::Result<PathBuf> {
+    let folder = DataDir::resolve(requested)?;
+    if !Uid::effective().is_root() {
+        return Ok(folder);
+    }
+    choose(requested, folder, &DataDir::resolve(Path::new(FALLBACK))?)
+}
+
 /// Chooses between `folder`, to which the requested path refers, and folders below `base`. Where there are data
 /// already, they decide: the mode of a folder above the requested one may have changed since.
 fn choose(requested: &Path, folder: PathBuf, base: &Path) -> anyhow::Result<PathBuf> {

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anyhow::bail;
 use api::grpc_url_variable;
+use serde_json::Value;
 
+use crate::authentication::Authentication;
 use crate::service::{Service, reachable};
 
 /// How long requests in flight may take to finish after SIGTERM.
@@ -13,8 +15,14 @@ pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Variables, of which later ones replace earlier ones of the same name.
 pub type Variables = Vec<(String, String)>;
 
-/// Returns the variables of `service`, except `DATABASE_URL`. `on_terminal` says whether its output goes to a terminal;
-/// `inherited` looks a variable up in the environment of this process, which all services inherit.
+/// Looks a variable up in the environment of this process.
+pub fn inherited(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Returns the variables of `service`, except `DATABASE_URL`. `authentication` says how it knows who calls it, unless
+/// that is left to the environment. `on_terminal` says whether its output goes to a terminal; `inherited` looks a
+/// variable up in the environment of this process, which all services inherit.
 ///
 /// # Errors
 /// Returns an error if a variable refers to a `Secret`, a `ConfigMap` or the pod, and is not set in the environment
@@ -22,6 +30,7 @@ pub type Variables = Vec<(String, String)>;
 pub fn of(
     service: &Service,
     all: &[Service],
+    authentication: Option<&Authentication>,
     on_terminal: bool,
     inherited: impl Fn(&str) -> Option<String>,
 ) -> anyhow::Result<Variables> {
@@ -40,6 +49,7 @@ pub fn of(
     if service.is_gateway() {
         let routes: Vec<_> = all.iter().filter(|other| !other.paths().is_empty()).map(route).collect();
         set("ROUTES", routes.join(" "));
+        set("ROUTE_AUTH", route_auth(all).to_string());
         // Access logs are JSON, for machines.
         if on_terminal && inherited("ACCESS_LOG").is_none() {
             set("ACCESS_LOG", "false".to_owned());
@@ -50,6 +60,14 @@ pub fn of(
         set("GRPC_ADDR", address.to_string());
     }
     set("ADMIN_ADDR", service.admin.to_string());
+    for name in ["AUTH_ISSUERS", "AUTH_KEK_FILE"] {
+        if let Some(path) = inherited(name).as_deref().and_then(resolved) {
+            set(name, path);
+        }
+    }
+    if let Some(authentication) = authentication {
+        variables.extend(authentication.variables(service, all, &inherited));
+    }
 
     for entry in &spec.env {
         if let Some(source) = &entry.value_from {
@@ -91,6 +109,23 @@ fn route(service: &Service) -> String {
     let keys = route.iter().flat_map(|route| &route.idempotency_keys);
     let keys: String = keys.flat_map(|path| [",idempotency-keys:", path]).collect();
     format!("{name}:{paths}=http://{http}{grpc}{keys}")
+}
+
+/// Who may send which requests to each service with rules, in the form of `ROUTE_AUTH`.
+fn route_auth(all: &[Service]) -> Value {
+    let routes = all.iter().filter_map(|service| Some((service.name(), service.manifest.spec.route.as_ref()?)));
+    routes.filter_map(|(name, route)| Some((name.to_owned(), route.auth.clone()?))).collect()
+}
+
+/// The absolute path that a variable of the user refers to: services run in other folders. `None` if it is no path, but
+/// a list of issuers.
+fn resolved(text: &str) -> Option<String> {
+    let text = text.trim();
+    let path = text.strip_prefix('@').unwrap_or(text);
+    if path.is_empty() || path.starts_with('[') {
+        return None;
+    }
+    std::path::absolute(path).ok()?.into_os_string().into_string().ok()
 }
 
 /// Replaces `$(NAME)` by the value of a variable that is already defined, as Kubernetes does; `$$` is a dollar sign.
@@ -149,7 +184,8 @@ mod tests {
 
     fn of_service(index: usize, on_terminal: bool, inherited: Option<&str>) -> Variables {
         let all = services();
-        of(&all[index], &all, on_terminal, |name| inherited.filter(|known| *known == name).map(str::to_owned)).unwrap()
+        of(&all[index], &all, None, on_terminal, |name| inherited.filter(|known| *known == name).map(str::to_owned))
+            .unwrap()
     }
 
     #[test]
@@ -168,6 +204,55 @@ mod tests {
         let stock = "my-stock:/x,/y=http://127.0.0.1:8082,grpc://127.0.0.1:50052,idempotency-keys:/y";
         let expected = format!("{stock} users:/users=http://127.0.0.1:8081");
         assert_eq!(value(&variables, "ROUTES"), Some(&*expected));
+    }
+
+    #[test]
+    fn the_gateway_gets_the_rules_of_all_routes() {
+        let rules = "{mode: optional, rules: [{methods: [POST], scopes: ['x:write']}]}";
+        let all = assign(vec![
+            manifest("a", &[], None, &format!("route: {{paths: [/a], auth: {rules}}}")),
+            manifest("b", &[], None, "route: {paths: [/b]}"),
+            manifest(GATEWAY, &[], None, ""),
+        ])
+        .unwrap();
+        let variables = of(&all[2], &all, None, false, |_| None).unwrap();
+        let expected =
+            r#"{"a":{"forward":"token","mode":"optional","rules":[{"methods":["POST"],"scopes":["x:write"]}]}}"#;
+        assert_eq!(value(&variables, "ROUTE_AUTH"), Some(expected));
+        // The user's own would name services that do not exist here.
+        assert_eq!(value(&of_service(2, false, Some("ROUTE_AUTH")), "ROUTE_AUTH"), Some("{}"));
+        assert_eq!(value(&of_service(1, false, None), "ROUTE_AUTH"), None);
+    }
+
+    #[test]
+    fn services_in_other_folders_find_the_files_of_the_user() {
+        let here = std::env::current_dir().unwrap().into_os_string().into_string().unwrap();
+        for (text, expected) in [
+            ("issuers.json", Some(format!("{here}/issuers.json"))),
+            (" @../issuers.json\n", Some(format!("{here}/../issuers.json"))),
+            ("/etc/issuers.json", Some("/etc/issuers.json".to_owned())),
+            (r#"[{"issuer": "https://login.example"}]"#, None),
+            (" [] ", None),
+            ("", None),
+        ] {
+            assert_eq!(resolved(text), expected, "{text:?}");
+        }
+        let all = services();
+        let set = |name: &str| (name == "AUTH_ISSUERS").then(|| "issuers.json".to_owned());
+        let variables = of(&all[0], &all, None, false, set).unwrap();
+        assert_eq!(value(&variables, "AUTH_ISSUERS"), Some(&*format!("{here}/issuers.json")));
+        assert_eq!(value(&variables, "AUTH"), None);
+        let authentication = Authentication::new("/data".as_ref(), &all, |_| None).unwrap();
+        let variables = of(&all[0], &all, Some(&authentication), false, set).unwrap();
+        assert_eq!(value(&variables, "AUTH_ISSUERS"), Some("/data/identity/issuers.json"));
+    }
+
+    #[test]
+    fn an_object_may_override_how_it_verifies_tokens() {
+        let all = assign(vec![manifest("a", &[], None, "env: [{name: AUTH, value: open}]")]).unwrap();
+        let authentication = Authentication::new("/data".as_ref(), &all, |_| None).unwrap();
+        let variables = of(&all[0], &all, Some(&authentication), false, |_| None).unwrap();
+        assert_eq!(value(&variables, "AUTH"), Some("open"));
     }
 
     #[test]
@@ -190,7 +275,7 @@ mod tests {
         let key = |more| format!("env: [{{name: KEY, valueFrom: {{secretKeyRef: {{name: s, key: k{more}}}}}}}]");
         let run = |spec: &str, inherited: bool| {
             let all = assign(vec![manifest("a", &[], None, spec)]).unwrap();
-            of(&all[0], &all, false, |_| inherited.then(String::new)).map_err(|error| error.to_string())
+            of(&all[0], &all, None, false, |_| inherited.then(String::new)).map_err(|error| error.to_string())
         };
         assert_eq!(
             run(&key(""), false).unwrap_err(),

@@ -1,11 +1,14 @@
 //! `hedgerow`: runs all services on one machine, runs a command with an ephemeral Postgres, and creates new services.
 
+mod authentication;
+mod authority;
 mod banner;
 mod cli;
 mod data_folder;
 mod databases;
 mod environment;
 mod ephemeral;
+mod exposure;
 mod group;
 mod health;
 mod manifest;
@@ -18,6 +21,7 @@ mod progress;
 mod service;
 mod shutdown;
 mod supervise;
+mod token;
 mod up;
 
 use std::process::ExitCode;
@@ -39,5 +43,6 @@ async fn run() -> anyhow::Result<ExitCode> {
         Cli::Up(up) => up::run(up).await,
         Cli::Postgres(postgres) => ephemeral::run(postgres).await,
         Cli::New(new) => new::run(&new),
+        Cli::Token(token) => token::run(&token),
     }
 }

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout};
 
+use crate::authentication::Authentication;
 use crate::environment::{self, SHUTDOWN_TIMEOUT, Variables};
 use crate::group::Group;
 use crate::orphans::RUN;
@@ -39,13 +40,18 @@ pub struct Program {
 
 impl Program {
     /// Finds the program of `service`, to be run as the account that owns `data`. It has no database yet.
-    pub fn find(service: Service, all: &[Service], data: &DataDir) -> anyhow::Result<Self> {
+    pub fn find(
+        service: Service,
+        all: &[Service],
+        data: &DataDir,
+        authentication: Option<&Authentication>,
+    ) -> anyhow::Result<Self> {
         let (folder, path, arguments) = match &service.manifest.command {
             Some(words) => command(&service, words)?,
             None => binary(service.name())?,
         };
         let on_terminal = output::is_terminal();
-        let variables = environment::of(&service, all, on_terminal, |name| std::env::var(name).ok())?;
+        let variables = environment::of(&service, all, authentication, on_terminal, environment::inherited)?;
         let width = all.iter().map(|service| service.name().len()).max().unwrap_or_default();
         let prefix = on_terminal.then(|| format!("{:<width$} | ", service.name()));
         let (account, data) = (data.account().clone(), data.path().to_owned());

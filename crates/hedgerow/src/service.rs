@@ -53,6 +53,11 @@ impl Service {
         [Some((Purpose::Http, self.http)), grpc, Some((Purpose::Admin, self.admin))].into_iter().flatten()
     }
 
+    /// The address it uses for this, if it has one.
+    pub fn address(&self, purpose: Purpose) -> Option<SocketAddr> {
+        self.addresses().find(|(other, _)| *other == purpose).map(|(_, address)| address)
+    }
+
     /// Moves it to another address.
     pub fn set_address(&mut self, purpose: Purpose, address: SocketAddr) {
         match purpose {

@@ -6,21 +6,32 @@ use std::process::ExitCode;
 use embedded_postgres::{Server, Settings};
 use tokio::task::{JoinSet, spawn_blocking};
 
+use crate::authentication::Authentication;
+use crate::authority::{Authority, Publisher};
 use crate::cli::Up;
-use crate::environment::missing_callees;
+use crate::environment::{inherited, missing_callees};
 use crate::program::{Process, Program};
 use crate::progress::step;
 use crate::service::Service;
 use crate::shutdown::Shutdown;
-use crate::{banner, data_folder, databases, orphans, ports, supervise};
+use crate::{banner, data_folder, databases, exposure, orphans, ports, supervise};
+
+/// The exit status after flags and variables that cannot be used together.
+const USAGE: u8 = 2;
 
 /// Runs until shutdown is requested. Fails if a service does not start.
 pub async fn run(up: Up) -> anyhow::Result<ExitCode> {
+    if let Some(problem) = exposure::problem(&up) {
+        eprintln!("hedgerow: {problem}");
+        return Ok(ExitCode::from(USAGE));
+    }
     let mut shutdown = Shutdown::on_signals()?;
     let services = up.services;
     let data = data_folder::open(&up.data_dir)?;
     shutdown.kills(data.path().to_owned());
-    let find = |service: &Service| Program::find(service.clone(), &services, &data);
+    let plan = || Authentication::new(data.path(), &services, inherited);
+    let authentication = up.auth.then(plan).transpose()?;
+    let find = |service: &Service| Program::find(service.clone(), &services, &data, authentication.as_ref());
     let programs = services.iter().map(find).collect::<Result<Vec<_>, _>>()?;
     warn_of_missing_callees(&services);
     tokio::select! {
@@ -28,6 +39,11 @@ pub async fn run(up: Up) -> anyhow::Result<ExitCode> {
         () = shutdown.requested() => return Ok(ExitCode::SUCCESS),
     }
     ports::check(&services)?;
+    let publisher = authentication.map(|authentication| {
+        let authority = Authority::open_or_create(&data)?;
+        Publisher::start(authority, authentication, &services, up.token_lifetime, inherited)
+    });
+    let _renewing = publisher.transpose()?.map(Publisher::keep_current);
     let settings = settings(&services);
     let start = step("starting Postgres", spawn_blocking(move || Server::start(data, &settings)));
     let server = supervise::start_of_postgres(start, &mut shutdown).await??;
@@ -39,7 +55,7 @@ pub async fn run(up: Up) -> anyhow::Result<ExitCode> {
     let (server, result) = match running {
         Ok(Some(running)) => {
             // Services run on if standard output is closed.
-            let _ = stdout().write_all(banner::text(&services, &server).as_bytes());
+            let _ = stdout().write_all(banner::text(&services, &server, up.auth).as_bytes());
             (keep_running(server, running, &shutdown).await?, Ok(ExitCode::SUCCESS))
         }
         Ok(None) => (server, Ok(ExitCode::SUCCESS)),

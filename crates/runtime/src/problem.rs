@@ -35,6 +35,8 @@ pub struct Problem {
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
     extensions: Map<String, Value>,
+    /// Boxed, because few problems have any.
+    headers: Option<Box<HeaderMap>>,
     cause: Option<Cause>,
 }
 
@@ -84,7 +86,15 @@ pub struct ProblemBody {
 impl Problem {
     /// Creates a problem that its status describes well enough (`type` is `about:blank`).
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, kind: None, detail: detail.into(), errors: Vec::new(), extensions: Map::new(), cause: None }
+        Self {
+            status,
+            kind: None,
+            detail: detail.into(),
+            errors: Vec::new(),
+            extensions: Map::new(),
+            headers: None,
+            cause: None,
+        }
     }
 
     /// Creates a problem with its own type: `kind` is in kebab case, such as `email-taken`.
@@ -165,6 +175,13 @@ impl Problem {
         self
     }
 
+    /// Adds a header to the response, such as `WWW-Authenticate` to a 401. It replaces one of the same name.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.get_or_insert_default().insert(name, value);
+        self
+    }
+
     /// Adds a cause for the log.
     #[must_use]
     pub fn caused_by(mut self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
@@ -232,6 +249,7 @@ impl Problem {
         } else if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
+        headers.extend(self.headers.into_iter().flat_map(|headers| *headers));
         if let Some(cause) = self.cause {
             response.extensions_mut().insert(cause);
         }
@@ -294,6 +312,19 @@ mod tests {
         assert_eq!(FieldError::at(&format!("/{long}"), "").pointer.expect("one"), "#");
         assert_eq!(FieldError::at("/items/3", "").pointer.expect("one"), "#/items/3");
         assert_eq!(FieldError::parameter(long, "").parameter.expect("one"), format!("{}…", "é".repeat(256)));
+    }
+
+    #[test]
+    fn headers_are_those_of_the_response() {
+        let problem = Problem::new(StatusCode::UNAUTHORIZED, "no token");
+        let challenge = |value: &'static str| (header::WWW_AUTHENTICATE, HeaderValue::from_static(value));
+        let problem = [challenge("Basic"), challenge("Bearer")]
+            .into_iter()
+            .fold(problem, |problem, (name, value)| problem.with_header(name, value));
+        let response = problem.into_http();
+        let values: Vec<_> = response.headers().get_all(header::WWW_AUTHENTICATE).iter().collect();
+        assert_eq!(values, ["Bearer"]);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
     }
 
     #[test]

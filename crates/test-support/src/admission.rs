@@ -12,12 +12,12 @@ mod pods;
 pub use self::{
     case::Case,
     database::{connections, database, permanence},
-    network::{allow_from, calls, route},
+    network::{allow_from, auth, calls, route, unknown_auth},
     object::{fields, name},
     pods::{env, image, ports, resources, scaling},
 };
 
-/// All tables.
+/// All tables in which the API server agrees.
 pub fn all() -> Vec<Case> {
     let tables = [
         name,
@@ -32,6 +32,7 @@ pub fn all() -> Vec<Case> {
         permanence,
         scaling,
         route,
+        auth,
         allow_from,
     ];
     tables.into_iter().flat_map(|table| table()).collect()

@@ -4,7 +4,7 @@ mod response;
 
 use std::{env, io, net::SocketAddr, sync::mpsc, thread, time::Duration};
 
-use chassis::{ServeArgs, Service, grpc::PeerUrl, process::ProcessArgs};
+use chassis::{AllowFrom, AuthArgs, ServeArgs, Service, grpc::PeerUrl, process::ProcessArgs};
 use clap::Args;
 use reqwest::{Method, RequestBuilder, Url, redirect};
 use serde_json::Value;
@@ -89,6 +89,19 @@ impl App {
         settings: A,
         peers: Vec<(&'static str, PeerUrl)>,
     ) -> Self {
+        Self::start_with_args(service, database, settings, |args| args.peers = peers).await
+    }
+
+    /// Starts the service with the database of this URL, settings of its own, and other arguments than usual.
+    ///
+    /// # Panics
+    /// Panics if it does not start.
+    pub async fn start_with_args<S: Clone + Send + Sync + 'static, A: Args + Send + 'static>(
+        service: &'static Service<S, A>,
+        database: String,
+        settings: A,
+        change: impl FnOnce(&mut ServeArgs<A>),
+    ) -> Self {
         let process = ProcessArgs {
             http_addr: ([127, 0, 0, 1], 0).into(),
             admin_addr: ([127, 0, 0, 1], 0).into(),
@@ -97,14 +110,18 @@ impl App {
             log_level: "info".to_owned(),
             otel_exporter_otlp_endpoint: None,
         };
-        let args = ServeArgs {
+        let mut args = ServeArgs {
             process,
             grpc_addr: ([127, 0, 0, 1], 0).into(),
             database_url: Some(database.into()),
             database_pool_size: 5,
+            auth: AuthArgs::default(),
+            auth_allow_from: AllowFrom::default(),
+            auth_token_dir: None,
             settings,
-            peers,
+            peers: Vec::new(),
         };
+        change(&mut args);
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let running = runtime.spawn(service.start(args)).await.expect("no panic").expect("the service starts");
         let client = reqwest::Client::builder().no_proxy().redirect(redirect::Policy::none()).timeout(DEADLINE);

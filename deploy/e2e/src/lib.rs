@@ -25,8 +25,8 @@ const USAGE: u8 = 2;
 /// Runs the command. The exit status is 1 if it fails.
 pub async fn main() -> ExitCode {
     let succeeded = match Cli::read() {
-        Cli::Load(args) => match args.templates() {
-            Ok(templates) => load::run(&args, templates, until_signal(), print).await.failed == 0,
+        Cli::Load(args) => match args.requests() {
+            Ok(requests) => load::run(&args, requests, until_signal(), print).await.failed == 0,
             Err(message) => {
                 eprintln!("e2e: {message}");
                 return ExitCode::from(USAGE);

@@ -14,6 +14,9 @@
 {{- if .Values.postgres.bundled.enabled }}
 - {name: BUNDLED_SERVER, value: "hedgerow-postgres.{{ .Release.Namespace }}.svc:5432"}
 {{- end }}
+{{- with include "hedgerow.authentication" . | trim }}
+{{ . }}
+{{- end }}
 - {name: NETWORK_POLICIES, value: {{ .Values.networkPolicy.enabled | quote }}}
 - {name: SCRAPE_NAMESPACES, value: {{ join "," .Values.networkPolicy.scrapeNamespaces | quote }}}
 - {name: POD_MONITORS, value: {{ .Values.podMonitor.enabled | quote }}}
@@ -55,6 +58,90 @@ imagePullSecrets:
   - name: {{ . }}
   {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* Whether services verify tokens: true, or empty. */}}
+{{- define "hedgerow.verifies" -}}
+{{- if or (eq .Values.auth.mode "required") .Values.auth.issuers }}true{{ end }}
+{{- end }}
+
+{{/* The variables of the operator that say who may call services. None if everyone may. */}}
+{{- define "hedgerow.authentication" -}}
+{{- if include "hedgerow.verifies" . }}
+- {name: AUTH, value: {{ .Values.auth.mode }}}
+{{- with .Values.auth.issuers }}
+- {name: AUTH_ISSUERS, value: {{ toJson . | quote }}}
+{{- end }}
+{{- if .Values.services.users }}
+- {name: AUTH_ISSUER, value: users}
+- {name: AUTH_ISSUER_URL, value: {{ include "hedgerow.url" . | quote }}}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The URL of the gateway as clients see it: auth.url, or the first host in the values, or that of its Service. */}}
+{{- define "hedgerow.url" -}}
+{{- $ingress := .Values.ingress -}}
+{{- $route := .Values.httpRoute -}}
+{{- if .Values.auth.url -}}
+{{ .Values.auth.url }}
+{{- else if and $ingress.enabled $ingress.host (not (hasPrefix "*" $ingress.host)) -}}
+{{ $ingress.tlsSecret | empty | ternary "http" "https" }}://{{ $ingress.host }}
+{{- else if and $route.enabled $route.hostnames (not (hasPrefix "*" (first $route.hostnames))) -}}
+https://{{ first $route.hostnames }}
+{{- else -}}
+{{- $service := .Values.services.gateway | empty | ternary "users" "gateway" -}}
+http://{{ $service }}.{{ .Release.Namespace }}.svc:{{ dig "ports" "http" 8080 (get .Values.services $service) }}
+{{- end -}}
+{{- end }}
+
+{{/* The ways from outside the cluster to the services of the project, as a JSON list of texts. */}}
+{{- define "hedgerow.exposed" -}}
+{{- $exposed := list -}}
+{{- $own := include "hedgerow.ownServices" . | fromJsonArray -}}
+{{- range $name, $spec := .Values.services -}}
+{{- $type := dig "service" "type" "ClusterIP" ($spec | default dict) -}}
+{{- if and (has $name $own) (ne $type "ClusterIP") -}}
+{{- $exposed = append $exposed (printf "services.%s.service.type=%s" $name $type) -}}
+{{- end -}}
+{{- end -}}
+{{- if .Values.ingress.enabled -}}{{- $exposed = append $exposed "ingress.enabled=true" -}}{{- end -}}
+{{- if .Values.httpRoute.enabled -}}{{- $exposed = append $exposed "httpRoute.enabled=true" -}}{{- end -}}
+{{ toJson $exposed }}
+{{- end }}
+
+{{/* Whether pods of the project's services get requests that need no token: true, or empty. Without a cluster, which
+     `helm template` does not ask, it is empty. */}}
+{{- define "hedgerow.isOpen" -}}
+{{- $own := include "hedgerow.ownServices" . | fromJsonArray -}}
+{{- range (lookup "v1" "Pod" .Release.Namespace "" | dig "items" list) -}}
+{{- $labels := dig "metadata" "labels" (dict) . -}}
+{{- $isOwn := has (dig "app.kubernetes.io/name" "" $labels) $own -}}
+{{- $serves := eq (dig "app.kubernetes.io/component" "" $labels) "service" -}}
+{{- $isManaged := eq (dig "app.kubernetes.io/managed-by" "" $labels) "hedgerow-operator" -}}
+{{- $ends := or (hasKey .metadata "deletionTimestamp") (not (has .status.phase (list "Pending" "Running"))) -}}
+{{- if and $isOwn $serves $isManaged (not $ends) -}}
+{{- range .spec.containers -}}
+{{- $required := false -}}
+{{- range .env -}}
+{{- if and (eq .name "AUTH") (eq (dig "value" "" .) "required") -}}{{- $required = true -}}{{- end -}}
+{{- end -}}
+{{- if not $required -}}true{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Whether clients from outside the cluster are let in already: true, or empty. */}}
+{{- define "hedgerow.wasExposed" -}}
+{{- $namespace := .Release.Namespace -}}
+{{- range include "hedgerow.ownServices" . | fromJsonArray -}}
+{{- if ne (lookup "v1" "Service" $namespace . | dig "spec" "type" "ClusterIP") "ClusterIP" -}}true{{- end -}}
+{{- end -}}
+{{- if lookup "networking.k8s.io/v1" "Ingress" $namespace "hedgerow" -}}true{{- end -}}
+{{- if .Capabilities.APIVersions.Has "gateway.networking.k8s.io/v1/HTTPRoute" -}}
+{{- if lookup "gateway.networking.k8s.io/v1" "HTTPRoute" $namespace "hedgerow" -}}true{{- end -}}
+{{- end -}}
 {{- end }}
 
 {{/* What the `restricted` Pod Security Standard requires of a pod, and the user of the images. */}}

@@ -12,6 +12,7 @@ use runtime::{
 
 use crate::{
     access_log::{AccessLog, Writer},
+    auth::{Authenticator, AuthenticatorArgs},
     discovery::{self, DiscoveryArgs},
     metrics::Metrics,
     policy::{Policy, PolicyArgs},
@@ -46,6 +47,8 @@ struct ServeArgs {
     proxy: ProxyArgs,
     #[command(flatten)]
     policy: PolicyArgs,
+    #[command(flatten)]
+    auth: AuthenticatorArgs,
     /// Number of threads that serve connections [default: one per processor]
     #[arg(long, env, value_name = "N")]
     workers: Option<NonZeroUsize>,
@@ -137,7 +140,7 @@ pub fn main() -> ExitCode {
     let mut writer = None;
     process::run(NAME, &log_level, otel_exporter_otlp_endpoint.as_deref(), async || {
         process::serve(NAME, async || {
-            let (running, log) = start(&args, policy).await?;
+            let (running, log) = Box::pin(start(&args, policy)).await?;
             writer = log;
             Ok(running)
         })
@@ -149,6 +152,7 @@ async fn start(args: &ServeArgs, policy: Policy) -> anyhow::Result<(Running, Opt
     let bound = Bound::new(&args.process)?;
     let registry = runtime::metrics::registry(env!("CARGO_PKG_VERSION"))?;
     let metrics = Metrics::new(&registry)?;
+    let authenticator = Arc::new(Authenticator::start(&args.auth, &registry)?);
     let discovery = discovery::start(&args.discovery, &registry).await?;
 
     let processors = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
@@ -162,6 +166,7 @@ async fn start(args: &ServeArgs, policy: Policy) -> anyhow::Result<(Running, Opt
     let deps = ProxyDeps {
         limits: args.proxy.limits(),
         policy,
+        authenticator,
         services: discovery.services.clone(),
         metrics,
         access_log,

@@ -10,7 +10,7 @@ mod publisher;
 use clap::Args;
 use prometheus::Registry;
 
-use self::flags::RouteFlags;
+use self::flags::{AuthFlag, RouteFlags};
 pub(crate) use self::publisher::{Discovery, Service, Services};
 
 /// Where services are found.
@@ -22,6 +22,10 @@ pub(crate) struct DiscoveryArgs {
     /// through the Kubernetes API
     #[arg(long = "route", env = "ROUTES", value_name = "ROUTE")]
     routes: Vec<RouteFlags>,
+    /// Who may send which requests, as a JSON object with the field `route.auth` of each service by its name, such as
+    /// `{"orders": {"mode": "required"}}`. Only together with routes
+    #[arg(long, env, value_name = "JSON", requires = "routes")]
+    route_auth: Option<AuthFlag>,
     /// Namespace in which services are discovered [default: the namespace of this pod]
     #[arg(long, env)]
     namespace: Option<String>,
@@ -37,7 +41,7 @@ pub(crate) async fn start(args: &DiscoveryArgs, registry: &Registry) -> anyhow::
     if routes.is_empty() {
         kubernetes::start(args.namespace.as_deref(), registry, publisher).await?;
     } else {
-        flags::start(routes, publisher)?;
+        flags::start(routes, args.route_auth.clone().unwrap_or_default(), publisher)?;
     }
     Ok(discovery)
 }

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use api::AuthMode;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use http_body_util::Full;
@@ -26,7 +27,10 @@ use self::{
     file::{File, Page},
     paths::{DOCUMENT, PAGE},
 };
-use crate::discovery::{Service, Services};
+use crate::{
+    auth::Authenticator,
+    discovery::{Service, Services},
+};
 
 /// How long a merged document is served before the services are asked again.
 const LIFETIME: Duration = Duration::from_secs(5);
@@ -41,6 +45,8 @@ const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
 /// The merged document of all services, and the page that shows it.
 pub(crate) struct ApiDocs {
     services: Services,
+    /// Knows what routes require that do not say.
+    authenticator: Arc<Authenticator>,
     lifetime: Duration,
     /// Locked while the services are asked, so that concurrent requests share one result.
     merged: Arc<Mutex<Option<Merged>>>,
@@ -55,8 +61,8 @@ struct Merged {
 }
 
 impl ApiDocs {
-    pub(crate) fn new(services: Services) -> Self {
-        Self { services, lifetime: LIFETIME, merged: Arc::default(), page: Page::default() }
+    pub(crate) fn new(services: Services, authenticator: Arc<Authenticator>) -> Self {
+        Self { services, authenticator, lifetime: LIFETIME, merged: Arc::default(), page: Page::default() }
     }
 
     /// Returns the gateway's own prefix of a path, unless a service claims the path. Requests with such a prefix go to
@@ -96,10 +102,11 @@ impl ApiDocs {
         {
             return Ok(merged.file.clone());
         }
+        let default_mode = self.authenticator.default_mode();
         // A task of its own finishes even if the client disconnects. Otherwise clients that connect and disconnect
         // could make the gateway ask the services over and over.
         let task = tokio::spawn(async move {
-            let file = fetch_and_merge(services.clone()).await?;
+            let file = fetch_and_merge(services.clone(), default_mode).await?;
             *cached = Some(Merged { services, created: Instant::now(), file: file.clone() });
             Ok(file)
         });
@@ -108,10 +115,10 @@ impl ApiDocs {
 }
 
 /// Fetches all documents, and merges them on a thread that serves no requests.
-async fn fetch_and_merge(services: Arc<[Service]>) -> Result<File, JoinError> {
+async fn fetch_and_merge(services: Arc<[Service]>, default_mode: AuthMode) -> Result<File, JoinError> {
     let documents = fetch::all(&services).await;
     let merge = spawn_blocking(move || {
-        let document = merge::merge(&services, documents);
+        let document = merge::merge(&services, documents, default_mode);
         File::new(HeaderValue::from_static("application/json"), document.into())
     });
     merge.await

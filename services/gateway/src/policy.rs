@@ -1,6 +1,7 @@
 //! What the gateway does to requests and responses while it forwards them: it identifies the client, filters headers,
-//! enforces rate limits, answers CORS preflights and compresses responses.
+//! enforces rate limits, responds to CORS preflights and compresses responses.
 
+mod caller_headers;
 mod client;
 mod compression;
 mod cors;
@@ -11,8 +12,12 @@ mod security;
 
 use std::net::SocketAddr;
 
+use api::Forward;
 use http::{HeaderMap, Method, Response, request::Parts};
 use http_body::Body as HttpBody;
+use identity::Caller;
+
+use crate::auth::{Denial, Grant};
 
 pub(crate) use client::{Client, Scheme};
 pub(crate) use compression::Body;
@@ -44,6 +49,7 @@ pub(crate) struct Policy {
     trusted_hops: usize,
     header_filter: header_filter::HeaderFilter,
     limiter: Option<rate_limit::Limiter>,
+    subject_limiter: Option<rate_limit::Limiter>,
     cors: Option<cors::Cors>,
     security: security::Security,
     compression: compression::Compression,
@@ -72,7 +78,8 @@ impl Policy {
         Ok(Self {
             trusted_hops: args.trusted_hops.into(),
             header_filter: header_filter::HeaderFilter::new(&args.headers),
-            limiter: rate_limit::Limiter::new(&args.limit),
+            limiter: rate_limit::Limiter::for_clients(&args.limit),
+            subject_limiter: rate_limit::Limiter::for_subjects(&args.limit),
             cors: cors::Cors::new(&args.cors)?,
             security: security::Security::new(&args.security)?,
             compression: compression::Compression::new(&args.compression),
@@ -104,11 +111,26 @@ impl Policy {
         Some(self.limiter.as_ref()?.take(service, route, client.address))
     }
 
+    /// Counts a request against its caller's quota for a route; `None` if there is no such limit.
+    pub(crate) fn limit_subject(&self, service: &str, route: &str, caller: &Caller) -> Option<Quota> {
+        Some(self.subject_limiter.as_ref()?.take_subject(service, route, caller.issuer(), caller.subject()))
+    }
+
     /// Prepares a request head for the upstream: removes headers of the client's connection and headers that only a
-    /// gateway may set, and adds headers that describe the client.
-    pub(crate) fn to_upstream(&self, parts: &mut Parts, client: &Client) {
+    /// gateway may set, and adds headers that describe the client and, if the service wants that, the caller.
+    ///
+    /// # Errors
+    /// Returns an error if a header cannot hold who the caller is.
+    pub(crate) fn to_upstream(&self, parts: &mut Parts, client: &Client, grant: &Grant) -> Result<(), Denial> {
         request_head::prepare(parts, client, &self.header_filter);
         compression::to_upstream(&mut parts.headers);
+        if grant.fixes_method {
+            header_filter::strip_method_overrides(&mut parts.headers);
+        }
+        if grant.forward == Forward::Headers {
+            caller_headers::set(&mut parts.headers, grant.caller.as_deref())?;
+        }
+        Ok(())
     }
 
     /// Prepares a response for the client, whether it comes from a service or from the gateway itself.

@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 use crate::{
     error::Error,
     model::{
-        Action, Change, Delta, NewReservation, ProductId, Quantity, Reason, Refusal, Reservation, ReservationId,
+        Action, Actor, Change, Delta, NewReservation, ProductId, Quantity, Reason, Refusal, Reservation, ReservationId,
         ReservationState, Retention, Stock, Transition, claim_adjustment, claim_reservation, claim_transition,
     },
     store::{self, Expiry},
@@ -103,31 +103,34 @@ impl Inventory {
         send(&self.0.changes, |reply| Request::Change { change, preconditions, claim, reply }).await
     }
 
-    /// Reserves all items or none; with a key at most once.
+    /// Reserves all items or none; with a key at most once. The reservation belongs to the actor.
     pub(crate) async fn reserve(
         &self,
+        actor: Actor,
         new: NewReservation,
         key: Option<&IdempotencyKey>,
     ) -> Result<Reservation, Error> {
         let claim = key.map(|key| claim_reservation(&new, key));
-        send(&self.0.changes, |reply| Request::Reserve { id: ReservationId::generate(), new, claim, reply }).await
+        send(&self.0.changes, |reply| Request::Reserve { id: ReservationId::generate(), actor, new, claim, reply })
+            .await
     }
 
     /// Commits or releases a reservation. Repeating a transition has no effect; with a key it gets the first response.
     pub(crate) async fn transition(
         &self,
+        actor: Actor,
         id: ReservationId,
         transition: Transition,
         preconditions: Preconditions,
         key: Option<&IdempotencyKey>,
     ) -> Result<Reservation, Error> {
         let claim = key.map(|key| claim_transition(id, transition, key));
-        send(&self.0.changes, |reply| Request::Transition { id, transition, preconditions, claim, reply }).await
+        send(&self.0.changes, |reply| Request::Transition { id, actor, transition, preconditions, claim, reply }).await
     }
 
     /// Returns a reservation.
-    pub(crate) async fn reservation(&self, id: ReservationId) -> Result<Reservation, Error> {
-        let (mut reservation, mut expiry) = self.find(id).await?;
+    pub(crate) async fn reservation(&self, actor: &Actor, id: ReservationId) -> Result<Reservation, Error> {
+        let (mut reservation, mut expiry) = self.find(actor, id).await?;
         if reservation.state == ReservationState::Held
             && expiry == Expiry::Due
             && let Some(first) = reservation.items.as_slice().first()
@@ -135,7 +138,7 @@ impl Inventory {
             // A commit that began in time may still be in progress. The state is final once its lock is released.
             let product_id = first.product_id.clone();
             send(&self.0.changes, |reply| Request::Settle { product_id, reply }).await?;
-            (reservation, expiry) = self.find(id).await?;
+            (reservation, expiry) = self.find(actor, id).await?;
         }
         if reservation.state == ReservationState::Held && expiry == Expiry::Settled {
             reservation.state = ReservationState::Expired;
@@ -144,9 +147,10 @@ impl Inventory {
     }
 
     /// Reads a reservation as it is stored, and how far its expiry is.
-    async fn find(&self, id: ReservationId) -> Result<(Reservation, Expiry), Error> {
+    async fn find(&self, actor: &Actor, id: ReservationId) -> Result<(Reservation, Expiry), Error> {
         let found = self.0.database.run(async |connection| store::reservation(connection, id).await).await;
         let found = found.map_err(|failure| Error::Database(Arc::new(failure)))?;
+        let found = found.filter(|(reservation, _)| actor.may_access(reservation));
         Ok(found.ok_or(Refusal::NoSuchReservation)?)
     }
 }

@@ -3,14 +3,20 @@
 mod reservation;
 mod stock;
 
-use chassis::grpc::{MESSAGE_LIMIT, status};
+use chassis::{
+    Identity,
+    grpc::{MESSAGE_LIMIT, status},
+};
 use contracts::inventory::v1::{
     BatchGetStockRequest, BatchGetStockResponse, CommitRequest, ReleaseRequest, Reservation, ReserveRequest,
     inventory_server::{Inventory as Api, InventoryServer},
 };
 use tonic::{Request, Response, Status, async_trait, service::Routes};
 
-use crate::{engine::Inventory, model::Transition};
+use crate::{
+    engine::Inventory,
+    model::{RESERVATIONS_WRITE, Transition},
+};
 
 /// The gRPC routes.
 pub(crate) fn routes(inventory: Inventory) -> Routes {
@@ -29,16 +35,26 @@ impl Api for Server {
     }
 
     async fn reserve(&self, request: Request<ReserveRequest>) -> Result<Response<Reservation>, Status> {
-        Ok(Response::new(reservation::reserve(&self.0, request.into_inner()).await.map_err(status)?))
+        let (identity, request) = reserver(request)?;
+        Ok(Response::new(reservation::reserve(&self.0, &identity, request).await.map_err(status)?))
     }
 
     async fn commit(&self, request: Request<CommitRequest>) -> Result<Response<Reservation>, Status> {
-        let id = request.into_inner().reservation_id;
-        Ok(Response::new(reservation::transition(&self.0, &id, Transition::Commit).await.map_err(status)?))
+        let (identity, request) = reserver(request)?;
+        let id = request.reservation_id;
+        Ok(Response::new(reservation::transition(&self.0, &identity, &id, Transition::Commit).await.map_err(status)?))
     }
 
     async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<Reservation>, Status> {
-        let id = request.into_inner().reservation_id;
-        Ok(Response::new(reservation::transition(&self.0, &id, Transition::Release).await.map_err(status)?))
+        let (identity, request) = reserver(request)?;
+        let id = request.reservation_id;
+        Ok(Response::new(reservation::transition(&self.0, &identity, &id, Transition::Release).await.map_err(status)?))
     }
+}
+
+/// Takes a request apart whose caller may make and end reservations.
+fn reserver<T>(request: Request<T>) -> Result<(Identity, T), Status> {
+    let identity = Identity::of(request.extensions());
+    identity.require_scope(RESERVATIONS_WRITE).map_err(|refusal| status(refusal.into()))?;
+    Ok((identity, request.into_inner()))
 }

@@ -1,5 +1,6 @@
 //! The domain's types: values that cannot be invalid, and what the engine and the store exchange. No I/O.
 
+mod actor;
 mod changeset;
 mod idempotency;
 mod movement;
@@ -9,6 +10,7 @@ mod reservation;
 mod retention;
 mod stock;
 
+pub(crate) use actor::{Actor, RESERVATIONS_WRITE, STOCK_WRITE};
 #[cfg(test)]
 pub(crate) use changeset::ExpiryChange;
 pub(crate) use changeset::{Cause, Changeset, CommitMarker, DueExpiries, NewMovement, ProductRow};

@@ -1,5 +1,6 @@
 //! The inventory API over HTTP.
 
+mod access;
 mod list;
 mod movements;
 mod product;

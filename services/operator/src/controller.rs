@@ -30,6 +30,7 @@ mod secret_references;
 mod secrets;
 mod servers;
 mod status;
+mod trust;
 mod watches;
 
 #[cfg(test)]
@@ -118,11 +119,12 @@ impl Controller {
         ]);
         let changes = changes.for_each(async |object| context.triggered(&object));
         let bundled = future::join(database::ensure_bundled_secret(&context), bundled::replace_stuck_pods(&context));
-        let bundled = bundled.then(|_| future::pending::<()>());
+        let background = future::join(bundled, trust::keep_published(&context));
+        let background = background.then(|_| future::pending::<()>());
         tokio::select! {
             () = changes => {}
             () = reconcile_due(&context) => {}
-            () = bundled => {}
+            () = background => {}
         }
     }
 }

@@ -3,14 +3,18 @@
 //!
 //! The chart has the same objects as templates. A test compares them (`make check-chart`).
 
+use api::identity::ADMIN_ACCOUNT;
 use serde_json::{Value, json};
+
+use crate::manifests::names;
 
 /// The name of all objects of the operator.
 const NAME: &str = "hedgerow-operator";
 /// The name of the gateway's `Role` and `RoleBinding`. The operator cannot create them: it must not grant permissions
 /// that it does not have itself.
 const GATEWAY: &str = "hedgerow-gateway";
-/// The name of the `ClusterRole` and its binding, which all installations in a cluster share.
+/// The name of the `ClusterRole` and its binding, which all installations in a cluster share. It is older than the second
+/// of its rules.
 const CLUSTER_UID: &str = "hedgerow-cluster-uid";
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
 
@@ -27,10 +31,12 @@ pub(crate) fn yaml(image: &str) -> anyhow::Result<String> {
     Ok(all)
 }
 
-fn objects(image: &str) -> [Value; 10] {
+fn objects(image: &str) -> [Value; 11] {
     let of_operator = |api_version, kind, fields| object(api_version, kind, NAME, "operator", fields);
     [
         of_operator("v1", "ServiceAccount", json!({ "automountServiceAccountToken": false })),
+        // Its tokens are those of an administrator. Nothing runs as it.
+        object("v1", "ServiceAccount", ADMIN_ACCOUNT, "admin", json!({ "automountServiceAccountToken": false })),
         of_operator(RBAC, "Role", json!({ "rules": rules() })),
         of_operator(RBAC, "RoleBinding", binding(NAME, NAME)),
         object(RBAC, "ClusterRole", CLUSTER_UID, "operator", json!({ "rules": cluster_rules() })),
@@ -93,9 +99,13 @@ fn gateway_rules() -> Value {
     json!([rule("", &["services"], &watch), rule("discovery.k8s.io", &["endpointslices"], &watch)])
 }
 
-/// The uid of the namespace `kube-system` tells clusters apart that share a database server.
+/// The uid of the namespace `kube-system` tells clusters apart that share a database server. The public keys of the
+/// cluster verify the tokens of service accounts; most clusters let every service account read them anyway.
 fn cluster_rules() -> Value {
-    json!([{ "apiGroups": [""], "resources": ["namespaces"], "resourceNames": ["kube-system"], "verbs": ["get"] }])
+    json!([
+        { "apiGroups": [""], "resources": ["namespaces"], "resourceNames": ["kube-system"], "verbs": ["get"] },
+        { "nonResourceURLs": ["/.well-known/openid-configuration", "/openid/v1/jwks"], "verbs": ["get"] },
+    ])
 }
 
 /// The permissions of the operator in its namespace.
@@ -116,6 +126,9 @@ fn rules() -> Value {
         rule("", &["pods"], &["list"]),
         // It reads the data of single Secrets, but only watches metadata.
         rule("", &["secrets"], &["create", "get", "list", "patch", "watch"]),
+        // The issuers that services trust. `resourceNames` does not apply to `create`.
+        rule("", &["configmaps"], &["create"]),
+        { "apiGroups": [""], "resources": ["configmaps"], "resourceNames": [names::TRUST], "verbs": ["get", "update"] },
         // A namespace that is being deleted must not wait for the databases.
         rule("", &["namespaces"], &["get"]),
         // A stuck pod of the bundled Postgres.

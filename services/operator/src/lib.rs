@@ -1,6 +1,7 @@
 //! The operator: turns a `Microservice` object into a running, autoscaled service, optionally with a
 //! database of its own.
 
+mod auth;
 mod chart;
 mod cli;
 mod controller;

@@ -2,6 +2,7 @@
 //!
 //! The controller, `operator render` and the snapshot tests all call [`render`].
 
+mod authentication;
 mod deployment;
 mod environment;
 mod inputs;
@@ -30,6 +31,8 @@ use kube::api::DynamicObject;
 
 use api::Microservice;
 
+pub(crate) use authentication::is_exposed;
+pub use authentication::{Authentication, Issuer, TRUST_FOLDER};
 pub use inputs::RenderInputs;
 pub use labels::{MANAGED_BY, SERVICE, labels};
 pub use pod::CA_PATH;

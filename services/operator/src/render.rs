@@ -15,7 +15,10 @@ use clap::Args;
 use serde::Serialize;
 use serde_saphyr::SerializeError;
 
-use crate::manifests::{self, Manifests, RenderInputs};
+use crate::{
+    auth::AuthArgs,
+    manifests::{self, Manifests, RenderInputs},
+};
 
 /// What to render, and for which cluster.
 #[derive(Debug, Args)]
@@ -29,6 +32,8 @@ pub(crate) struct RenderArgs {
     /// Render PodMonitors, for a cluster that has the kind
     #[arg(long)]
     pod_monitors: bool,
+    #[command(flatten)]
+    auth: AuthArgs,
 }
 
 /// The children of all objects in the file, as YAML documents.
@@ -46,9 +51,10 @@ pub(crate) fn file(args: &RenderArgs) -> anyhow::Result<String> {
             accepted_paths: object.spec.route.iter().flat_map(|route| route.paths.clone()).collect(),
             scrape_namespaces: args.scrape_namespaces.clone(),
             pod_monitor: args.pod_monitors.then(BTreeMap::new),
-            ..RenderInputs::default().with_siblings(object, &objects)
+            authentication: args.auth.authentication(),
+            ..RenderInputs::default()
         };
-        Ok(documents(object, &inputs)?)
+        Ok(documents(object, &inputs.with_siblings(object, &objects))?)
     });
     rendered.collect()
 }

@@ -16,6 +16,7 @@ use runtime::process::{Signals, usage};
 
 use crate::{
     NAME,
+    auth::AuthArgs,
     controller::{Controller, Settings},
     leadership::{Fence, Role},
     lease::Election,
@@ -54,6 +55,8 @@ pub(crate) struct RunArgs {
     /// Comma-separated names of namespaces that may scrape metrics [default: all]
     #[arg(long, env, value_name = "NAMES", value_delimiter = ',')]
     scrape_namespaces: Vec<String>,
+    #[command(flatten)]
+    auth: AuthArgs,
     /// Interval at which unchanged objects are reconciled and drift in their databases is repaired
     #[arg(long, env, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
     resync: Duration,
@@ -124,8 +127,10 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
             image_pull_secrets: named(args.image_pull_secrets),
             open_network: !args.network_policies,
             pod_monitor: args.pod_monitors.then(|| args.pod_monitor_labels.into_iter().collect()),
+            authentication: args.auth.authentication(),
             ..RenderInputs::default()
         },
+        issuers: args.auth.issuers().to_vec(),
         resync: args.resync,
         concurrency: args.concurrency,
         configuration: args.configuration.filter(|digest| !digest.is_empty()),

@@ -1,9 +1,16 @@
 //! All SQL of users.
 
+pub(crate) mod client;
+pub(crate) mod credential;
+pub(crate) mod key;
+pub(crate) mod revoked;
+pub(crate) mod role;
+pub(crate) mod session;
+pub(crate) mod throttle;
 pub(crate) mod wishlist;
 
 use chassis::Preconditions;
-use sqlx::PgConnection;
+use sqlx::{Acquire, PgConnection};
 use uuid::Uuid;
 
 use crate::model::{Email, Name, NewUser, User, UserId, Wishes};
@@ -124,23 +131,28 @@ pub(crate) async fn update(
     .await
 }
 
-/// Deletes a user. Returns false if it does not exist or the preconditions refuse its version.
+/// Deletes a user and ends its sessions. Returns false if it does not exist or the preconditions refuse its version.
 pub(crate) async fn delete(
     connection: &mut PgConnection,
     id: UserId,
     preconditions: &Preconditions,
 ) -> Result<bool, sqlx::Error> {
     let (allowed, refused) = (preconditions.allowed_versions(), preconditions.refused_versions());
+    let mut transaction = connection.begin().await?;
     let deleted = sqlx::query!(
         "DELETE FROM users
          WHERE id = $1 AND ($2::bigint[] IS NULL OR version = ANY ($2)) AND version <> ALL ($3::bigint[])",
         id.0,
         allowed.as_deref(),
         &refused,
-    )
-    .execute(connection)
-    .await?;
-    Ok(deleted.rows_affected() > 0)
+    );
+    let is_deleted = deleted.execute(&mut *transaction).await?.rows_affected() > 0;
+    if is_deleted {
+        // A statement of its own also sees the sessions of logins that held the credential.
+        session::end_others(&mut transaction, id, None).await?;
+    }
+    transaction.commit().await?;
+    Ok(is_deleted)
 }
 
 /// Whether the error means that another user has the email.

@@ -36,8 +36,8 @@ pub fn document() -> serde_json::Result<Value> {
     serde_json::to_value(crd()).map(whole)
 }
 
-/// Converts a structural schema to a JSON Schema that refuses unknown fields. What only the API server can check, such
-/// as CEL rules, is dropped.
+/// Converts a structural schema to a JSON Schema that refuses unknown fields, also those that the API server keeps. What
+/// only the API server can check, such as CEL rules, is dropped.
 #[must_use]
 pub fn json_schema(structural: &Value) -> Value {
     let Value::Object(fields) = structural else { return structural.clone() };
@@ -55,7 +55,7 @@ pub fn json_schema(structural: &Value) -> Value {
         schema.insert(keyword.clone(), value);
     }
     let has = |keyword: &str, value: Value| fields.get(keyword) == Some(&value);
-    if fields.contains_key("properties") && !has("x-kubernetes-preserve-unknown-fields", json!(true)) {
+    if fields.contains_key("properties") {
         schema.insert("additionalProperties".to_owned(), json!(false));
     }
     if has("x-kubernetes-int-or-string", json!(true)) {

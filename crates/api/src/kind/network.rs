@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use super::schema;
 
@@ -70,6 +71,12 @@ pub enum ServiceType {
 
 /// What the gateway routes to the service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = (
+    "!has(self.auth) || !has(self.auth.rules) || self.auth.rules.all(rule, !has(rule.paths) || rule.paths.all(path, \
+     path == '/' || self.paths.exists(prefix, prefix == '/' || path == prefix || path.startsWith(prefix + '/') \
+     || prefix.startsWith(path + '/'))))",
+    "the paths of a rule in auth.rules must be below paths of the route"
+))]
 #[serde(rename_all = "camelCase")]
 pub struct Route {
     /// Path prefixes, such as /inventory. A prefix matches whole segments: /inventory matches /inventory/1 but not
@@ -98,6 +105,11 @@ pub struct Route {
          no segment is empty, . or .."
     ))]
     pub idempotency_keys: Vec<String>,
+    /// Who may send which requests to the service through the gateway. If not set, every request needs a token where
+    /// the gateway's AUTH is required. [`RouteAuth::parse`](crate::RouteAuth::parse) reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::auth")]
+    pub auth: Option<Value>,
 }
 
 /// Who may connect to the service.

@@ -5,6 +5,8 @@ use k8s_openapi::api::core::v1::EnvVar;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
+use crate::auth::RouteAuth;
+
 /// A Kubernetes resource quantity.
 const QUANTITY: &str = r"^[0-9]+(\.[0-9]*)?([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$";
 
@@ -37,6 +39,28 @@ pub(crate) fn prefixes(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = paths(generator);
     schema.remove("minItems");
     schema
+}
+
+/// The schema of [`RouteAuth`]. The field itself holds any JSON, so that an operator passes on what it does not know.
+pub(crate) fn auth(generator: &mut SchemaGenerator) -> Schema {
+    RouteAuth::json_schema(generator)
+}
+
+/// Scopes of OAuth (RFC 6749, section 3.3).
+pub(crate) fn scopes(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 20,
+        "items": { "type": "string", "pattern": r"^[!#-\[\]-~]+$", "maxLength": 200 },
+    })
+}
+
+pub(crate) fn methods(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 20,
+        "items": { "type": "string", "pattern": "^[A-Z-]+$", "maxLength": 32 },
+    })
 }
 
 pub(crate) fn environment(generator: &mut SchemaGenerator) -> Schema {

@@ -37,6 +37,11 @@ use super::{
         "self.metadata.name != 'any'",
         "metadata.name must not be \"any\", which stands for everything in network.allowFrom"
     ),
+    // `identity::RESERVED_NAMES`.
+    validation = (
+        "!(self.metadata.name in ['hedgerow', 'hedgerow-admin', 'hedgerow-crd', 'hedgerow-operator'])",
+        "metadata.name must not be hedgerow, hedgerow-admin, hedgerow-crd or hedgerow-operator, which stand for others"
+    ),
     validation = (
         "!has(self.spec.database) || has(self.spec.database.name) \
          || !(self.metadata.name in ['none', 'postgres', 'public', 'template0', 'template1'])",
@@ -129,13 +134,18 @@ pub struct MicroserviceSpec {
     /// The names of the Microservices that this one calls over gRPC. For each, the operator sets the environment
     /// variable NAME_GRPC_URL (ORDER_HISTORY_GRPC_URL for order-history) to http://NAME-headless:PORT, and the callee's
     /// network policy admits this service. PORT is ports.grpc of the callee, or 50051 if the callee does not exist yet
-    /// or does not set it.
+    /// or does not set it. If services verify tokens, the pods also get a token for each callee, in the file NAME of the
+    /// folder AUTH_TOKEN_DIR.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::calls")]
     #[x_kube(merge_strategy = ListMerge::Set)]
     #[x_kube(validation = (
         "self.all(callee, callee != 'any')",
         "calls must not contain \"any\": name each service"
+    ))]
+    #[x_kube(validation = (
+        "self.all(callee, callee != 'hedgerow')",
+        "calls must not contain \"hedgerow\": every service would accept such a token"
     ))]
     pub calls: Vec<String>,
     /// The resource requests and limits of a container. If neither sets CPU, 50m is requested. If neither sets memory,

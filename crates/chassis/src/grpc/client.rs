@@ -7,9 +7,11 @@ mod budget;
 mod connection;
 mod endpoint;
 mod pool;
+mod token;
 
 use std::{
     collections::HashMap,
+    path::Path,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -17,7 +19,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Request, Response, Uri, request::Parts};
+use http::{HeaderMap, Request, Response, Uri, header, request::Parts};
 use http_body_util::{BodyExt, Collected, Full};
 use prometheus::Registry;
 use runtime::request::{RequestContext, inject};
@@ -28,10 +30,14 @@ use tracing::{Instrument, Span};
 pub use address::PeerUrl;
 
 use super::{call::Method, metrics::ClientMetrics, recorded::Record, timeout};
-use crate::limits::REQUEST_TIMEOUT;
+use crate::{
+    limits::REQUEST_TIMEOUT,
+    on_behalf::{self, ON_BEHALF_OF},
+};
 use budget::Budget;
 use connection::{CallError, code};
 use pool::{Checkout, Pool};
+use token::PeerToken;
 
 /// The maximum number of attempts for a call, including those that were not sent because the connection had just been
 /// closed.
@@ -53,6 +59,9 @@ pub fn read<T>(message: T, limit: Duration) -> tonic::Request<T> {
 /// The channel to a peer, for clients generated from its API. It supports unary calls. A call without a deadline gets
 /// one of 15 s.
 ///
+/// A call has the service's own token for the peer, if there is one, and then also the token of the user whose request is
+/// handled.
+///
 /// A call that was certainly not sent is sent again, up to four attempts in total. A read-only call ([`read`]) is also
 /// retried once, if the retry budget allows it, and on another address if possible:
 ///
@@ -66,6 +75,8 @@ struct Peer {
     pool: Arc<Pool>,
     budget: Budget,
     metrics: ClientMetrics,
+    /// The token of the service itself; `None` if it proves to nobody who it is.
+    token: Option<Arc<PeerToken>>,
 }
 
 /// A service's channels to its peers.
@@ -73,13 +84,14 @@ struct Peer {
 pub(crate) struct Peers(HashMap<&'static str, Channel>);
 
 impl Peers {
-    /// Starts to connect to the peers that have a URL.
+    /// Starts to connect to the peers that have a URL. `tokens` is the folder with a token for each.
     ///
     /// # Errors
     /// Returns an error if two metrics share a name, which is a bug.
     pub(crate) fn connect(
         names: &[&'static str],
         urls: &[(&'static str, PeerUrl)],
+        tokens: Option<&Path>,
         registry: &Registry,
     ) -> Result<Self, prometheus::Error> {
         let mut channels = HashMap::new();
@@ -90,7 +102,8 @@ impl Peers {
         for name in names.iter().copied() {
             if let Some((_, url)) = urls.iter().find(|(peer, _)| *peer == name) {
                 let (pool, budget, metrics) = (Pool::start(name, url.clone()), Budget::default(), metrics.clone());
-                channels.insert(name, Channel(Arc::new(Peer { name, pool, budget, metrics })));
+                let token = tokens.map(|folder| PeerToken::follow(name, folder));
+                channels.insert(name, Channel(Arc::new(Peer { name, pool, budget, metrics, token })));
             } else {
                 tracing::warn!(peer = name, "no URL configured for peer; treating it as unavailable");
             }
@@ -171,9 +184,22 @@ fn propagate(headers: &mut HeaderMap, span: &Span) {
     }
 }
 
+/// Adds the token of the service, and that of the user for whom the call is made.
+fn authorize(headers: &mut HeaderMap, token: &PeerToken) {
+    let Some(own) = token.current() else { return };
+    headers.insert(header::AUTHORIZATION, own);
+    if let Some(user) = on_behalf::user_token() {
+        headers.insert(ON_BEHALF_OF, user);
+    }
+}
+
 impl Peer {
     async fn call(&self, request: Request<Body>, record: &Record) -> Result<Response<Collected<Bytes>>, Status> {
-        let call = Call::new(request, &record.span).await?;
+        let mut call = Call::new(request, &record.span).await?;
+        let mut is_renewed = false;
+        if let Some(token) = &self.token {
+            authorize(&mut call.parts.headers, token);
+        }
         let mut retried = false;
         let mut avoided = None;
         for _ in 0..MAX_ATTEMPTS {
@@ -186,6 +212,13 @@ impl Peer {
             let until = if may_retry && others { now + (call.deadline - now) / 2 } else { call.deadline };
 
             let failed = match time::timeout_at(until, checkout.send(call.request(&checkout)?)).await {
+                // It had no effect. The token may have been renewed just now, for instance because of a new key.
+                Ok(Ok(response)) if code(&response) == Code::Unauthenticated && !is_renewed => {
+                    is_renewed = true;
+                    let Some(token) = self.token.as_ref().filter(|token| token.renew()) else { return Ok(response) };
+                    authorize(&mut call.parts.headers, token);
+                    continue;
+                }
                 Ok(Ok(response)) if code(&response) != Code::Unavailable => {
                     self.budget.succeeded();
                     return Ok(response);

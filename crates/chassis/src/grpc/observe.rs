@@ -12,6 +12,7 @@ use axum::{
 };
 use futures_util::FutureExt;
 use http::{HeaderMap, StatusCode};
+use identity::Refusal;
 use runtime::{
     Problem, grpc,
     metrics::InFlight,
@@ -31,7 +32,10 @@ use super::{
     timeout,
 };
 use crate::{
+    authenticate::{Admitted, Authenticator},
     limits::{MAX_IN_FLIGHT, REQUEST_TIMEOUT},
+    on_behalf,
+    refusals::{Origin, Refusals, address},
     unsent::Unsent,
 };
 
@@ -48,6 +52,8 @@ pub(super) struct KnownMethod {
 
 struct Server {
     metrics: ServerMetrics,
+    authenticator: Authenticator,
+    refusals: Refusals,
     unsent: Unsent,
     /// The methods, by their paths.
     methods: HashMap<String, KnownMethod>,
@@ -58,15 +64,17 @@ struct Server {
 pub(super) fn layer(
     routes: Router,
     metrics: ServerMetrics,
+    authenticator: Authenticator,
+    refusals: Refusals,
     unsent: Unsent,
     methods: HashMap<String, KnownMethod>,
 ) -> Router {
     let unmatched = KnownMethod { method: Method::new("unmatched", "unmatched"), is_read: true };
-    let server = Arc::new(Server { metrics, unsent, methods, unmatched });
+    let server = Arc::new(Server { metrics, authenticator, refusals, unsent, methods, unmatched });
     routes.layer(middleware::from_fn_with_state(server, observe))
 }
 
-async fn observe(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+async fn observe(State(server): State<Arc<Server>>, mut request: Request, next: Next) -> Response {
     if !grpc::is_call(request.version(), request.headers()) {
         let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "this port only serves gRPC over HTTP/2");
         return problem.into_response();
@@ -80,14 +88,33 @@ async fn observe(State(server): State<Arc<Server>>, request: Request, next: Next
     let record = Record::begin(&server.metrics.calls, method, span.clone());
 
     let context = RequestContext::new(&request_id, request.headers());
+    let address = address(request.headers());
+    let mut identity = None;
     let result = if server.metrics.handling.get() > MAX_IN_FLIGHT {
         Err(status(Problem::unavailable("too many calls are in flight; try again in a moment")))
     } else if server.unsent.is_full() {
         Err(status(Unsent::refusal()))
     } else {
-        respond(request, is_read, |request| context.scope(next.run(request).instrument(span))).await
+        match authenticate(&server.authenticator, &record.method, &mut request).await {
+            Ok(admitted) => {
+                let user_token = admitted.and_then(|admitted| {
+                    identity = Some(admitted.identity);
+                    admitted.user_token
+                });
+                let run = |request| context.scope(on_behalf::scope(user_token, next.run(request).instrument(span)));
+                respond(request, is_read, run).await
+            }
+            Err(refusal) => Err(status(refusal.into())),
+        }
     };
     let mut response = result.unwrap_or_else(Status::into_http);
+    let origin = Origin {
+        identity: identity.as_ref(),
+        address: address.as_ref(),
+        operation: &record.method.name,
+        request_id: &request_id,
+    };
+    server.refusals.record(&response, &origin);
     if response.extensions().get::<Status>().is_some_and(has_lost_its_caller) {
         response = Status::cancelled("the caller disconnected").into_http();
     }
@@ -104,6 +131,22 @@ async fn observe(State(server): State<Arc<Server>>, request: Request, next: Next
         return response;
     }
     response.map(|body| Body::new(Recorded::new(body, record)))
+}
+
+/// Identifies the caller, except of the methods that every server has: probes have no token.
+async fn authenticate(
+    authenticator: &Authenticator,
+    method: &Method,
+    request: &mut Request,
+) -> Result<Option<Admitted>, Refusal> {
+    if method.service.starts_with(COMMON) {
+        return Ok(None);
+    }
+    let admitted = match authenticator.authenticate(request) {
+        Some(result) => result,
+        None => authenticator.authenticate_later(request).await,
+    };
+    admitted.map(Some)
 }
 
 /// Runs the method until its response starts, within the caller's timeout and the server's.

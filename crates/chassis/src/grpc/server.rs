@@ -18,7 +18,7 @@ use super::{
     metrics::ServerMetrics,
     observe::{self, COMMON, KnownMethod},
 };
-use crate::{database::Health, unsent::Unsent};
+use crate::{authenticate::Authenticator, database::Health, refusals::Refusals, unsent::Unsent};
 
 /// The gRPC APIs of a service.
 pub struct Grpc<S> {
@@ -37,6 +37,8 @@ pub(crate) fn app<S>(
     state: S,
     health: Health,
     registry: &Registry,
+    authenticator: Authenticator,
+    refusals: Refusals,
     unsent: Unsent,
 ) -> anyhow::Result<Router> {
     let (reporter, health_server) = health_reporter();
@@ -63,7 +65,8 @@ pub(crate) fn app<S>(
     ] {
         known.extend(methods(common)?);
     }
-    Ok(observe::layer(routes.routes().into_axum_router(), ServerMetrics::new(registry)?, unsent, known))
+    let routes = routes.routes().into_axum_router();
+    Ok(observe::layer(routes, ServerMetrics::new(registry)?, authenticator, refusals, unsent, known))
 }
 
 /// Keeps `grpc.health.v1.Health` in line with the readiness, for the server as a whole and for each of its APIs.

@@ -13,7 +13,10 @@ use axum::{
     extract::{MatchedPath, Request},
     response::{IntoResponse, Response},
 };
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Either},
+};
 use http::{HeaderValue, Method, StatusCode, Uri};
 use runtime::{
     Cause, Problem,
@@ -30,12 +33,22 @@ use tracing::Instrument;
 
 use super::{awaited::AwaitedBodies, conditional::Preconditions, metrics::Metrics, query::KnownParameters};
 use crate::{
+    authenticate::Authenticator,
     limits::{MAX_IN_FLIGHT, REQUEST_TIMEOUT},
+    on_behalf,
+    refusals::{Origin, Refusals, address},
     unsent::Unsent,
 };
 
 /// Adds the layer to the routes of a service, with problems for unknown paths, methods and query parameters.
-pub(crate) fn layer(routes: Router, metrics: Metrics, parameters: KnownParameters, unsent: Unsent) -> Router {
+pub(crate) fn layer(
+    routes: Router,
+    metrics: Metrics,
+    authenticator: Authenticator,
+    refusals: Refusals,
+    parameters: KnownParameters,
+    unsent: Unsent,
+) -> Router {
     let bodies = AwaitedBodies::new(metrics.handling.clone());
     routes
         .fallback(async |uri: Uri| not_found(&uri))
@@ -43,7 +56,7 @@ pub(crate) fn layer(routes: Router, metrics: Metrics, parameters: KnownParameter
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; see the Allow header")
         })
         // A single layer, because axum boxes the handler once per layer.
-        .layer((Observe { metrics: Arc::new(metrics), unsent, bodies }, parameters))
+        .layer((Observe { metrics: Arc::new(metrics), authenticator, refusals, unsent, bodies }, parameters))
 }
 
 fn not_found(uri: &Uri) -> Problem {
@@ -59,6 +72,8 @@ fn not_found(uri: &Uri) -> Problem {
 #[derive(Clone)]
 struct Observe {
     metrics: Arc<Metrics>,
+    authenticator: Authenticator,
+    refusals: Refusals,
     unsent: Unsent,
     bodies: AwaitedBodies,
 }
@@ -67,8 +82,14 @@ impl<S> Layer<S> for Observe {
     type Service = Observed<S>;
 
     fn layer(&self, handler: S) -> Observed<S> {
-        let (metrics, unsent, bodies) = (self.metrics.clone(), self.unsent.clone(), self.bodies.clone());
-        Observed { handler, metrics, unsent, bodies }
+        Observed {
+            handler,
+            metrics: self.metrics.clone(),
+            authenticator: self.authenticator.clone(),
+            refusals: self.refusals.clone(),
+            unsent: self.unsent.clone(),
+            bodies: self.bodies.clone(),
+        }
     }
 }
 
@@ -76,13 +97,15 @@ impl<S> Layer<S> for Observe {
 struct Observed<S> {
     handler: S,
     metrics: Arc<Metrics>,
+    authenticator: Authenticator,
+    refusals: Refusals,
     unsent: Unsent,
     bodies: AwaitedBodies,
 }
 
 impl<S> Service<Request> for Observed<S>
 where
-    S: Service<Request, Response = Response, Error = Infallible>,
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Response;
@@ -93,9 +116,9 @@ where
         self.handler.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, mut request: Request) -> Self::Future {
         let started = Instant::now();
-        let (metrics, unsent) = (self.metrics.clone(), self.unsent.clone());
+        let (metrics, unsent, refusals) = (self.metrics.clone(), self.unsent.clone(), self.refusals.clone());
         let in_flight = InFlight::enter(&metrics.in_flight);
         let handling = InFlight::enter(&metrics.handling);
         let request_id = request_id(request.headers());
@@ -105,6 +128,8 @@ where
         let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
         let span = server_span(request.uri().path(), request.headers(), method, route, &request_id);
         let context = RequestContext::new(&request_id, request.headers());
+        let address = address(request.headers());
+        let mut identity = None;
         // Handlers check the preconditions of changes.
         let preconditions = matches!(*request.method(), Method::GET | Method::HEAD)
             .then(|| Preconditions::from_headers(request.headers()))
@@ -112,7 +137,15 @@ where
         let (handler, preconditions) = match preconditions {
             _ if metrics.handling.get() > MAX_IN_FLIGHT => (Err(overloaded()), None),
             _ if unsent.is_full() => (Err(Unsent::refusal()), None),
-            Ok(preconditions) => (Ok(self.handler.call(self.bodies.track(request))), preconditions),
+            Ok(preconditions) => match self.authenticator.authenticate(&mut request) {
+                Some(Ok(admitted)) => {
+                    identity = Some(admitted.identity);
+                    let handler = self.handler.call(self.bodies.track(request));
+                    (Ok(Either::Left(on_behalf::scope(admitted.user_token, handler))), preconditions)
+                }
+                Some(Err(refusal)) => (Err(refusal.into()), None),
+                None => (Ok(Either::Right(self.call_later(self.bodies.track(request)).boxed())), preconditions),
+            },
             Err(malformed) => (Err(malformed), None),
         };
 
@@ -125,6 +158,13 @@ where
                 }
                 Err(problem) => problem.into_response(),
             };
+            let origin = Origin {
+                identity: identity.as_ref().or_else(|| response.extensions().get()),
+                address: address.as_ref(),
+                operation: route,
+                request_id: &request_id,
+            };
+            refusals.record(&response, &origin);
             if let Some(preconditions) = preconditions {
                 response = preconditions.apply(response);
             }
@@ -139,6 +179,27 @@ where
             response.headers_mut().insert(REQUEST_ID, request_id);
             Ok(response)
         })
+    }
+}
+
+impl<S> Observed<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    /// Runs the handler when the keys that the request's token needs have been read.
+    fn call_later(&self, mut request: Request) -> impl Future<Output = Result<Response, Infallible>> + Send + 'static {
+        let (mut handler, authenticator) = (self.handler.clone(), self.authenticator.clone());
+        async move {
+            let admitted = match authenticator.authenticate_later(&mut request).await {
+                Ok(admitted) => admitted,
+                Err(refusal) => return Ok(Problem::from(refusal).into_response()),
+            };
+            let mut response = on_behalf::scope(admitted.user_token, handler.call(request)).await?;
+            // For the record of refusals.
+            response.extensions_mut().insert(admitted.identity);
+            Ok(response)
+        }
     }
 }
 

@@ -8,10 +8,14 @@ use utoipa::openapi::{
     header::HeaderBuilder,
     path::{Operation, PathItem},
     schema::{AdditionalProperties, ArrayItems, ObjectBuilder, Schema, Type},
+    security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::conditional;
+
+/// The name of the security scheme of access tokens.
+const BEARER: &str = "bearer";
 
 /// Completes the document of a service's routes.
 pub(crate) fn document(mut document: OpenApi, name: &str, about: &str, version: &str) -> OpenApi {
@@ -22,6 +26,10 @@ pub(crate) fn document(mut document: OpenApi, name: &str, about: &str, version: 
     let components = document.components.get_or_insert_default();
     components.schemas.insert("Problem".to_owned(), <ProblemBody as utoipa::PartialSchema>::schema());
     components.schemas.insert("FieldError".to_owned(), <FieldError as utoipa::PartialSchema>::schema());
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT");
+    let bearer =
+        bearer.description(Some("An access token. Where `AUTH` is `open`, requests may leave it out.")).build();
+    components.security_schemes.insert(BEARER.to_owned(), SecurityScheme::Http(bearer).into());
     let mut bodies = Vec::new();
     for item in document.paths.paths.values_mut() {
         if let Some(get) = &mut item.get {
@@ -69,6 +77,13 @@ fn complete(operation: &mut Operation) {
         // Unknown query parameters are refused by every operation.
         ("422", "The request is invalid; `errors` lists the reasons."),
     ];
+    let requirements = operation.security.iter().flatten();
+    if requirements.into_iter().any(|requirement| *requirement != SecurityRequirement::default()) {
+        common.extend([
+            ("401", "The token is missing or invalid; with the type `invalid-token`, `reason` says why."),
+            ("403", "The caller may not do this; with the type `insufficient-scope`, `scope` says what it takes."),
+        ]);
+    }
     if operation.request_body.is_some() {
         common.extend([
             ("408", "The body did not arrive in time."),

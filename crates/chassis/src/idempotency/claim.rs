@@ -12,7 +12,7 @@ pub type Digest = [u8; 32];
 /// A request's claim to its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// Identifies the client, the operation and the key.
+    /// Identifies the caller, the operation and the key.
     pub id: Digest,
     /// Identifies the content of the request as parsed: repetitions have the same fingerprint.
     pub fingerprint: Digest,
@@ -30,9 +30,8 @@ impl Claim {
         path: &str,
         content: impl IntoIterator<Item = impl AsRef<[u8]>>,
     ) -> Self {
-        // There is no authentication yet, so all clients are the same subject.
-        let subject = "";
-        Self { id: digest([subject, method.as_str(), path, key.as_str()]), fingerprint: digest(content) }
+        let id = digest([key.subject(), method.as_str(), path, key.as_str()]);
+        Self { id, fingerprint: digest(content) }
     }
 }
 
@@ -107,6 +106,23 @@ mod tests {
         ] {
             assert_ne!(one.id, other.id);
         }
+    }
+
+    #[test]
+    fn a_key_belongs_to_its_subject() {
+        let key = |subject: &str| IdempotencyKey::of_subject(b"k", subject.into()).expect("a valid key");
+        let [nobody, ada, bob] = ["", "https://issuer.example ada", "https://issuer.example bob"]
+            .map(|subject| Claim::new(&key(subject), &Method::POST, "/notes", [""; 0]).id);
+        assert_eq!(nobody, claim("k", &Method::POST, "/notes", &[]).id);
+        assert!(nobody != ada && ada != bob && bob != nobody);
+    }
+
+    #[test]
+    fn keys_that_were_stored_without_a_token_stay_valid() {
+        // Each part after its length: no subject, the method, the path and the key.
+        let parts = b"\0\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0POST\x06\0\0\0\0\0\0\0/notes\x01\0\0\0\0\0\0\0k";
+        let id: Digest = Sha256::digest(parts).into();
+        assert_eq!(claim("k", &Method::POST, "/notes", &[]).id, id);
     }
 
     proptest! {

@@ -13,29 +13,54 @@ use utoipa::{
 };
 
 use super::RETENTION_HOURS;
+use crate::Identity;
 
 const NAME: &str = "idempotency-key";
 
-/// A client's name for a request: 1 to 255 visible ASCII characters, used verbatim.
+/// A client's name for a request: 1 to 255 visible ASCII characters, used verbatim. It belongs to the caller: the same
+/// key of another one is another key.
 ///
-/// `Option<IdempotencyKey>` extracts it from the header, and `params(IdempotencyKey)` documents the header.
+/// `Option<IdempotencyKey>` extracts it from the header, and `params(IdempotencyKey)` documents the header. A key that
+/// is not in the header is parsed with [`IdempotencyKey::parse`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IdempotencyKey(String);
+pub struct IdempotencyKey {
+    /// The issuer and the subject of the caller's token; empty if there is no token.
+    subject: Box<str>,
+    text: String,
+}
 
 impl IdempotencyKey {
+    /// Parses the key of a request from this caller.
+    ///
+    /// # Errors
+    /// Returns the reason why the text is not a key.
+    pub fn parse(text: &[u8], identity: &Identity) -> Result<Self, &'static str> {
+        let subject = identity.caller().map(|caller| [caller.issuer(), " ", caller.subject()].concat());
+        Self::of_subject(text, subject.unwrap_or_default().into())
+    }
+
+    pub(super) fn of_subject(text: &[u8], subject: Box<str>) -> Result<Self, &'static str> {
+        if !(1..=255).contains(&text.len()) || !text.iter().all(u8::is_ascii_graphic) {
+            return Err("must be 1 to 255 visible ASCII characters");
+        }
+        Ok(Self { subject, text: String::from_utf8_lossy(text).into_owned() })
+    }
+
     pub(super) fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    pub(super) fn subject(&self) -> &str {
+        &self.subject
     }
 }
 
+/// The key of a request without a token.
 impl TryFrom<&[u8]> for IdempotencyKey {
     type Error = &'static str;
 
     fn try_from(text: &[u8]) -> Result<Self, Self::Error> {
-        if !(1..=255).contains(&text.len()) || !text.iter().all(u8::is_ascii_graphic) {
-            return Err("must be 1 to 255 visible ASCII characters");
-        }
-        Ok(Self(String::from_utf8_lossy(text).into_owned()))
+        Self::of_subject(text, Box::default())
     }
 }
 
@@ -49,7 +74,7 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for IdempotencyKey {
         if values.next().is_some() {
             return Err(refuse("must be given only once"));
         }
-        Self::try_from(value.as_bytes()).map(Some).map_err(refuse)
+        Self::parse(value.as_bytes(), &Identity::of(&parts.extensions)).map(Some).map_err(refuse)
     }
 }
 

@@ -22,7 +22,7 @@ const MAX_ROWS: i64 = 1000;
 
 /// Starts a task that deletes expired responses, at once and then every hour, until the process exits. Every replica
 /// may run it: it never waits for a lock.
-pub fn prune_in_background(context: &Context) {
+pub fn prune_in_background<A>(context: &Context<A>) {
     let database = context.database.clone();
     // The connections of the pool belong to this thread.
     context.requests.spawn(async move {

@@ -1,10 +1,8 @@
 //! All services are reachable through the gateway.
 
 use std::{
-    fs,
     io::{Read, Write},
     net::TcpStream,
-    path::Path,
 };
 
 use nix::sys::signal::Signal;
@@ -18,8 +16,11 @@ fn the_gateway_gets_all_routes_and_no_database() {
     let _up = crate::sandbox::Up::run(command.env("ROUTES", "elsewhere").env("DATABASE_URL", "of the user's"));
     let [users, inventory] = [8081, 8082].map(|port| sandbox.address(port));
     let keys = "idempotency-keys:/inventory,idempotency-keys:/reservations";
+    let issuer = ["jwks.json", "oauth-authorization-server", "openid-configuration"];
+    let issuer = issuer.map(|document| format!("/.well-known/{document}")).join(",");
     let routes = format!(
-        "inventory:/inventory,/reservations=http://{inventory},{keys} users:/users=http://{users},idempotency-keys:/users"
+        "inventory:/inventory,/reservations=http://{inventory},{keys} \
+         users:/users,/auth,/oauth2,{issuer}=http://{users},idempotency-keys:/users"
     );
     assert_eq!(sandbox.given(GATEWAY, "ROUTES").unwrap(), routes);
     assert_eq!(sandbox.given(GATEWAY, "HTTP_ADDR").unwrap(), sandbox.address(8080));
@@ -43,12 +44,7 @@ fn the_examples_use_the_gateway() {
 #[test]
 fn a_request_through_the_gateway_reaches_its_service() {
     let sandbox = Sandbox::new();
-    let program = Path::new(env!("CARGO_BIN_EXE_hedgerow")).with_file_name(GATEWAY);
-    assert!(program.is_file(), "{} not found: build it with `cargo build`", program.display());
-    fs::remove_file(sandbox.path(GATEWAY)).unwrap();
-    fs::hard_link(&program, sandbox.path(GATEWAY))
-        .or_else(|_| fs::copy(&program, sandbox.path(GATEWAY)).map(drop))
-        .unwrap();
+    sandbox.use_binary(GATEWAY);
     let up = sandbox.up();
     // A stand-in returns its name.
     assert_eq!(get(&sandbox, "/users").lines().last(), Some("users"));

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod addresses;
+mod authentication;
 mod databases;
 mod ephemeral;
 mod files;

@@ -46,6 +46,15 @@ impl Sandbox {
         Self { folder, host }
     }
 
+    /// Replaces the stand-in for a service by the binary that was built last.
+    pub fn use_binary(&self, service: &str) {
+        let program = Path::new(env!("CARGO_BIN_EXE_hedgerow")).with_file_name(service);
+        assert!(program.is_file(), "{} not found: build it with `cargo build`", program.display());
+        let path = self.path(service);
+        fs::remove_file(&path).unwrap();
+        fs::hard_link(&program, &path).or_else(|_| fs::copy(&program, &path).map(drop)).unwrap();
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

@@ -17,6 +17,7 @@ pub fn calls() -> Vec<Case> {
         refused(calls(&["orders"]), "spec.calls must not contain the object's own name"),
         refused(calls(&["inventory", "inventory"]), "spec.calls"),
         refused(calls(&["any"]), "calls must not contain \"any\""),
+        refused(calls(&["inventory", "hedgerow"]), "calls must not contain \"hedgerow\""),
         refused(calls(&["Inventory"]), "spec.calls[0]"),
         refused(calls(&[""]), "spec.calls[0]"),
         refused(calls(&["a2345678901234567890123456789012345678901"]), "spec.calls[0]"),
@@ -51,6 +52,45 @@ pub fn route() -> Vec<Case> {
         refused(paths(&["/."]), form),
         refused(paths(&["/orders/{id}"]), form),
         refused(paths(&["/orders?x=1"]), form),
+    ]
+}
+
+/// Who may send which requests to a route.
+pub fn auth() -> Vec<Case> {
+    let auth = |auth: Value| json!({ "route": { "paths": ["/orders", "/v1/carts"], "auth": auth } });
+    let rule = |rule: Value| auth(json!({ "rules": [rule] }));
+    let below = "the paths of a rule in auth.rules must be below paths of the route";
+    let field = "spec.route.auth";
+    vec![
+        accepted(auth(json!({}))),
+        accepted(auth(json!({ "mode": "none", "forward": "headers", "rules": [] }))),
+        accepted(auth(json!({ "mode": "required", "scopes": ["orders:read", "https://x.example/a"] }))),
+        accepted(auth(json!({ "scopes": ["orders:read"], "rules": [{ "mode": "optional" }] }))),
+        accepted(rule(json!({ "methods": ["GET", "M-SEARCH"], "paths": ["/orders/public", "/v1"], "mode": "none" }))),
+        accepted(rule(json!({ "paths": ["/"], "mode": "required", "scopes": ["a"] }))),
+        accepted(json!({ "route": { "paths": ["/"], "auth": { "rules": [{ "paths": ["/any"] }] } } })),
+        refused(auth(json!("required")), field),
+        refused(auth(json!({ "mode": "Required" })), "spec.route.auth.mode"),
+        refused(auth(json!({ "forward": "jwt" })), "spec.route.auth.forward"),
+        refused(auth(json!({ "scopes": ["a b"] })), "spec.route.auth.scopes[0]"),
+        refused(auth(json!({ "scopes": ["a", "a"] })), "spec.route.auth.scopes"),
+        refused(auth(json!({ "mode": "optional", "scopes": ["a"] })), "auth.scopes must not be set"),
+        refused(auth(json!({ "mode": "none", "scopes": ["a"] })), "auth.scopes must not be set"),
+        refused(auth(json!({ "rules": vec![json!({}); 51] })), "spec.route.auth.rules"),
+        refused(rule(json!({ "methods": ["get"] })), "spec.route.auth.rules[0].methods[0]"),
+        refused(rule(json!({ "paths": ["/orders/*"] })), "a path must be / or have the form /orders"),
+        refused(rule(json!({ "paths": ["/oders/public"] })), below),
+        refused(rule(json!({ "paths": ["/orders-old"] })), below),
+        refused(rule(json!({ "mode": "none", "scopes": ["a"] })), "scopes of a rule must not be set"),
+    ]
+}
+
+/// Unknown parts of `route.auth`. Only the API server keeps them, so that the gateway closes the route.
+pub fn unknown_auth() -> Vec<Case> {
+    let auth = |auth: Value| json!({ "route": { "paths": ["/orders"], "auth": auth } });
+    vec![
+        refused(auth(json!({ "scope": ["a"] })), "unknown field scope"),
+        refused(auth(json!({ "rules": [{ "claims": {} }] })), "unknown field claims"),
     ]
 }
 

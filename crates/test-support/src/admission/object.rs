@@ -16,6 +16,11 @@ pub fn name() -> Vec<Case> {
         refused_name("2nd-orders", json!({}), rule),
         refused_name("any", json!({}), "metadata.name must not be \"any\""),
         refused_name("orders-headless", json!({}), "metadata.name must not end with -headless"),
+        refused_name("hedgerow", json!({}), "metadata.name must not be hedgerow,"),
+        refused_name("hedgerow-admin", json!({}), "metadata.name must not be hedgerow,"),
+        refused_name("hedgerow-crd", json!({}), "metadata.name must not be hedgerow,"),
+        refused_name("hedgerow-operator", json!({}), "metadata.name must not be hedgerow,"),
+        named("hedgerow-orders", json!({})),
     ]
 }
 

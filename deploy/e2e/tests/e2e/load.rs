@@ -1,6 +1,6 @@
 //! `e2e load`.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{fs, path::Path, sync::atomic::Ordering, time::Duration};
 
 use clap::Parser;
 use e2e::{
@@ -16,7 +16,7 @@ use test_support::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::server::{Reply, Server};
+use crate::server::{Reply, Server, TOKENS};
 
 const RATE: u64 = 200;
 const POST: &str = r#"{"name": "Ada", "email": "{uuid}@example.com"}"#;
@@ -33,8 +33,8 @@ fn args(address: &str) -> Load {
 
 async fn send(args: &Load) -> (Summary, Vec<Line>) {
     let mut lines = Vec::new();
-    let templates = args.templates().expect("valid templates");
-    let summary = load::run(args, templates, CancellationToken::new(), |line| lines.push(line.clone())).await;
+    let requests = args.requests().expect("valid requests");
+    let summary = load::run(args, requests, CancellationToken::new(), |line| lines.push(line.clone())).await;
     (summary, lines)
 }
 
@@ -165,7 +165,7 @@ async fn a_stopped_load_returns_a_summary() {
     .await;
     let mut args = args(&server.address.to_string());
     args.duration = Duration::from_hours(1);
-    let summary = load::run(&args, args.templates().expect("valid templates"), stop, |_| {}).await;
+    let summary = load::run(&args, args.requests().expect("valid requests"), stop, |_| {}).await;
     assert_eq!((summary.requests, summary.failed), (server.requests.load(Ordering::Relaxed), 0));
 }
 
@@ -174,9 +174,72 @@ fn each_post_needs_a_body() {
     let mut args = args("test");
     args.post.push("http://test/inventory/p".parse().expect("a URL"));
     assert_eq!(
-        args.templates().expect_err("a body is missing"),
+        args.requests().expect_err("a body is missing"),
         "found 1 --body for 2 --post: each --post needs exactly one --body"
     );
     args.body.push("[]".to_owned());
-    assert!(args.templates().expect_err("not an object").starts_with("--body is not a JSON object"));
+    assert!(args.requests().expect_err("not an object").starts_with("--body is not a JSON object"));
+}
+
+#[test]
+fn the_token_comes_from_a_file_and_is_not_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut args = args("127.0.0.1:1");
+    args.token_file = Some(folder.path().join("token"));
+    assert!(args.requests().expect_err("there is no file").starts_with("cannot read"));
+    fs::write(folder.path().join("token"), "a.b.c\n").expect("the file is written");
+    let shown = format!("{:?}", args.requests().expect("requests"));
+    assert!(shown.contains("Sensitive") && !shown.contains("a.b.c"), "{shown}");
+}
+
+/// A load whose tokens come from the server that it is sent to.
+fn as_client(server: &Server, folder: &Path) -> Load {
+    let mut args = args(&server.address.to_string());
+    fs::write(folder.join("client"), "id:secret\n").expect("the file is written");
+    args.client_file = Some(folder.join("client"));
+    args.token_url = Some(server.url(TOKENS).parse().expect("a URL"));
+    args.token_interval = Duration::from_millis(100);
+    args
+}
+
+#[tokio::test]
+async fn a_client_replaces_its_token() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start(|_| Reply::Normal).await;
+    let (summary, _) = send(&as_client(&server, folder.path())).await;
+    assert_eq!(summary.failed, 0, "{summary:?}");
+    assert_eq!(summary.requests, server.requests.load(Ordering::Relaxed), "requests for tokens count as well");
+    let seen = server.authorizations();
+    assert!(seen.contains("Basic aWQ6c2VjcmV0") && seen.contains("Bearer token-0"), "{seen:?}");
+    assert!(seen.len() > 3 && !seen.contains("Bearer "), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_is_a_failure() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = Server::start(|n| if n == 0 { Reply::Normal } else { Reply::Status(StatusCode::UNAUTHORIZED) }).await;
+    let mut args = as_client(&server, folder.path());
+    args.get.clear();
+    args.post.clear();
+    args.body.clear();
+    // No requests but those for tokens.
+    args.get.push(server.url("/").parse().expect("a URL"));
+    args.rate = 4;
+    let (summary, lines) = send(&args).await;
+    assert!(summary.failed > 1 && summary.failures[&Kind::Status] == summary.failed, "{summary:?}");
+    let shown = lines.iter().any(|line| matches!(line, Line::Failure { request, .. } if request.ends_with(TOKENS)));
+    assert!(shown, "{lines:?}");
+}
+
+#[test]
+fn a_client_needs_a_secret_which_is_not_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut args = args("127.0.0.1:1");
+    args.token_url = Some("http://127.0.0.1:1/token".parse().expect("a URL"));
+    args.client_file = Some(folder.path().join("client"));
+    fs::write(folder.path().join("client"), "id").expect("the file is written");
+    assert!(args.requests().expect_err("there is no secret").ends_with("not ID:SECRET"));
+    fs::write(folder.path().join("client"), "id:secret").expect("the file is written");
+    let shown = format!("{:?}", args.requests().expect("requests"));
+    assert!(shown.contains("Sensitive") && !shown.contains("aWQ6c2VjcmV0"), "{shown}");
 }

@@ -43,7 +43,12 @@ pub struct Server {
     pub connections: Arc<AtomicU64>,
     /// The distinct idempotency keys that have arrived.
     keys: Arc<Mutex<BTreeSet<String>>>,
+    /// The distinct `Authorization` headers that have arrived.
+    authorizations: Arc<Mutex<BTreeSet<String>>>,
 }
+
+/// A path where each response has a new token.
+pub const TOKENS: &str = "/token";
 
 impl Server {
     /// Starts a server. `reply` chooses the reply to the nth request, counted from 0.
@@ -51,19 +56,27 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let (requests, connections, reply) = (Arc::new(AtomicU64::new(0)), Arc::default(), Arc::new(reply));
-        let keys = Arc::<Mutex<BTreeSet<String>>>::default();
-        let server =
-            Self { address, requests: requests.clone(), connections: Arc::clone(&connections), keys: keys.clone() };
+        let [keys, authorizations] = [(); 2].map(|()| Arc::<Mutex<BTreeSet<String>>>::default());
+        let server = Self {
+            address,
+            requests: requests.clone(),
+            connections: Arc::clone(&connections),
+            keys: keys.clone(),
+            authorizations: authorizations.clone(),
+        };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 connections.fetch_add(1, Ordering::Relaxed);
-                let (requests, reply, keys) = (requests.clone(), reply.clone(), keys.clone());
+                let (requests, reply) = (requests.clone(), reply.clone());
+                let headers = [("idempotency-key", keys.clone()), ("authorization", authorizations.clone())];
                 let service = service_fn(move |request: Request<Incoming>| {
-                    if let Some(key) = request.headers().get("idempotency-key") {
-                        keys.lock().expect("no panics").insert(key.to_str().expect("text").to_owned());
+                    for (name, seen) in &headers {
+                        if let Some(value) = request.headers().get(*name) {
+                            seen.lock().expect("no panics").insert(value.to_str().expect("text").to_owned());
+                        }
                     }
-                    let reply = reply(requests.fetch_add(1, Ordering::Relaxed));
-                    respond(request, reply)
+                    let number = requests.fetch_add(1, Ordering::Relaxed);
+                    respond(request, number, reply(number))
                 });
                 tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
             }
@@ -76,12 +89,20 @@ impl Server {
         self.keys.lock().expect("no panics").clone()
     }
 
+    /// The distinct `Authorization` headers that have arrived.
+    pub fn authorizations(&self) -> BTreeSet<String> {
+        self.authorizations.lock().expect("no panics").clone()
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 }
 
-async fn respond(request: Request<Incoming>, reply: Reply) -> Result<Response<Full<Bytes>>, &'static str> {
+async fn respond(request: Request<Incoming>, number: u64, reply: Reply) -> Result<Response<Full<Bytes>>, &'static str> {
+    if request.uri().path() == TOKENS && reply == Reply::Normal {
+        return Ok(Response::new(Full::from(format!(r#"{{"access_token":"token-{number}"}}"#))));
+    }
     let created = *request.method() == Method::POST;
     let body = request.into_body().collect().await.map_err(|_| "the request is incomplete")?.to_bytes();
     let mut response = Response::new(Full::from(if body.is_empty() { "[]".into() } else { body }));

@@ -60,6 +60,10 @@ pub async fn the_roles_equal_those_of_the_manifests(on: Arc<Release>) {
 /// The API server accepts the rendered chart with strict validation, and rendering twice gives the same bytes.
 pub async fn rendered_objects_pass_strict_validation(on: Arc<Release>) {
     let every = json!({
+        "auth": {
+            "mode": "required",
+            "issuers": [{ "issuer": "https://login.example", "roles": { "claim": "groups", "map": { "ops": "admin" } } }],
+        },
         "ingress": { "enabled": true, "className": "any", "host": "shop.example", "tlsSecret": "tls" },
         "image": { "pullSecrets": ["registry"] },
         "networkPolicy": { "scrapeNamespaces": ["monitoring"] },

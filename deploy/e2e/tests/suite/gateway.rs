@@ -88,12 +88,19 @@ pub async fn a_node_port_is_reachable_from_outside(on: Arc<Release>) {
         let arguments = ["get", "service", "gateway", "-o", &format!("jsonpath={path}")];
         on.kubectl(&arguments).await.expect("the Service").trim().to_owned()
     };
-    on.upgrade(&[r#"services.gateway.service={"type":"NodePort"}"#]).await.expect("an upgrade");
+    // What is reachable from outside must be locked.
+    let service = r#"services.gateway.service={"type":"NodePort"}"#;
+    assert!(on.upgrade(&[service]).await.expect_err("an open gateway").contains("auth: {mode: required}"));
+    let required = r#"auth.mode="required""#;
+    let refusal = on.upgrade(&[service, required]).await.expect_err("the pods that run are open");
+    assert!(refusal.contains("Upgrade twice"), "{refusal}");
+    on.upgrade(&[required]).await.expect("an upgrade");
+    on.upgrade(&[service, required]).await.expect("an upgrade");
     eventually("the Service has a node port", SOON, async || read("{.spec.type}").await == "NodePort").await;
     let port = read("{.spec.ports[?(@.name==\"http\")].nodePort}").await;
     let nodes = ["get", "nodes", "-o", "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}"];
     let node = on.kubectl(&nodes).await.expect("a node");
-    let url = format!("http://{}:{port}/inventory/e2e", node.trim());
+    let url = format!("tcp://{}:{port}", node.trim());
     // Nodes do not update at the same time.
     let (succeeded, output) = probe(&on, &["wait", &url], false).await;
     assert!(succeeded, "{url}: {output}");

@@ -1,6 +1,6 @@
 //! The chart on a real cluster, end to end: `make e2e`, against the current kube context.
 //!
-//! The cases share one release, in its own namespace, which is deleted at the end. They run one after the other in this
+//! Most cases share one release, in its own namespace, which is deleted at the end. They run one after the other in this
 //! order, and each leaves the release as it found it. Those that take minutes are ignored: `make e2e ALL=1` runs them too.
 
 #![expect(clippy::large_futures, reason = "each case has the whole stack")]
@@ -10,6 +10,7 @@ mod data;
 mod failures;
 mod first;
 mod gateway;
+mod identity;
 mod isolation;
 mod postgres;
 mod prometheus;
@@ -30,18 +31,18 @@ use release::Release;
 
 type Case = fn(Arc<Release>) -> Pin<Box<dyn Future<Output = ()>>>;
 
-/// Pairs each case with the name of its function.
+/// Pairs each case with the name of its module and function.
 macro_rules! cases {
     ($($module:ident :: $case:ident),* $(,)?) => {
-        [$((stringify!($case), (|release| Box::pin($module::$case(release))) as Case)),*]
+        [$((concat!(stringify!($module), "::", stringify!($case)), (|release| Box::pin($module::$case(release))) as Case)),*]
     };
 }
 
 /// The cases that take minutes.
 const LONG: [&str; 3] = [
-    "upgrading_gateway_or_services_fails_no_request",
-    "an_api_server_outage_fails_no_request",
-    "the_autoscaler_follows_the_load",
+    "gateway::upgrading_gateway_or_services_fails_no_request",
+    "gateway::an_api_server_outage_fails_no_request",
+    "scaling::the_autoscaler_follows_the_load",
 ];
 
 fn main() -> ExitCode {
@@ -84,6 +85,14 @@ fn main() -> ExitCode {
         removal::a_reinstall_finds_its_data_despite_killed_operators,
         server::an_external_server_works,
         failures::an_impossible_install_fails_and_reports_why,
+        identity::the_notes_lead_to_the_first_login,
+        identity::sessions_are_refreshed_and_end,
+        identity::a_machine_does_what_its_scope_allows,
+        identity::a_service_accepts_only_its_callers,
+        identity::tokens_of_dex_are_accepted,
+        identity::pyjwt_verifies_our_tokens,
+        identity::rotated_keys_fail_no_request,
+        identity::no_secret_is_in_a_log_or_a_database,
     ];
     if arguments.list {
         let trials = cases
@@ -111,6 +120,7 @@ fn main() -> ExitCode {
             release.describe().await;
         }
         release.end().await;
+        identity::Shop::end(ended.has_failed()).await;
     });
     ended.exit_code()
 }

@@ -60,6 +60,12 @@ impl Release {
         Self { namespace: Namespace::create_restricted(name).await, notes: String::new() }
     }
 
+    /// The same release, for another owner.
+    pub fn named(other: &Self) -> Self {
+        let namespace = Namespace { client: other.client.clone(), name: other.name.clone() };
+        Self { namespace, notes: String::new() }
+    }
+
     /// Runs `helm install` with the values of the suite and these.
     pub async fn install(&self, values: &[&str]) -> Result<String, String> {
         self.helm(&["install", "hedgerow", "helm/hedgerow", "--wait", "--timeout", "3m"], values).await

@@ -44,15 +44,26 @@ impl Tool {
     /// Starts a pod, which users and inventory admit if `admitted`. An admitted pod first waits until it can connect,
     /// because network policies need a moment to apply to a new pod.
     pub async fn start(namespace: &Namespace, arguments: &[&str], admitted: bool) -> Self {
+        Self::start_with(namespace, arguments, admitted, None).await
+    }
+
+    /// Starts a pod that is not admitted, and has a Secret in the folder `/secret`.
+    pub async fn start_with_secret(namespace: &Namespace, arguments: &[&str], secret: &str) -> Self {
+        Self::start_with(namespace, arguments, false, Some(secret)).await
+    }
+
+    async fn start_with(namespace: &Namespace, arguments: &[&str], admitted: bool, secret: Option<&str>) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let name = format!("e2e-{}", STARTED.fetch_add(1, Ordering::Relaxed));
         let label = if admitted { "admitted" } else { "stranger" };
         let container = |name: &str, arguments: &[&str]| {
             json!({
                 "name": name, "image": image("e2e"), "imagePullPolicy": "IfNotPresent", "args": arguments,
+                "volumeMounts": secret.iter().map(|_| json!({ "name": "secret", "mountPath": "/secret" })).collect::<Vec<_>>(),
                 "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } },
             })
         };
+        let volume = |name: &str| json!({ "name": "secret", "secret": { "secretName": name } });
         let waits = ["users", "inventory"]
             .map(|service| container(&format!("wait-{service}"), &["wait", &format!("tcp://{service}:8080")]));
         let pod = json!({
@@ -60,6 +71,7 @@ impl Tool {
             "spec": {
                 "restartPolicy": "Never",
                 "automountServiceAccountToken": false,
+                "volumes": secret.iter().copied().map(volume).collect::<Vec<_>>(),
                 "securityContext": {
                     "runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": { "type": "RuntimeDefault" },
                 },

@@ -1,16 +1,19 @@
 //! Services given by flags. Their routes are fixed; their host names are resolved again every few seconds.
 
-use std::{net::SocketAddr, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
+use anyhow::bail;
 use futures_util::future::join_all;
 use http::uri::Authority;
 use runtime::authority;
+use serde_json::Value;
 use tokio::{net, time};
 
 use super::{
     prefix::normalize,
     publisher::{Publisher, Service},
 };
+use crate::auth::Access;
 
 /// Time between two lookups of a host name, and the time limit for one.
 const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
@@ -43,6 +46,27 @@ impl FromStr for RouteFlags {
 
     fn from_str(text: &str) -> Result<Self, String> {
         text.split_whitespace().map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// Which requests are let in, by the name of the service.
+#[derive(Debug, Clone, Default)]
+pub(super) struct AuthFlag(BTreeMap<String, Arc<Access>>);
+
+impl FromStr for AuthFlag {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let services: BTreeMap<String, Value> =
+            serde_json::from_str(text).map_err(|error| format!("expected a JSON object: {error}"))?;
+        let access = services.into_iter().map(|(name, auth)| {
+            let access = Access::new(Some(&auth));
+            match access.closed() {
+                Some(reason) => Err(format!("{name}: {reason}")),
+                None => Ok((name, Arc::new(access))),
+            }
+        });
+        access.collect::<Result<_, _>>().map(Self)
     }
 }
 
@@ -99,20 +123,26 @@ fn is_service_name(name: &str) -> bool {
 /// Publishes the services of these routes, and resolves their hosts again and again.
 ///
 /// # Errors
-/// Returns an error if two routes have the same name or path.
-pub(super) fn start(mut routes: Vec<RouteFlag>, publisher: Publisher) -> anyhow::Result<()> {
+/// Returns an error if two routes have the same name or path, or if there are rules for a service without a route.
+pub(super) fn start(mut routes: Vec<RouteFlag>, auth: AuthFlag, publisher: Publisher) -> anyhow::Result<()> {
     routes.sort_by(|one, other| one.name.cmp(&other.name));
     check_disjoint(&routes).map_err(anyhow::Error::msg)?;
+    let AuthFlag(mut access) = auth;
+    if let Some(name) = access.keys().find(|name| !routes.iter().any(|route| route.name == **name)) {
+        bail!("ROUTE_AUTH (--route-auth) names {name:?}, which has no route");
+    }
     let hosts = |list: Vec<Authority>| -> Vec<Host> { list.into_iter().map(Host::new).collect() };
     let mut services: Vec<_> = routes
         .into_iter()
         .map(|route| {
+            let access = access.remove(&route.name).unwrap_or_default();
             let service = Service {
                 name: route.name,
                 paths: route.paths,
                 http: Vec::new(),
                 grpc: None,
                 idempotency_keys: route.idempotency_keys,
+                access,
             };
             (service, hosts(route.http), hosts(route.grpc))
         })

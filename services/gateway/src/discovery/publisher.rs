@@ -4,6 +4,8 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::sync::watch;
 
+use crate::auth::Access;
+
 /// A service that has a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Service {
@@ -17,6 +19,8 @@ pub(crate) struct Service {
     pub(crate) grpc: Option<Vec<SocketAddr>>,
     /// The path prefixes below which the service honors `Idempotency-Key`.
     pub(crate) idempotency_keys: Vec<String>,
+    /// Which requests are let in.
+    pub(crate) access: Arc<Access>,
 }
 
 /// All services that have a route, sorted by name. Each change publishes a new list.
@@ -97,7 +101,7 @@ mod tests {
     fn service(name: &str, address: &str) -> Service {
         let http = vec![address.parse().expect("an address")];
         let paths = vec![format!("/{name}")];
-        Service { name: name.to_owned(), paths, http, grpc: None, idempotency_keys: Vec::new() }
+        Service { name: name.to_owned(), paths, http, grpc: None, idempotency_keys: Vec::new(), access: Arc::default() }
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl Page {
         if let Some(file) = files.get(path) {
             return Some(file.clone());
         }
-        let config = Config::from(DOCUMENT).validator_url("none");
+        let config = Config::from(DOCUMENT).validator_url("none").persist_authorization(true);
         let file = utoipa_swagger_ui::serve(path, Arc::new(config)).ok()??;
         let bytes = match file.bytes {
             Cow::Borrowed(bytes) => Bytes::from_static(bytes),

@@ -2,9 +2,11 @@
 
 mod fragment;
 mod rename;
+mod security;
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
+use api::AuthMode;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -19,8 +21,12 @@ use crate::discovery::Service;
 ///
 /// Documents are parsed one at a time. Each is reduced to the paths that are routed to its service, and only the text
 /// of these and of what they refer to is kept. If services use a name for different components or operations, those are
-/// prefixed with the name of their service.
-pub(super) fn merge(services: &[Service], documents: impl IntoIterator<Item = Result<Bytes, DocumentError>>) -> String {
+/// prefixed with the name of their service. `default_mode` is what routes require that do not say.
+pub(super) fn merge(
+    services: &[Service],
+    documents: impl IntoIterator<Item = Result<Bytes, DocumentError>>,
+    default_mode: AuthMode,
+) -> String {
     let mut budget = Budget::default();
     let mut fragments = Vec::new();
     let mut unavailable = Vec::new();
@@ -28,7 +34,7 @@ pub(super) fn merge(services: &[Service], documents: impl IntoIterator<Item = Re
         let build = |text: Bytes| {
             budget.spend(|budget| {
                 let document = budget::parse(&text)?;
-                Fragment::new(services, service, document, budget)
+                Fragment::new(services, service, document, default_mode, budget)
             })
         };
         let fragment = document.and_then(build);

@@ -10,6 +10,7 @@ use std::{
 use flate2::read::GzDecoder;
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt as _;
+use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -18,6 +19,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::auth::AuthenticatorArgs;
 
 /// An endpoint that sends the same response to every request, and counts the requests.
 async fn endpoint(response: String) -> (SocketAddr, Arc<AtomicUsize>) {
@@ -54,12 +56,13 @@ fn document_of(path: &str) -> String {
 
 fn service(name: &str, http: Vec<SocketAddr>) -> Service {
     let paths = vec![format!("/{name}")];
-    Service { name: name.to_owned(), paths, http, grpc: None, idempotency_keys: Vec::new() }
+    Service { name: name.to_owned(), paths, http, grpc: None, idempotency_keys: Vec::new(), access: Arc::default() }
 }
 
 fn api_docs(services: Vec<Service>) -> (watch::Sender<Arc<[Service]>>, ApiDocs) {
     let (sender, receiver) = watch::channel(services.into());
-    (sender, ApiDocs::new(receiver))
+    let authenticator = Authenticator::start(&AuthenticatorArgs::default(), &Registry::new()).expect("no issuers");
+    (sender, ApiDocs::new(receiver, Arc::new(authenticator)))
 }
 
 async fn request(docs: &ApiDocs, method: Method, path: &str, lines: &[(&str, &str)]) -> (StatusCode, HeaderMap, Bytes) {
@@ -159,6 +162,7 @@ async fn the_page_has_all_its_files_and_shows_the_document() {
     let (_, _, script) = get(&docs, "/docs/swagger-initializer.js", &[]).await;
     let script = String::from_utf8_lossy(&script).into_owned();
     assert!(script.contains("\"url\": \"/openapi.json\"") && script.contains("\"validatorUrl\": \"none\""), "{script}");
+    assert!(script.contains("\"persistAuthorization\": true"), "{script}");
     assert_eq!(get(&docs, "/docs/missing.js", &[]).await.0, StatusCode::NOT_FOUND);
 }
 

@@ -7,8 +7,8 @@ use std::str::FromStr;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use known::{
-    END_TO_END, END_TO_END_PREFIXES, HOP_BY_HOP, is_end_to_end, is_forbidden_trailer, is_hop_by_hop, is_identity,
-    may_be_listed,
+    END_TO_END, END_TO_END_PREFIXES, HOP_BY_HOP, METHOD_OVERRIDES, OWN_PREFIXES, is_end_to_end, is_forbidden_trailer,
+    is_hop_by_hop, is_identity, may_be_listed,
 };
 
 /// Exceptions to the built-in lists of headers.
@@ -48,8 +48,9 @@ impl FromStr for Pattern {
         let is_prefix = stem.len() < name.len();
         let stem = &*canonical(stem);
         let matches = |own: &&str| if is_prefix { own.starts_with(stem) } else { *own == stem };
-        let mut required = [END_TO_END, END_TO_END_PREFIXES, HOP_BY_HOP].into_iter().flatten();
-        if is_end_to_end(stem) || required.any(matches) {
+        let mut required = [END_TO_END, END_TO_END_PREFIXES, HOP_BY_HOP, OWN_PREFIXES].into_iter().flatten();
+        let is_own = OWN_PREFIXES.iter().any(|own| stem.starts_with(own));
+        if is_end_to_end(stem) || is_own || required.any(matches) {
             return Err("the gateway's handling of this header cannot be changed");
         }
         Ok(if is_prefix { Self::Prefix(stem.to_owned()) } else { Self::Name(stem.to_owned()) })
@@ -92,6 +93,15 @@ impl HeaderFilter {
 
     fn is_kept(&self, name: &str) -> bool {
         self.kept.iter().any(|pattern| pattern.matches(name))
+    }
+}
+
+/// Removes headers that could change the method, in any spelling, after rules were applied to it.
+pub(super) fn strip_method_overrides(headers: &mut HeaderMap) {
+    let is_override = |name: &&HeaderName| METHOD_OVERRIDES.contains(&&*canonical(name.as_str()));
+    let overrides: Vec<_> = headers.keys().filter(is_override).cloned().collect();
+    for name in overrides {
+        headers.remove(name);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Rate limits per client and route, by the generic cell rate algorithm (GCRA).
+//! Rate limits per client and route, and per subject and route, by the generic cell rate algorithm (GCRA).
 
 mod gcra;
 mod state;
@@ -6,7 +6,7 @@ mod state;
 use std::{net::IpAddr, num::NonZeroU32, str::FromStr, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use runtime::Problem;
+use runtime::{Problem, server::client_network};
 
 use gcra::{Decision, Gcra};
 use state::KeyedState;
@@ -23,6 +23,14 @@ pub(super) struct LimitArgs {
     /// Burst size: how many requests may arrive at once. Defaults to N of the rate N/s, N/m or N/h
     #[arg(long, env, value_name = "N", requires = "rate_limit")]
     rate_limit_burst: Option<NonZeroU32>,
+    /// Requests that the subject of a token may send to each route, from any address, in addition to the limit by
+    /// address.
+    /// If unset, there is no such limit
+    #[arg(long, env, value_name = "RATE")]
+    subject_rate_limit: Option<Rate>,
+    /// Burst size for a subject. Defaults to N of the rate N/s, N/m or N/h
+    #[arg(long, env, value_name = "N", requires = "subject_rate_limit")]
+    subject_rate_limit_burst: Option<NonZeroU32>,
 }
 
 /// A number of requests per period.
@@ -32,18 +40,29 @@ struct Rate {
     period: Duration,
 }
 
-/// Counts requests by client and route.
+/// Whom a quota is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    /// An address, or a network of IPv6.
+    Client,
+    /// The subject of a token.
+    Subject,
+}
+
+/// Counts requests by client or subject, and route.
 pub(super) struct Limiter {
+    holder: Holder,
     gcra: Gcra,
     clients: KeyedState,
     policy: HeaderValue,
 }
 
-/// The state of a client's quota after a request.
+/// The state of a quota after a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Quota {
     /// Whether the request is within the quota.
     pub(crate) allowed: bool,
+    holder: Holder,
     decision: Decision,
     policy: HeaderValue,
 }
@@ -65,31 +84,72 @@ impl FromStr for Rate {
 }
 
 impl Limiter {
-    pub(super) fn new(args: &LimitArgs) -> Option<Self> {
-        let rate = args.rate_limit?;
-        let gcra = Gcra::new(rate.period / rate.requests.get(), args.rate_limit_burst.unwrap_or(rate.requests));
-        let policy = format!("\"client\";q={};w={}", gcra.burst(), seconds(gcra.time_to_full()));
-        Some(Self {
+    /// Limits clients, if there is a rate for them.
+    pub(super) fn for_clients(args: &LimitArgs) -> Option<Self> {
+        Some(Self::new(Holder::Client, args.rate_limit?, args.rate_limit_burst))
+    }
+
+    /// Limits subjects, if there is a rate for them.
+    pub(super) fn for_subjects(args: &LimitArgs) -> Option<Self> {
+        Some(Self::new(Holder::Subject, args.subject_rate_limit?, args.subject_rate_limit_burst))
+    }
+
+    fn new(holder: Holder, rate: Rate, burst: Option<NonZeroU32>) -> Self {
+        let gcra = Gcra::new(rate.period / rate.requests.get(), burst.unwrap_or(rate.requests));
+        let name = holder.name();
+        let policy = format!("\"{name}\";q={};w={}", gcra.burst(), seconds(gcra.time_to_full()));
+        Self {
+            holder,
             gcra,
             clients: KeyedState::new(gcra.time_to_full()),
             policy: HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("\"client\"")),
-        })
+        }
     }
 
+    /// Counts a request of a client.
     pub(super) fn take(&self, service: &str, route: &str, client: IpAddr) -> Quota {
-        let decision = self.clients.update(service, route, client, |now, tat| self.gcra.take(now, tat));
-        Quota { allowed: decision.allowed, decision, policy: self.policy.clone() }
+        self.take_key(service, route, client_network(client))
+    }
+
+    /// Counts a request of the subject of an issuer.
+    pub(super) fn take_subject(&self, service: &str, route: &str, issuer: &str, subject: &str) -> Quota {
+        self.take_key(service, route, self.clients.subject(issuer, subject))
+    }
+
+    fn take_key(&self, service: &str, route: &str, key: u128) -> Quota {
+        let decision = self.clients.update(service, route, key, |now, tat| self.gcra.take(now, tat));
+        Quota { allowed: decision.allowed, holder: self.holder, decision, policy: self.policy.clone() }
+    }
+}
+
+impl Holder {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Subject => "subject",
+        }
     }
 }
 
 impl Quota {
-    /// Adds the headers of draft-ietf-httpapi-ratelimit-headers-11: `r` requests may be sent at once, and the quota is
-    /// full again after `t` seconds without a request.
-    pub(crate) fn insert_headers(&self, headers: &mut HeaderMap) {
-        headers.insert(RATE_LIMIT_POLICY, self.policy.clone());
-        let limit = format!("\"client\";r={};t={}", self.decision.remaining, seconds(self.decision.full_after));
+    /// Sets the headers of draft-ietf-httpapi-ratelimit-headers-11 for the quotas that a request counts against: `r`
+    /// requests may be sent at once, and the quota is full again after `t` seconds without a request.
+    pub(crate) fn insert_headers<'a>(quotas: impl IntoIterator<Item = &'a Self>, headers: &mut HeaderMap) {
+        for (index, quota) in quotas.into_iter().enumerate() {
+            if index == 0 {
+                headers.remove(RATE_LIMIT_POLICY);
+                headers.remove(RATE_LIMIT);
+            }
+            quota.append_headers(headers);
+        }
+    }
+
+    fn append_headers(&self, headers: &mut HeaderMap) {
+        headers.append(RATE_LIMIT_POLICY, self.policy.clone());
+        let name = self.holder.name();
+        let limit = format!("\"{name}\";r={};t={}", self.decision.remaining, seconds(self.decision.full_after));
         if let Ok(limit) = HeaderValue::from_str(&limit) {
-            headers.insert(RATE_LIMIT, limit);
+            headers.append(RATE_LIMIT, limit);
         }
         if !self.allowed {
             headers.insert(header::RETRY_AFTER, self.retry_after().into());
@@ -98,7 +158,11 @@ impl Quota {
 
     /// The response to a request beyond the quota; [`Self::insert_headers`] adds its headers.
     pub(crate) fn problem(&self) -> Problem {
-        let detail = format!("too many requests from this address; try again in {} s", self.retry_after());
+        let whose = match self.holder {
+            Holder::Client => "from this address",
+            Holder::Subject => "of this caller",
+        };
+        let detail = format!("too many requests {whose}; try again in {} s", self.retry_after());
         Problem::with_kind(StatusCode::TOO_MANY_REQUESTS, "rate-limited", detail)
     }
 
@@ -119,13 +183,12 @@ mod tests {
 
     fn limiter(rate: &str, burst: Option<u32>) -> Limiter {
         let burst = burst.map(|burst| NonZeroU32::new(burst).expect("not zero"));
-        let args = LimitArgs { rate_limit: Some(rate.parse().expect("a rate")), rate_limit_burst: burst };
-        Limiter::new(&args).expect("a limiter")
+        Limiter::new(Holder::Client, rate.parse().expect("a rate"), burst)
     }
 
     fn headers(quota: &Quota) -> Vec<(String, String)> {
         let mut headers = HeaderMap::new();
-        quota.insert_headers(&mut headers);
+        Quota::insert_headers([quota], &mut headers);
         let line =
             |(name, value): (&HeaderName, &HeaderValue)| (name.to_string(), value.to_str().expect("text").to_owned());
         let mut lines: Vec<_> = headers.iter().map(line).collect();
@@ -146,7 +209,22 @@ mod tests {
 
     #[test]
     fn without_a_rate_there_is_no_limit() {
-        assert!(Limiter::new(&LimitArgs { rate_limit: None, rate_limit_burst: NonZeroU32::new(1) }).is_none());
+        let one = NonZeroU32::new(1);
+        let args = LimitArgs {
+            rate_limit: None,
+            rate_limit_burst: one,
+            subject_rate_limit: None,
+            subject_rate_limit_burst: one,
+        };
+        assert!(Limiter::for_clients(&args).is_none() && Limiter::for_subjects(&args).is_none());
+    }
+
+    #[test]
+    fn subjects_of_two_issuers_have_quotas_of_their_own() {
+        let limiter = limiter("1/h", None);
+        let take = |issuer, subject| limiter.take_subject("users", "/users", issuer, subject).allowed;
+        assert!(take("https://a.example", "1") && !take("https://a.example", "1"));
+        assert!(take("https://b.example", "1") && take("https://a.example", "2"));
     }
 
     #[test]

@@ -11,15 +11,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 use http_body::{Body, Frame, SizeHint};
+use identity::{Caller, Refusal};
 use runtime::{Problem, TRACEPARENT, request};
 use tracing::Span;
 
 use super::{
     endpoint::Endpoint, in_flight::Counted, replayable_body::ReplayableBody, route_table::Route, state::Proxy,
 };
-use crate::{access_log::write_string, policy::Client};
+use crate::{
+    access_log::write_string,
+    auth::{Denial, LeaseEnd, Origin},
+    policy::Client,
+    protocol::Protocol,
+};
 
 /// The status that is logged if the client goes away before the response starts, as in nginx.
 const CLIENT_CLOSED: u16 = 499;
@@ -41,6 +47,10 @@ pub(super) struct AccessRecord {
     traceparent: Option<HeaderValue>,
     span: Span,
     pub(super) route: Option<Arc<Route>>,
+    /// Who sent the request, as a verified token says.
+    pub(super) caller: Option<Arc<Caller>>,
+    /// Why the request was not let in.
+    denial: Option<Box<Denial>>,
     /// The endpoint of the last attempt, or of the response.
     pub(super) endpoint: Option<Arc<Endpoint>>,
     pub(super) retries: u32,
@@ -72,6 +82,8 @@ impl AccessRecord {
             traceparent: None,
             span: Span::none(),
             route: None,
+            caller: None,
+            denial: None,
             endpoint: None,
             retries: 0,
             status: None,
@@ -140,8 +152,27 @@ impl AccessRecord {
         let checked = self.in_flight.as_mut().map_or(Ok(()), |counted| self.proxy.in_flight.check(counted));
         checked.map_err(|refusal| {
             self.omits_content = !refusal.has_content;
-            refusal.problem
+            *refusal.problem
         })
+    }
+
+    /// Records that the request is refused because of who sent it, or that what it began is ended. Returns the response.
+    pub(super) fn deny(&mut self, denial: Denial) -> Problem {
+        if let Some(caller) = denial.caller() {
+            self.caller = Some(caller.clone());
+        }
+        let (service, route) = self.route.as_ref().map_or(("", ""), |route| (&*route.upstream.name, &*route.path));
+        let origin = Origin {
+            caller: self.caller.as_deref(),
+            address: self.client,
+            service,
+            route,
+            request_id: self.request_id.to_str().unwrap_or_default(),
+        };
+        self.proxy.authenticator.record(&denial, &origin);
+        let problem = denial.problem();
+        self.denial = Some(Box::new(denial));
+        problem
     }
 
     /// Whether the response has no content, because the client does not read its refusals.
@@ -190,6 +221,12 @@ impl AccessRecord {
             text(line, ",\"service\":", route.upstream.name.as_bytes());
             text(line, ",\"route\":", route.path.as_bytes());
         }
+        if let Some(caller) = &self.caller {
+            text(line, ",\"subject\":", caller.subject().as_bytes());
+        }
+        if let Some(denial) = &self.denial {
+            text(line, ",\"denial\":", denial.to_string().as_bytes());
+        }
         if let Some(endpoint) = &self.endpoint {
             text(line, ",\"upstream\":", endpoint.label.as_bytes());
             let _ = write!(line, ",\"retries\":{}", self.retries);
@@ -221,14 +258,19 @@ impl Drop for AccessRecord {
 pub(crate) struct RecordedBody<B> {
     body: B,
     record: Option<Box<AccessRecord>>,
+    /// When the body must end, if it is sent because of a token.
+    lease: Option<LeaseEnd>,
+    protocol: Protocol,
+    /// Whether the body was ended.
+    is_over: bool,
 }
 
 impl<B> RecordedBody<B> {
-    pub(super) fn new(body: B, record: Box<AccessRecord>) -> Self
+    pub(super) fn new(body: B, record: Box<AccessRecord>, lease: Option<LeaseEnd>, protocol: Protocol) -> Self
     where
         B: Body,
     {
-        let mut recorded = Self { body, record: Some(record) };
+        let mut recorded = Self { body, record: Some(record), lease, protocol, is_over: false };
         if recorded.body.is_end_stream() {
             recorded.end();
         }
@@ -237,7 +279,20 @@ impl<B> RecordedBody<B> {
 
     /// A body whose record something else has taken over, such as a tunnel.
     pub(super) fn unrecorded(body: B) -> Self {
-        Self { body, record: None }
+        Self { body, record: None, lease: None, protocol: Protocol::Http, is_over: false }
+    }
+
+    /// Ends the body because the token is no longer accepted. A gRPC call gets a status, anything else is cut off.
+    fn end_early<E: From<Refusal>>(&mut self, refusal: Refusal) -> Result<Frame<Bytes>, E> {
+        (self.is_over, self.lease) = (true, None);
+        let problem = self.record.as_mut().map(|record| record.deny(refusal.clone().into()));
+        if !self.protocol.is_grpc() {
+            return Err(refusal.into());
+        }
+        let problem = problem.unwrap_or_else(|| refusal.into());
+        let mut trailers = problem.into_grpc::<()>().into_parts().0.headers;
+        trailers.remove(header::CONTENT_TYPE);
+        Ok(Frame::trailers(trailers))
     }
 
     fn end(&mut self) {
@@ -256,6 +311,14 @@ where
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = &mut *self;
+        if this.is_over {
+            return Poll::Ready(None);
+        }
+        if let Some(lease) = &mut this.lease
+            && let Poll::Ready(refusal) = lease.as_mut().poll(cx)
+        {
+            return Poll::Ready(Some(this.end_early(refusal)));
+        }
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
@@ -273,7 +336,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.is_over || self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -13,7 +13,10 @@ use runtime::{
     request::{REQUEST_ID, request_id},
     server::{MAX_HEADERS, Peer, ReadDeadline, RequestBody},
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    select,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     access_record::{AccessRecord, MAX_METHOD, RecordedBody},
@@ -27,6 +30,7 @@ use super::{
     tunnel::Tunnel,
 };
 use crate::{
+    auth::{Grant, Lease, LeaseEnd, end_of},
     policy::{self, Client, Quota, ResponseContext},
     protocol::Protocol,
 };
@@ -47,6 +51,12 @@ pub(super) struct Exchange {
     context: ResponseContext,
     /// The client's quota, if the request was counted against one.
     quota: Option<Quota>,
+    /// The caller's quota, if the request was counted against one.
+    subject_quota: Option<Quota>,
+    /// What was decided about the caller.
+    grant: Grant,
+    /// When a call that was let in because of a token must end.
+    lease_end: Option<LeaseEnd>,
     /// Route, endpoint and everything else that is logged.
     record: Box<AccessRecord>,
 }
@@ -72,7 +82,17 @@ impl Exchange {
         let request_id = request_id(&parts.headers);
         parts.headers.insert(REQUEST_ID, request_id.clone());
         let record = AccessRecord::begin(proxy.clone(), peer.worker, parts, &client, request_id);
-        Self { proxy, client, protocol: Protocol::of(parts), context, quota: None, record }
+        Self {
+            proxy,
+            client,
+            protocol: Protocol::of(parts),
+            context,
+            quota: None,
+            subject_quota: None,
+            grant: Grant::default(),
+            lease_end: None,
+            record,
+        }
     }
 
     /// Runs the phases.
@@ -121,10 +141,22 @@ impl Exchange {
         let route = self.proxy.routes.load().find(parts.uri.path()).cloned();
         let route = route.ok_or_else(|| Problem::not_found("no service serves this path"))?;
         self.record.route = Some(route.clone());
-        Ok(match self.admit(parts, &route.upstream.name, &route.path)? {
-            Some(preflight) => Filtered::Respond(Box::new(preflight)),
-            None => Filtered::Forward(route),
-        })
+        if let Some(preflight) = self.admit(parts, &route.upstream.name, &route.path)? {
+            return Ok(Filtered::Respond(Box::new(preflight)));
+        }
+        self.authenticate(parts, &route).await?;
+        Ok(Filtered::Forward(route))
+    }
+
+    /// Authenticates a request, applies the rules of its route, and counts it against its caller's quota. It comes
+    /// after the limit by address, which protects it from floods of bad tokens.
+    async fn authenticate(&mut self, parts: &Parts, route: &Route) -> Result<(), Problem> {
+        let granted = self.proxy.authenticator.authenticate(parts, &route.upstream.access()).await;
+        self.grant = granted.map_err(|denial| self.record.deny(denial))?;
+        let Some(caller) = &self.grant.caller else { return Ok(()) };
+        self.record.caller = Some(caller.clone());
+        self.subject_quota = self.proxy.policy.limit_subject(&route.upstream.name, &route.path, caller);
+        check_quota(self.subject_quota.as_ref())
     }
 
     /// Counts a request against its client's quota. Returns the response if it is a CORS preflight.
@@ -136,7 +168,7 @@ impl Exchange {
     /// Counts a request against its client's quota, and refuses it if the quota is used up.
     fn count(&mut self, service: &str, route: &str) -> Result<(), Problem> {
         self.quota = self.proxy.policy.limit(service, route, &self.client);
-        self.quota.as_ref().filter(|quota| !quota.allowed).map_or(Ok(()), |quota| Err(quota.problem()))
+        check_quota(self.quota.as_ref())
     }
 
     /// Prepares the request for its service, and sends it until an endpoint responds or no further attempt is allowed.
@@ -151,7 +183,8 @@ impl Exchange {
             self.record.check_tunnel()?;
         }
         self.record.trace(&mut parts.headers);
-        self.proxy.policy.to_upstream(&mut parts, &self.client);
+        let prepared = self.proxy.policy.to_upstream(&mut parts, &self.client, &self.grant);
+        prepared.map_err(|denial| self.record.deny(denial))?;
         if is_grpc {
             host::move_to_target(&mut parts)?;
         } else {
@@ -162,6 +195,11 @@ impl Exchange {
         let is_repeatable = !is_grpc && retry::is_repeatable(&parts, &route.upstream);
         let body = ReplayableBody::new(body, limit, is_repeatable || is_grpc);
         self.record.count_unread(&body)?;
+        // A call may go on for hours, before its response begins, too.
+        if is_grpc && let Some(lease) = self.lease_of_stream() {
+            body.limit_by(lease.clone());
+            self.lease_end = Some(lease.end());
+        }
         let request = UpstreamRequest {
             parts,
             body,
@@ -173,7 +211,12 @@ impl Exchange {
             outcome_unknown: AtomicBool::new(false),
             tries: AtomicUsize::new(0),
         };
-        match (retry::send(&self.proxy, &request, &mut self.record).await?, upgrade) {
+        let response = select! {
+            biased;
+            response = retry::send(&self.proxy, &request, &mut self.record) => response?,
+            refusal = end_of(self.lease_end.as_mut()) => return Err(self.record.deny(refusal.into())),
+        };
+        match (response, upgrade) {
             (UpstreamResponse::Http(response), _) => Ok(Reply::Response(response)),
             (UpstreamResponse::Upgraded { head, connection, guard }, Some(client)) => {
                 Ok(Reply::Upgrade(head, Tunnel { client, service: connection, guard }))
@@ -207,14 +250,33 @@ impl Exchange {
         if matches!(response.body(), ResponseBody::Own(_)) {
             response.extensions_mut().insert(ReadDeadline(Instant::now() + self.proxy.timeouts.total));
         }
+        let lease = if response.body().is_unlimited() {
+            self.lease_end.take().or_else(|| self.lease_of_stream().map(Lease::end))
+        } else {
+            None
+        };
         let response = self.filter_response(response);
-        response.map(|body| RecordedBody::new(body, self.record))
+        response.map(|body| RecordedBody::new(body, self.record, lease, self.protocol))
+    }
+
+    /// Limits how long a stream may go on because of the caller's token. It has at least the time of other requests, so
+    /// that no ordinary call is cut off after it has taken effect.
+    fn lease_of_stream(&self) -> Option<Lease> {
+        self.lease(Instant::from_std(self.record.started()) + self.proxy.timeouts.total)
+    }
+
+    /// What may go on for as long as the caller's token is accepted, but at least until `earliest`; `None` if the request
+    /// was let in without one.
+    fn lease(&self, earliest: Instant) -> Option<Lease> {
+        let caller = self.grant.caller.as_ref()?;
+        Some(self.proxy.authenticator.lease(caller.clone(), earliest))
     }
 
     /// Responds with 101 and starts the tunnel, which takes over the record.
     fn upgrade(mut self, head: Response<()>, tunnel: Tunnel) -> Response<ExchangeBody> {
         let response = self.filter_response(head.map(|()| ResponseBody::default()));
-        self.proxy.tunnels.spawn(tunnel.run(self.proxy.lifecycle.clone(), self.record));
+        let lease = self.lease(Instant::now()).map(Lease::end);
+        self.proxy.tunnels.spawn(tunnel.run(self.proxy.lifecycle.clone(), lease, self.record));
         response.map(RecordedBody::unrecorded)
     }
 
@@ -225,11 +287,13 @@ impl Exchange {
         // The version that the endpoint speaks says nothing about this connection.
         *response.version_mut() = Version::HTTP_11;
         response.headers_mut().insert(REQUEST_ID, self.record.request_id.clone());
-        if let Some(quota) = &self.quota {
-            quota.insert_headers(response.headers_mut());
-        }
+        Quota::insert_headers(self.quota.iter().chain(&self.subject_quota), response.headers_mut());
         response
     }
+}
+
+fn check_quota(quota: Option<&Quota>) -> Result<(), Problem> {
+    quota.filter(|quota| !quota.allowed).map_or(Ok(()), |quota| Err(quota.problem()))
 }
 
 /// Refuses a request with too many header fields, such as a service of Hedgerow would refuse.

@@ -75,7 +75,7 @@ enum Kind {
 
 /// Why a request is refused.
 pub(super) struct Refusal {
-    pub(super) problem: Problem,
+    pub(super) problem: Box<Problem>,
     /// Whether the client reads its refusals, so that it gets this one with content.
     pub(super) has_content: bool,
 }
@@ -123,7 +123,7 @@ impl InFlight {
         let counts = clients.entry(counted.network).or_default();
         counts.in_flight -= 1;
         counts.unread_refusals += 1;
-        Err(Refusal { problem, has_content: counts.unread_refusals <= MAX_UNREAD_REFUSALS })
+        Err(Refusal { problem: Box::new(problem), has_content: counts.unread_refusals <= MAX_UNREAD_REFUSALS })
     }
 
     /// Refuses a request that may become a tunnel if its client, or all clients together, have too many of them. They

@@ -13,9 +13,11 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
+use identity::Reason;
 use runtime::server::RequestBody;
 
 use super::unread::Unread;
+use crate::auth::Lease;
 use kept::Kept;
 
 /// How much of a body is buffered, in bytes. A longer body is not sent again.
@@ -37,6 +39,8 @@ pub(crate) enum RequestBodyError {
     Timeout,
     #[error("too much of what clients have sent is not read")]
     Unread,
+    #[error("the token of the request is no longer accepted: {0}")]
+    TokenEnded(Reason),
 }
 
 /// The body of a request, from which each attempt gets its own [`UpstreamBody`].
@@ -66,6 +70,8 @@ struct State<B> {
     /// Whether an attempt waits for the client to send more.
     is_awaited: bool,
     unread_count: Option<Unread>,
+    /// For how long more of it is accepted, if that is limited.
+    lease: Option<Lease>,
     error: Option<RequestBodyError>,
 }
 
@@ -95,6 +101,7 @@ impl<B: Body<Data = Bytes> + Unpin> ReplayableBody<B> {
             ended: false,
             is_awaited: false,
             unread_count: None,
+            lease: None,
             error: None,
         };
         Self { state: Some(Arc::new(Mutex::new(state))), size }
@@ -103,6 +110,13 @@ impl<B: Body<Data = Bytes> + Unpin> ReplayableBody<B> {
     /// Counts what its client has sent and no endpoint has read. Returns whether that is not too much already.
     pub(super) fn count_unread(&self, unread: impl FnOnce(Option<u64>) -> Unread) -> bool {
         self.lock().is_none_or(|mut state| state.unread_count.insert(unread(self.size.upper())).count())
+    }
+
+    /// Ends the body early as soon as its client sends more after the end of a lease.
+    pub(super) fn limit_by(&self, lease: Lease) {
+        if let Some(mut state) = self.lock() {
+            state.lease = Some(lease);
+        }
     }
 
     /// The body for one attempt. Only the latest attempt may read from its body.
@@ -220,6 +234,11 @@ impl<B: Body<Data = Bytes> + Unpin> State<B> {
                     break;
                 }
             };
+            if let Some(lease) = &self.lease
+                && let Err(reason) = lease.check()
+            {
+                return self.fail(RequestBodyError::TokenEnded(reason));
+            }
             // The first one is sent together with the head.
             let is_first = self.read == 0;
             self.read = self.read.saturating_add(data.len() as u64);

@@ -96,6 +96,15 @@ impl ResponseBody {
         }
     }
 
+    /// Whether there is more of it, for an unlimited time.
+    pub(super) fn is_unlimited(&self) -> bool {
+        match self {
+            Self::Own(_) => false,
+            Self::Http1(body) => body.deadline.is_none() && !body.is_end_stream(),
+            Self::Grpc(body) => !body.body.is_end_stream(),
+        }
+    }
+
     /// Stops sending the request: another endpoint gets the rest.
     pub(super) fn abort_upload(&mut self) {
         if let Self::Http1(Http1Body { connection: Some(leased), .. }) = self {

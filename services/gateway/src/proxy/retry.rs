@@ -32,6 +32,7 @@ use std::{
 };
 
 use http::{HeaderName, Method, StatusCode, request::Parts};
+use identity::Refusal;
 use runtime::Problem;
 use tokio::{
     select,
@@ -242,6 +243,7 @@ fn refusal(proxy: &Proxy, error: RequestBodyError) -> Problem {
         RequestBodyError::Timeout => {
             Problem::new(StatusCode::REQUEST_TIMEOUT, "the request body did not arrive in time")
         }
+        RequestBodyError::TokenEnded(reason) => Refusal::InvalidToken(reason).into(),
         RequestBodyError::Incomplete => {
             Problem::new(StatusCode::BAD_REQUEST, "the request body is malformed or incomplete")
         }

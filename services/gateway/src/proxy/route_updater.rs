@@ -52,6 +52,8 @@ impl RouteUpdater {
             let upstream = known.unwrap_or_else(|| Arc::new(Upstream::new(&service.name, &self.metrics, self.workers)));
             upstream.set_endpoints(&service.http, service.grpc.as_deref());
             upstream.set_idempotency_keys(&service.idempotency_keys);
+            // Before the table that routes to a new service.
+            upstream.set_access(&service.access);
             self.upstreams.insert(service.name.clone(), upstream);
         }
 

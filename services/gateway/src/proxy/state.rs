@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::{in_flight::InFlight, route_table::RouteTable};
 use crate::{
     access_log::AccessLog,
+    auth::Authenticator,
     discovery::Services,
     metrics::{Metrics, RouteMetrics},
     openapi::ApiDocs,
@@ -23,6 +24,7 @@ use crate::{
 pub(crate) struct ProxyDeps {
     pub(crate) limits: Limits,
     pub(crate) policy: Policy,
+    pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) services: Services,
     pub(crate) metrics: Metrics,
     pub(crate) access_log: Option<AccessLog>,
@@ -54,6 +56,7 @@ pub(crate) struct Timeouts {
 pub(super) struct Proxy {
     pub(super) routes: Arc<ArcSwap<RouteTable>>,
     pub(super) policy: Policy,
+    pub(super) authenticator: Arc<Authenticator>,
     pub(super) api_docs: ApiDocs,
     /// For requests that match no route.
     pub(super) unmatched: RouteMetrics,
@@ -68,11 +71,12 @@ pub(super) struct Proxy {
 
 impl Proxy {
     pub(super) fn new(deps: ProxyDeps, routes: Arc<ArcSwap<RouteTable>>) -> Self {
-        let ProxyDeps { limits, policy, services, metrics, access_log, lifecycle, tasks, .. } = deps;
+        let ProxyDeps { limits, policy, authenticator, services, metrics, access_log, lifecycle, tasks, .. } = deps;
         Self {
             routes,
             policy,
-            api_docs: ApiDocs::new(services),
+            api_docs: ApiDocs::new(services, authenticator.clone()),
+            authenticator,
             unmatched: metrics.route("", "unmatched"),
             in_flight: InFlight::new(metrics.in_flight.clone(), metrics.shed.clone(), &limits),
             access_log,

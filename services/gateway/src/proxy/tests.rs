@@ -1,5 +1,6 @@
 //! Tests of the proxy in-process, over real sockets, with stub services.
 
+mod auth;
 mod backpressure;
 mod balancing;
 mod bodies;
@@ -53,6 +54,7 @@ use tokio::{net::TcpStream, sync::watch};
 use super::{Gateway, ProxyDeps};
 use crate::{
     access_log::{AccessLog, Writer},
+    auth::{Access, Authenticator, AuthenticatorArgs},
     cli::ProxyArgs,
     discovery::Service,
     metrics::Metrics,
@@ -95,12 +97,14 @@ struct Flags {
     proxy: ProxyArgs,
     #[command(flatten)]
     policy: PolicyArgs,
+    #[command(flatten)]
+    auth: AuthenticatorArgs,
 }
 
 fn service(name: &str, paths: &[&str], http: &[SocketAddr]) -> Service {
     let paths = paths.iter().map(|path| (*path).to_owned()).collect();
     let idempotency_keys = vec!["/test".to_owned()];
-    Service { name: name.to_owned(), paths, http: http.to_vec(), grpc: None, idempotency_keys }
+    Service { name: name.to_owned(), paths, http: http.to_vec(), grpc: None, idempotency_keys, access: Arc::default() }
 }
 
 /// A service with two endpoints.
@@ -118,7 +122,7 @@ impl TestGateway {
     /// Starts a gateway in front of several services.
     fn of(flags: &[&str], services: Vec<Service>) -> Self {
         let fixed = ["gateway", "--http-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--drain-delay=0s"];
-        let Flags { process, proxy, policy } = Flags::parse_from(fixed.iter().chain(flags));
+        let Flags { process, proxy, policy, auth } = Flags::parse_from(fixed.iter().chain(flags));
         let bound = Bound::new(&process).expect("free ports");
         let (sender, receiver) = watch::channel(services.into());
         let registry = Registry::new();
@@ -128,6 +132,7 @@ impl TestGateway {
         let deps = ProxyDeps {
             limits: proxy.limits(),
             policy: Policy::new(&policy).expect("a policy"),
+            authenticator: Arc::new(Authenticator::start(&auth, &registry).expect("an authenticator")),
             services: receiver,
             metrics,
             access_log: Some(access_log),
@@ -153,7 +158,8 @@ impl TestGateway {
     async fn apply(&self, mut services: Vec<Service>) {
         static MARKERS: AtomicUsize = AtomicUsize::new(0);
         let marker = format!("/marker-{}", MARKERS.fetch_add(1, Ordering::Relaxed));
-        services.push(service("~marker", &[&marker], &[]));
+        let access = Arc::new(Access::new(Some(&serde_json::json!({ "mode": "none" }))));
+        services.push(Service { access, ..service("~marker", &[&marker], &[]) });
         self.publish(services);
         let what = "the services are applied";
         eventually(what, TIMEOUT, async || (self.get(&marker).await.status == 503).then_some(())).await;

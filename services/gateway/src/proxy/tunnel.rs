@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use super::{access_record::AccessRecord, endpoint::InFlightGuard, http1::Connection};
+use crate::auth::{LeaseEnd, end_of};
 
 /// How long both sides may be silent. Protocols that keep connections open for longer send pings.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(10);
@@ -38,8 +39,9 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    /// Copies until both ends are closed, one fails, or the tunnel is idle for too long.
-    pub(super) async fn run(self, lifecycle: Lifecycle, mut record: Box<AccessRecord>) {
+    /// Copies until both ends are closed, one fails, the tunnel is idle for too long, or the token that it was opened
+    /// with is no longer accepted.
+    pub(super) async fn run(self, lifecycle: Lifecycle, mut lease: Option<LeaseEnd>, mut record: Box<AccessRecord>) {
         let Self { client, mut service, guard: _guard } = self;
         // The connection is available once the response is written.
         let Ok(client) = client.await else { return };
@@ -68,11 +70,15 @@ impl Tunnel {
             lifecycle.reached(Phase::Stopping).await;
             time::sleep(GRACE).await;
         };
-        let copied = select! {
-            copied = copy => copied.is_ok(),
-            () = idle => false,
-            () = stopped => false,
+        let (copied, refusal) = select! {
+            copied = copy => (copied.is_ok(), None),
+            () = idle => (false, None),
+            () = stopped => (false, None),
+            refusal = end_of(lease.as_mut()) => (false, Some(refusal)),
         };
+        if let Some(refusal) = refusal {
+            record.deny(refusal.into());
+        }
         record.add_bytes(early.len() as u64 + sent.load(Ordering::Relaxed));
         if copied {
             record.set_complete();

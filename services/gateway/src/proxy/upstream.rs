@@ -20,6 +20,7 @@ use super::{
     retry_budget::RetryBudget,
 };
 use crate::{
+    auth::Access,
     metrics::{Metrics, ServiceMetrics},
     protocol::Protocol,
 };
@@ -33,6 +34,8 @@ pub(crate) struct Upstream {
     accepts_grpc: AtomicBool,
     /// The path prefixes below which the service honors `Idempotency-Key`.
     idempotency_keys: ArcSwap<Vec<String>>,
+    /// Which requests are let in.
+    access: ArcSwap<Access>,
     pub(super) retry_budget: RetryBudget,
     pub(crate) metrics: ServiceMetrics,
 }
@@ -45,6 +48,7 @@ impl Upstream {
             grpc: Balancer::new(workers),
             accepts_grpc: AtomicBool::new(false),
             idempotency_keys: ArcSwap::default(),
+            access: ArcSwap::default(),
             retry_budget: RetryBudget::default(),
             metrics: metrics.service(name),
         }
@@ -70,6 +74,16 @@ impl Upstream {
         if **self.idempotency_keys.load() != *prefixes {
             self.idempotency_keys.store(Arc::new(prefixes.to_vec()));
         }
+    }
+
+    /// Replaces the rules about which requests are let in.
+    pub(super) fn set_access(&self, access: &Arc<Access>) {
+        self.access.store(access.clone());
+    }
+
+    /// The rules about which requests are let in.
+    pub(super) fn access(&self) -> arc_swap::Guard<Arc<Access>> {
+        self.access.load()
     }
 
     /// Whether the service honors `Idempotency-Key` at a path.

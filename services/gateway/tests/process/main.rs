@@ -1,6 +1,7 @@
 //! The gateway as a process.
 
 mod descriptors;
+mod refusals;
 mod slow_readers;
 
 use std::{

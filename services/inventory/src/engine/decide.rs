@@ -13,7 +13,7 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
 use super::request::Request;
 use crate::model::{
-    Action, Cause, Change, Changeset, Counters, DueExpiries, Item, MAX_QUANTITY, NewMovement, NewReservation,
+    Action, Actor, Cause, Change, Changeset, Counters, DueExpiries, Item, MAX_QUANTITY, NewMovement, NewReservation,
     ProductId, ProductRow, Refusal, Replayable, Reservation, ReservationId, ReservationState, Shortage, Stock,
     StoredResponse, Transition, replay, to_stored,
 };
@@ -100,12 +100,14 @@ impl Decider {
                     decider.change(change)
                 }));
             }
-            Request::Reserve { id, new, claim, reply } => {
-                reply.set(self.decide_once(claim.as_ref(), |decider| decider.reserve(*id, new)));
+            Request::Reserve { id, actor, new, claim, reply } => {
+                reply.set(self.decide_once(claim.as_ref(), |decider| decider.reserve(*id, actor, new)));
             }
-            Request::Transition { id, transition, preconditions, claim, reply } => {
+            Request::Transition { id, actor, transition, preconditions, claim, reply } => {
                 reply.set(
-                    self.decide_once(claim.as_ref(), |decider| decider.transition(*id, *transition, preconditions)),
+                    self.decide_once(claim.as_ref(), |decider| {
+                        decider.transition(*id, actor, *transition, preconditions)
+                    }),
                 );
             }
             Request::Settle { product_id, reply } => {
@@ -160,7 +162,7 @@ impl Decider {
     }
 
     /// Reserves all items or none.
-    fn reserve(&mut self, id: ReservationId, new: &NewReservation) -> Result<Reservation, Refusal> {
+    fn reserve(&mut self, id: ReservationId, actor: &Actor, new: &NewReservation) -> Result<Reservation, Refusal> {
         let shortages = new.items.as_slice().iter().filter_map(|item| {
             let counters = self.counters(&item.product_id);
             let stock = counters.on_hand - counters.reserved;
@@ -185,7 +187,8 @@ impl Decider {
                 product.next_expiry = Some(product.next_expiry.map_or(expires_at, |next| next.min(expires_at)));
             }
         }
-        let reservation = Reservation { id, state: ReservationState::Held, items: new.items.clone(), expires_at };
+        let (subject, items) = (actor.subject.clone(), new.items.clone());
+        let reservation = Reservation { id, subject, state: ReservationState::Held, items, expires_at };
         self.changeset.holds.push(reservation.clone());
         Ok(reservation)
     }
@@ -194,10 +197,12 @@ impl Decider {
     fn transition(
         &mut self,
         id: ReservationId,
+        actor: &Actor,
         transition: Transition,
         preconditions: &Preconditions,
     ) -> Result<Reservation, Refusal> {
-        let mut reservation = self.rows.reservations.get(&id).ok_or(Refusal::NoSuchReservation)?.clone();
+        let reservation = self.rows.reservations.get(&id).filter(|reservation| actor.may_access(reservation));
+        let mut reservation = reservation.ok_or(Refusal::NoSuchReservation)?.clone();
         // What was settled for one of its products stays so, even if that was ahead of the time. Other reservations do
         // not depend on it.
         let settled_until = self.settled_until(reservation.items.as_slice().iter().map(|item| &item.product_id));

@@ -135,7 +135,7 @@ mod tests {
     use super::*;
     use crate::{
         engine::request::Reply,
-        model::{Item, Items, NewReservation, ReservationId, TimeToLive},
+        model::{Actor, Item, Items, NewReservation, ReservationId, TimeToLive},
     };
 
     fn products<const N: usize>(names: [&str; N]) -> BTreeSet<ProductId> {
@@ -151,7 +151,13 @@ mod tests {
         let items = products(names).into_iter().map(|product_id| Item { product_id, quantity: 1 });
         let items = Items::merge(items.collect()).expect("valid items");
         let new = NewReservation { items, ttl: TimeToLive(60) };
-        Request::Reserve { id: ReservationId::generate(), new, claim: None, reply: Reply::channel().0 }
+        Request::Reserve {
+            id: ReservationId::generate(),
+            actor: Actor::default(),
+            new,
+            claim: None,
+            reply: Reply::channel().0,
+        }
     }
 
     /// What the requests wait for that were set aside.

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     error::Error,
-    model::{Change, NewReservation, ProductId, Reservation, ReservationId, Stock, Transition},
+    model::{Actor, Change, NewReservation, ProductId, Reservation, ReservationId, Stock, Transition},
 };
 
 /// The maximum number of requests in a batch.
@@ -33,10 +33,11 @@ pub(super) enum Request {
     /// Change the quantity on hand.
     Change { change: Change, preconditions: Preconditions, claim: Option<Claim>, reply: Reply<Stock> },
     /// Create a reservation with this id.
-    Reserve { id: ReservationId, new: NewReservation, claim: Option<Claim>, reply: Reply<Reservation> },
+    Reserve { id: ReservationId, actor: Actor, new: NewReservation, claim: Option<Claim>, reply: Reply<Reservation> },
     /// Commit or release a reservation.
     Transition {
         id: ReservationId,
+        actor: Actor,
         transition: Transition,
         preconditions: Preconditions,
         claim: Option<Claim>,

@@ -1,6 +1,6 @@
 //! `Reserve`, `Commit` and `Release`.
 
-use chassis::{FieldError, Preconditions, Problem, idempotency::IdempotencyKey};
+use chassis::{FieldError, Identity, Preconditions, Problem, idempotency::IdempotencyKey};
 use contracts::inventory::v1::{self as api, reservation::State};
 use prost_types::Timestamp;
 use serde::{
@@ -17,28 +17,33 @@ use crate::{
     },
 };
 
-pub(super) async fn reserve(inventory: &Inventory, request: api::ReserveRequest) -> Result<api::Reservation, Problem> {
+pub(super) async fn reserve(
+    inventory: &Inventory,
+    identity: &Identity,
+    request: api::ReserveRequest,
+) -> Result<api::Reservation, Problem> {
     let mut errors = Vec::new();
     let items = items(request.items, &mut errors);
     let ttl =
         request.ttl_seconds.map_or(Some(TimeToLive::default()), |seconds| number(seconds, "/ttl_seconds", &mut errors));
     let key = Some(request.idempotency_key).filter(|key| !key.is_empty());
-    let key = key.map(|key| IdempotencyKey::try_from(key.as_bytes())).transpose();
+    let key = key.map(|key| IdempotencyKey::parse(key.as_bytes(), identity)).transpose();
     let key = key.map_err(|detail| errors.push(FieldError::at("/idempotency_key", detail)));
     let (Some(items), Some(ttl), Ok(key)) = (items, ttl, key) else {
         return Err(Problem::invalid(errors));
     };
-    let reservation = inventory.reserve(NewReservation { items, ttl }, key.as_ref()).await?;
+    let reservation = inventory.reserve(identity.into(), NewReservation { items, ttl }, key.as_ref()).await?;
     Ok(message(&reservation))
 }
 
 pub(super) async fn transition(
     inventory: &Inventory,
+    identity: &Identity,
     id: &str,
     transition: Transition,
 ) -> Result<api::Reservation, Problem> {
     let id = id.parse().map_err(|InvalidId| Error::from(Refusal::NoSuchReservation))?;
-    let reservation = inventory.transition(id, transition, Preconditions::default(), None).await?;
+    let reservation = inventory.transition(identity.into(), id, transition, Preconditions::default(), None).await?;
     Ok(message(&reservation))
 }
 

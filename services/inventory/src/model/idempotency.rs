@@ -1,5 +1,7 @@
 //! Idempotency keys: what the requests of inventory claim, and which responses are stored.
 
+use std::sync::Arc;
+
 use chassis::idempotency::{Claim, IdempotencyKey, KeyReused, Stored};
 use chrono::{DateTime, Utc};
 use contracts::{ProductId, ResourceId as ReservationId};
@@ -129,14 +131,14 @@ impl Replayable for Stock {
 
 impl Replayable for Reservation {
     fn to_stored(&self) -> StoredResponse {
-        let Self { id, state, items, expires_at } = self;
+        let Self { id, state, items, expires_at, subject: _ } = self;
         let items = items.as_slice().to_vec();
         StoredResponse::Reservation { id: *id, state: *state, items, expires_at: *expires_at }
     }
 
     fn from_stored(stored: StoredResponse) -> Option<Self> {
         let StoredResponse::Reservation { id, state, items, expires_at } = stored else { return None };
-        Some(Self { id, state, items: Items::stored(items), expires_at })
+        Some(Self { id, subject: Arc::default(), state, items: Items::stored(items), expires_at })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reservations: stock that is held for a client until it is committed, released or expires.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use contracts::{ProductId, ResourceId as ReservationId};
@@ -97,6 +97,9 @@ impl ReservationState {
 pub(crate) struct Reservation {
     #[schema(value_type = Uuid)]
     pub(crate) id: ReservationId,
+    /// Whose it is: see [`Actor`](super::Actor). Clients do not see it, so it is not part of a stored response.
+    #[serde(skip)]
+    pub(crate) subject: Arc<str>,
     pub(crate) state: ReservationState,
     /// Each product once, sorted by id.
     #[schema(value_type = Vec<Item>)]

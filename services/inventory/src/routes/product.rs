@@ -5,6 +5,7 @@ use chassis::{Fields, FromFields, Json, Path, Preconditions, Tagged, idempotency
 use http::{Method, StatusCode};
 use utoipa::ToSchema;
 
+use super::access::StockWriter;
 use crate::{
     engine::Inventory,
     error::Error,
@@ -64,6 +65,7 @@ pub(super) async fn get(
     path = "/inventory/{product_id}",
     operation_id = "putStock",
     tag = "inventory",
+    security(("bearer" = ["inventory:write"])),
     params(("product_id" = inline(ProductId), Path, description = "The product's id."), Preconditions, IdempotencyKey),
     request_body = SetStock,
     responses(
@@ -78,6 +80,7 @@ pub(super) async fn get(
 )]
 pub(super) async fn put(
     State(inventory): State<Inventory>,
+    _: StockWriter,
     Path(product_id): Path<ProductId>,
     preconditions: Preconditions,
     key: Option<IdempotencyKey>,
@@ -96,6 +99,7 @@ pub(super) async fn put(
     path = "/inventory/{product_id}",
     operation_id = "setStock",
     tag = "inventory",
+    security(("bearer" = ["inventory:write"])),
     params(("product_id" = inline(ProductId), Path, description = "The product's id."), Preconditions, IdempotencyKey),
     request_body = SetStock,
     responses(
@@ -107,6 +111,7 @@ pub(super) async fn put(
 )]
 pub(super) async fn set(
     State(inventory): State<Inventory>,
+    _: StockWriter,
     Path(product_id): Path<ProductId>,
     preconditions: Preconditions,
     key: Option<IdempotencyKey>,
@@ -125,6 +130,7 @@ pub(super) async fn set(
     path = "/inventory/{product_id}",
     operation_id = "adjustStock",
     tag = "inventory",
+    security(("bearer" = ["inventory:write"])),
     params(("product_id" = inline(ProductId), Path, description = "The product's id."), Preconditions, IdempotencyKey),
     request_body = AdjustStock,
     responses(
@@ -136,6 +142,7 @@ pub(super) async fn set(
 )]
 pub(super) async fn adjust(
     State(inventory): State<Inventory>,
+    _: StockWriter,
     Path(product_id): Path<ProductId>,
     preconditions: Preconditions,
     key: Option<IdempotencyKey>,

@@ -6,6 +6,7 @@ use http::{StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::access::{ReservationReader, Reserver};
 use crate::{
     engine::Inventory,
     error::Error,
@@ -69,6 +70,7 @@ impl FromFields for Reserve {
     path = "/reservations",
     operation_id = "createReservation",
     tag = "reservations",
+    security(("bearer" = ["reservations:write"])),
     params(IdempotencyKey),
     request_body = Reserve,
     responses(
@@ -82,11 +84,12 @@ impl FromFields for Reserve {
 )]
 pub(super) async fn create(
     State(inventory): State<Inventory>,
+    Reserver(actor): Reserver,
     key: Option<IdempotencyKey>,
     Json(Reserve { items, ttl_seconds }): Json<Reserve>,
 ) -> Result<impl IntoResponse, Error> {
     let new = NewReservation { items, ttl: ttl_seconds.unwrap_or_default() };
-    let reservation = inventory.reserve(new, key.as_ref()).await?;
+    let reservation = inventory.reserve(actor, new, key.as_ref()).await?;
     let location = [(header::LOCATION, format!("/reservations/{}", reservation.id))];
     Ok((StatusCode::CREATED, location, tagged(reservation)))
 }
@@ -97,19 +100,21 @@ pub(super) async fn create(
     path = "/reservations/{id}",
     operation_id = "getReservation",
     tag = "reservations",
+    security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The reservation's id.")),
     responses(
         (status = OK, description = "The reservation.", body = Reservation, headers(
             ("etag" = String, description = "The version of the reservation."),
         )),
-        (status = NOT_FOUND, description = "The reservation does not exist."),
+        (status = NOT_FOUND, description = "The reservation does not exist, or belongs to somebody else."),
     ),
 )]
 pub(super) async fn get(
     State(inventory): State<Inventory>,
+    ReservationReader(actor): ReservationReader,
     Path(id): Path<String>,
 ) -> Result<Tagged<Reservation>, Error> {
-    inventory.reservation(parse(&id)?).await.map(tagged)
+    inventory.reservation(&actor, parse(&id)?).await.map(tagged)
 }
 
 /// Defines the route that commits or releases a reservation; the two differ only in their texts.
@@ -125,22 +130,24 @@ macro_rules! transition_route {
             operation_id = $operation,
             summary = $summary,
             tag = "reservations",
+            security(("bearer" = ["reservations:write"])),
             params(("id" = Uuid, Path, description = "The reservation's id."), Preconditions, IdempotencyKey),
             responses(
                 (status = OK, description = $ok, body = Reservation, headers(
                     ("etag" = String, description = "The version of the reservation."),
                 )),
-                (status = NOT_FOUND, description = "The reservation does not exist."),
+                (status = NOT_FOUND, description = "The reservation does not exist, or belongs to somebody else."),
                 (status = CONFLICT, description = $conflict),
             ),
         )]
         pub(super) async fn $name(
             State(inventory): State<Inventory>,
+            Reserver(actor): Reserver,
             Path(id): Path<String>,
             preconditions: Preconditions,
             key: Option<IdempotencyKey>,
         ) -> Result<Tagged<Reservation>, Error> {
-            inventory.transition(parse(&id)?, $transition, preconditions, key.as_ref()).await.map(tagged)
+            inventory.transition(actor, parse(&id)?, $transition, preconditions, key.as_ref()).await.map(tagged)
         }
     };
 }

@@ -51,10 +51,7 @@ pub(crate) async fn write_movements(
             Cause::Expiry { holds, until } => (expired_holds[row], expired_until[row]) = (Some(*holds), Some(*until)),
         }
     }
-    let mut batches: Vec<Option<Uuid>> = vec![None; movements.len()];
-    if let Some(first) = batches.first_mut() {
-        *first = Some(batch);
-    }
+    let batches: Vec<Option<Uuid>> = (0..movements.len()).map(|row| (row == 0).then_some(batch)).collect();
     sqlx::query!(
         "WITH product AS (
              -- The rows exist. Unlike a join, this can be planned in one way only.
@@ -67,20 +64,21 @@ pub(crate) async fn write_movements(
                      settled_until = excluded.settled_until
          ), held AS (
              -- The items of all reservations are two arrays, of which each reservation takes a slice.
-             INSERT INTO reservation (id, state, expires_at, product_ids, quantities)
-             SELECT id, 'held', expires_at, ($12::text[])[first:last], ($13::bigint[])[first:last]
-             FROM unnest($8::uuid[], $9::timestamptz[], $10::integer[], $11::integer[]) AS hold (id, expires_at, first, last)
+             INSERT INTO reservation (id, state, expires_at, product_ids, quantities, subject)
+             SELECT id, 'held', expires_at, ($13::text[])[first:last], ($14::bigint[])[first:last], subject
+             FROM unnest($8::uuid[], $9::text[], $10::timestamptz[], $11::integer[], $12::integer[])
+                      AS hold (id, subject, expires_at, first, last)
          ), expiring AS (
              INSERT INTO expiry (product_id, expires_at, quantity, holds)
-             SELECT * FROM unnest($14::text[], $15::timestamptz[], $16::bigint[], $17::bigint[])
+             SELECT * FROM unnest($15::text[], $16::timestamptz[], $17::bigint[], $18::bigint[])
              ON CONFLICT (product_id, expires_at) DO UPDATE
                  SET quantity = expiry.quantity + excluded.quantity, holds = expiry.holds + excluded.holds
          )
          INSERT INTO movement (product_id, version, kind, on_hand_delta, reserved_delta, on_hand, reserved,
                                reason, reservation_id, holds, expired_until, batch)
          SELECT * FROM unnest(
-             $18::text[], $19::bigint[], $20::text[], $21::bigint[], $22::bigint[], $23::bigint[], $24::bigint[],
-             $25::text[], $26::uuid[], $27::bigint[], $28::timestamptz[], $29::uuid[]
+             $19::text[], $20::bigint[], $21::text[], $22::bigint[], $23::bigint[], $24::bigint[], $25::bigint[],
+             $26::text[], $27::uuid[], $28::bigint[], $29::timestamptz[], $30::uuid[]
          )",
         &ids as &[&str],
         &on_hand,
@@ -90,6 +88,7 @@ pub(crate) async fn write_movements(
         &next_expiries as &[Option<DateTime<Utc>>],
         &settled_until,
         &holds.ids,
+        &holds.subjects as &[&str],
         &holds.expires_at,
         &holds.firsts,
         &holds.lasts,
@@ -121,6 +120,7 @@ pub(crate) async fn write_movements(
 #[derive(Default)]
 struct Holds<'a> {
     ids: Vec<Uuid>,
+    subjects: Vec<&'a str>,
     expires_at: Vec<DateTime<Utc>>,
     firsts: Vec<i32>,
     lasts: Vec<i32>,
@@ -134,6 +134,7 @@ impl<'a> Holds<'a> {
         let mut last = 0;
         for reservation in &changeset.holds {
             holds.ids.push(reservation.id.0);
+            holds.subjects.push(&reservation.subject);
             holds.expires_at.push(reservation.expires_at);
             holds.firsts.push(last + 1);
             for item in reservation.items.as_slice() {

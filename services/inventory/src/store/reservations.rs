@@ -33,7 +33,8 @@ pub(crate) async fn reservations(
 ) -> Result<HashMap<ReservationId, Reservation>, sqlx::Error> {
     let rows = sqlx::query_as!(
         Row,
-        r#"SELECT id, state, expires_at AS "expires_at!", product_ids AS "product_ids!", quantities AS "quantities!"
+        r#"SELECT id, subject, state, expires_at AS "expires_at!", product_ids AS "product_ids!",
+                  quantities AS "quantities!"
            FROM reservation WHERE id = ANY ($1) AND state <> 'void'"#,
         ids,
     )
@@ -58,8 +59,8 @@ pub(crate) async fn reservation(
     id: ReservationId,
 ) -> Result<Option<(Reservation, Expiry)>, sqlx::Error> {
     let row = sqlx::query!(
-        r#"SELECT id, state, expires_at AS "expires_at!", product_ids AS "product_ids!", quantities AS "quantities!",
-                  expires_at <= statement_timestamp() AS "is_due!",
+        r#"SELECT id, subject, state, expires_at AS "expires_at!", product_ids AS "product_ids!",
+                  quantities AS "quantities!", expires_at <= statement_timestamp() AS "is_due!",
                   coalesce(expires_at <= (
                       SELECT max(settled_until) FROM stock WHERE product_id = ANY (product_ids)
                   ), false) AS "is_settled!"
@@ -74,6 +75,7 @@ pub(crate) async fn reservation(
     };
     let row = Row {
         id: row.id,
+        subject: row.subject,
         state: row.state,
         expires_at: row.expires_at,
         product_ids: row.product_ids,
@@ -85,6 +87,7 @@ pub(crate) async fn reservation(
 /// The columns of a reservation.
 struct Row {
     id: Uuid,
+    subject: String,
     state: String,
     expires_at: DateTime<Utc>,
     product_ids: Vec<String>,
@@ -98,7 +101,8 @@ impl Row {
         let items = self.product_ids.into_iter().zip(self.quantities);
         let items = items.map(|(id, quantity)| Ok(Item { product_id: product_id(id)?, quantity }));
         let items = Items::stored(items.collect::<Result<_, sqlx::Error>>()?);
-        Ok(Reservation { id: ReservationId(self.id), state, items, expires_at: self.expires_at })
+        let (id, subject) = (ReservationId(self.id), self.subject.into());
+        Ok(Reservation { id, subject, state, items, expires_at: self.expires_at })
     }
 }
 
@@ -107,6 +111,7 @@ impl Row {
 pub(crate) async fn hold(
     connection: &mut PgConnection,
     id: ReservationId,
+    subject: &str,
     item: &Item,
     ttl: TimeToLive,
 ) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
@@ -124,8 +129,8 @@ pub(crate) async fn hold(
                              clock_timestamp() + make_interval(secs => $4::bigint + 0.999999::double precision),
                              settled_until + make_interval(secs => 1))) AS expires_at
            ), held AS (
-               INSERT INTO reservation (id, state, expires_at, product_ids, quantities)
-               SELECT $1, 'held', expires_at, ARRAY[product_id], ARRAY[$3] FROM product
+               INSERT INTO reservation (id, state, expires_at, product_ids, quantities, subject)
+               SELECT $1, 'held', expires_at, ARRAY[product_id], ARRAY[$3], $5 FROM product
            ), expiring AS (
                INSERT INTO expiry (product_id, expires_at, quantity, holds) SELECT product_id, expires_at, $3, 1 FROM product
                ON CONFLICT (product_id, expires_at) DO UPDATE
@@ -140,6 +145,7 @@ pub(crate) async fn hold(
         item.product_id.as_str(),
         item.quantity,
         ttl.0,
+        subject,
     );
     held.fetch_optional(connection).await
 }

@@ -1,5 +1,6 @@
 //! The inventory API over a real socket and a real database, one module for each topic.
 
+mod access;
 mod adjust;
 mod batch_weight;
 mod bodies;

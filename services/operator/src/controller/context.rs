@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use api::Microservice;
+use identity::IssuerConfig;
 use kube::{
     Client,
     runtime::reflector::{ObjectRef, Store},
@@ -22,6 +23,7 @@ use super::{
     queue::Queue,
     secrets::Secrets,
     servers::Servers,
+    trust::Trust,
 };
 use crate::{
     manifests::{RenderInputs, names::CREDENTIALS_SUFFIX},
@@ -42,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) bundled_server: Option<String>,
     /// Inputs of the manifests that are the same for all objects.
     pub(crate) inputs: RenderInputs,
+    /// The issuers that services trust besides the cluster and the issuer of users.
+    pub(crate) issuers: Vec<IssuerConfig>,
     /// The interval at which an object is reconciled although nothing changed, to find drift that no watch reports.
     pub(crate) resync: Duration,
     /// The number of objects reconciled concurrently.
@@ -62,6 +66,7 @@ pub(crate) struct Context {
     pub(crate) secrets: Secrets,
     pub(crate) cluster: Cluster,
     pub(crate) servers: Servers,
+    pub(crate) trust: Trust,
     pub(crate) databases: DatabaseCache,
     pub(crate) statuses: StatusCache,
     pub(crate) own_statuses: OwnStatuses,
@@ -91,6 +96,7 @@ impl Context {
             children: Children::new(client.clone(), settings.namespace.clone()),
             secrets: Secrets::new(client.clone(), &settings.namespace),
             cluster: Cluster::new(client.clone()),
+            trust: Trust::default(),
             servers: Servers::new(settings.concurrency, queue.clone()),
             events: Events::new(client.clone(), identity),
             held: HeldDeployments::default(),

@@ -22,6 +22,8 @@ pub(crate) enum Error {
     Timeout { step: &'static str },
     #[error("cannot {step}: {source}")]
     Kube { step: &'static str, source: kube::Error },
+    #[error("the API server does not say with which keys it signs the tokens of service accounts")]
+    NoKeys,
     #[error("cannot serialize an object: {0}")]
     Json(#[from] serde_json::Error),
 }

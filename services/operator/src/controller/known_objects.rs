@@ -114,7 +114,8 @@ impl Change {
     }
 
     fn competes_with(&self, other: &Microservice) -> bool {
-        routes::paths(other).iter().any(|path| self.now.paths.contains(path) || self.before.paths.contains(path))
+        let mut claimed = self.now.paths.iter().chain(&self.before.paths);
+        claimed.any(|own| routes::paths(other).iter().any(|path| routes::is_at_or_below(path, own)))
     }
 
     fn calls_or_is_called_by(&self, other: &Microservice) -> bool {
@@ -168,6 +169,13 @@ mod tests {
         assert_eq!(affected_by(&all[2], &all[2], &all), [""; 0]);
         let before = object("three", &["/a", "/c"], &[]);
         assert_eq!(affected_by(&before, &all[2], &all), ["one", "two"], "it gives up a path that they claim");
+        let above = object("three", &["/"], &[]);
+        let below = [object("one", &["/a/b"], &[]), object("two", &["/ab"], &[]), above.clone()];
+        assert_eq!(
+            affected_by(&above, &object("three", &["/a"], &[]), &below),
+            ["one"],
+            "an issuer claims what is below"
+        );
     }
 
     #[test]

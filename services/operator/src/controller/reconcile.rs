@@ -23,7 +23,7 @@ use super::{
     status::{self, Outcome},
 };
 use crate::manifests::{self, Manifests, RenderInputs, pod_monitor};
-use api::Microservice;
+use api::{Microservice, Route, RouteAuth, identity::RESERVED_NAMES};
 
 /// How often the pods are observed while the database step waits for a server.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
@@ -57,8 +57,12 @@ pub(crate) async fn reconcile(object: Arc<Microservice>, context: Arc<Context>) 
 
 async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
     let siblings = context.objects.state();
-    let route = routes::resolve(object, &siblings);
-    let permitted = secret_references::check(context, object, &siblings).await;
+    let issuer = context.settings.inputs.authentication.as_ref().and_then(|found| found.issuer.as_ref());
+    let route = routes::resolve(object, &siblings, issuer.map(|issuer| &*issuer.service));
+    let permitted = match check_name(object) {
+        Ok(()) => secret_references::check(context, object, &siblings).await,
+        refused => refused,
+    };
     let inputs =
         RenderInputs { accepted_paths: route.accepted.clone(), ..context.inputs().with_siblings(object, &siblings) };
     // The children that depend on nothing do not wait for a database server that may not respond.
@@ -89,8 +93,9 @@ async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
     }
     // A database that was ready before can be used even if it could not be verified now.
     let has_database = object.spec.database.is_none() || ready_database.is_some();
+    let trusted = context.trust.check(&context.settings);
     let is_migrated = migrated.as_ref().is_none_or(ConditionResult::is_ready);
-    let may_roll_out = permitted.is_ok() && pods_may_start && has_database && is_migrated;
+    let may_roll_out = permitted.is_ok() && trusted.is_ok() && pods_may_start && has_database && is_migrated;
     let written = match &found {
         Ok(_) if may_roll_out => deploy::roll_out(context, object, &manifests.deployment).await,
         Ok(live) => {
@@ -127,11 +132,14 @@ async fn reconcile_spec(object: &Microservice, context: &Context) -> Outcome {
     let results = ConditionResults {
         database,
         migrated,
-        children: applied.err().unwrap_or_else(|| ConditionResult::ready("Applied", "")),
+        children: applied
+            .and(check_exposure(object, &inputs))
+            .err()
+            .unwrap_or_else(|| ConditionResult::ready("Applied", "")),
         available: observed.available,
-        rollout: permitted.err().unwrap_or(observed.rollout),
+        rollout: permitted.and(trusted).err().unwrap_or(observed.rollout),
         scaling,
-        route: object.spec.route.as_ref().map(|_| route_result(&route)),
+        route: object.spec.route.as_ref().map(|spec| route_result(spec, &route)),
     };
     Outcome {
         results,
@@ -218,7 +226,32 @@ fn independent(manifests: &Manifests) -> Result<Vec<Child>, Error> {
     Ok(all)
 }
 
-fn route_result(claims: &routes::RouteClaims) -> ConditionResult {
+/// Refuses an object that the API server would no longer admit: it may be older than the names that are reserved.
+fn check_name(object: &Microservice) -> Result<(), ConditionResult> {
+    let name = object.name_any();
+    if !RESERVED_NAMES.contains(&&*name) {
+        return Ok(());
+    }
+    let message =
+        format!("{name} stands for others in tokens or permissions: delete the object, and choose another name");
+    Err(ConditionResult::stalled("NameReserved", message))
+}
+
+/// Reports a Service whose type is not what the object asks for.
+fn check_exposure(object: &Microservice, inputs: &RenderInputs) -> Result<(), ConditionResult> {
+    if !manifests::is_exposed(object, inputs) {
+        return Ok(());
+    }
+    let message = "the Service stays ClusterIP, because requests from outside the cluster would need no token: set AUTH \
+                   of the operator to required";
+    Err(ConditionResult::stalled("Exposed", message))
+}
+
+fn route_result(route: &Route, claims: &routes::RouteClaims) -> ConditionResult {
+    if let Some(Err(reason)) = route.auth.as_ref().map(RouteAuth::parse) {
+        let message = format!("route.auth is not understood, so the gateway refuses all requests: {reason}");
+        return ConditionResult::stalled("RouteClosed", message);
+    }
     if claims.conflicts.is_empty() {
         return ConditionResult::ready("Accepted", "the gateway serves these paths");
     }
@@ -226,7 +259,8 @@ fn route_result(claims: &routes::RouteClaims) -> ConditionResult {
     ConditionResult::stalled(
         "RouteConflict",
         format!(
-            "{}; older objects keep their paths: choose other paths, or delete the older object",
+            "{}; older objects keep their paths, and the issuer of tokens all below its own: choose other paths, or delete \
+             the other object",
             conflicts.join(", ")
         ),
     )
@@ -243,4 +277,26 @@ fn record_failure(applied: &mut Result<(), ConditionResult>, error: &Error) {
 fn http_port(service: &Service) -> Option<i32> {
     let mut ports = service.spec.as_ref()?.ports.iter().flatten();
     ports.find(|port| port.name.as_deref() == Some("http")).map(|port| port.port)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_route_with_rules_that_are_not_understood_is_stalled() {
+        let of = |auth: Value| {
+            let route = json!({ "paths": ["/orders"], "auth": auth });
+            let result =
+                route_result(&serde_json::from_value(route).expect("a route"), &routes::RouteClaims::default());
+            let (reason, message) = result.text();
+            (reason, message.to_owned())
+        };
+        assert_eq!(of(json!({ "rules": [{ "mode": "optional" }] })).0, "Accepted");
+        let (reason, message) = of(json!({ "rules": [{ "claims": {} }] }));
+        assert_eq!(reason, "RouteClosed");
+        assert!(message.contains("unknown field `claims`"), "{message}");
+    }
 }

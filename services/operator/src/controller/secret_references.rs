@@ -1,13 +1,13 @@
 //! Which Secrets the variables of an object may name.
 //!
 //! Pods get what `env` names, from any Secret of the namespace. Whoever may write a `Microservice` must not become the
-//! superuser of a database server that way, nor another service. A Secret of a server that no object uses is known by its
-//! label.
+//! superuser of a database server that way, nor another service, nor an issuer of tokens. A Secret of a server that no
+//! object uses is known by its label.
 
 use std::sync::Arc;
 
 use super::{conditions::ConditionResult, context::Context};
-use crate::manifests::names::{CREDENTIALS_SUFFIX, database_secret};
+use crate::manifests::names::{CREDENTIALS_SUFFIX, KEK_SECRET, database_secret};
 use api::Microservice;
 
 /// The Secrets that the variables of an object name.
@@ -23,7 +23,8 @@ fn references(object: &Microservice) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Refuses an object whose variables name the Secret of a database server, or the credentials of another service.
+/// Refuses an object whose variables name the Secret of a database server, the credentials of another service, or the
+/// key of the issuer.
 pub(crate) async fn check(
     context: &Context,
     object: &Microservice,
@@ -48,6 +49,9 @@ async fn refusal(
 ) -> Result<Option<&'static str>, ConditionResult> {
     const ADMIN: &str = "has the admin credentials of a database server";
     const CREDENTIALS: &str = "is for the database credentials of a service";
+    if name == KEK_SECRET {
+        return Ok(Some("has the key that seals the keys of the issuer"));
+    }
     if name == context.settings.database_server {
         return Ok(Some(ADMIN));
     }

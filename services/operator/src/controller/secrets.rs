@@ -1,4 +1,4 @@
-//! Secrets: the admin credentials of a database server, and the credentials of each service.
+//! Secrets: the admin credentials of a database server, the credentials of each service, and the key of the issuer.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +22,8 @@ use api::{DeletionPolicy, Microservice, annotations, labels};
 
 /// The length of a password: 32 characters out of 62 are 190 bits.
 const PASSWORD_LENGTH: usize = 32;
+/// The length of the key of the issuer, for AES-256.
+const KEK_LENGTH: usize = 32;
 
 /// The Secret with the credentials of a service's database.
 pub(crate) struct Credentials(Secret);
@@ -128,20 +130,9 @@ impl Secrets {
         let password = password();
         let url = format!("postgres://postgres:{password}@{address}/postgres");
         let data = [("url", url), ("username", "postgres".to_owned()), ("password", password)];
-        let labels = [
-            ("app.kubernetes.io/part-of", "hedgerow"),
-            ("app.kubernetes.io/managed-by", "hedgerow-operator"),
-            (labels::SERVER, "true"),
-        ];
-        let secret = Secret {
-            metadata: ObjectMeta {
-                name: Some(name.to_owned()),
-                labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
-                ..ObjectMeta::default()
-            },
-            data: Some(data.map(|(key, value)| (key.to_owned(), ByteString(value.into_bytes()))).into()),
-            ..Secret::default()
-        };
+        let data = data.map(|(key, value)| (key, value.into_bytes()));
+        let mut secret = unowned(name, data);
+        secret.labels_mut().insert(labels::SERVER.to_owned(), "true".to_owned());
         // Like the data that it gives access to, it has no owner and outlives the operator.
         match with_timeout("create a Secret", self.api.create(&PostParams::default(), &secret)).await {
             // It was created meanwhile.
@@ -151,6 +142,26 @@ impl Secrets {
                 tracing::info!(secret = name, "created the password of the bundled Postgres");
                 self.known.insert(created.clone());
                 Ok(created.data.unwrap_or_default())
+            }
+        }
+    }
+
+    /// Creates the key that seals the keys of the issuer, if it does not exist. A lost one is not replaced by anything
+    /// that could open what it sealed: the issuer then refuses the new one.
+    pub(crate) async fn ensure_kek(&self) -> Result<(), Error> {
+        if self.metadata(names::KEK_SECRET).await?.is_some() {
+            return Ok(());
+        }
+        let key: [u8; KEK_LENGTH] = rand::random();
+        // Like the keys that it seals, it has no owner and outlives the operator.
+        let secret = unowned(names::KEK_SECRET, [(names::KEK_FILE, key.to_vec())]);
+        match with_timeout("create a Secret", self.api.create(&PostParams::default(), &secret)).await {
+            // It was created meanwhile.
+            Err(error) if error.is_conflict() => Ok(()),
+            result => {
+                result?;
+                tracing::info!(secret = names::KEK_SECRET, "created the key that seals the keys of the issuer");
+                Ok(())
             }
         }
     }
@@ -187,6 +198,20 @@ impl Secrets {
         };
         self.known.insert(stored);
         Ok(())
+    }
+}
+
+/// A Secret that has no owner.
+fn unowned<const N: usize>(name: &str, data: [(&str, Vec<u8>); N]) -> Secret {
+    let labels = [("app.kubernetes.io/part-of", "hedgerow"), ("app.kubernetes.io/managed-by", "hedgerow-operator")];
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+            ..ObjectMeta::default()
+        },
+        data: Some(data.map(|(key, value)| (key.to_owned(), ByteString(value))).into()),
+        ..Secret::default()
     }
 }
 

@@ -11,6 +11,7 @@ mod replica;
 mod rollouts;
 mod secret_references;
 mod steady;
+mod trust;
 mod watches;
 
 use std::{sync::Arc, time::Duration};
@@ -29,8 +30,13 @@ use super::{
     context::{Context, Settings},
     reconcile::reconcile,
 };
-use crate::{database::Owner, manifests::RenderInputs, metrics::Metrics};
+use crate::{
+    database::Owner,
+    manifests::{Authentication, Issuer, RenderInputs},
+    metrics::Metrics,
+};
 use api::Microservice;
+use identity::Mode;
 
 const OBJECT: &str = "/apis/hedgerow.dev/v1alpha1/namespaces/default/microservices/orders";
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/default/deployments/orders";
@@ -45,6 +51,7 @@ fn settings() -> Settings {
         database_server: "hedgerow-postgres".to_owned(),
         bundled_server: None,
         inputs: RenderInputs::default(),
+        issuers: Vec::new(),
         resync: Duration::from_mins(5),
         concurrency: 1,
         configuration: None,
@@ -61,6 +68,10 @@ struct Fixture {
 
 impl Fixture {
     fn new(spec: Value) -> Self {
+        Self::with(spec, settings())
+    }
+
+    fn with(spec: Value, settings: Settings) -> Self {
         let server = ApiServer::default();
         server.put(
             "/api/v1/namespaces/kube-system",
@@ -71,7 +82,7 @@ impl Fixture {
         store.apply_watcher_event(&watcher::Event::Init);
         store.apply_watcher_event(&watcher::Event::InitDone);
         let metrics = Metrics::new(prometheus::Registry::new()).expect("metrics");
-        let context = Context::new(server.client(), settings(), "test".to_owned(), metrics, objects, pod_monitors);
+        let context = Context::new(server.client(), settings, "test".to_owned(), metrics, objects, pod_monitors);
         let mut fixture = Self { server, context: Arc::new(context), store, pod_monitors_found };
         fixture.apply(spec, 1);
         fixture
@@ -163,6 +174,57 @@ async fn a_foreign_object_is_not_taken_over() {
     fixture.deployed(3);
     let status = fixture.reconcile().await;
     assert_eq!(condition(&status, "Ready")["status"], "True", "it recovers once the conflict is gone: {status:#}");
+}
+
+/// The API server refuses such a name, but the object may be older than that.
+#[tokio::test]
+async fn an_object_with_a_reserved_name_starts_no_pod() {
+    let fixture = Fixture::new(plain());
+    let status = reconcile_as(&fixture, "hedgerow-admin", plain()).await;
+    let stalled = condition(&status, "Stalled");
+    assert_eq!((&stalled["status"], &stalled["reason"]), (&json!("True"), &json!("NameReserved")), "{status:#}");
+    assert!(fixture.server.get(&DEPLOYMENT.replace("orders", "hedgerow-admin")).is_none());
+}
+
+#[tokio::test]
+async fn an_open_gateway_is_not_exposed() {
+    let fixture = Fixture::new(plain());
+    let spec = json!({ "image": "localhost/gateway:1", "service": { "type": "LoadBalancer" } });
+    let status = reconcile_as(&fixture, "gateway", spec).await;
+    let stalled = condition(&status, "Stalled");
+    assert_eq!((&stalled["status"], &stalled["reason"]), (&json!("True"), &json!("Exposed")), "{status:#}");
+    let service = fixture.server.get(&SERVICE.replace("orders", "gateway")).expect("a Service");
+    assert_eq!(service["spec"]["type"], "ClusterIP");
+}
+
+#[tokio::test]
+async fn a_service_gets_no_path_below_those_of_the_issuer() {
+    let mut settings = settings();
+    let issuer = Issuer { service: "users".to_owned(), url: "https://shop.example".to_owned(), port: 8080 };
+    settings.inputs.authentication = Some(Authentication { mode: Mode::Required, issuer: Some(issuer) });
+    let spec = json!({ "image": "localhost/orders:1", "route": { "paths": ["/auth/login", "/orders"] } });
+    let mut fixture = Fixture::with(spec, settings);
+    let spec = json!({ "image": "localhost/users:1", "route": { "paths": ["/auth"] } });
+    let mut users = Microservice::new("users", serde_json::from_value(spec).expect("a spec"));
+    users.metadata.namespace = Some("default".to_owned());
+    fixture.store.apply_watcher_event(&watcher::Event::Apply(users));
+    let status = fixture.reconcile().await;
+    assert_eq!(condition(&status, "RouteAccepted")["reason"], "RouteConflict", "{status:#}");
+    let service = fixture.server.get(SERVICE).expect("a Service");
+    let route = service["metadata"]["annotations"]["hedgerow.dev/route"].as_str().expect("a route");
+    assert!(route.contains(r#""paths":["/orders"]"#), "{route}");
+}
+
+/// Reconciles an object of another name once.
+async fn reconcile_as(fixture: &Fixture, name: &str, spec: Value) -> Value {
+    let path = OBJECT.replace("orders", name);
+    let mut object = fixture.server.get(OBJECT).expect("the object");
+    object["metadata"]["name"] = name.into();
+    object["spec"] = spec;
+    fixture.server.put(&path, object.clone());
+    let object = serde_json::from_value(object).expect("a Microservice");
+    reconcile(Arc::new(object), fixture.context.clone()).await.expect("the reconcile succeeds");
+    fixture.server.get(&path).expect("the object")["status"].clone()
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use k8s_openapi::{
 use kube::ResourceExt;
 
 use super::{
-    environment,
+    authentication, environment,
     inputs::RenderInputs,
     labels::{self, SERVICE, metadata},
     pod,
@@ -43,7 +43,7 @@ pub(super) fn build(object: &Microservice, inputs: &RenderInputs, migration: Opt
         readiness_probe: Some(probe("/readyz", 2, 2)),
         ..pod::container(object, inputs, environment::service(object, inputs))
     };
-    let pod = PodSpec {
+    let mut pod = PodSpec {
         automount_service_account_token: Some(object.spec.automount_token),
         termination_grace_period_seconds: Some(GRACE_PERIOD_SECONDS),
         topology_spread_constraints: Some(
@@ -51,6 +51,7 @@ pub(super) fn build(object: &Microservice, inputs: &RenderInputs, migration: Opt
         ),
         ..pod::spec(object, inputs, container)
     };
+    authentication::mount(object, inputs, &mut pod);
     let template = PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(labels::pod(object, SERVICE)),

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, SecretKeySelector};
 use runtime::process::{DEFAULT_DRAIN_DELAY, DEFAULT_SHUTDOWN_TIMEOUT};
 
-use super::{inputs::RenderInputs, names};
+use super::{authentication, inputs::RenderInputs, names};
 use api::{DEFAULT_GRPC_PORT, Microservice, grpc_url_variable};
 
 /// The environment of the pods that serve.
@@ -21,7 +21,8 @@ pub(super) fn service(object: &Microservice, inputs: &RenderInputs) -> Vec<EnvVa
         Some(value("SHUTDOWN_TIMEOUT", DEFAULT_SHUTDOWN_TIMEOUT.to_owned())),
     ];
     let callees = spec.calls.iter().map(|callee| callee_url(callee, inputs));
-    with_users_own(contract.into_iter().flatten().chain(callees), object)
+    let authentication = authentication::environment(object, inputs);
+    with_users_own(contract.into_iter().flatten().chain(callees).chain(authentication), object)
 }
 
 /// The environment of the pods that migrate: only what a migration needs, because every change starts a new migration.
@@ -49,6 +50,6 @@ fn database_url(object: &Microservice) -> Option<EnvVar> {
     Some(EnvVar { name: "DATABASE_URL".to_owned(), value: None, value_from: Some(source) })
 }
 
-fn value(name: &str, value: String) -> EnvVar {
+pub(super) fn value(name: &str, value: String) -> EnvVar {
     EnvVar { name: name.to_owned(), value: Some(value), value_from: None }
 }

@@ -7,6 +7,7 @@ use std::{
 
 use kube::ResourceExt;
 
+use super::authentication::Authentication;
 use api::Microservice;
 
 /// What `render` needs to know beyond the object.
@@ -30,6 +31,8 @@ pub struct RenderInputs {
     pub scrape_namespaces: Vec<String>,
     /// Extra labels of the `PodMonitor`; `None` if there is to be no `PodMonitor`.
     pub pod_monitor: Option<BTreeMap<String, String>>,
+    /// Who may call services; `None` if everyone may, and nobody verifies tokens.
+    pub authentication: Option<Authentication>,
     /// Whether network policies are disabled, so that every pod may connect.
     pub open_network: bool,
     /// The pull secrets of the image registries.
@@ -37,7 +40,8 @@ pub struct RenderInputs {
 }
 
 impl RenderInputs {
-    /// Adds what the objects of the namespace, `all`, say about `object`: who calls it, and the ports of its callees.
+    /// Adds what the objects of the namespace, `all`, say about `object`: who calls it, the ports of its callees, and that
+    /// of the issuer.
     #[must_use]
     pub fn with_siblings<T: Borrow<Microservice>>(mut self, object: &Microservice, all: &[T]) -> Self {
         let name = object.name_any();
@@ -48,6 +52,10 @@ impl RenderInputs {
             }
             if let Some(port) = other.spec.ports.grpc.filter(|_| object.spec.calls.contains(&other.name_any())) {
                 self.callee_ports.insert(other.name_any(), port);
+            }
+            let issuer = self.authentication.as_mut().and_then(|authentication| authentication.issuer.as_mut());
+            if let Some(issuer) = issuer.filter(|issuer| issuer.is(other)) {
+                issuer.port = other.spec.ports.http;
             }
         }
         self

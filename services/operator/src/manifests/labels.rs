@@ -33,6 +33,13 @@ pub(super) fn all_pods(object: &Microservice) -> LabelSelector {
     LabelSelector { match_labels: Some(labels), ..LabelSelector::default() }
 }
 
+/// Selects the pods of every object that serve.
+pub(super) fn services() -> BTreeMap<String, String> {
+    [("part-of", "hedgerow"), ("managed-by", "hedgerow-operator"), ("component", SERVICE)]
+        .map(|(key, value)| (format!("app.kubernetes.io/{key}"), value.to_owned()))
+        .into()
+}
+
 /// The labels of a child.
 #[must_use]
 pub fn labels(object: &Microservice, component: &str) -> BTreeMap<String, String> {

@@ -1,5 +1,5 @@
 //! Who may connect to a service: the peers in its spec, its callers, the gateway if it has a route, and Prometheus on
-//! the admin port. Egress is not restricted.
+//! the admin port; every service to the issuer, whose keys they read. Egress is not restricted.
 //!
 //! The policy also selects the pods that migrate. They have no ports of these names, so nothing may connect to them.
 
@@ -24,7 +24,7 @@ use api::{GATEWAY, Microservice, Peer};
 const ANY: &str = "any";
 
 pub(super) fn build(object: &Microservice, inputs: &RenderInputs) -> Vec<NetworkPolicy> {
-    let rules = [admitted(object, inputs), routed(object), Some(scraped(inputs))];
+    let rules = [admitted(object, inputs), routed(object), trusted(object, inputs), Some(scraped(inputs))];
     let spec = NetworkPolicySpec {
         pod_selector: Some(labels::all_pods(object)),
         policy_types: Some(vec!["Ingress".to_owned()]),
@@ -51,6 +51,15 @@ fn routed(object: &Microservice) -> Option<NetworkPolicyIngressRule> {
     let route = object.spec.route.as_ref()?;
     let gateway = peer(&Peer::Name(GATEWAY.to_owned()));
     Some(NetworkPolicyIngressRule { ports: Some(ports(object, route.grpc)), from: Some(vec![gateway]) })
+}
+
+/// Admits every service to the issuer.
+fn trusted(object: &Microservice, inputs: &RenderInputs) -> Option<NetworkPolicyIngressRule> {
+    let issuer = inputs.authentication.as_ref()?.issuer.as_ref()?;
+    let services = Peer::Labels(labels::services());
+    issuer
+        .is(object)
+        .then(|| NetworkPolicyIngressRule { ports: Some(ports(object, false)), from: Some(vec![peer(&services)]) })
 }
 
 fn scraped(inputs: &RenderInputs) -> NetworkPolicyIngressRule {

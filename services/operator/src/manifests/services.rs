@@ -12,6 +12,7 @@ use k8s_openapi::{
 use kube::ResourceExt;
 
 use super::{
+    authentication,
     inputs::RenderInputs,
     labels::{self, SERVICE, metadata},
     names,
@@ -21,6 +22,7 @@ use api::{Microservice, RouteAnnotation, ServiceType, annotations};
 pub(super) fn build(object: &Microservice, inputs: &RenderInputs) -> [Service; 2] {
     let name = object.name_any();
     let kind = match object.spec.service.kind {
+        _ if authentication::is_exposed(object, inputs) => "ClusterIP",
         ServiceType::ClusterIP => "ClusterIP",
         ServiceType::NodePort => "NodePort",
         ServiceType::LoadBalancer => "LoadBalancer",
@@ -50,6 +52,7 @@ fn route(object: &Microservice, inputs: &RenderInputs) -> Option<BTreeMap<String
         grpc: route.grpc,
         paths: inputs.accepted_paths.clone(),
         idempotency_keys: route.idempotency_keys.clone(),
+        auth: route.auth.clone(),
     };
     Some([(annotations::ROUTE.to_owned(), serde_json::json!(route).to_string())].into())
 }

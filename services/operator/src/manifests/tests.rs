@@ -202,3 +202,118 @@ fn the_longest_name_leaves_room_for_all_children() {
     assert!(manifests.services[1].name_any().len() <= 63);
     assert!(manifests.migration.expect("a Job").name_any().len() <= 63);
 }
+
+/// The inputs of services that verify tokens, whose issuer is `users`.
+fn secured() -> RenderInputs {
+    let issuer = Issuer { service: "users".to_owned(), url: "https://shop.example".to_owned(), port: 8080 };
+    let authentication = Authentication { mode: identity::Mode::Required, issuer: Some(issuer) };
+    RenderInputs { authentication: Some(authentication), ..RenderInputs::default() }
+}
+
+#[test]
+fn callers_are_those_that_the_policy_admits() {
+    let callers = |spec: Value, callers: &[&str]| {
+        let callers = callers.iter().map(ToString::to_string).collect();
+        variable(&render(&object(&spec), &RenderInputs { callers, ..secured() }), "AUTH_ALLOW_FROM")
+            .expect("a variable")
+    };
+    let spec = |allow_from: Value| json!({ "image": "orders:1.0", "network": { "allowFrom": allow_from } });
+    assert_eq!(callers(spec(json!([])), &[]), "", "nobody");
+    let both = "system:serviceaccount:shop:reports,system:serviceaccount:shop:users";
+    assert_eq!(callers(spec(json!(["reports", { "team": "stock" }])), &["users"]), both);
+    assert_eq!(callers(spec(json!(["users", "reports"])), &["users"]), both);
+    assert_eq!(callers(spec(json!(["any", "users"])), &["users"]), "any");
+    let routed = json!({ "image": "orders:1.0", "route": { "paths": ["/orders"] } });
+    assert_eq!(callers(routed, &[]), "system:serviceaccount:shop:gateway");
+    // The gateway asks the issuer which sessions have ended, whether or not the issuer has a route.
+    let issuer = render(&named("users", &json!({ "image": "users:1.0" })), &secured());
+    assert_eq!(variable(&issuer, "AUTH_ALLOW_FROM").expect("a variable"), "system:serviceaccount:shop:gateway");
+}
+
+#[test]
+fn a_caller_gets_a_token_for_each_callee() {
+    let tokens = |name: &str, calls: Value, inputs: RenderInputs| {
+        let object = named(name, &json!({ "image": "x:1.0", "calls": calls }));
+        let pod = render(&object, &inputs).deployment.spec.expect("a spec").template.spec.expect("a pod");
+        let volumes = pod.volumes.expect("volumes").into_iter();
+        let tokens =
+            volumes.filter_map(|volume| volume.projected).flat_map(|projected| projected.sources.expect("sources"));
+        let tokens = tokens.map(|source| source.service_account_token.expect("a token"));
+        tokens
+            .map(|token| (token.audience.expect("an audience"), token.path, token.expiration_seconds))
+            .collect::<Vec<_>>()
+    };
+    let token = |name: &str| (name.to_owned(), name.to_owned(), Some(21600));
+    assert_eq!(tokens("orders", json!(["inventory", "users"]), secured()), [token("inventory"), token("users")]);
+    assert_eq!(tokens("orders", json!([]), secured()), []);
+    assert_eq!(tokens("orders", json!(["hedgerow"]), secured()), [], "every service would accept it");
+    // The gateway asks the issuer which sessions have ended.
+    assert_eq!(tokens("gateway", json!([]), secured()), [token("users")]);
+    assert_eq!(tokens("gateway", json!(["users"]), secured()), [token("users")]);
+    let without_issuer = Authentication { mode: identity::Mode::Required, issuer: None };
+    let inputs = RenderInputs { authentication: Some(without_issuer), ..RenderInputs::default() };
+    assert_eq!(tokens("gateway", json!([]), inputs), []);
+}
+
+#[test]
+fn only_the_issuer_has_the_key_and_admits_all_services() {
+    let mut secrets = Vec::new();
+    for name in ["users", "inventory", "gateway"] {
+        let manifests = render(&named(name, &json!({ "image": "x:1.0", "calls": ["payment"] })), &secured());
+        let pod = manifests.deployment.spec.clone().expect("a spec").template.spec.expect("a pod");
+        let volumes = pod.volumes.expect("volumes");
+        assert!(volumes.iter().any(|volume| volume.config_map.is_some()), "{name} has the issuers");
+        secrets.extend(volumes.into_iter().filter_map(|volume| Some((name, volume.secret?.secret_name?))));
+        assert_eq!(variable(&manifests, "AUTH_KEK_FILE").is_some(), name == "users");
+        let rules = json!(manifests.network_policies[0].spec.as_ref().expect("a spec").ingress);
+        let admits_all = rules.to_string().contains(r#""app.kubernetes.io/managed-by":"hedgerow-operator""#);
+        assert_eq!(admits_all, name == "users", "{rules}");
+    }
+    assert_eq!(secrets, [("users", "hedgerow-issuer".to_owned())]);
+}
+
+#[test]
+fn the_gateway_finds_the_issuer_at_its_port() {
+    let gateway = named("gateway", &json!({ "image": "gateway:1.0" }));
+    let users = named("users", &json!({ "image": "users:1.0", "ports": { "http": 8081 } }));
+    let rendered = |all: &[Microservice]| render(&gateway, &secured().with_siblings(&gateway, all));
+    let url = |all: &[Microservice]| variable(&rendered(all), "AUTH_REVOKED_URL").expect("a URL");
+    assert_eq!(url(&[]), "http://users:8080/auth/revoked");
+    assert_eq!(url(&[users]), "http://users:8081/auth/revoked");
+    let file = variable(&rendered(&[]), "AUTH_REVOKED_TOKEN_FILE").expect("a path");
+    let pod = rendered(&[]).deployment.spec.expect("a spec").template.spec.expect("a pod");
+    let mounts = pod.containers[0].volume_mounts.as_deref().unwrap_or_default();
+    assert!(mounts.iter().any(|mount| file == format!("{}/users", mount.mount_path)), "{file} in {mounts:?}");
+}
+
+#[test]
+fn an_open_gateway_is_not_reachable_from_outside() {
+    let kind = |name: &str, env: Value, inputs: &RenderInputs| {
+        let object = named(name, &json!({ "image": "x:1.0", "service": { "type": "NodePort" }, "env": env }));
+        let [service, _] = render(&object, inputs).services;
+        service.spec.expect("a spec").type_.expect("a type")
+    };
+    let env = |name: &str, value: &str| json!([{ "name": name, "value": value }]);
+    let open = RenderInputs {
+        authentication: Some(Authentication { mode: identity::Mode::Open, issuer: None }),
+        ..RenderInputs::default()
+    };
+    let (none, unset, required) = (json!([]), RenderInputs::default(), secured());
+    for inputs in [&open, &unset] {
+        assert_eq!(kind("gateway", none.clone(), inputs), "ClusterIP");
+        assert_eq!(kind("gateway", env("AUTH", "required"), inputs), "NodePort");
+        assert_eq!(kind("orders", none.clone(), inputs), "NodePort", "it may have its own ways");
+    }
+    assert_eq!(kind("gateway", none, &required), "NodePort");
+    assert_eq!(kind("gateway", env("AUTH", "open"), &required), "ClusterIP");
+    assert_eq!(kind("gateway", env("AUTH_ISSUERS", "[]"), &unset), "NodePort");
+    assert_eq!(kind("gateway", env("AUTH_ISSUERS", "[]"), &open), "ClusterIP");
+}
+
+#[test]
+fn an_object_may_override_how_it_verifies_tokens() {
+    let spec = json!({ "image": "orders:1.0", "env": [{ "name": "AUTH", "value": "open" }] });
+    let pod = render(&object(&spec), &secured()).deployment.spec.expect("a spec").template.spec.expect("a pod");
+    let variables = pod.containers[0].env.iter().flatten().filter(|variable| variable.name == "AUTH");
+    assert_eq!(variables.map(|variable| variable.value.clone()).collect::<Vec<_>>(), [Some("open".to_owned())]);
+}

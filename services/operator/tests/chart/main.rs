@@ -109,7 +109,7 @@ fn invalid_service_file_is_named() {
 /// Objects by kind and name.
 type Objects = BTreeMap<(String, String), Value>;
 
-/// The objects that both have: those of the operator, and the permissions of the gateway.
+/// The objects that both have: those of the operator, the permissions of the gateway, and the account of administrators.
 fn shared_objects(yaml: &[u8]) -> Objects {
     let documents: Vec<Value> = serde_saphyr::from_multiple(str::from_utf8(yaml).expect("text")).expect("YAML");
     let key = |object: &Value| {
@@ -117,7 +117,7 @@ fn shared_objects(yaml: &[u8]) -> Objects {
         (text(&object["kind"]), text(&object["metadata"]["name"]))
     };
     let mut objects: Objects = documents.into_iter().map(|object| (key(&object), object)).collect();
-    objects.retain(|(_, name), _| ["hedgerow-operator", "hedgerow-gateway"].contains(&name.as_str()));
+    objects.retain(|(_, name), _| ["hedgerow-operator", "hedgerow-gateway", "hedgerow-admin"].contains(&name.as_str()));
     objects.values_mut().for_each(without_labels_of_helm);
     objects
 }

@@ -63,6 +63,35 @@ fn objects_of_one_file_that_call_each_other() {
     insta::assert_snapshot!("calls", rendered("calls", &[]));
 }
 
+/// The flags of authentication, with users as the issuer.
+const SECURED: [&str; 6] =
+    ["--auth", "required", "--auth-issuer", "users", "--auth-issuer-url", "https://shop.example"];
+
+#[test]
+fn services_that_verify_tokens() {
+    insta::assert_snapshot!("secured", rendered("secured", &SECURED));
+}
+
+#[test]
+fn open_services_without_issuers_do_not_look_at_tokens() {
+    for name in ["plain", "full", "grpc", "open", "calls", "secured"] {
+        // An issuer of users alone changes nothing: no pod is replaced by an upgrade.
+        let flags = ["--auth", "open", "--auth-issuers", "[]"];
+        let open = rendered(name, &[&flags[..], &SECURED[2..]].concat());
+        assert_eq!(open, rendered(name, &[]));
+        assert!(!open.contains("AUTH") && !open.contains("hedgerow-trust"), "{open}");
+    }
+}
+
+#[test]
+fn migrations_are_the_same_with_authentication() {
+    let job = |text: String| {
+        let mut documents = text.split("---\n").map(str::to_owned);
+        documents.find(|document| document.contains("kind: Job")).expect("a Job")
+    };
+    assert_eq!(job(rendered("full", &SECURED)), job(rendered("full", &[])));
+}
+
 #[test]
 fn every_document_is_rendered_and_empty_ones_are_skipped() {
     let document = |name: &str| {
@@ -112,5 +141,9 @@ fn invalid_arguments_are_reported_in_one_line() {
         String::from_utf8(output.stderr).expect("text")
     };
     assert_eq!(usage(&["render"]), "operator: the following required arguments were not provided: --file <FILE>\n");
+    let issuers = |text: &str| usage(&["render", "-f", "x", "--auth-issuers", text]);
+    assert!(issuers("[{}]").contains("missing field `issuer`"), "{}", issuers("[{}]"));
+    assert!(issuers(r#"[{"issuer": "x"}]"#).contains("jwks_url is needed"));
+    assert!(usage(&["render", "-f", "x", "--auth-issuer", "users"]).contains("--auth-issuer-url"));
     assert_eq!(usage(&["rendre"]).lines().count(), 1);
 }

@@ -10,6 +10,7 @@ use http::{Method, StatusCode, header};
 use tokio::sync::oneshot;
 
 use crate::{
+    access::Creator,
     error::Error,
     model::{CreatedUser, NewUser, ProductId},
     state::Users,
@@ -31,6 +32,7 @@ impl FromFields for NewUser {
     path = "/users",
     operation_id = "createUser",
     tag = "users",
+    security(("bearer" = ["users:write"])),
     params(IdempotencyKey),
     request_body = NewUser,
     responses(
@@ -43,6 +45,7 @@ impl FromFields for NewUser {
 )]
 pub(super) async fn create(
     State(users): State<Users>,
+    _: Creator,
     key: Option<IdempotencyKey>,
     Json(new): Json<NewUser>,
 ) -> Result<impl IntoResponse, Error> {

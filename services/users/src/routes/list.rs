@@ -7,6 +7,7 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::{
+    access::Reader,
     model::{Email, User},
     state::Users,
     store,
@@ -34,6 +35,7 @@ pub(super) struct ListUsers {
     path = "/users",
     operation_id = "listUsers",
     tag = "users",
+    security(("bearer" = ["users:read"])),
     params(ListUsers),
     responses((status = OK, description = "A page of users.", body = Vec<User>, headers(
         ("link" = Option<String>, description = "The next page (`rel=\"next\"`), if there is one."),
@@ -41,6 +43,7 @@ pub(super) struct ListUsers {
 )]
 pub(super) async fn list(
     State(users): State<Users>,
+    _: Reader,
     OriginalUri(uri): OriginalUri,
     Query(query): Query<ListUsers>,
 ) -> Result<Page<User>, Problem> {

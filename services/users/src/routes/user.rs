@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use chassis::{
-    Fields, FromFields, Json, Path, Preconditions, Tagged,
+    Fields, FromFields, Identity, Json, Preconditions, Tagged,
     idempotency::{Claim, IdempotencyKey},
 };
 use http::{Method, StatusCode};
@@ -10,7 +10,9 @@ use sqlx::PgConnection;
 use utoipa::ToSchema;
 
 use crate::{
+    access::{ReadableUser, WRITE, WritableUser},
     error::Error,
+    issuer::count_email,
     model::{Email, Name, User, UserId},
     state::Users,
     store,
@@ -41,14 +43,14 @@ impl FromFields for UserPatch {
     path = "/users/{id}",
     operation_id = "getUser",
     tag = "users",
+    security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The user's id.")),
     responses(
         (status = OK, description = "The user.", body = User, headers(("etag" = String, description = "The version of the user."))),
         (status = NOT_FOUND, description = "The user does not exist."),
     ),
 )]
-pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> Result<Tagged<User>, Error> {
-    let id = id.parse()?;
+pub(super) async fn get(State(users): State<Users>, ReadableUser(id): ReadableUser) -> Result<Tagged<User>, Error> {
     let user = users.database.run(async |connection| store::get(connection, id).await).await?;
     let user = user.ok_or(Error::NotFound)?;
     Ok(Tagged { version: user.version, body: user })
@@ -60,6 +62,7 @@ pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> R
     path = "/users/{id}",
     operation_id = "patchUser",
     tag = "users",
+    security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The user's id."), Preconditions, IdempotencyKey),
     request_body(
         description = "The attributes to change; omitted ones keep their values.",
@@ -71,16 +74,25 @@ pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> R
         )),
         (status = NOT_FOUND, description = "The user does not exist."),
         (status = CONFLICT, description = "Another user has this email."),
+        (status = TOO_MANY_REQUESTS, description = "The caller has tried many emails; try again after `Retry-After` seconds."),
     ),
 )]
 pub(super) async fn patch(
     State(users): State<Users>,
-    Path(id): Path<String>,
+    WritableUser(id): WritableUser,
+    identity: Identity,
     preconditions: Preconditions,
     key: Option<IdempotencyKey>,
     Json(patch): Json<UserPatch>,
 ) -> Result<Tagged<User>, Error> {
-    let id: UserId = id.parse()?;
+    if let Some(email) = &patch.email
+        && identity.require_scope(WRITE).is_err()
+    {
+        let user = users.database.run(async |connection| store::get(connection, id).await).await?;
+        if !user.ok_or(Error::NotFound)?.email.eq_ignore_ascii_case(email.as_str()) {
+            count_email(&users.database, id).await?;
+        }
+    }
     let claim = key.map(|key| Claim::new(&key, &Method::PATCH, &format!("/users/{id}"), content(&patch)));
     let UserPatch { name, email } = &patch;
     let update = async |connection: &mut PgConnection| {
@@ -108,6 +120,7 @@ fn content(UserPatch { name, email }: &UserPatch) -> Vec<&str> {
     path = "/users/{id}",
     operation_id = "deleteUser",
     tag = "users",
+    security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The user's id."), Preconditions),
     responses(
         (status = NO_CONTENT, description = "The user was deleted."),
@@ -116,10 +129,9 @@ fn content(UserPatch { name, email }: &UserPatch) -> Vec<&str> {
 )]
 pub(super) async fn delete(
     State(users): State<Users>,
-    Path(id): Path<String>,
+    WritableUser(id): WritableUser,
     preconditions: Preconditions,
 ) -> Result<StatusCode, Error> {
-    let id = id.parse()?;
     let deleted = users.database.change(async |connection| store::delete(connection, id, &preconditions).await).await;
     if deleted.map_err(Error::from_write)? {
         Ok(StatusCode::NO_CONTENT)

@@ -5,17 +5,17 @@ use chassis::{FieldError, Path, Problem};
 use http::StatusCode;
 
 use crate::{
+    access::{ReadableUser, WritableUser},
     error::Error,
-    model::{ProductId, UserId, Wishlist},
+    model::{ProductId, Wishlist},
     state::Users,
     store,
 };
 
-/// Parses the parameters of the path.
-fn parse((id, product_id): (String, String)) -> Result<(UserId, ProductId), Problem> {
-    let id = id.parse().map_err(Error::from)?;
+/// Parses the id of the product in the path.
+fn parse((_, product_id): (String, String)) -> Result<ProductId, Problem> {
     let invalid = |detail: &str| Problem::invalid(vec![FieldError::parameter("product_id", detail)]);
-    Ok((id, ProductId::try_from(product_id).map_err(invalid)?))
+    ProductId::try_from(product_id).map_err(invalid)
 }
 
 /// Get a wishlist
@@ -27,14 +27,17 @@ fn parse((id, product_id): (String, String)) -> Result<(UserId, ProductId), Prob
     path = "/users/{id}/wishlist",
     operation_id = "getWishlist",
     tag = "wishlist",
+    security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The user's id.")),
     responses(
         (status = OK, description = "The wishlist.", body = Wishlist),
         (status = NOT_FOUND, description = "The user does not exist."),
     ),
 )]
-pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> Result<axum::Json<Wishlist>, Error> {
-    let id = id.parse()?;
+pub(super) async fn get(
+    State(users): State<Users>,
+    ReadableUser(id): ReadableUser,
+) -> Result<axum::Json<Wishlist>, Error> {
     let wishes = users.database.run(async |connection| store::wishlist::get(connection, id).await).await?;
     let wishes = wishes.ok_or(Error::NotFound)?;
     Ok(axum::Json(users.with_stocks(wishes).await))
@@ -46,6 +49,7 @@ pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> R
     path = "/users/{id}/wishlist/{product_id}",
     operation_id = "addToWishlist",
     tag = "wishlist",
+    security(("bearer" = [])),
     params(
         ("id" = Uuid, Path, description = "The user's id."),
         ("product_id" = inline(ProductId), Path, description = "The product's id."),
@@ -56,8 +60,12 @@ pub(super) async fn get(State(users): State<Users>, Path(id): Path<String>) -> R
         (status = CONFLICT, description = "The wishlist is full: it has 200 other products."),
     ),
 )]
-pub(super) async fn put(State(users): State<Users>, Path(path): Path<(String, String)>) -> Result<StatusCode, Problem> {
-    let (id, product_id) = parse(path)?;
+pub(super) async fn put(
+    State(users): State<Users>,
+    WritableUser(id): WritableUser,
+    Path(path): Path<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    let product_id = parse(path)?;
     let added = users.database.change(async |connection| store::wishlist::add(connection, id, &product_id).await).await;
     match added.map_err(Error::from_write)? {
         Some(true) => Ok(StatusCode::NO_CONTENT),
@@ -72,6 +80,7 @@ pub(super) async fn put(State(users): State<Users>, Path(path): Path<(String, St
     path = "/users/{id}/wishlist/{product_id}",
     operation_id = "removeFromWishlist",
     tag = "wishlist",
+    security(("bearer" = [])),
     params(
         ("id" = Uuid, Path, description = "The user's id."),
         ("product_id" = inline(ProductId), Path, description = "The product's id."),
@@ -83,9 +92,10 @@ pub(super) async fn put(State(users): State<Users>, Path(path): Path<(String, St
 )]
 pub(super) async fn delete(
     State(users): State<Users>,
+    WritableUser(id): WritableUser,
     Path(path): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
-    let (id, product_id) = parse(path)?;
+    let product_id = parse(path)?;
     let removed =
         users.database.change(async |connection| store::wishlist::remove(connection, id, &product_id).await).await;
     if removed.map_err(Error::from_write)? { Ok(StatusCode::NO_CONTENT) } else { Err(Error::NotFound.into()) }

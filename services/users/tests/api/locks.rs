@@ -30,6 +30,17 @@ async fn create_others(app: &App, round: usize) {
     join_all(others).await;
 }
 
+/// Waits until a statement that looks like this waits for a lock.
+pub async fn waits(pool: &PgPool, statement: &str) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE $1";
+    eventually("a statement waits", TIMEOUT, async || {
+        let count: i64 = sqlx::query_scalar(waiting).bind(statement).fetch_one(pool).await.expect("a count");
+        (count > 0).then_some(())
+    })
+    .await;
+}
+
 /// Waits until the writer waits for a lock of another session.
 async fn writer_waits(pool: &PgPool) {
     let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid IN

@@ -1,20 +1,32 @@
 //! The users API over a real socket and a real database, one module for each topic.
 
+mod access;
+mod attempts;
+mod audit;
 mod bodies;
+mod callers;
+mod clients;
 mod conditional;
 mod create;
 mod documents;
 mod email;
 mod idempotency;
 mod ids;
+mod issuer;
+mod keys;
 mod list;
 mod locks;
+mod login;
 mod observed;
 mod outage;
 mod panics;
 mod parameters;
+mod passwords;
 mod patch;
 mod plans;
+mod refresh;
+mod revoked;
+mod roles;
 mod wire;
 mod wishlist;
 

@@ -85,8 +85,13 @@ impl Fake {
 
     /// A header of the last call for stock.
     pub fn header(&self, name: &str) -> String {
+        self.find(name).expect("such a header")
+    }
+
+    /// A header of the last call for stock, if it has it.
+    pub fn find(&self, name: &str) -> Option<String> {
         let headers = self.shared.last.lock().expect("no panic");
-        headers[name].to_str().expect("ASCII").to_owned()
+        headers.get(name).map(|value| value.to_str().expect("ASCII").to_owned())
     }
 }
 

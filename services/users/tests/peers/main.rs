@@ -1,9 +1,11 @@
-//! Wishlists with inventories that are slow, unresponsive, dead or restarting, over real sockets.
+//! Wishlists with inventories that are slow, unresponsive, dead or restarting, over real sockets, and the tokens that
+//! they get.
 
 mod fake;
 mod log;
 mod one;
 mod several;
+mod tokens;
 
 use std::{
     net::SocketAddr,

@@ -1,5 +1,7 @@
 //! Users and inventory as processes, on their own Postgres server.
 
+mod services;
+
 use std::path::Path;
 
 use embedded_postgres::{Server, Settings};

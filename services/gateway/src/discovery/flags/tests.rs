@@ -57,7 +57,7 @@ async fn routes_must_not_share_a_name_or_a_path() {
         ("b:/x=http://a:1 a:/y,/x/=http://b:1", "a and b both claim /x"),
     ] {
         let (publisher, _discovery) = publisher::channel();
-        let error = start(parse(text).expect("routes"), publisher).expect_err(text);
+        let error = start(parse(text).expect("routes"), AuthFlag::default(), publisher).expect_err(text);
         assert!(error.to_string().contains(expected), "{error}");
     }
 }
@@ -66,7 +66,7 @@ async fn routes_must_not_share_a_name_or_a_path() {
 async fn addresses_of_all_hosts_are_merged_and_failed_lookups_skipped() {
     let (publisher, discovery) = publisher::channel();
     let text = "b:/b=http://127.0.0.2:2,http://127.0.0.1:1,http://127.0.0.1:1,grpc://127.0.0.1:3 a:/a=http://no-such-host.invalid:1";
-    start(parse(text).expect("routes"), publisher).expect("disjoint routes");
+    start(parse(text).expect("routes"), AuthFlag::default(), publisher).expect("disjoint routes");
     let mut services = discovery.services.clone();
     let services = services.wait_for(|services| !services.is_empty()).await.expect("an open channel").clone();
     let names: Vec<_> = services.iter().map(|service| service.name.as_str()).collect();
@@ -129,4 +129,37 @@ proptest! {
             Err(error) => prop_assert!(!error.contains('\n'), "{}", error),
         }
     }
+}
+
+#[test]
+fn rules_that_are_not_understood_are_a_usage_error() {
+    let parse = |text: &str| text.parse::<AuthFlag>();
+    let AuthFlag(access) = parse(r#"{"orders": {"mode": "none"}, "users": {}}"#).expect("rules");
+    assert_eq!(access.keys().collect::<Vec<_>>(), ["orders", "users"]);
+    for (text, expected) in [
+        ("", "expected a JSON object"),
+        ("[]", "expected a JSON object"),
+        (r#"{"orders": 1}"#, "orders: invalid type"),
+        (r#"{"orders": {"modes": "none"}}"#, "orders: unknown field `modes`"),
+    ] {
+        let error = parse(text).expect_err(text);
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn rules_belong_to_a_service_with_a_route() {
+    let routes = "orders:/orders=http://127.0.0.1:1 users:/users=http://127.0.0.1:1";
+    let start = |auth: &str| {
+        let (publisher, discovery) = publisher::channel();
+        start(parse(routes).expect("routes"), auth.parse().expect("rules"), publisher).map(|()| discovery)
+    };
+    let error = start(r#"{"order": {}}"#).err().expect("an error");
+    assert!(error.to_string().contains("names \"order\", which has no route"), "{error}");
+    let discovery = start(r#"{"orders": {"mode": "required"}}"#).expect("started");
+    let mut services = discovery.services.clone();
+    let services = services.wait_for(|services| services.len() == 2).await.expect("services").clone();
+    let modes =
+        services.iter().map(|service| service.access.find(&http::Method::GET, "/").and_then(|found| found.mode));
+    assert_eq!(modes.collect::<Vec<_>>(), [Some(api::AuthMode::Required), None]);
 }

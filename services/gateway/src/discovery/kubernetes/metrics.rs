@@ -66,7 +66,7 @@ impl Metrics {
         self.conflicts.set(count(view.conflicts.len()));
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         for Malformed { service, error } in view.malformed.difference(&logged.malformed) {
-            tracing::warn!(service, error, "ignoring malformed route annotation");
+            tracing::warn!(service, error, "malformed route annotation");
         }
         for Conflict { path, owner, service } in view.conflicts.difference(&logged.conflicts) {
             tracing::warn!(service, path, owner, "ignoring path that an older service has claimed");

@@ -1,6 +1,9 @@
 //! The few facts that are kept of each Service and `EndpointSlice`, since there may be thousands of them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use api::{RouteAnnotation, annotations};
 use k8s_openapi::api::{
@@ -10,6 +13,7 @@ use k8s_openapi::api::{
 use kube::{Resource, ResourceExt, core::PartialObjectMeta};
 
 use super::super::prefix::normalize;
+use crate::auth::Access;
 
 /// The label that names the Service of a slice.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -24,6 +28,8 @@ pub(super) struct Claim {
     pub(super) created: Option<i64>,
     /// The route, or why the annotation is malformed.
     pub(super) route: Result<RouteAnnotation, String>,
+    /// Which requests are let in.
+    pub(super) access: Arc<Access>,
 }
 
 /// Some of the endpoints of a Service.
@@ -48,7 +54,9 @@ pub(super) enum State {
 pub(super) fn claim(service: &ServiceMeta) -> Option<Claim> {
     let annotation = service.annotations().get(annotations::ROUTE)?;
     let created = service.meta().creation_timestamp.as_ref().map(|time| time.0.as_second());
-    Some(Claim { created, route: parse_route(annotation) })
+    let route = parse_route(annotation);
+    let access = Access::new(route.as_ref().ok().and_then(|route| route.auth.as_ref()));
+    Some(Claim { created, route, access: Arc::new(access) })
 }
 
 fn parse_route(annotation: &str) -> Result<RouteAnnotation, String> {

@@ -69,7 +69,7 @@ pub(super) struct View {
     pub(super) conflicts: BTreeSet<Conflict>,
 }
 
-/// A service whose route annotation is malformed.
+/// A service whose route annotation is malformed. If only its `auth` is, it keeps its paths, and its route is closed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Malformed {
     pub(super) service: String,
@@ -99,7 +99,13 @@ fn view(claims: &BTreeMap<String, Claim>, slices: &BTreeMap<String, Slice>) -> V
     let mut malformed = BTreeSet::new();
     for (name, claim) in claims {
         match &claim.route {
-            Ok(route) => by_age.push((claim.created, name.as_str(), route)),
+            Ok(route) => {
+                by_age.push((claim.created, name.as_str(), (route, &claim.access)));
+                if let Some(reason) = claim.access.closed() {
+                    let error = format!("auth: {reason}; requests get 503");
+                    malformed.insert(Malformed { service: name.clone(), error });
+                }
+            }
             Err(error) => {
                 malformed.insert(Malformed { service: name.clone(), error: error.clone() });
             }
@@ -114,7 +120,7 @@ fn view(claims: &BTreeMap<String, Claim>, slices: &BTreeMap<String, Slice>) -> V
 
     let mut owners: HashMap<&str, &str> = HashMap::with_capacity(by_age.len());
     let (mut services, mut conflicts) = (Vec::with_capacity(by_age.len()), BTreeSet::new());
-    for (_, name, route) in by_age {
+    for (_, name, (route, access)) in by_age {
         let mut paths = Vec::with_capacity(route.paths.len());
         for path in &route.paths {
             let owner = *owners.entry(path).or_insert(name);
@@ -129,7 +135,8 @@ fn view(claims: &BTreeMap<String, Claim>, slices: &BTreeMap<String, Slice>) -> V
             let http = usable(slices.iter().flat_map(|slice| &slice.http));
             let grpc = route.grpc.then(|| usable(slices.iter().flat_map(|slice| &slice.grpc)));
             let idempotency_keys = route.idempotency_keys.clone();
-            services.push(Service { name: name.to_owned(), paths, http, grpc, idempotency_keys });
+            let access = access.clone();
+            services.push(Service { name: name.to_owned(), paths, http, grpc, idempotency_keys, access });
         }
     }
     services.sort_unstable_by(|one, other| one.name.cmp(&other.name));

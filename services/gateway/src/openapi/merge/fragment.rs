@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use api::AuthMode;
 use http::Uri;
 use serde_json::{Map, Value, json};
 
+use super::security::Security;
 use crate::{
     discovery::Service,
     openapi::{
@@ -44,6 +46,7 @@ impl Fragment {
         services: &[Service],
         service: &Service,
         mut document: Value,
+        default_mode: AuthMode,
         budget: &mut Budget,
     ) -> Result<Self, DocumentError> {
         let version = document["openapi"].as_str().unwrap_or_default();
@@ -53,6 +56,7 @@ impl Fragment {
             return Err(DocumentError::NotOpenApi);
         }
         let base = base_path(&document);
+        let required = Security::new(&service.access, default_mode, &mut document);
         let security = document["security"].take();
         // The operations of a path item get a copy each.
         budget.check(METHODS.len() * memory_of(security.to_string().as_bytes()))?;
@@ -71,6 +75,7 @@ impl Fragment {
                 continue;
             }
             make_self_contained(&mut item, &security)?;
+            required.apply(&path, &mut item);
             drop_repeated_operation_ids(&mut item, &mut seen);
             needed.extend(fragment.resolve(References::of(&mut item), &document, budget)?);
             fragment.tag_operations(&mut item, &mut tags);
@@ -138,7 +143,7 @@ impl Fragment {
 
     /// Tags operations with the name of their service. If they have tags, the name becomes a prefix of these.
     fn tag_operations(&self, item: &mut Value, used: &mut BTreeSet<String>) {
-        for operation in operations(item) {
+        for (_, operation) in operations(item) {
             let tags = operation.get("tags").and_then(Value::as_array).into_iter().flatten();
             let mut tags: Vec<String> = tags.filter_map(Value::as_str).map(|tag| self.qualify(tag)).collect();
             if tags.is_empty() {
@@ -182,10 +187,11 @@ impl Fragment {
     }
 }
 
-fn operations(item: &mut Value) -> impl Iterator<Item = &mut Map<String, Value>> {
+/// The operations of a path item, by their methods.
+pub(super) fn operations(item: &mut Value) -> impl Iterator<Item = (&String, &mut Map<String, Value>)> {
     let members = item.as_object_mut().into_iter().flatten();
     let operations = members.filter(|(name, _)| METHODS.contains(&name.as_str()));
-    operations.filter_map(|(_, operation)| operation.as_object_mut())
+    operations.filter_map(|(name, operation)| Some((name, operation.as_object_mut()?)))
 }
 
 /// The path of the first server URL. The host does not matter, because clients use the gateway's.
@@ -199,7 +205,7 @@ fn base_path(document: &Value) -> String {
 /// are removed.
 fn make_self_contained(item: &mut Value, security: &Value) -> Result<(), DocumentError> {
     item.as_object_mut().ok_or(DocumentError::NotOpenApi)?.remove("servers");
-    for operation in operations(item) {
+    for (_, operation) in operations(item) {
         operation.remove("servers");
         if security.is_array() && !operation.contains_key("security") {
             operation.insert("security".to_owned(), security.clone());
@@ -210,7 +216,7 @@ fn make_self_contained(item: &mut Value, security: &Value) -> Result<(), Documen
 
 /// A document that repeats an operation id is invalid. The first operation keeps the id; the others lose it.
 fn drop_repeated_operation_ids(item: &mut Value, seen: &mut HashSet<String>) {
-    for operation in operations(item) {
+    for (_, operation) in operations(item) {
         if let Some(Value::String(id)) = operation.get("operationId")
             && !seen.insert(id.clone())
         {

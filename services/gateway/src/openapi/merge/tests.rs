@@ -1,5 +1,6 @@
 mod any;
 mod rename;
+mod security;
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -17,6 +18,7 @@ fn service(name: &str, paths: &[&str]) -> Service {
         http: Vec::new(),
         grpc: None,
         idempotency_keys: Vec::new(),
+        access: std::sync::Arc::default(),
     }
 }
 
@@ -38,7 +40,7 @@ fn text(document: Value) -> Bytes {
 
 /// Merges, and parses the result.
 fn merge(services: &[Service], documents: impl IntoIterator<Item = Result<Bytes, DocumentError>>) -> Value {
-    let merged = super::merge(services, documents);
+    let merged = super::merge(services, documents, AuthMode::None);
     assert!(merged.len() <= MAX_BUILT, "{}", merged.len());
     serde_json::from_str(&merged).expect("JSON")
 }

@@ -122,6 +122,8 @@ names! {
     IDENTITY_PREFIXES, has_identity_prefix, prefix, [
         "cf-access-",
         "cloudfront-viewer-",
+        // Set by services that act for a caller of theirs, and by the gateway.
+        "hedgerow-",
         "impersonate-extra-",
         "ngrok-auth-",
         "oidc-",
@@ -141,6 +143,7 @@ names! {
         "x-forwarded-",
         "x-goog-authenticated-user-",
         "x-goog-iap-",
+        "x-hedgerow-",
         "x-jwt-claim-",
         "x-ms-client-principal",
         "x-ms-token-",
@@ -155,6 +158,12 @@ names! {
         "x-webauth-",
     ]
 }
+
+/// The prefixes of headers by which the gateway itself says who sent a request. No setting lets a client set them.
+pub(super) const OWN_PREFIXES: &[&str] = &["hedgerow-", "x-hedgerow-"];
+
+/// Headers that make some services take another method than that of the request line.
+pub(super) const METHOD_OVERRIDES: &[&str] = &["x-http-method", "x-http-method-override", "x-method-override"];
 
 /// Headers with such a prefix that are not about identity: credentials of the client, which a service verifies, and the
 /// user agent of gRPC-Web.

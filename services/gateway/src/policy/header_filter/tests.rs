@@ -108,6 +108,11 @@ fn hop_by_hop_and_identity_headers_are_dropped() {
         "X-Scope-OrgID",
         "Impersonate-User",
         "Impersonate-Extra-Scopes",
+        "X-Hedgerow-Subject",
+        "X-Hedgerow-Scope",
+        "X-Hedgerow-Client",
+        "X-Hedgerow-Issuer",
+        "Hedgerow-On-Behalf-Of",
     ] {
         assert!(!is_forwarded(name), "{name}");
     }
@@ -173,6 +178,12 @@ fn names_that_services_may_mistake_for_others_are_dropped() {
         "x~real|ip",
         "http_client_ip",
         "wl_proxy_client_ip",
+        "x_hedgerow_subject",
+        "X-Hedgerow_Scope",
+        "x.hedgerow.client",
+        "x~hedgerow|subject",
+        "hedgerow_on_behalf_of",
+        "HEDGEROW-ON_BEHALF-OF",
     ] {
         assert!(!is_forwarded(name), "{name}");
     }
@@ -200,6 +211,10 @@ fn flags_drop_and_keep_additional_headers() {
         "x-*-y",
         "host",
         "ho*",
+        "x-hedgerow-subject",
+        "x_hedgerow_*",
+        "x-hedge*",
+        "hedgerow-on-behalf-of",
         "x-re*",
         "content-*",
         "content*",

@@ -3,12 +3,9 @@
 use std::{
     collections::{HashMap, hash_map::RandomState},
     hash::BuildHasher,
-    net::IpAddr,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
-
-use runtime::server::client_network;
 
 /// Shards with a lock each, so that threads seldom wait for each other.
 const SHARDS: usize = 16;
@@ -53,12 +50,18 @@ impl KeyedState {
         Self { start: Instant::now(), lifetime, hasher: RandomState::new(), shards: Default::default() }
     }
 
+    /// The number by which the subject of an issuer is known.
+    pub(super) fn subject(&self, issuer: &str, subject: &str) -> u128 {
+        // The hash is keyed, like that of a route.
+        self.hasher.hash_one((issuer, subject)).into()
+    }
+
     /// Updates the TAT of a client. `update` also gets the current time, both in nanoseconds.
     pub(super) fn update<T>(
         &self,
         service: &str,
         route: &str,
-        client: IpAddr,
+        client: u128,
         update: impl FnOnce(u64, &mut u64) -> T,
     ) -> T {
         let now = nanoseconds(self.start.elapsed());
@@ -70,10 +73,10 @@ impl KeyedState {
         now: u64,
         service: &str,
         route: &str,
-        client: IpAddr,
+        client: u128,
         update: impl FnOnce(&mut u64) -> T,
     ) -> T {
-        let key = Key { client: client_network(client), route: self.hasher.hash_one((service, route)) };
+        let key = Key { client, route: self.hasher.hash_one((service, route)) };
         let shard = usize::try_from(self.hasher.hash_one(key) >> 32).unwrap_or_default() % SHARDS;
         let mut shard = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
         let is_expired = now.saturating_sub(shard.changed) >= nanoseconds(self.lifetime);
@@ -98,6 +101,7 @@ mod tests {
     use std::num::NonZeroU32;
 
     use proptest::prelude::*;
+    use runtime::server::client_network;
 
     use super::*;
     use crate::policy::rate_limit::gcra::Gcra;
@@ -108,7 +112,7 @@ mod tests {
     }
 
     fn count(state: &KeyedState, now: u64, client: u32) -> u64 {
-        state.update_at(now, "s", "/", IpAddr::V4(client.into()), |requests| {
+        state.update_at(now, "s", "/", client.into(), |requests| {
             *requests += 1;
             *requests
         })
@@ -118,7 +122,8 @@ mod tests {
     fn quotas_are_per_route_and_client_or_ipv6_network() {
         let state = KeyedState::new(Duration::from_secs(1));
         let take = |service: &str, route: &str, client: &str| {
-            state.update_at(0, service, route, client.parse().expect("an address"), |requests| {
+            let client = client_network(client.parse().expect("an address"));
+            state.update_at(0, service, route, client, |requests| {
                 *requests += 1;
                 *requests
             })
@@ -182,8 +187,7 @@ mod tests {
             let mut now = 0;
             for (pause, client) in requests {
                 now += pause;
-                let address = IpAddr::V4(client.into());
-                let decision = state.update_at(now, "s", "/", address, |tat| gcra.take(now, tat));
+                let decision = state.update_at(now, "s", "/", client.into(), |tat| gcra.take(now, tat));
                 prop_assert_eq!(decision, gcra.take(now, all.entry(client).or_default()));
             }
         }

@@ -3,7 +3,10 @@ use http::Request;
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::{Policy, PolicyArgs};
+use crate::{
+    auth::Grant,
+    policy::{Policy, PolicyArgs},
+};
 
 #[derive(Parser)]
 struct Cli {
@@ -29,7 +32,7 @@ fn request(version: Version, uri: &str, lines: &[(&str, &str)]) -> Parts {
 /// The headers that the upstream receives for a request of a peer.
 fn sent(policy: &Policy, peer: &str, mut parts: Parts) -> Vec<(String, String)> {
     let client = policy.client(peer.parse().expect("an address"), &parts.headers);
-    policy.to_upstream(&mut parts, &client);
+    policy.to_upstream(&mut parts, &client, &Grant::default()).expect("valid headers");
     let text = |value: &HeaderValue| value.to_str().expect("text").to_owned();
     let mut lines: Vec<_> = parts.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
     lines.sort();
@@ -242,7 +245,7 @@ proptest! {
         parts.headers.insert(FORWARDED_FOR, list.parse().expect("a value"));
         let policy = policy(&["--trusted-hops", &proxies.len().to_string()]);
         let client = policy.client("192.0.2.1:1000".parse().expect("an address"), &parts.headers);
-        policy.to_upstream(&mut parts, &client);
+        policy.to_upstream(&mut parts, &client, &Grant::default()).expect("valid headers");
 
         let forwarded = parts.headers[FORWARDED].to_str().expect("text");
         let elements = parse_forwarded(forwarded);

@@ -58,26 +58,29 @@ pub(super) fn with_grpc(http: &[SocketAddr], grpc: Option<Vec<SocketAddr>>) -> V
     vec![Service { grpc, ..service("test", &["/test.v1.Test", "/test"], http) }]
 }
 
-fn call(body: &'static str) -> Request<Full<Bytes>> {
+pub(super) fn call(body: &'static str) -> Request<Full<Bytes>> {
     let request = Request::post("http://shop.example/test.v1.Test/Echo")
         .header("content-type", "application/grpc+proto")
         .header("te", "trailers");
     request.body(Full::new(body.into())).expect("a request")
 }
 
-async fn send_call(gateway: &TestGateway, request: Request<Full<Bytes>>) -> TestResponse {
+pub(super) async fn send_call(gateway: &TestGateway, request: Request<Full<Bytes>>) -> TestResponse {
     let response = http_2(gateway.address).await.send_request(request).await.expect("a response");
     TestResponse::read(response).await.expect("a complete response")
 }
 
-fn status(response: &TestResponse) -> Option<&str> {
+pub(super) fn status(response: &TestResponse) -> Option<&str> {
     let from = |headers: &HeaderMap| headers.get("grpc-status").map(|value| value.to_str().expect("text").to_owned());
     let status = response.trailers.as_ref().and_then(from).or_else(|| from(&response.headers))?;
     Some(match status.as_str() {
         "0" => "OK",
+        "3" => "INVALID_ARGUMENT",
         "12" => "UNIMPLEMENTED",
         "14" => "UNAVAILABLE",
+        "16" => "UNAUTHENTICATED",
         "5" => "NOT_FOUND",
+        "7" => "PERMISSION_DENIED",
         "2" => "UNKNOWN",
         _ => "another",
     })

@@ -1,6 +1,9 @@
 //! The rules of the decision, one by one. `model.rs` compares it with a simple model.
 
 mod model;
+mod owners;
+
+use std::sync::Arc;
 
 use chassis::idempotency::{IdempotencyKey, KeyReused};
 use http::Method;
@@ -53,12 +56,12 @@ fn request((operation, key): &Call) -> Request {
         }
         Operation::Reserve(id, new) => {
             let claim = key.map(|key| claim_reservation(&new, &key));
-            Request::Reserve { id, new, claim, reply: Reply::channel().0 }
+            Request::Reserve { id, actor: Actor::default(), new, claim, reply: Reply::channel().0 }
         }
         Operation::Transition(id, transition) => {
             let claim = key.map(|key| claim_transition(id, transition, &key));
-            let preconditions = Preconditions::default();
-            Request::Transition { id, transition, preconditions, claim, reply: Reply::channel().0 }
+            let (actor, preconditions) = (Actor::default(), Preconditions::default());
+            Request::Transition { id, actor, transition, preconditions, claim, reply: Reply::channel().0 }
         }
     }
 }
@@ -120,7 +123,8 @@ fn version(number: i64, expired: i64) -> Version {
 /// A held reservation of these items that expires in this many seconds.
 fn held(list: &[(&str, i64)], seconds: i64) -> (ReservationId, Reservation) {
     let id = ReservationId::generate();
-    (id, Reservation { id, state: ReservationState::Held, items: items(list), expires_at: at(seconds) })
+    let (subject, items) = (Arc::default(), items(list));
+    (id, Reservation { id, subject, state: ReservationState::Held, items, expires_at: at(seconds) })
 }
 
 fn at(seconds: i64) -> DateTime<Utc> {

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    model::{CommitMarker, NewReservation, Reservation, ReservationId, ReservationState},
+    model::{Actor, CommitMarker, NewReservation, Reservation, ReservationId, ReservationState},
     store,
 };
 
@@ -47,9 +47,9 @@ impl Writer {
         skip_locked: &mut Option<SkipLocked>,
     ) -> Result<(), Error> {
         if skip_locked.is_none()
-            && let [Request::Reserve { id, new, claim: None, reply }] = batch.as_mut_slice()
+            && let [Request::Reserve { id, actor, new, claim: None, reply }] = batch.as_mut_slice()
         {
-            match self.reserve_single(id, new).await {
+            match self.reserve_single(id, actor, new).await {
                 Some(Err(Error::Database(failure))) if is_lock_timeout(failure.error()) => {
                     *skip_locked = Some(SkipLocked::new(failure));
                 }
@@ -125,15 +125,18 @@ impl Writer {
     async fn reserve_single(
         &mut self,
         id: &mut ReservationId,
+        actor: &Actor,
         new: &NewReservation,
     ) -> Option<Result<Reservation, Error>> {
         let [item] = new.items.as_slice() else { return None };
         let started = Instant::now();
         let expires_at = loop {
-            let mut input = (*id, item, new.ttl);
+            let mut input = (*id, &*actor.subject, item, new.ttl);
             let held = self
                 .connection
-                .run(&mut input, |connection, (id, item, ttl)| Box::pin(store::hold(connection, *id, item, *ttl)))
+                .run(&mut input, |connection, (id, subject, item, ttl)| {
+                    Box::pin(store::hold(connection, *id, subject, item, *ttl))
+                })
                 .await;
             match held {
                 Ok(held) => break held?,
@@ -154,7 +157,8 @@ impl Writer {
                 Err(failure) => return Some(Err(Error::Database(Arc::new(failure)))),
             }
         };
-        Some(Ok(Reservation { id: *id, state: ReservationState::Held, items: new.items.clone(), expires_at }))
+        let (subject, items) = (actor.subject.clone(), new.items.clone());
+        Some(Ok(Reservation { id: *id, subject, state: ReservationState::Held, items, expires_at }))
     }
 
     /// Checks on another connection whether a transaction was committed. Returns `None` if that is still unknown when

@@ -1,8 +1,10 @@
 //! Which paths of the route annotations take effect.
 
+use api::AuthMode;
+use http::Method;
 use test_support::api_server::ApiServer;
 
-use super::{BOTH, Cluster, SERVICES, orders_and_users, paths, ready, service, slice};
+use super::{BOTH, Cluster, SERVICES, Service, orders_and_users, paths, ready, service, slice};
 
 #[tokio::test(start_paused = true)]
 async fn duplicate_paths_and_addresses_count_once() {
@@ -59,4 +61,21 @@ async fn a_malformed_route_is_ignored_and_counted() {
     service(&cluster.server, "a", "2026-01-01T00:00:00Z", &paths(&["/a"]));
     cluster.until_addresses(&[("a", &[]), BOTH[0], BOTH[1], ("z", &[])]).await;
     assert!((cluster.metric("gateway_malformed_routes") - 6.0).abs() < 0.5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_whose_rules_are_not_understood_keeps_its_paths_closed() {
+    let server = orders_and_users();
+    let of = |auth: &str| format!(r#"{{"paths":["/a"],"auth":{auth}}}"#);
+    service(&server, "a", "2026-01-01T00:00:00Z", &of(r#"{"rules":[{"claims":{},"mode":"none"}]}"#));
+    let cluster = Cluster::new(server);
+    cluster.until_addresses(&[("a", &[]), BOTH[0], BOTH[1]]).await;
+    let closed = |services: &[Service]| services[0].access.closed().map(str::to_owned);
+    let reason = closed(&cluster.discovery.services.borrow()).expect("it is closed");
+    assert!(reason.contains("unknown field `claims`"), "{reason}");
+    assert!((cluster.metric("gateway_malformed_routes") - 1.0).abs() < 0.5);
+    service(&cluster.server, "a", "2026-01-01T00:00:00Z", &of(r#"{"mode":"none"}"#));
+    let services = cluster.until(|services| closed(services).is_none()).await;
+    assert_eq!(services[0].access.find(&Method::GET, "/a").and_then(|found| found.mode), Some(AuthMode::None));
+    assert!(cluster.metric("gateway_malformed_routes") < 0.5);
 }
