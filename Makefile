@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 LOCAL := --package hedgerow $(foreach name,$(shell deploy/services.sh),--package $(name))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test-fast test lint format doc queries check-queries manifests check-manifests version check-metrics check-new check-scripts check-workflows check-dependencies check-chart kind forward images test-cluster e2e test-kind fuzz conformance bench soak install-postgres hedgerow
+.PHONY: help run test-fast test lint format doc queries check-queries manifests check-manifests version check-metrics check-new check-scripts check-workflows check-dependencies check-chart kind forward images test-cluster e2e test-kind fuzz conformance bench bench-identity soak install-postgres hedgerow
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 27
@@ -105,6 +105,12 @@ bench: install-postgres ## Measure the speed against other implementations (abou
 	@[ -x $(TARGET)/release/hedgerow ] || echo "Building the services in release mode: about 5 minutes the first time."
 	cargo build --release $(LOCAL) --package bench-sqlx
 	bench/run
+
+bench-identity: install-postgres ## Measure what tokens and logins cost (about 10 minutes)
+	@[ -x $(TARGET)/release/hedgerow ] || echo "Building the services in release mode: about 5 minutes the first time."
+	cargo build --release $(LOCAL) --package bench-identity
+	cargo build --release --package identity --example verify
+	bench/run --identity
 
 soak: install-postgres ## Run a mixed load with faults for an hour, then report and check what must hold (MINUTES=5 for a short one)
 	@[ -x $(TARGET)/release/hedgerow ] || echo "Building the services in release mode: about 5 minutes the first time."

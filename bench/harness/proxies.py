@@ -116,9 +116,9 @@ def haproxy(builds: Builds, a: int, b: int) -> Iterator[Proxy]:
 
 
 @contextmanager
-def gateway(builds: Builds, settings: dict[str, str], probe: str = PROBE) -> Iterator[Proxy]:
+def gateway(builds: Builds, settings: dict[str, str], probe: str = PROBE, name: str = "gateway") -> Iterator[Proxy]:
     """Runs our gateway with these settings in addition to its defaults."""
-    port, log = free_port(), builds.logs / "gateway.log"
+    port, log = free_port(), builds.logs / f"{name}.log"
     env = {
         **os.environ,
         "HTTP_ADDR": f"127.0.0.1:{port}",
@@ -130,7 +130,7 @@ def gateway(builds: Builds, settings: dict[str, str], probe: str = PROBE) -> Ite
     }
     with Process([str(builds.binaries / "gateway"), "serve"], env, log) as process:
         await_response(process, port, probe)
-        yield Proxy("gateway", process, port, log)
+        yield Proxy(name, process, port, log)
 
 
 def routed_by_flags(a: int, b: int) -> dict[str, str]:

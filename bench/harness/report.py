@@ -14,6 +14,7 @@ from harness.load import CONNECTIONS, Outcome
 
 # The headings of the parts of RESULTS.md that come from other runs, in their order.
 STEADY = "\n## The steady state\n"
+IDENTITY = "\n## Identity\n"
 OPERATOR = "\n## The operator\n"
 
 
@@ -85,18 +86,32 @@ Medians of the rounds on this machine. They mean little on another one.
 
 {raw(results)}
 """
-    # The figures of `--steady` and `bench/operator.sh` come from other runs and are kept.
+    # The figures of the other runs are kept.
     before = path.read_text() if path.exists() else ""
-    kept = [at for at in (before.find(STEADY), before.find(OPERATOR)) if at >= 0]
-    path.write_text(text.rstrip("\n") + "\n" + (before[min(kept):] if kept else ""))
+    path.write_text(text.rstrip("\n") + "\n" + before[_start(before, STEADY, IDENTITY, OPERATOR):])
 
 
 def write_steady(path: Path, command: str, results: list[Result]) -> None:
     """Writes the part of RESULTS.md about the steady state."""
-    rest, heading, operator = path.read_text().partition(OPERATOR)
-    before = rest.partition(STEADY)[0]
+    _write_part(path, command, results, STEADY, (IDENTITY, OPERATOR))
+
+
+def write_identity(path: Path, command: str, results: list[Result]) -> None:
+    """Writes the part of RESULTS.md about identity."""
+    _write_part(path, command, results, IDENTITY, (OPERATOR,))
+
+
+def _write_part(path: Path, command: str, results: list[Result], heading: str, later: tuple[str, ...]) -> None:
+    """Replaces a part, or inserts it before those that come later."""
+    before = path.read_text()
     about = f"`{command}` of {time.strftime('%Y-%m-%d', time.gmtime())}; see README.md for the method."
-    path.write_text(f"{before}{STEADY}{about}\n\n{table(results)}\n{heading}{operator}")
+    text = f"{heading}{about}\n\n{table(results)}\n"
+    path.write_text(before[: _start(before, heading, *later)] + text + before[_start(before, *later):])
+
+
+def _start(text: str, *headings: str) -> int:
+    """Where the first of these parts begins; the end of the text if there is none."""
+    return min((at for heading in headings if (at := text.find(heading)) >= 0), default=len(text))
 
 
 _VERSIONS = """

@@ -40,9 +40,12 @@ class Builds:
         database.reset()
         return database
 
-    def service(self, service: str, database: Database, pdeathsig: bool = True) -> tuple[Process, int]:
-        """Starts one of our services. Returns at once, with its port."""
-        port = free_port()
+    def service(
+        self, service: str, database: Database, pdeathsig: bool = True, port: int | None = None,
+        settings: dict[str, str] | None = None, wrapper: list[str] | None = None,
+    ) -> tuple[Process, int]:  # fmt: skip
+        """Starts one of our services, with these settings in addition to its own. Returns at once, with its port."""
+        port = port or free_port()
         env = {
             **os.environ,
             "DATABASE_URL": database.url,
@@ -51,9 +54,10 @@ class Builds:
             "GRPC_ADDR": "127.0.0.1:0",
             "ADMIN_ADDR": "127.0.0.1:0",
             "DRAIN_DELAY": "0s",
+            **(settings or {}),
         }
-        log = self.logs / f"{service}.log"
-        return Process([str(self.binaries / service), "serve"], env, log, pdeathsig), port
+        log = self.logs / f"{service}-{port}.log"
+        return Process([*(wrapper or []), str(self.binaries / service), "serve"], env, log, pdeathsig), port
 
     @contextmanager
     def ours(self, service: str, database: Database | None = None) -> Iterator[Side]:

@@ -1,6 +1,7 @@
 -- The requests of wrk: `wrk ... -s requests.lua URL -- KIND TAG`. KIND is get-stock, set-stock, reserve-hot,
--- reserve-spread, add-user, proxied or routes. TAG, 1 to 8 letters and digits, makes the emails of each run unique; for
--- proxied it is the accepted encoding, for routes the number of routes. Prints one line of JSON at the end.
+-- reserve-spread, add-user, proxied, routes, or one of those with tokens and logins. TAG, 1 to 8 letters and digits,
+-- makes the emails of each run unique; for proxied it is the accepted encoding, for routes the number of routes, for
+-- requests with tokens a file with one in each line, for logins the number of users. Prints one line of JSON at the end.
 --
 -- The product ids are FIRST to FIRST + PRODUCTS - 1 (as in stock.sql and select.sql).
 local FIRST, PRODUCTS = 100000, 10000
@@ -77,6 +78,75 @@ kinds["add-user"] = function(tag)
     count = count + 1
     return head .. name:format(count) .. tail
   end
+end
+
+-- The same request with each of the tokens in a file, in turn.
+local function with_tokens(path, file)
+  local ready, n = {}, 0
+  for token in io.lines(file) do
+    wrk.headers["Authorization"] = "Bearer " .. token
+    table.insert(ready, wrk.format("GET", path))
+  end
+  return function()
+    n = n % #ready + 1
+    return ready[n]
+  end
+end
+
+kinds["with-tokens"] = function(file)
+  wrk.headers["Accept-Encoding"] = "gzip"
+  return with_tokens("/inventory/" .. FIRST, file)
+end
+
+-- To `bench-identity`, which then calls inventory.
+kinds["call"] = function() return function() return wrk.format("GET", "/calls") end end
+kinds["call-with-tokens"] = function(file) return with_tokens("/calls", file) end
+
+-- About 2,200 requests per second of 64 connections, with the tokens that the file has by then.
+kinds["paced-with-tokens"] = function(file)
+  delay = function() return 28 end
+  local read_at, next_request
+  return function()
+    if os.time() ~= read_at then read_at, next_request = os.time(), with_tokens("/auth/me", file) end
+    return next_request()
+  end
+end
+
+-- About 800 requests per second of 16 connections.
+kinds["paced-users"] = function()
+  delay = function() return 20 end
+  return function() return wrk.format("GET", "/users?limit=1") end
+end
+
+-- Logins of random users, each with an address, as from a gateway.
+kinds["log-in"] = function(users)
+  wrk.headers["Content-Type"] = "application/json"
+  local ready = {}
+  for n = 1, tonumber(users) do
+    wrk.headers["X-Forwarded-For"] = string.format("10.0.%d.%d", math.floor(n / 256), n % 256)
+    local body = '{"email":"user-' .. n .. '@example.com","password":"a tall heron waits"}'
+    ready[n] = wrk.format("POST", "/auth/login", nil, body)
+  end
+  return function() return ready[math.random(#ready)] end
+end
+
+-- The same; after a 503, a client waits for a second. Any other failure ends the run.
+kinds["flood"] = function(users)
+  local pauses = 0
+  response = function(status)
+    if status == 503 then
+      pauses = pauses + 1
+    elseif status ~= 200 then
+      io.stderr:write("a login is ", status, "\n")
+      os.exit(1)
+    end
+  end
+  delay = function()
+    if pauses == 0 then return 0 end
+    pauses = pauses - 1
+    return 1000
+  end
+  return kinds["log-in"](users)
 end
 
 function init(args)
